@@ -1,0 +1,297 @@
+"""What taskhook needs from the world: one Protocol per need, the errors each may raise, the guarantees each gives.
+
+An expected outcome is a value, not an exception; every error below is a surprise that the use cases must survive.
+"""
+
+from collections.abc import Container, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from taskhook.budget import Gate
+from taskhook.task import Json, Moment, SubmitOutcome, Task
+
+HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
+HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
+POLLS_AT_ONCE = 20
+HOLDS_AT_ONCE = 100
+
+
+class TaskExistsError(Exception):
+    """A task with this id is stored already; `current` is it."""
+
+    def __init__(self, current: Task) -> None:
+        super().__init__(current.task_id)
+        self.current = current
+
+
+class StaleTaskError(Exception):
+    """Somebody else wrote the task since it was read; `current` is what stands there now, None if it is gone."""
+
+    def __init__(self, current: Task | None) -> None:
+        super().__init__(current.task_id if current else "gone")
+        self.current = current
+
+
+class StoreUnavailableError(Exception):
+    """The table could not be asked, or its answer was lost: a write may or may not have happened."""
+
+
+class TaskStore(Protocol):
+    """The tasks, each read and written consistently. Every method may raise StoreUnavailableError."""
+
+    async def add(self, task: Task) -> Task:
+        """Store a new task. Raises TaskExistsError; safe to repeat."""
+
+    async def get(self, task_id: str) -> Task | None:
+        """Read the task as of now."""
+
+    async def swap(self, old: Task, new: Task) -> Task:
+        """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
+
+
+class WorkIndex(Protocol):
+    """Tasks with work to do. The answers may lag behind the table by seconds: a hint where to look, never the truth.
+
+    Every method may raise StoreUnavailableError; an item that cannot be read is told, pushed back and left out.
+    """
+
+    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
+        """List what was accepted at or after `since` (None: ever), is not through with its first delivery, and not `known`."""
+
+    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
+        """List callbacks whose next attempt is due before `before` and that are not `known`, the longest overdue first.
+
+        No more than a page of them; however many are known, none that is not is hidden behind them.
+        """
+
+    async def queue_waits(self) -> bool:
+        """Tell whether any task is queued."""
+
+    async def queue_length(self, caller: str, *, at_most: int) -> int:
+        """Count a caller's queued tasks, up to `at_most`."""
+
+    async def queue_heads(self) -> list[Task]:
+        """List each caller's oldest queued task."""
+
+
+class TaskPage(BaseModel):
+    """A page of a caller's tasks, newest first; `cursor` is None on the last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks: tuple[Task, ...]
+    cursor: str | None
+
+
+class TaskHistory(Protocol):
+    """A caller's tasks by time of acceptance. May raise StoreUnavailableError."""
+
+    async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
+        """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
+
+
+class LeaseView(BaseModel):
+    """Who lingers until when, whether it holds polls open at the vendor, and when a hint of the vendor's last proved true."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    holder: str = ""
+    until: Moment | None = None
+    holds: bool = False
+    hinted_at: Moment | None = None
+
+    def alive(self, now: datetime) -> bool:
+        """Whether somebody lingers."""
+        return self.until is not None and now < self.until
+
+    def hints(self, now: datetime) -> bool:
+        """Whether the vendor's hints are known to come."""
+        return self.hinted_at is not None and now < self.hinted_at + HINT_TRUST
+
+
+class Lease(Protocol):
+    """Who lingers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
+
+    async def view(self) -> LeaseView:
+        """Read the lease as of now."""
+
+    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+        """Store `new` as holder, if the holder is still the one `seen`, or whoever it is when `takeover`."""
+
+    async def release(self, holder: str) -> None:
+        """Give the lease up if `holder` still has it."""
+
+    async def hinted(self, at: datetime | None) -> None:
+        """Remember when a hint last proved true; None forgets it."""
+
+
+class Gates(Protocol):
+    """The gate before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+
+    async def gate(self) -> Gate:
+        """Read it."""
+
+    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+        """Store `new` if `old` still stands; give what stands then. Nothing is lost with a change that was too late."""
+
+
+class Budget(Protocol):
+    """The vendor's request budget, shared by all invocations. May raise StoreUnavailableError."""
+
+    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+        """Take up to `wanted` requests out of the `limit` of a window; give how many. What is not used lapses."""
+
+
+class Hooks(Protocol):
+    """The addresses at which the vendor may leave hints; the token in them is derived, nothing is stored."""
+
+    async def url(self, task_id: str) -> str | None:
+        """Make the address for a task, None where it cannot be made."""
+
+    async def valid(self, task_id: str, token: str) -> bool:
+        """Tell whether this is that task's token, in constant time."""
+
+
+class Credential(BaseModel):
+    """A hashed token or a signing secret, valid until `expires_at`, or for good."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    value: str
+    expires_at: Moment | None = None
+
+    def valid(self, now: datetime) -> bool:
+        """Whether it still counts."""
+        return self.expires_at is None or now < self.expires_at
+
+
+class Caller(BaseModel):
+    """A holder of a token of this deployment."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    caller: str
+    tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
+    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]
+    callback_url: str | None = None
+    disabled: bool = False
+    created_at: Moment
+
+    def signing(self, now: datetime) -> list[Credential]:
+        """List the secrets that sign this caller's callbacks, the newest first."""
+        return [secret for secret in self.secrets if secret.valid(now)]
+
+
+class CallerDirectory(Protocol):
+    """The callers, as of at most 60 s ago. May raise StoreUnavailableError."""
+
+    async def find(self, name: str) -> Caller | None:
+        """Look one up."""
+
+
+class CallerAdmin(Protocol):
+    """What the admin command does with callers. Every method may raise StoreUnavailableError."""
+
+    async def add(self, caller: Caller) -> bool:
+        """Store a new caller; False if the name is taken."""
+
+    async def read(self, name: str) -> Caller | None:
+        """Read one as of now."""
+
+    async def update(self, old: Caller, new: Caller) -> bool:
+        """Store `new` if the table still holds `old`; False if not."""
+
+    async def every(self) -> list[Caller]:
+        """List all, by name."""
+
+
+class PollKind(StrEnum):
+    """What a look at the vendor's task showed."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    MISSING = "missing"  # 404
+    THROTTLED = "throttled"  # 429
+    KEY_REFUSED = "key_refused"  # 401, 402
+    UNAVAILABLE = "unavailable"  # anything else: says nothing about the task
+
+
+class PollOutcome(BaseModel):
+    """One look at the vendor's task; `data` is the vendor's own when it has ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: PollKind
+    data: Json = {}
+    message: str = ""
+    retry_after: timedelta | None = None
+
+
+class ApiKey(Protocol):
+    """Gives the vendor's API key, read again when `fresh`. May raise: without a key nothing can be asked."""
+
+    async def __call__(self, *, fresh: bool) -> str:
+        """Give the key."""
+
+
+class TaskApi(Protocol):
+    """The vendor. Neither method raises: whatever happens on the wire is an outcome."""
+
+    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+        """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
+
+        `hook` is where the vendor may leave a hint when the task has ended.
+        """
+
+    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        """Ask for a task; with `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most)."""
+
+
+class Reply(BaseModel):
+    """What came of one delivery attempt: a status, or the class of error that kept one from coming."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: int | None = None
+    error: str | None = None
+    answer: str = ""  # the first bytes, control characters escaped
+    retry_after: timedelta | None = None  # what the receiver asks for, from now on
+    elapsed: timedelta = timedelta(0)
+
+
+class CallbackSender(Protocol):
+    """POSTs to callers' URLs, each through the guard. Never raises."""
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Send one attempt, 15 s in all; redirects are not followed."""
+
+    async def close(self) -> None:
+        """Close what is open; sending opens anew."""
+
+
+class Wake(Protocol):
+    """Starts the poller without waiting for the tick."""
+
+    async def wake(self, task_id: str, *, ended: bool = False) -> None:
+        """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick."""
+
+
+class Clock(Protocol):
+    """Time, so that a simulation can own it."""
+
+    def now(self) -> datetime:
+        """Tell the time, in UTC."""
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait."""
+
+
+class Reporter(Protocol):
+    """Where the use cases tell what happened: one line per outcome, named `noun.verb`. Never raises."""
+
+    def tell(self, event: str, **facts: str | float | None) -> None:
+        """Tell one outcome. Facts never hold secrets, URLs with queries, or payloads."""

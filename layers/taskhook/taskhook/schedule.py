@@ -1,0 +1,87 @@
+"""When to poll and when to try a callback again: pure functions of age and count."""
+
+from bisect import bisect_right
+from datetime import timedelta
+from functools import cache
+
+MIN_GAP = timedelta(seconds=2)
+MAX_GAP = timedelta(seconds=60)
+SHARE = 0.1  # of the age: how late a poll may find the end
+
+# Standard Webhooks' recommended schedule: the wait before attempt 1, 2, … 10; 75 h 35 min 5 s in all.
+RETRY_WAITS = (
+    timedelta(0),
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=14),
+    timedelta(hours=20),
+    timedelta(hours=24),
+)
+RETRY_JITTER = 0.1  # of the wait, to either side
+MOST_PATIENCE = timedelta(minutes=10)  # granted to a receiver's Retry-After, where twice the wait is less
+_SOON = {409, 425}  # the receiver is at it right now, or wants to be sure that this is no replay
+SOON_WAIT = timedelta(seconds=10)
+MOST_SOON = 5
+GONE = 410  # often means "being deployed": believed the second time
+GONE_WAIT = timedelta(hours=1)
+
+
+def next_poll(age: timedelta, *, first: timedelta) -> timedelta:
+    """Tell at what age a task is polled next, strictly after `age`.
+
+    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s. So whoever
+    takes over knows, without a stored word, which polls were another's and which are its own.
+    """
+    points = _points(first)
+    position = bisect_right(points, age)
+    if position < len(points):
+        return points[position]
+    return points[-1] + MAX_GAP * ((age - points[-1]) // MAX_GAP + 1)
+
+
+def next_rare_poll(age: timedelta) -> timedelta:
+    """Tell at what age a task is polled next, strictly after `age`, where something faster is known to tell of its end."""
+    return MAX_GAP * max(1, age // MAX_GAP + 1)
+
+
+@cache
+def _points(first: timedelta) -> tuple[timedelta, ...]:
+    """List the points until the gap has grown to its maximum; from the last one on they are `MAX_GAP` apart."""
+    points = [first]
+    while (gap := max(MIN_GAP, points[-1] * SHARE)) < MAX_GAP:
+        points.append(points[-1] + gap)
+    return tuple(points)
+
+
+def retry_wait(
+    tried: int,
+    *,
+    jitter: float,
+    status: int | None = None,
+    soon: int = 0,
+    gone: bool = False,
+    retry_after: timedelta | None = None,
+) -> timedelta | None:
+    """Tell how long to wait after an attempt failed with `status`, or None when it was the last; `jitter` is in [0, 1).
+
+    `tried` counts the schedule's attempts up to and with this one, `soon` the uncounted ones before it; `gone` says that
+    the receiver has answered 410 before. `retry_after` is what the receiver asks for: never sooner than the schedule has
+    it, and not much later.
+    """
+    if means_soon(status, soon):
+        wait = SOON_WAIT
+    elif tried >= len(RETRY_WAITS) or (status == GONE and gone):
+        return None
+    else:
+        wait = GONE_WAIT if status == GONE else RETRY_WAITS[tried]
+    wait *= 1 + RETRY_JITTER * (2 * jitter - 1)
+    return min(max(wait, retry_after or wait), max(2 * wait, MOST_PATIENCE))
+
+
+def means_soon(status: int | None, soon: int) -> bool:
+    """Tell whether an answer asks for another attempt soon, which the schedule does not count; believed five times."""
+    return status in _SOON and soon < MOST_SOON
