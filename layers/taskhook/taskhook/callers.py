@@ -1,0 +1,104 @@
+"""Callers: who may use this deployment, proven by a token, and how the admin command makes and changes them."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from datetime import datetime, timedelta
+
+from taskhook import signature
+from taskhook.ports import Caller, CallerAdmin, CallerDirectory, Credential
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+_TOKEN = re.compile(rf"thk_({NAME.pattern})_([A-Za-z0-9_-]{{43}})")
+_NOBODY = hashlib.sha256(b"nobody").hexdigest()
+DEFAULT_OVERLAP = timedelta(hours=24)
+
+
+class CallerError(Exception):
+    """The admin command cannot do this; the text says why and what to do."""
+
+
+async def authenticate(authorization: str | None, *, callers: CallerDirectory, now: datetime) -> Caller | None:
+    """Find the caller of an `Authorization` header; None when it is missing, malformed, wrong, expired or disabled.
+
+    An unknown name costs the same comparison as a known one.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    parsed = _TOKEN.fullmatch(token)
+    if scheme.lower() != "bearer" or parsed is None:
+        return None
+    caller = await callers.find(parsed[1])
+    hashes = [stored.value for stored in caller.tokens if stored.valid(now)] if caller else []
+    matched = [hmac.compare_digest(hash_token(token), stored) for stored in hashes or [_NOBODY]]
+    return caller if any(matched) and caller is not None and not caller.disabled else None
+
+
+async def add(name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
+    """Make a caller; its token is returned this once and stored as a hash. Raises CallerError."""
+    if not NAME.fullmatch(name):
+        raise CallerError(f"{name!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens")
+    token = _new_token(name)
+    caller = Caller(
+        caller=name,
+        tokens=(Credential(value=hash_token(token)),),
+        secrets=(Credential(value=signature.new_secret()),),
+        callback_url=callback_url,
+        created_at=now,
+    )
+    if not await admin.add(caller):
+        raise CallerError(f"caller {name!r} exists already; `callers rotate {name} --token` makes a new token for it")
+    return caller, token
+
+
+async def rotate_token(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
+    """Make a new token; the old ones go on working for `overlap`. Raises CallerError."""
+    caller = await _existing(name, admin)
+    token = _new_token(name)
+    tokens = (Credential(value=hash_token(token)), *_ending(caller.tokens, now, overlap))
+    return await _stored(caller, caller.model_copy(update={"tokens": tokens}), admin), token
+
+
+async def rotate_secret(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
+    """Make a new signing secret; for `overlap` the old ones sign too. Raises CallerError."""
+    caller = await _existing(name, admin)
+    fresh = Credential(value=signature.new_secret())
+    rotated = caller.model_copy(update={"secrets": (fresh, *_ending(caller.secrets, now, overlap))})
+    return await _stored(caller, rotated, admin), fresh.value
+
+
+async def disable(name: str, *, admin: CallerAdmin) -> Caller:
+    """Refuse the caller's token from now on; its waiting callbacks still go out. Raises CallerError."""
+    caller = await _existing(name, admin)
+    return await _stored(caller, caller.model_copy(update={"disabled": True}), admin)
+
+
+async def _existing(name: str, admin: CallerAdmin) -> Caller:
+    caller = await admin.read(name)
+    if caller is None:
+        raise CallerError(f"there is no caller {name!r}; `callers list` names them")
+    return caller
+
+
+async def _stored(old: Caller, new: Caller, admin: CallerAdmin) -> Caller:
+    if not await admin.update(old, new):
+        raise CallerError(f"caller {old.caller!r} was changed at the same time; try again")
+    return new
+
+
+def _ending(credentials: tuple[Credential, ...], now: datetime, overlap: timedelta) -> list[Credential]:
+    """Keep what is still valid, for `overlap` at most."""
+    return [
+        Credential(value=old.value, expires_at=min(old.expires_at or now + overlap, now + overlap))
+        for old in credentials
+        if overlap > timedelta(0) and old.valid(now)
+    ]
+
+
+def _new_token(name: str) -> str:
+    return f"thk_{name}_{secrets.token_urlsafe(32)}"
+
+
+def hash_token(token: str) -> str:
+    """Hash a token as it is stored; its 256 random bits need no salt."""
+    return hashlib.sha256(token.encode()).hexdigest()

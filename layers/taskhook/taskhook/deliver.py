@@ -1,0 +1,193 @@
+"""Deliver callbacks: one signed attempt at a time, each claimed right before its request."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook import schedule, signature
+from taskhook.hosts import Hosts, host_of
+from taskhook.models import MODELS
+from taskhook.ports import CallbackSender, Caller, CallerDirectory, Clock, Reply, Reporter, StoreUnavailableError, TaskStore
+from taskhook.submit import RejectedError
+from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Task
+
+CLAIM = timedelta(seconds=30)
+ATTEMPT_TIME = timedelta(seconds=15)  # in all; what a claim must still cover when the first byte is sent
+
+
+@dataclass(frozen=True)
+class Courier:
+    """What it takes to deliver."""
+
+    tasks: TaskStore
+    callbacks: CallbackSender
+    callers: CallerDirectory
+    hosts: Hosts
+    clock: Clock
+    reporter: Reporter
+    retention: timedelta
+
+
+async def attempt(task: Task, courier: Courier) -> Task:
+    """Make the next delivery attempt and store what came of it.
+
+    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
+    still long enough, and taken first when not. Raises StaleTaskError when somebody else has it, StoreUnavailableError.
+    """
+    caller = await _caller(task, courier)
+    now = courier.clock.now()
+    if task.claimed_until is None or now + ATTEMPT_TIME > task.claimed_until:
+        task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
+    reply = await _send(task, caller, now, courier.callbacks) if caller is not None else Reply(error="caller_unreadable")
+    _learn(task, reply, courier)
+    after = _settled(task, reply, courier.clock.now(), retention=courier.retention)
+    made = after.log[-1]
+    courier.reporter.tell(
+        "callback.attempted",
+        task_id=task.task_id,
+        caller=task.caller,
+        attempt=after.attempts,
+        status=made.status,
+        error=made.error,
+        ms=made.ms,
+        state=after.callback,
+        retry_in_s=None if made.next_at is None else round((made.next_at - made.at).total_seconds(), 1),
+    )
+    return await courier.tasks.swap(task, after)
+
+
+def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -> Task:
+    """Say what follows from one attempt: delivered, again at its time, or given up."""
+    delivered = _is_delivered(reply)
+    soon = schedule.means_soon(reply.status, task.soon)
+    wait = None
+    if not delivered:
+        wait = schedule.retry_wait(
+            task.tried + 1,
+            jitter=random.random(),  # spreads load
+            status=reply.status,
+            soon=task.soon,
+            gone=task.gone,
+            retry_after=reply.retry_after,
+        )
+    retry_at = None if wait is None else now + wait
+    made = Attempt(
+        at=now - reply.elapsed,
+        status=reply.status,
+        error=reply.error,
+        ms=round(reply.elapsed / timedelta(milliseconds=1)),
+        answer=reply.answer,
+        next_at=retry_at,
+    )
+    gone = reply.status == schedule.GONE
+    return task.attempted(made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone)
+
+
+def _is_delivered(reply: Reply) -> bool:
+    return reply.status is not None and 200 <= reply.status < 300  # noqa: PLR2004  # HTTP
+
+
+def _learn(task: Task, reply: Reply, courier: Courier) -> None:
+    """Let the host's other callbacks profit from what this one met."""
+    host = host_of(task)
+    rest = courier.hosts.heard(host, reply)
+    if rest is not None:
+        courier.reporter.tell(
+            "receiver.rested", host=host, status=reply.status, error=reply.error, seconds=round(rest.total_seconds(), 1)
+        )
+
+
+async def _caller(task: Task, courier: Courier) -> Caller | None:
+    """Find whose secret signs; None where the record is gone or broken, which the schedule gives time to mend."""
+    try:
+        return await courier.callers.find(task.caller)
+    except StoreUnavailableError:
+        raise
+    except Exception:  # noqa: BLE001  # a broken record costs an attempt, not the poller
+        return None
+
+
+async def _send(task: Task, caller: Caller, now: datetime, callbacks: CallbackSender) -> Reply:
+    body = (task.message or "").encode()
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "taskhook",
+        **signature.headers((secret.value for secret in caller.signing(now)), task.webhook_id, now, body),
+        "x-modellix-event": task.event,
+        "x-modellix-task-id": task.task_id,
+        "x-modellix-delivery-id": task.webhook_id,
+        "x-modellix-retry-count": str(task.attempts),
+    }
+    return await callbacks.send(task.callback_url or "", headers, body)
+
+
+# --- a receiver tried out --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a receiver said to a sample."""
+
+    sample: Task
+    reply: Reply
+
+    @property
+    def delivered(self) -> bool:
+        """Whether a callback that is answered so counts as delivered."""
+        return _is_delivered(self.reply)
+
+
+async def try_out(
+    body: Json, *, caller: Caller, targets: TargetPolicy, callbacks: CallbackSender, clock: Clock, reporter: Reporter
+) -> list[Tried]:
+    """Send a signed sample of each event type to a receiver, once, as a callback would be sent. Raises RejectedError."""
+    now = clock.now()
+    samples = _samples(_receiver(body, caller, targets), caller, now)
+    replies = await asyncio.gather(*(_send(sample, caller, now, callbacks) for sample in samples))
+    await callbacks.close()  # connections do not outlive a freeze
+    for sample, reply in zip(samples, replies, strict=True):
+        ms = round(reply.elapsed / timedelta(milliseconds=1))
+        reporter.tell("callback.tried", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
+    return [Tried(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
+
+
+def _receiver(body: Json, caller: Caller, targets: TargetPolicy) -> str:
+    """Read which receiver to try: the one named, or the caller's default. Raises RejectedError."""
+    if unknown := sorted(set(body) - {"callback_url"}):
+        raise RejectedError(400, f"Invalid parameters: parameter '{unknown[0][:100]}' is not known; a test takes callback_url")
+    url = body.get("callback_url", caller.callback_url)
+    if not isinstance(url, str):
+        raise RejectedError(400, "Invalid parameters: parameter 'callback_url' must be a URL, for there is no default")
+    try:
+        targets.check_url(url)
+    except ForbiddenTargetError as error:
+        raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+    return url
+
+
+def _samples(url: str, caller: Caller, now: datetime) -> list[Task]:
+    """Make one ended task for each event type; they are sent, never stored."""
+    [slug, *_] = MODELS
+    watched = Task(
+        task_id="",
+        caller=caller.caller,
+        model=slug,
+        request="{}",
+        fingerprint="",
+        callback_url=url,
+        reference="sample",
+        accepted_at=now,
+        state=State.WATCHED,
+        upstream_task_id="task-sample",
+        callback=CallbackState.WAITING,
+    )
+    succeeding, failing = (
+        watched.model_copy(update={"task_id": f"tk_{name:_<22}"}) for name in ("sample_success", "sample_failure")
+    )
+    data: Json = {"result": {"resources": [{"url": "https://example.com/sample.mp4", "type": "video"}]}}
+    return [
+        succeeding.succeeded(data, now, retention=timedelta(0), claim=now),
+        failing.failed(ErrorCode.UPSTREAM_FAILED, "a sample of a failure", now, retention=timedelta(0), claim=now),
+    ]

@@ -1,0 +1,314 @@
+"""Accept a task, and the one code path that pays for it."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from taskhook import budget
+from taskhook.models import MODELS, Model
+from taskhook.ports import (
+    Budget,
+    Caller,
+    Clock,
+    Gates,
+    Hooks,
+    Lease,
+    Reporter,
+    StaleTaskError,
+    StoreUnavailableError,
+    TaskApi,
+    TaskExistsError,
+    TaskStore,
+    Wake,
+    WorkIndex,
+)
+from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task, minified
+
+ANSWER_TIME = timedelta(seconds=13)  # the vendor's own client gives up at 15 s
+LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
+REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
+_REPEAT_STEP = timedelta(seconds=0.25)
+_STORE_TRIES = 4
+_STORE_STEP = timedelta(seconds=0.5)
+
+
+class RejectedError(Exception):
+    """The request is not acceptable: an HTTP status and a message that names the field. Nothing was stored."""
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+
+class _OwnFields(BaseModel):
+    """What a submit may hold beside the model's own fields."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    callback_url: str | None = None
+    reference: str | None = Field(default=None, max_length=200)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A valid submit request: what the vendor gets, where the result goes, and under which id."""
+
+    task_id: str
+    keyed: bool  # the id follows from an idempotency key
+    model: str
+    request: str
+    fingerprint: str
+    callback_url: str | None
+    reference: str | None
+
+    @classmethod
+    def read(
+        cls, slug: str, body: Json, *, caller: Caller, targets: TargetPolicy, webhook_url: str | None, idempotency_key: str | None
+    ) -> Self:
+        """Validate a submit; `webhook_url` is the header `X-Webhook-URL`. Raises RejectedError."""
+        model = MODELS.get(slug)
+        if model is None:
+            raise RejectedError(404, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}")
+        if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):  # noqa: PLR2004  # the contract's number
+            raise RejectedError(400, "Invalid parameters: header 'Idempotency-Key' must be 1 to 255 printable characters")
+        try:
+            own = _OwnFields.model_validate(body)
+            fields = model.request.model_validate(
+                {name: value for name, value in body.items() if name not in _OwnFields.model_fields}
+            )
+        except ValidationError as error:
+            raise RejectedError(400, _explain(error, model)) from error
+        if webhook_url is not None and own.callback_url is not None and webhook_url != own.callback_url:
+            raise RejectedError(400, "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one")
+        callback_url = own.callback_url if own.callback_url is not None else webhook_url
+        if callback_url is not None:
+            try:
+                targets.check_url(callback_url)
+            except ForbiddenTargetError as error:
+                raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+        identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
+        return cls(
+            task_id=_task_id(caller.caller, idempotency_key),
+            keyed=idempotency_key is not None,
+            model=slug,
+            request=minified(fields.model_dump(mode="json", exclude_unset=True)),
+            fingerprint=_digest(json.dumps(identity, sort_keys=True)),
+            callback_url=callback_url or caller.callback_url,
+            reference=own.reference,
+        )
+
+    def task(self, caller: Caller, now: datetime, *, claimed_until: datetime | None) -> Task:
+        """Make the task: submitting under a claim, or queued where there is no time to pay before the answer is due."""
+        paying = claimed_until is not None
+        return Task(
+            task_id=self.task_id,
+            caller=caller.caller,
+            model=self.model,
+            request=self.request,
+            fingerprint=self.fingerprint,
+            callback_url=self.callback_url,
+            reference=self.reference,
+            accepted_at=now,
+            state=State.SUBMITTING if paying else State.QUEUED,
+            submitted_at=now if paying else None,
+            claimed_until=claimed_until,
+            answer_status=None if paying else 200,
+            callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the submitter is told of the task; `message` is empty where all is well."""
+
+    status: int
+    message: str
+    task: Task
+
+
+@dataclass(frozen=True)
+class Payer:
+    """What it takes to pay for a task."""
+
+    tasks: TaskStore
+    vendor: TaskApi
+    hooks: Hooks | None  # None: the vendor is not asked for hints
+    clock: Clock
+    reporter: Reporter
+    retention: timedelta
+
+
+@dataclass(frozen=True)
+class Door:
+    """What stands between a submit and the vendor."""
+
+    queue: WorkIndex
+    gates: Gates
+    budget: Budget
+    lease: Lease
+    wake: Wake | None  # None: the tick is enough
+    max_queued: int
+    requests_per_minute: int
+
+
+async def submit(order: Order, *, caller: Caller, arrived_at: datetime, claim: timedelta, payer: Payer, door: Door) -> Answer:
+    """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
+
+    `claim` is how long nobody else may touch the task: longer than this function can live. Raises RejectedError, and
+    StoreUnavailableError, which means that nothing was sent to the vendor.
+    """
+    deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
+    first = await payer.tasks.get(order.task_id) if order.keyed else None
+    if first is None or first.reusable:
+        paying = now + LEAST_POST_TIME <= deadline and await _way_is_free(door, now)
+        if not paying and await door.queue.queue_length(caller.caller, at_most=door.max_queued) >= door.max_queued:
+            message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
+            raise RejectedError(429, message, retry_after=60)
+        task, is_new = await _accept(order.task(caller, now, claimed_until=now + claim if paying else None), tasks=payer.tasks)
+    else:
+        task, is_new = first, False
+    if not is_new:
+        if task.fingerprint != order.fingerprint:
+            raise RejectedError(422, "Invalid parameters: header 'Idempotency-Key' was used before with a different request")
+        return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
+    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model)
+    if task.state is State.SUBMITTING:
+        task, _ = await pay(task, deadline=deadline, payer=payer)
+    if task.state is State.QUEUED:
+        await _close_gate(door)
+    if door.wake is not None and not task.state.final and not await _is_watched(door, payer.clock.now()):
+        await door.wake.wake(task.task_id)
+    return _answer(task)
+
+
+async def _is_watched(door: Door, now: datetime) -> bool:
+    """Tell whether somebody lingers, who will find the task by itself: it looks every two seconds, and once more as it leaves."""
+    try:
+        return (await door.lease.view()).alive(now)
+    except StoreUnavailableError:
+        return False
+
+
+async def _way_is_free(door: Door, now: datetime) -> bool:
+    """Tell whether the vendor may be asked: nobody waits who would be overtaken, and the budget has room."""
+    gate = await door.gates.gate()
+    if gate.waiting or gate.paused(now):
+        return False
+    limit = budget.window_limit(door.requests_per_minute)
+    return await door.budget.take_tokens(1, window=budget.window(now), limit=limit) > 0
+
+
+async def _close_gate(door: Door) -> None:
+    """Let those who come later queue behind; the poller opens the gate when nobody waits any more."""
+    with contextlib.suppress(StoreUnavailableError):  # it keeps the order fair, no more
+        gate = await door.gates.gate()
+        if not gate.waiting:
+            await door.gates.set_gate(gate, gate.model_copy(update={"waiting": True}))
+
+
+async def pay(task: Task, *, deadline: datetime, payer: Payer) -> tuple[Task, SubmitOutcome]:
+    """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
+
+    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
+    that, with proof. Never raises for want of the store: what could not be stored is reaped as ambiguous.
+    """
+    hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
+    limit = min(deadline, task.claimed_until or deadline) - payer.clock.now()
+    if limit < LEAST_POST_TIME:  # or thawed too late: somebody else may be deciding about the task by now
+        outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
+    else:
+        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit)
+    payer.reporter.tell(
+        "task.submitted", task_id=task.task_id, caller=task.caller, outcome=outcome.submission, status=outcome.status
+    )
+    return await _settle(task, outcome, payer), outcome
+
+
+async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer) -> Task:
+    """Store the outcome, patiently: money may have been spent."""
+    for _ in range(_STORE_TRIES):
+        try:
+            return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
+        except StaleTaskError as stale:
+            if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
+                return stale.current or task
+            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
+        except StoreUnavailableError:
+            await payer.clock.sleep(_STORE_STEP)
+    payer.reporter.tell(
+        "task.outcome_unstored", task_id=task.task_id, outcome=outcome.submission, upstream_task_id=outcome.upstream_task_id
+    )
+    return task.doubted() if task.state is State.SUBMITTING else task
+
+
+async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
+    """Store the task unless its id is taken; one conditional write is write-ahead, idempotency and deduplication."""
+    try:
+        return await tasks.add(wanted), True
+    except TaskExistsError as exists:
+        first = exists.current
+    if not first.reusable:
+        return first, False
+    try:
+        return await tasks.swap(first, wanted), True
+    except StaleTaskError as stale:
+        if stale.current is None:
+            raise StoreUnavailableError("the task is gone") from stale
+        return stale.current, False
+
+
+async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> Answer:
+    """Give a repeat the first answer, waiting for it while the first request is still in flight."""
+    while task.answer_status is None and task.claimed(clock.now()):
+        if clock.now() >= deadline:
+            raise RejectedError(409, "Conflict: the first request with this 'Idempotency-Key' is still in flight", retry_after=2)
+        await clock.sleep(_REPEAT_STEP)
+        task = await tasks.get(task.task_id) or task
+    return _answer(task)
+
+
+def _answer(task: Task) -> Answer:
+    if task.answer_status is None:  # died before it knew; the poller will say the same
+        task = task.doubted()
+    status = task.answer_status or 200
+    return Answer(status, task.answer_message or "", task)
+
+
+def _explain(error: ValidationError, model: Model) -> str:
+    """Say in the vendor's manner what is wrong with which field, and what to do about it."""
+    known = ", ".join((*model.request.model_fields, *_OwnFields.model_fields))
+    complaints = []
+    for detail in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in detail["loc"])[:100]
+        match detail["type"]:
+            case "missing":
+                complaints.append(f"parameter '{name}' is required")
+            case "extra_forbidden":
+                complaints.append(f"parameter '{name}' is not known; this model takes {known}")
+            case "value_error":
+                complaints.append(f"parameter '{name}' {detail['ctx']['error']}")
+            case _:
+                complaints.append(f"parameter '{name}': {detail['msg'][:1].lower()}{detail['msg'][1:]}")
+    return "Invalid parameters: " + "; ".join(complaints[:10])
+
+
+def _task_id(caller: str, idempotency_key: str | None) -> str:
+    """Derive the id from caller and key, so that a repeat meets the first; random without a key. 132 bits either way."""
+    if idempotency_key is None:
+        return f"tk_{secrets.token_urlsafe(17)[:22]}"
+    digest = hashlib.sha256(f"{caller}\0{idempotency_key}".encode()).digest()
+    return f"tk_{base64.urlsafe_b64encode(digest).decode()[:22]}"
+
+
+def _digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode()[:22]
