@@ -1,0 +1,32 @@
+"""The poll function: the tick or a wake in, a report out."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from taskhook import wiring
+from taskhook.poll import poll
+
+RESERVE = timedelta(seconds=30)  # between the loop's hard stop and the function's own end
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Serve a tick of the schedule, or a wake: `{"accepted": [ids]}` or `{"ended": [ids]}`."""
+    remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    accepted, ended = event.get("accepted", []), event.get("ended", [])
+    try:
+        report = wiring.run(
+            poll(
+                accepted=accepted,
+                ended=ended,
+                scheduled=not (accepted or ended),
+                hard_stop=wiring.clock().now() + remaining - RESERVE,
+                rules=wiring.poll_rules(),
+                world=wiring.poll_world(),
+            )
+        )
+    finally:
+        wiring.flush_metrics()
+    return asdict(report)

@@ -1,0 +1,1 @@
+"""One adapter a file: vendor error in, port error out."""

@@ -1,0 +1,440 @@
+"""Tasks, lease and callers in DynamoDB: one conditional write for every change, whose failure may show our own success.
+
+botocore writes again when an answer was lost. Every conditional write therefore carries a fresh nonce and asks for the item
+that made the condition fail: if that item bears our nonce, the first try had succeeded.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Container, Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import BaseModel, ValidationError
+
+from taskhook.budget import Gate
+from taskhook.ports import (
+    Caller,
+    Clock,
+    LeaseView,
+    Reporter,
+    StaleTaskError,
+    StoreUnavailableError,
+    TaskExistsError,
+    TaskPage,
+)
+from taskhook.task import Task, milliseconds
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Attributes = dict[str, Any]
+
+_GET_MANY = 100  # BatchGetItem's own limit
+_CALLER_KEPT, _STRANGER_KEPT = timedelta(seconds=60), timedelta(seconds=5)
+_CACHED_CALLERS = 1000
+_PAGE = 500  # index rows read per scan of `retry`: enough to keep a loop busy, few enough to stay cheap
+_WRITE_AGAIN = timedelta(seconds=0.5)
+_PUSH_BACK = timedelta(minutes=10)
+_LEASE, _GATE = "lease", "gate"
+_BUDGET_KEPT_S = 3600
+_BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+
+
+class DynamoTasks:
+    """The `Tasks` table: `TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` over one client."""
+
+    def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock, reporter: Reporter) -> None:
+        self._client = client
+        self._table = table
+        self._clock = clock
+        self._reporter = reporter
+        self._page = _PAGE
+
+    # --- TaskStore -------------------------------------------------------------------------------------------------------
+
+    async def add(self, task: Task) -> Task:
+        """Store a new task. Raises TaskExistsError, StoreUnavailableError; safe to repeat."""
+        task = task.model_copy(update={"nonce": secrets.token_hex(8)})
+        try:
+            await self._write(
+                self._client.put_item,
+                TableName=self._table,
+                Item=_item(_attributes(task)),
+                ConditionExpression="attribute_not_exists(task_id)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except _ConditionFailedError as failed:
+            current = self._read(failed.item)
+            if current is None:
+                raise StoreUnavailableError("the task's item cannot be read") from failed
+            if current.nonce != task.nonce:
+                raise TaskExistsError(current) from failed
+        return task
+
+    async def get(self, task_id: str) -> Task | None:
+        """Read the task as of now."""
+        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": task_id}), ConsistentRead=True)
+        return self._read(answer.get("Item"))
+
+    async def swap(self, old: Task, new: Task) -> Task:
+        """Store `new` if the table still holds `old`. Raises StaleTaskError, StoreUnavailableError; safe to repeat.
+
+        Names the attributes that change and no other: what a newer version has added to the item stays.
+        """
+        new = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        before, after = _attributes(old), _attributes(new)
+        changed = {name: value for name, value in after.items() if before.get(name) != value}
+        names = {f"#{index}": name for index, name in enumerate((*changed, *(before.keys() - after.keys())))}
+        values = {f":{index}": value for index, value in enumerate(changed.values())}
+        update = "SET " + ", ".join(f"#{index} = :{index}" for index in range(len(changed)))
+        if removed := list(names)[len(changed) :]:
+            update += " REMOVE " + ", ".join(removed)
+        try:
+            await self._write(
+                self._client.update_item,
+                TableName=self._table,
+                Key=_item({"task_id": old.task_id}),
+                UpdateExpression=update,
+                ConditionExpression="attribute_exists(task_id) AND nonce = :old",
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=_item({**values, ":old": old.nonce}),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except _ConditionFailedError as failed:
+            current = self._read(failed.item)
+            if current is None or current.nonce != new.nonce:
+                raise StaleTaskError(current) from failed
+        return new
+
+    async def _write(self, method: Callable[..., Any], **request: Any) -> None:
+        """Write on condition, once more if no answer came: it bears the same nonce, so that it knows the first one's success."""
+        try:
+            await _call(method, **request)
+        except StoreUnavailableError:
+            await self._clock.sleep(_WRITE_AGAIN)
+            await _call(method, **request)
+
+    # --- WorkIndex -------------------------------------------------------------------------------------------------------
+
+    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
+        """List what was accepted at or after `since` and is not through with its first delivery."""
+        start = f"{milliseconds(since):013d}" if since else "0"
+        return await self._tasks(await self._rows("watch", "work_at >= :at", {":at": start}), known)
+
+    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
+        """List callbacks due before `before` and not `known`, the longest overdue first, up to a page of them."""
+        condition, values = "work_at < :at", {":at": f"{milliseconds(before):013d}"}
+        return await self._tasks(await self._rows("retry", condition, values, limit=self._page, known=known), known)
+
+    async def queue_waits(self) -> bool:
+        """Tell whether any task is queued."""
+        return bool(await self._rows("queue", "work_at > :at", {":at": " "}, limit=1))
+
+    async def queue_length(self, caller: str, *, at_most: int) -> int:
+        """Count a caller's queued tasks, up to `at_most`."""
+        values = {":from": f"{caller}#", ":to": f"{caller}$"}
+        return len(await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most))
+
+    async def queue_heads(self) -> list[Task]:
+        """List each caller's oldest queued task: one row per caller, skipping from name to name."""
+        rows: list[Attributes] = []
+        after = " "
+        while found := await self._rows("queue", "work_at > :at", {":at": after}, limit=1):
+            rows += found
+            after = found[0]["work_at"].partition("#")[0] + "$"  # the first string after every `name#…`
+        return await self._tasks(rows, ())
+
+    async def _rows(
+        self, partition: str, condition: str, values: dict[str, str], limit: int | None = None, known: Container[str] = ()
+    ) -> list[Attributes]:
+        """Read index rows, all or the first `limit`, paging on past those of `known` tasks."""
+        rows: list[Attributes] = []
+        request: Attributes = {"Limit": limit} if limit else {}
+        while True:
+            answer = await _call(
+                self._client.query,
+                TableName=self._table,
+                IndexName="work",
+                KeyConditionExpression=f"#work = :work AND {condition}",
+                ExpressionAttributeNames={"#work": "work"},
+                ExpressionAttributeValues=_item({":work": partition, **values}),
+                **request,
+            )
+            rows += [row for row in map(_plain, answer["Items"]) if row["task_id"] not in known]
+            if "LastEvaluatedKey" not in answer or (limit and len(rows) >= limit):
+                return rows[:limit]
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    async def _tasks(self, rows: Iterable[Attributes], known: Container[str]) -> list[Task]:
+        """Read the tasks of index rows, in the rows' order; what is gone or unreadable is left out."""
+        wanted = [row["task_id"] for row in rows if row["task_id"] not in known]
+        chunks = [wanted[start : start + _GET_MANY] for start in range(0, len(wanted), _GET_MANY)]
+        found: dict[str, Task] = {}
+        for items in await asyncio.gather(*(self._get_many(chunk) for chunk in chunks)):
+            for item in items:
+                task = self._read(item)
+                if task is not None:
+                    found[task.task_id] = task
+                else:
+                    with contextlib.suppress(StoreUnavailableError):
+                        await self._push_back(item)
+        return [found[task_id] for task_id in wanted if task_id in found]
+
+    async def _get_many(self, task_ids: list[str]) -> list[Attributes]:
+        items: list[Attributes] = []
+        keys = [_item({"task_id": task_id}) for task_id in task_ids]
+        while keys:
+            answer = await _call(self._client.batch_get_item, RequestItems={self._table: {"Keys": keys}})
+            items += answer["Responses"].get(self._table, [])
+            keys = answer["UnprocessedKeys"].get(self._table, {}).get("Keys", [])
+            if keys:
+                await self._clock.sleep(timedelta(seconds=0.1))
+        return items
+
+    async def _push_back(self, unreadable: Attributes) -> None:
+        """Move an item that cannot be read out of the way, counted; it is never deleted, and read again later."""
+        item = {name: _deserialize(unreadable[name]) for name in ("task_id", "work", "work_at") if name in unreadable}
+        at, task_id = str(item.get("work_at")), item.get("task_id")
+        caller, hash_sign, when = at.rpartition("#")
+        if item.get("work") == "queue" and when > f"{milliseconds(self._clock.now()):013d}":
+            return  # pushed back already, and still seen because its caller has nothing else to do
+        self._reporter.tell("task.unreadable", task_id=str(task_id))
+        if item.get("work") not in {"queue", "retry"}:
+            return  # `watch` is swept whole, so nothing waits behind it
+        later = f"{caller}{hash_sign}{milliseconds(self._clock.now() + _PUSH_BACK):013d}_{task_id}"
+        with contextlib.suppress(_ConditionFailedError):  # somebody else moved it
+            await _call(
+                self._client.update_item,
+                TableName=self._table,
+                Key=_item({"task_id": task_id}),
+                UpdateExpression="SET work_at = :later ADD unreadable :one",
+                ConditionExpression="attribute_exists(task_id) AND work_at = :at",
+                ExpressionAttributeValues=_item({":later": later, ":at": at, ":one": 1}),
+            )
+
+    # --- TaskHistory -----------------------------------------------------------------------------------------------------
+
+    async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
+        """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
+        answer = await _call(
+            self._client.query,
+            TableName=self._table,
+            IndexName="by_caller",
+            KeyConditionExpression="caller = :caller AND listed BETWEEN :after AND :until",
+            ExpressionAttributeValues=_item({":caller": caller, ":after": after or "0", ":until": until}),
+            ScanIndexForward=False,
+            Limit=limit + 1,  # BETWEEN includes its upper bound
+        )
+        rows = [row for row in map(_plain, answer["Items"]) if row["listed"] != until][:limit]
+        more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
+        cursor = rows[-1]["listed"] if rows and more else None
+        return TaskPage(tasks=tuple(await self._tasks(rows, ())), cursor=cursor)
+
+    # --- Lease, Gates, Budget: control items in the same table, under keys that no task has ------------------------------
+
+    async def view(self) -> LeaseView:
+        """Read the lease as of now."""
+        return LeaseView.model_validate(await self._control(_LEASE))
+
+    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+        """Store `new` as holder, if the holder is still the one `seen`, or whoever it is when `takeover`."""
+        values = {":holder": new.holder, ":until": milliseconds(new.until) if new.until else 0, ":holds": new.holds}
+        condition = {}
+        if not takeover:  # two wakes at once: the second finds the first one's name; a repeat finds its own
+            values[":seen"] = seen.holder
+            condition = {"ConditionExpression": "attribute_not_exists(holder) OR holder = :seen OR holder = :holder"}
+        update = "SET holder = :holder, #until = :until, holds = :holds"
+        return await self._update_control(_LEASE, update, values, names={"#until": "until"}, **condition)
+
+    async def release(self, holder: str) -> None:
+        """Give the lease up if `holder` still has it."""
+        values = {":holder": holder, ":over": 0}
+        condition = "holder = :holder"
+        await self._update_control(_LEASE, "SET #until = :over", values, names={"#until": "until"}, ConditionExpression=condition)
+
+    async def hinted(self, at: datetime | None) -> None:
+        """Remember when a hint last proved true; None forgets it."""
+        await self._update_control(_LEASE, "SET hinted_at = :at", {":at": milliseconds(at) if at else 0})
+
+    async def gate(self) -> Gate:
+        """Read the gate as of now."""
+        return Gate.model_validate(await self._control(_GATE))
+
+    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+        """Store `new` if `old` still stands; give what stands then."""
+        new = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        fields = new.model_dump(exclude_none=True)
+        update = "SET " + ", ".join(f"#{name} = :{name}" for name in fields)
+        if removed := [f"#{name}" for name in Gate.model_fields if name not in fields]:
+            update += " REMOVE " + ", ".join(removed)
+        stored = await self._update_control(
+            _GATE,
+            update,
+            {":old": old.nonce, **{f":{name}": value for name, value in fields.items()}},
+            names={f"#{name}": name for name in Gate.model_fields},
+            ConditionExpression="attribute_not_exists(task_id) OR nonce = :old OR nonce = :nonce",
+        )
+        return new if stored else await self.gate()
+
+    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+        """Take up to `wanted` requests out of the `limit` of a window; give how many."""
+        if wanted <= 0 or limit <= 0:
+            return 0
+        taken = min(wanted, limit)
+        values = {":taken": taken, ":rest": limit - taken, ":end": int(self._clock.now().timestamp()) + _BUDGET_KEPT_S}
+        request = {
+            "TableName": self._table,
+            "Key": _item({"task_id": f"budget#{window}"}),
+            "UpdateExpression": "ADD used :taken SET expires_at = :end",
+            "ConditionExpression": "attribute_not_exists(used) OR used <= :rest",
+            "ExpressionAttributeValues": _item(values),
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        try:
+            await _call(self._client.update_item, **request)
+        except _ConditionFailedError as failed:
+            left = limit - int(_plain(failed.item or {}).get("used", limit))
+            return await self.take_tokens(min(taken, left), window=window, limit=limit) if 0 < left < taken else 0
+        return taken
+
+    async def _control(self, key: str) -> Attributes:
+        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": key}), ConsistentRead=True)
+        return _plain(answer.get("Item", {}))
+
+    async def _update_control(
+        self, key: str, update: str, values: Attributes, *, names: Attributes | None = None, **more: str
+    ) -> bool:
+        request: Attributes = {"ExpressionAttributeNames": names} if names else {}
+        try:
+            await _call(
+                self._client.update_item,
+                TableName=self._table,
+                Key=_item({"task_id": key}),
+                UpdateExpression=update,
+                ExpressionAttributeValues=_item(values),
+                **request,
+                **more,
+            )
+        except _ConditionFailedError:
+            return False
+        return True
+
+    def _read(self, item: Attributes | None) -> Task | None:
+        try:
+            return Task.model_validate(_plain(item)) if item else None
+        except (ValidationError, TypeError, ArithmeticError):
+            return None
+
+
+class DynamoCallers:
+    """The `Callers` table: `CallerDirectory`, cached, for the functions, and `CallerAdmin` for the admin command."""
+
+    def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock) -> None:
+        self._client = client
+        self._table = table
+        self._clock = clock
+        self._cache: dict[str, tuple[datetime, Caller | None]] = {}
+
+    async def find(self, name: str) -> Caller | None:
+        """Look a caller up, as of at most 60 s ago; a name that nobody has, as of at most 5 s ago."""
+        cached = self._cache.get(name)
+        if cached and self._clock.now() < cached[0]:
+            return cached[1]
+        caller = await self.read(name)
+        if len(self._cache) >= _CACHED_CALLERS:
+            self._cache.clear()
+        self._cache[name] = (self._clock.now() + (_CALLER_KEPT if caller else _STRANGER_KEPT), caller)
+        return caller
+
+    async def read(self, name: str) -> Caller | None:
+        """Read a caller as of now."""
+        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"caller": name}), ConsistentRead=True)
+        return Caller.model_validate(_plain(answer["Item"])) if "Item" in answer else None
+
+    async def add(self, caller: Caller) -> bool:
+        """Store a new caller; False if the name is taken."""
+        return await self._put(caller, "attribute_not_exists(caller)", {})
+
+    async def update(self, old: Caller, new: Caller) -> bool:
+        """Store `new` if the table still holds `old`; False if not."""
+        was = _attributes(old)
+        names = {"#tokens": "tokens", "#secrets": "secrets", "#disabled": "disabled"}
+        values = {f":{name[1:]}": was[attribute] for name, attribute in names.items()}
+        condition = " AND ".join(f"{name} = :{name[1:]}" for name in names)
+        return await self._put(new, condition, {"ExpressionAttributeNames": names, "ExpressionAttributeValues": _item(values)})
+
+    async def every(self) -> list[Caller]:
+        """List all callers, by name."""
+        items: list[Attributes] = []
+        request: Attributes = {}
+        while True:
+            answer = await _call(self._client.scan, TableName=self._table, **request)
+            items += answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return sorted((Caller.model_validate(_plain(item)) for item in items), key=lambda caller: caller.caller)
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    async def _put(self, caller: Caller, condition: str, extra: Attributes) -> bool:
+        try:
+            await _call(
+                self._client.put_item,
+                TableName=self._table,
+                Item=_item(_attributes(caller)),
+                ConditionExpression=condition,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **extra,
+            )
+        except _ConditionFailedError as failed:
+            return failed.item is not None and Caller.model_validate(_plain(failed.item)) == caller  # our own, stored at first try
+        return True
+
+
+class _ConditionFailedError(Exception):
+    def __init__(self, item: Attributes | None) -> None:
+        super().__init__()
+        self.item = item
+
+
+async def _call(method: Callable[..., Any], **request: Any) -> Any:
+    """Call AWS off the event loop; its errors become this package's."""
+    try:
+        return await asyncio.to_thread(method, **request)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            answer: Attributes = {**error.response}
+            raise _ConditionFailedError(answer.get("Item")) from error
+        if error.response["Error"]["Code"] in _BUGS:
+            raise
+        raise StoreUnavailableError(error.response["Error"]["Code"]) from error
+    except BotoCoreError as error:
+        raise StoreUnavailableError(type(error).__name__) from error
+
+
+def _attributes(model: BaseModel) -> Attributes:
+    """Turn a model into attributes: names as they are, defaults left out, and for a task what the indexes and TTL need."""
+    if not isinstance(model, Task):
+        return model.model_dump(exclude_none=True)
+    attributes = model.model_dump(exclude_defaults=True)
+    attributes["listed"] = model.listed
+    if model.work is not None:
+        attributes["work"], attributes["work_at"] = model.work
+    if model.expires_at is not None:
+        attributes["expires_at"] = milliseconds(model.expires_at) // 1000  # TTL counts in seconds
+    return attributes
+
+
+def _item(attributes: Attributes) -> Attributes:
+    return {name: _serialize(value) for name, value in attributes.items()}
+
+
+def _plain(item: Attributes) -> Attributes:
+    attributes = {name: _deserialize(value) for name, value in item.items()}
+    if "expires_at" in attributes:
+        attributes["expires_at"] = attributes["expires_at"] * 1000
+    return attributes

@@ -1,0 +1,58 @@
+"""The one guard: every connection to a URL that a caller gave is opened by a socket that has checked where it goes."""
+
+import socket
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from taskhook.targets import TargetPolicy
+
+_KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs
+
+type _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
+
+
+class _GuardedResolver(AbstractResolver):
+    """Refuses a name if any of its addresses is forbidden: where several may be raced, the first to refuse must end the race."""
+
+    def __init__(self, policy: TargetPolicy, resolver: AbstractResolver) -> None:
+        self._policy = policy
+        self._resolver = resolver
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """Look a name up. Raises ForbiddenTargetError, and OSError as any resolver."""
+        found = await self._resolver.resolve(host, port, family)
+        for address in found:
+            self._policy.check_address(address["host"])
+        return found
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._resolver.close()
+
+
+def guarded_connector(
+    policy: TargetPolicy, *, connections: int, per_host: int, resolver: AbstractResolver | None = None
+) -> aiohttp.TCPConnector:
+    """Make a connector whose sockets refuse forbidden addresses with ForbiddenTargetError, before a byte is sent.
+
+    aiohttp calls the factory with the very address that is about to be connected, for names, literals and odd spellings
+    alike; so nothing can change between the check and the use. A connection that is used again is one that was checked.
+    `resolver` is the system's where None.
+    """
+
+    def open_socket(address: _AddressInfo) -> socket.socket:
+        family, kind, protocol, _, target = address
+        policy.check_address(str(target[0]))
+        opened = socket.socket(family, kind, protocol)
+        opened.setblocking(False)  # noqa: FBT003  # the standard library's own signature
+        return opened
+
+    return aiohttp.TCPConnector(
+        limit=connections,
+        limit_per_host=per_host,
+        resolver=_GuardedResolver(policy, resolver or aiohttp.DefaultResolver()),
+        socket_factory=open_socket,
+        use_dns_cache=False,
+        keepalive_timeout=_KEPT,
+    )

@@ -1,0 +1,105 @@
+"""What surrounds a function: its clock, its log and metrics, the vendor key's secret, and the other function."""
+
+import asyncio
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import Metrics, MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+
+from taskhook.ports import ApiKey, Reporter
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+class SystemClock:
+    """`Clock`: the machine's."""
+
+    def now(self) -> datetime:
+        """Tell the time, in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait."""
+        await asyncio.sleep(duration.total_seconds())
+
+
+class LogReporter:
+    """`Reporter`: one log line per outcome, and one metric where operators count it."""
+
+    def __init__(self, logger: Logger, metrics: Metrics) -> None:
+        self._logger = logger
+        self._metrics = metrics
+
+    def tell(self, event: str, **facts: str | float | None) -> None:
+        """Write the line `event` with its facts."""
+        self._logger.info(event, extra={name: value for name, value in facts.items() if value is not None})
+        self._metrics.add_metric(name=_metric(event, facts), unit=MetricUnit.Count, value=1)
+
+
+def _metric(event: str, facts: dict[str, str | float | None]) -> str:
+    """Name the metric: `task.ended` with state `failed` is TaskEndedFailed."""
+    words = [*event.replace(".", "_").split("_")]
+    words += str(facts.get("state") or facts.get("outcome") or "").split("_")
+    return "".join(word.capitalize() for word in words)
+
+
+class LambdaWake:
+    """`Wake`: an asynchronous invocation of the poll function."""
+
+    def __init__(self, client: "LambdaClient", function: str, reporter: Reporter) -> None:
+        self._client = client
+        self._function = function
+        self._reporter = reporter
+
+    async def wake(self, task_id: str, *, ended: bool = False) -> None:
+        """Ask for this task to be looked at; a failure is told and left to the tick."""
+        payload = json.dumps({"ended" if ended else "accepted": [task_id]}).encode()
+        try:
+            await asyncio.to_thread(self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload)
+        except (BotoCoreError, ClientError) as error:
+            self._reporter.tell("poll.wake_failed", task_id=task_id, error=type(error).__name__)
+
+
+class HookUrls:
+    """`Hooks`: the token is an HMAC of the task's id under the vendor key, so that whoever knows it is the vendor, or we."""
+
+    def __init__(self, public_url: str, key: ApiKey) -> None:
+        self._public_url = public_url
+        self._key = key
+
+    async def url(self, task_id: str) -> str | None:
+        """Make the address for a task, None where the key cannot be read."""
+        try:
+            return f"{self._public_url}/hooks/{task_id}/{await self._token(task_id)}"
+        except (BotoCoreError, ClientError):
+            return None
+
+    async def valid(self, task_id: str, token: str) -> bool:
+        """Tell whether this is that task's token, in constant time."""
+        return hmac.compare_digest(token.encode(), (await self._token(task_id)).encode())
+
+    async def _token(self, task_id: str) -> str:
+        key = await self._key(fresh=False)
+        return hmac.digest(key.encode(), f"taskhook hook {task_id}".encode(), "sha256").hex()[:32]
+
+
+class VendorKey:
+    """The vendor's API key out of Secrets Manager, kept while it works."""
+
+    def __init__(self, client: "SecretsManagerClient", secret_arn: str) -> None:
+        self._client = client
+        self._secret_arn = secret_arn
+        self._key: str | None = None
+
+    async def __call__(self, *, fresh: bool) -> str:
+        """Give the key, read again when `fresh`. Raises botocore's errors: without a key nothing can be asked."""
+        if self._key is None or fresh:
+            answer = await asyncio.to_thread(self._client.get_secret_value, SecretId=self._secret_arn)
+            self._key = answer["SecretString"].strip()  # a key that was pasted may end in a new line
+        return self._key

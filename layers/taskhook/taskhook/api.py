@@ -1,0 +1,303 @@
+"""Routes and envelope: HTTP in, one use case, HTTP out. The only importer of the HTTP resolver."""
+
+import base64
+import json
+from datetime import timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
+
+from taskhook import callers, openapi, query, wiring
+from taskhook.models import MODELS
+from taskhook.ports import Caller, StoreUnavailableError
+from taskhook.query import Filter
+from taskhook.submit import Order, RejectedError, submit
+from taskhook.task import Json, minified
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+MAX_BODY = 64 * 1024
+RESERVED = frozenset({"tasks", "callbacks", "apikey", "models", "team", "media"})  # never a provider
+NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
+CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
+
+app = APIGatewayHttpResolver()
+
+
+def handle(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+    """Answer one HTTP API event (payload format 2.0)."""
+    app.append_context(arrived_at=wiring.clock().now())
+    answer: dict[str, Any] = app.resolve(event, context)
+    return answer
+
+
+# --- submit and tasks -----------------------------------------------------------------------------------------------------
+
+
+@app.post("/api/v1/<provider>/<model>")
+@app.post("/api/v1/<provider>/<model>/async")
+def submit_task(provider: str, model: str) -> Response[str]:
+    """Accept a task: the vendor's own request, plus where the result goes."""
+    if provider in RESERVED:
+        raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
+    arrived_at: datetime = app.context["arrived_at"]
+    caller = _caller()
+    order = Order.read(
+        f"{provider}/{model}",
+        _body(),
+        caller=caller,
+        targets=wiring.targets(),
+        webhook_url=app.current_event.headers.get("x-webhook-url"),
+        idempotency_key=app.current_event.headers.get("idempotency-key"),
+    )
+    remaining = timedelta(milliseconds=app.lambda_context.get_remaining_time_in_millis())
+    answer = wiring.run(
+        submit(
+            order,
+            caller=caller,
+            arrived_at=arrived_at,
+            claim=remaining + CLAIM_MARGIN,
+            payer=wiring.payer(),
+            door=wiring.door(),
+        )
+    )
+    if answer.status != HTTPStatus.OK:
+        return _error(answer.status, answer.message)
+    url = f"{wiring.settings().public_url}/api/v1/tasks/{answer.task.task_id}"
+    return _success(
+        {
+            "status": "pending",
+            "task_id": answer.task.task_id,
+            "model_id": answer.task.model,
+            "get_result": {"method": "GET", "url": url},
+        }
+    )
+
+
+@app.get("/api/v1/tasks/<task_id>")
+def show_task(task_id: str) -> Response[str]:
+    """Answer as the vendor does about a task."""
+    task = wiring.run(query.show(task_id, caller=_caller(), tasks=wiring.tasks()))
+    return _json(HTTPStatus.OK, query.task_answer(task))
+
+
+@app.get("/api/v1/tasks")
+def list_tasks() -> Response[str]:
+    """List the caller's own tasks, newest first."""
+    caller = _caller()
+    wanted = Filter.read(app.current_event.query_string_parameters or {})
+    tasks, cursor = wiring.run(query.list_tasks(wanted, caller=caller, history=wiring.tasks()))
+    return _success({"tasks": [query.task_answer(task)["data"] for task in tasks], "next_cursor": cursor})
+
+
+@app.post("/api/v1/tasks/<task_id>/cancel")
+def cancel_task(task_id: str) -> Response[str]:
+    """Take back a task that is still queued here."""
+    task = wiring.run(
+        query.cancel(
+            task_id,
+            caller=_caller(),
+            tasks=wiring.tasks(),
+            wake=wiring.wake(),
+            clock=wiring.clock(),
+            reporter=wiring.reporter(),
+            retention=wiring.settings().retention,
+        )
+    )
+    return _json(HTTPStatus.OK, query.task_answer(task))
+
+
+@app.post("/api/v1/tasks/<task_id>/redeliver")
+def redeliver_task(task_id: str) -> Response[str]:
+    """Have one callback delivered again."""
+    task = wiring.run(
+        query.redeliver(
+            task_id,
+            caller=_caller(),
+            tasks=wiring.tasks(),
+            wake=wiring.wake(),
+            clock=wiring.clock(),
+            reporter=wiring.reporter(),
+        )
+    )
+    return _json(HTTPStatus.OK, query.task_answer(task))
+
+
+@app.post("/api/v1/tasks/redeliver")
+def redeliver_tasks() -> Response[str]:
+    """Have many callbacks delivered again."""
+    caller = _caller()
+    count, cursor = wiring.run(
+        query.redeliver_many(
+            Filter.read_again(_body()),
+            caller=caller,
+            history=wiring.tasks(),
+            tasks=wiring.tasks(),
+            wake=wiring.wake(),
+            clock=wiring.clock(),
+            reporter=wiring.reporter(),
+        )
+    )
+    return _success({"count": count, "next_cursor": cursor})
+
+
+# --- callbacks ------------------------------------------------------------------------------------------------------------
+
+
+@app.get("/api/v1/callbacks/secret")
+def show_secrets() -> Response[str]:
+    """Give the secrets that sign the caller's callbacks."""
+    valid = _caller().signing(wiring.clock().now())
+    return _success({"secrets": [{"secret": one.value, "expires_at": query.iso(one.expires_at)} for one in valid]})
+
+
+@app.post("/api/v1/callbacks/test")
+def try_receiver() -> Response[str]:
+    """Send samples to a receiver, and tell what it said."""
+    from taskhook.deliver import try_out  # noqa: PLC0415  # submits never pay for it
+
+    caller = _caller()
+    tried = wiring.run(
+        try_out(
+            _body(),
+            caller=caller,
+            targets=wiring.targets(),
+            callbacks=wiring.callbacks(),
+            clock=wiring.clock(),
+            reporter=wiring.reporter(),
+        )
+    )
+    return _success({"samples": [query.tried_answer(one.sample, one.reply, delivered=one.delivered) for one in tried]})
+
+
+@app.post("/hooks/<task_id>/<token>")
+def take_hint(task_id: str, token: str) -> Response[str]:
+    """Take the vendor's own webhook, as a hint."""
+    from taskhook.hints import hint  # noqa: PLC0415  # submits never pay for it
+
+    desk = wiring.hint_desk()
+    if desk is None:
+        raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
+    upstream_task_id = app.current_event.headers.get("x-modellix-task-id", "")
+    wiring.run(hint(task_id, token, upstream_task_id, desk=desk))
+    return _success({})
+
+
+# --- in the vendor's own form ---------------------------------------------------------------------------------------------
+
+
+@app.get("/api/v1/apikey/validate")
+def validate_key() -> Response[str]:
+    """Tell whether the token is good, without a 401."""
+    return _success({"is_valid": _authenticated() is not None})
+
+
+@app.get("/api/v1/models")
+def list_models() -> Response[str]:
+    """List the known models; the vendor's answer has no envelope here."""
+    _caller()
+    listed = [{"slug": model.slug, "type": model.kind, "description": model.description} for model in MODELS.values()]
+    return _json(HTTPStatus.OK, {"models": listed})
+
+
+@app.get("/openapi.json")
+def describe() -> Response[str]:
+    """Describe this API in OpenAPI 3.1."""
+    return _json(HTTPStatus.OK, openapi.document(wiring.settings().public_url))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------------
+
+
+@app.not_found
+def not_found(_: Exception | None = None) -> Response[str]:
+    """Answer any other path in the envelope too."""
+    return _error(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
+
+
+@app.exception_handler(RejectedError)
+def rejected(error: RejectedError) -> Response[str]:
+    """Say what is wrong with the request."""
+    return _error(error.status, error.message, retry_after=error.retry_after)
+
+
+@app.exception_handler(StoreUnavailableError)
+def unavailable(error: StoreUnavailableError) -> Response[str]:
+    """Say that nothing was begun."""
+    wiring.logger().error("store.unavailable", extra={"error": str(error)})
+    message = "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again"
+    return _error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=5)
+
+
+@app.exception_handler(Exception)
+def crashed(error: Exception) -> Response[str]:
+    """Keep the stack trace in the log, and out of the answer."""
+    wiring.logger().exception("request.crashed", extra={"error": type(error).__name__})
+    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error: see the log of the submit function")
+
+
+# --- reading the request, writing the answer ------------------------------------------------------------------------------
+
+
+def _authenticated() -> Caller | None:
+    authorization = app.current_event.headers.get("authorization")
+    return wiring.run(callers.authenticate(authorization, callers=wiring.callers(), now=wiring.clock().now()))
+
+
+def _caller() -> Caller:
+    caller = _authenticated()
+    if caller is None:
+        raise RejectedError(
+            HTTPStatus.UNAUTHORIZED, "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment"
+        )
+    return caller
+
+
+def _body() -> Json:
+    """Read the body as one JSON object, strictly: bounded, no duplicate keys, no NaN. Raises RejectedError."""
+    raw = app.current_event.body or ""
+    content = base64.b64decode(raw) if app.current_event.is_base64_encoded else raw.encode(errors="replace")
+    if len(content) > MAX_BODY:
+        raise RejectedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes")
+    try:
+        body = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the JSON is nested too deeply") from error
+    except ValueError as error:
+        raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid format: invalid JSON format ({error})") from error
+    if not isinstance(body, dict):
+        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body must be a JSON object")
+    return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Json:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("a key is given twice")
+    return read
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _success(data: Json) -> Response[str]:
+    return _json(HTTPStatus.OK, {"code": 0, "message": "success", "data": data})
+
+
+def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
+    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+    return _json(status, {"code": int(status), "message": message}, headers)
+
+
+def _json(status: int, body: Json, headers: dict[str, str] | None = None) -> Response[str]:
+    return Response(
+        status_code=int(status),
+        content_type=content_types.APPLICATION_JSON,
+        body=minified(body),
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )

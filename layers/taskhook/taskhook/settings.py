@@ -1,0 +1,80 @@
+"""The environment of a function, read once into one frozen model; `template.yaml` sets it, and a test compares the two."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class CallbackTargets(StrEnum):
+    """Where callbacks may go; anything but `public` exists in the emulated account alone."""
+
+    PUBLIC = "public"
+    ANY = "any"
+
+
+class CallbackLatency(StrEnum):
+    """`fast`: submit wakes the poller, which lingers while work is due. `economy`: one pass per tick."""
+
+    FAST = "fast"
+    ECONOMY = "economy"
+
+
+class FirstPoll(StrEnum):
+    """`typical`: when the model's typical minimum has passed. `immediate`: as soon as the vendor has the task."""
+
+    TYPICAL = "typical"
+    IMMEDIATE = "immediate"
+
+
+class Switch(StrEnum):
+    """Whether something is used."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class Settings(BaseModel):
+    """What a deployment decides. Field `tasks_table` is the variable `TASKS_TABLE`, and so on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks_table: str
+    callers_table: str
+    vendor_url: str
+    vendor_key_secret: str
+    public_url: str
+    api_url: str  # the API's own, whatever the public one is
+    poll_function: str = ""  # submit's alone: a function cannot name itself in its own environment
+    callback_targets: CallbackTargets
+    callback_latency: CallbackLatency
+    first_poll: FirstPoll
+    requests_per_minute: int
+    long_poll: Switch
+    hints: Switch
+    max_queued: int
+    max_task_hours: int
+    max_queue_hours: int
+    retention_days: int
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """Raises `pydantic.ValidationError`, which names every variable that is missing or wrong."""
+        return cls.model_validate({name: environment[name.upper()] for name in cls.model_fields if name.upper() in environment})
+
+    @property
+    def max_task_age(self) -> timedelta:
+        """Counted from the vendor's acceptance."""
+        return timedelta(hours=self.max_task_hours)
+
+    @property
+    def max_queue_age(self) -> timedelta:
+        """Counted from our acceptance."""
+        return timedelta(hours=self.max_queue_hours)
+
+    @property
+    def retention(self) -> timedelta:
+        """Counted from the moment the callback's state is final."""
+        return timedelta(days=self.retention_days)

@@ -1,0 +1,229 @@
+"""The only file that names concrete classes. Each is built once, when first asked for; nothing happens on import."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools import Logger, Metrics
+
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.adapters.surroundings import HookUrls, LambdaWake, LogReporter, SystemClock, VendorKey
+from taskhook.adapters.vendor import ModellixApi
+from taskhook.ports import CallbackSender, Reporter, Wake
+from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, Settings, Switch
+from taskhook.submit import Door, Payer
+from taskhook.targets import TargetPolicy
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from taskhook.hints import HintDesk
+    from taskhook.poll import Rules, World
+
+_AWS_THREADS = 32
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment. Raises `pydantic.ValidationError` naming what is missing."""
+    return Settings.of(os.environ)
+
+
+@cache
+def runner() -> asyncio.Runner:
+    """Keep one event loop for as long as the function stays warm: clients belong to the loop that made them."""
+    kept = asyncio.Runner()
+    kept.get_loop().set_default_executor(ThreadPoolExecutor(_AWS_THREADS, thread_name_prefix="aws"))
+    return kept
+
+
+def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a use case to its end."""
+    return runner().run(coroutine)
+
+
+@cache
+def logger() -> Logger:
+    """Write JSON lines to the function's log group."""
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # the stubs lack it; a name such as Task-6 tells nobody anything
+    return Logger(service="taskhook", location=None, use_rfc3339=True)
+
+
+@cache
+def metrics() -> Metrics:
+    """Count outcomes, in the embedded metric format."""
+    return Metrics(namespace="taskhook", service="taskhook")
+
+
+def flush_metrics() -> None:
+    """Write what was counted; nothing where nothing was, so that an idle tick costs no metric."""
+    if metrics().metric_set:
+        metrics().flush_metrics()
+
+
+@cache
+def reporter() -> Reporter:
+    """Tell outcomes to log and metrics."""
+    return LogReporter(logger(), metrics())
+
+
+@cache
+def clock() -> SystemClock:
+    """The machine's clock."""
+    return SystemClock()
+
+
+@cache
+def tasks() -> DynamoTasks:
+    """The tasks, their indexes and the lease."""
+    return DynamoTasks(_dynamodb(), settings().tasks_table, clock=clock(), reporter=reporter())
+
+
+@cache
+def callers() -> DynamoCallers:
+    """The callers."""
+    return DynamoCallers(_dynamodb(), settings().callers_table, clock=clock())
+
+
+@cache
+def vendor_key() -> VendorKey:
+    """The vendor's API key."""
+    return VendorKey(_client("secretsmanager"), settings().vendor_key_secret)
+
+
+@cache
+def vendor() -> ModellixApi:
+    """The vendor."""
+    return ModellixApi(settings().vendor_url, vendor_key())
+
+
+@cache
+def hooks() -> HookUrls | None:
+    """The addresses for the vendor's hints; None where hints are switched off, or nobody could act on them before the tick."""
+    if settings().hints is Switch.OFF or settings().callback_latency is CallbackLatency.ECONOMY:
+        return None
+    return HookUrls(settings().public_url, vendor_key())
+
+
+@cache
+def callbacks() -> CallbackSender:
+    """The sender of callbacks; aiohttp is loaded here, where something is delivered."""
+    from taskhook.adapters.callbacks import AiohttpCallbacks  # noqa: PLC0415  # submit never pays for it
+
+    return AiohttpCallbacks(targets())
+
+
+@cache
+def targets() -> TargetPolicy:
+    """Where requests to callers' URLs may go."""
+    return TargetPolicy(
+        own_origins=(settings().public_url, settings().api_url),
+        relaxed=settings().callback_targets is CallbackTargets.ANY,
+    )
+
+
+@cache
+def wake() -> Wake | None:
+    """The way to start the poller; None in the economy mode, where the tick is enough."""
+    if settings().callback_latency is CallbackLatency.ECONOMY:
+        return None
+    return LambdaWake(_client("lambda", attempts=1, seconds=1), settings().poll_function, reporter())
+
+
+def payer() -> Payer:
+    """What it takes to pay for a task."""
+    return Payer(tasks=tasks(), vendor=vendor(), hooks=hooks(), clock=clock(), reporter=reporter(), retention=settings().retention)
+
+
+def door() -> Door:
+    """What stands between a submit and the vendor."""
+    return Door(
+        queue=tasks(),
+        gates=tasks(),
+        budget=tasks(),
+        lease=tasks(),
+        wake=wake(),
+        max_queued=settings().max_queued,
+        requests_per_minute=settings().requests_per_minute,
+    )
+
+
+@cache
+def hint_desk() -> "HintDesk | None":
+    """What it takes to check a hint; None where there are none."""
+    from taskhook.hints import HintDesk  # noqa: PLC0415  # submits never pay for it
+
+    checked, woken = hooks(), wake()
+    if checked is None or woken is None:
+        return None
+    return HintDesk(
+        hooks=checked,
+        tasks=tasks(),
+        vendor=vendor(),
+        lease=tasks(),
+        budget=tasks(),
+        wake=woken,
+        clock=clock(),
+        reporter=reporter(),
+        requests_per_minute=settings().requests_per_minute,
+        looked_at={},
+    )
+
+
+def poll_rules() -> "Rules":
+    """What the deployment decided about polling."""
+    from taskhook.poll import Rules  # noqa: PLC0415  # submit never pays for it
+
+    return Rules(
+        retention=settings().retention,
+        max_task_age=settings().max_task_age,
+        max_queue_age=settings().max_queue_age,
+        requests_per_minute=settings().requests_per_minute,
+        long_poll=settings().long_poll is Switch.ON,
+        immediate=settings().first_poll is FirstPoll.IMMEDIATE,
+        linger=settings().callback_latency is CallbackLatency.FAST,
+    )
+
+
+@cache
+def poll_world() -> "World":
+    """The ports of the loop."""
+    from taskhook.poll import World  # noqa: PLC0415  # submit never pays for it
+
+    return World(
+        tasks=tasks(),
+        work=tasks(),
+        lease=tasks(),
+        gates=tasks(),
+        budget=tasks(),
+        vendor=vendor(),
+        hooks=hooks(),
+        callbacks=callbacks(),
+        callers=callers(),
+        clock=clock(),
+        reporter=reporter(),
+    )
+
+
+@cache
+def _dynamodb() -> "DynamoDBClient":
+    client: DynamoDBClient = _client("dynamodb")
+    return client
+
+
+def _client(service: str, *, attempts: int = 3, seconds: int = 3) -> Any:
+    import boto3  # noqa: PLC0415  # once, in one place
+    from botocore.config import Config  # noqa: PLC0415
+
+    config = Config(
+        connect_timeout=seconds,
+        read_timeout=seconds,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=_AWS_THREADS,
+        tcp_keepalive=True,
+    )
+    return boto3.client(service, config=config)
