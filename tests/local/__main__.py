@@ -1,0 +1,215 @@
+"""The whole of taskhook on this machine: an emulated account, an emulator of the vendor, and a receiver for the callbacks.
+
+Prints one line of JSON when it is ready, then one for every callback received; everything else goes to stderr.
+Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot start or the
+account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from http import HTTPStatus
+
+import aiohttp
+
+from tests.local import stack
+from tests.local.front import Front
+from tests.local.receiver import Receiver
+from tests.local.vendor import VendorEmulator, VendorProfile, new_key, serving
+
+REAL_VENDOR = "https://api.modellix.ai"
+KEY_VARIABLE = "MODELLIX_API_KEY"
+# The real vendor cannot fetch from loopback: these are to be replaced.
+PUBLIC_SAMPLES = ("https://example.com/new_actor.jpg", "https://example.com/original_scene.mp4")
+
+
+def main() -> int:
+    """Run until told to stop, and return the exit code."""
+    parser = arguments()
+    options = parser.parse_args()
+    if options.real_vendor and not os.environ.get(KEY_VARIABLE):
+        parser.error(f"--real-vendor needs the key in {KEY_VARIABLE}")
+    try:
+        return asyncio.run(_live(options))
+    except stack.StackError as error:
+        _say(f"\n{error}")
+        return 1
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Say what can be asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=8080, help="of the front door; 0: any free one (default: %(default)s)")
+    add(
+        "--task-seconds",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="how long the emulated vendor works on a task (default: %(default)s)",
+    )
+    add("--rpm", type=int, default=1000, metavar="N", help="calls a minute that it allows (default: %(default)s)")
+    add("--concurrent", type=int, default=100, metavar="N", help="tasks that it runs at once (default: %(default)s)")
+    add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
+    add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
+    add("--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of template.yaml; may be repeated")
+    add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
+    return parser
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    known = stack.template()["Parameters"]
+    if not separator or name not in known:
+        msg = f"{text!r} is not NAME=VALUE with a NAME of {', '.join(known)}"
+        raise argparse.ArgumentTypeError(msg)
+    return name, value
+
+
+async def _live(options: argparse.Namespace) -> int:
+    """Serve until a signal, the death of the parent, or the end of the account."""
+    parent = os.getppid()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    served = asyncio.ensure_future(_serve(options))
+    told = asyncio.ensure_future(stop.wait())
+    while not served.done() and not told.done() and os.getppid() == parent:
+        await asyncio.wait((served, told), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if served.done():
+        served.result()
+    served.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await served
+    return 0
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    parameters = {
+        "Architecture": stack.ARCHITECTURE,
+        "VendorKey": os.environ.get(KEY_VARIABLE, "") if options.real_vendor else new_key(),
+        "CallbackTargets": "any",
+        "FirstPoll": "immediate",
+        "RequestsPerMinute": str(min(max(options.rpm, 11), 100_000)),
+    } | dict(options.parameter)
+    profile = VendorProfile(
+        api_keys=(parameters["VendorKey"],),
+        task_seconds=options.task_seconds,
+        rpm=options.rpm,
+        concurrent=options.concurrent,
+        long_poll=options.long_poll,
+        hints=options.hints,
+    )
+    async with contextlib.AsyncExitStack() as room:
+        tell = room.enter_context(_lines())
+        front = Front()
+        receiver = Receiver(on_delivery=lambda delivery: tell(asdict(delivery)))
+        try:
+            endpoint = await room.enter_async_context(serving(front.app(), port=options.port))
+        except OSError as error:
+            msg = f"port {options.port} cannot be had: choose another one with --port, or any free one with --port 0"
+            raise stack.StackError(msg) from error
+        media = await room.enter_async_context(serving(VendorEmulator(profile).app()))
+        upstream = REAL_VENDOR if options.real_vendor else media
+        samples = PUBLIC_SAMPLES if options.real_vendor else (f"{media}/media/actor.jpg", f"{media}/media/scene.mp4")
+        receiver_url = await room.enter_async_context(serving(receiver.app()))
+
+        _say("sam build, MiniStack, sam deploy: up to a minute the first time")
+        account = await room.enter_async_context(stack.emulated_account())
+        built, _ = await asyncio.gather(
+            _timed("functions and layer built", stack.build(account)), _timed("emulated account started", stack.answering(account))
+        )
+        parameters = {"VendorUrl": upstream, "PublicUrl": endpoint} | parameters
+        front.upstream = await _timed("stack deployed", stack.deploy(account, built, parameters))
+        token, signing_secret = await _timed("caller added", stack.add_caller(account, "local"))
+        receiver.add_secret(signing_secret)
+        await _timed("first request answered", _validate(endpoint, token))
+        _say(f"{time.monotonic() - started:6.1f} s  in all: ready\n")
+        _say(f"A task to submit:\n\n{_curl(endpoint, token, receiver_url, samples)}\n")
+        tell(
+            {
+                "endpoint": endpoint,
+                "token": token,
+                "signing_secret": signing_secret,
+                "receiver": receiver_url,
+                "upstream": upstream,
+                "aws_endpoint_url": account.endpoint_url,
+                "aws_region": stack.REGION,
+                "stack": stack.STACK,
+            }
+        )
+        await account.supervisor.wait()
+        msg = "the emulated account is gone"
+        raise stack.StackError(msg)
+
+
+async def _timed[T](what: str, work: Awaitable[T]) -> T:
+    started = time.monotonic()
+    done = await work
+    _say(f"{time.monotonic() - started:6.1f} s  {what}")
+    return done
+
+
+async def _validate(endpoint: str, token: str) -> None:
+    """Prove that the door, the API, the function and the caller's record work together; the function is warm from here on."""
+    url, headers = f"{endpoint}/api/v1/apikey/validate", {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        body = await answer.text()
+    if answer.status != HTTPStatus.OK or '"is_valid":true' not in body.replace(" ", ""):
+        msg = f"GET {url} answered {answer.status} {body}"
+        raise stack.StackError(msg)
+
+
+def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) -> str:
+    image, video = samples
+    task = {
+        "image_url": image,
+        "video_url": video,
+        "mode": "wan-std",
+        "callback_url": f"{receiver}/callbacks",
+    }
+    headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json'"
+    return f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
+
+
+@contextlib.contextmanager
+def _lines() -> Iterator[Callable[[object], None]]:
+    """Print objects as lines of JSON; a reader who does not read, or has left, holds nothing up."""
+    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while (line := waiting.get()) is not None:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield lambda value: waiting.put(json.dumps(value, ensure_ascii=False))
+    finally:
+        waiting.put(None)
+        writer.join(timeout=1)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

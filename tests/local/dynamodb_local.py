@@ -1,0 +1,62 @@
+"""AWS's own DynamoDB Local, where Java and Maven are on the machine: it pages and counts units as DynamoDB does."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+POM = ROOT / "tests/local/dynamodb-local.xml"
+JARS = ROOT / ".tools/dynamodb-local"
+STARTS_WITHIN_S = 30.0
+
+
+class NotHereError(Exception):
+    """It cannot run on this machine; the text says for want of what."""
+
+
+@contextlib.contextmanager
+def dynamodb_local() -> Iterator[str]:
+    """Start one, empty and in memory, on a free port of loopback; give its URL. Raises NotHereError."""
+    java = shutil.which("java")
+    if java is None:
+        raise NotHereError("there is no Java on this machine")
+    _fetch()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    main = "software.amazon.dynamodb.services.local.main.ServerRunner"
+    command = [java, f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*", main, "-inMemory", "-sharedDb", "-port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _await(port, server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+
+
+def _fetch() -> None:
+    """Let Maven bring the jars, once per version."""
+    done = JARS / f"{POM.stat().st_mtime_ns}.done"
+    if done.exists():
+        return
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NotHereError("there is no Maven on this machine")
+    shutil.rmtree(JARS, ignore_errors=True)
+    goal = ["dependency:copy-dependencies", f"-DoutputDirectory={JARS}"]
+    fetched = subprocess.run([maven, "-q", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
+    if fetched.returncode != 0:
+        raise NotHereError(f"Maven could not fetch it: {fetched.stdout[-300:]}")
+    done.touch()
+
+
+def _await(port: int, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise NotHereError("it did not start")

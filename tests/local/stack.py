@@ -1,0 +1,241 @@
+"""The emulated account: MiniStack under a supervisor, and the unchanged template built and deployed into it."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import boto3
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "template.yaml"
+WORK = ROOT / ".aws-sam"  # the folders of living stacks, and what was built
+SAM = ROOT / ".tools/sam/bin/sam"
+UV = shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
+MINISTACK_PYTHON = ROOT / ".tools/ministack/bin/python"
+BUILD_INPUTS = ("template.yaml", "layers", "functions", "tests/local/sam.txt")
+BUILD_KEPT_S = 86400.0
+
+REGION = "us-east-1"
+STACK = "taskhook"
+ARCHITECTURE = "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
+
+
+class StackError(Exception):
+    """The stack cannot start, or does not live any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An emulated account that lives."""
+
+    endpoint_url: str
+    folder: Path  # everything that it writes
+    group: int  # every process of it
+    supervisor: asyncio.subprocess.Process
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of whoever works in this account, as its administrator."""
+        return clean_environment() | {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "TMPDIR": str(self.folder),
+            "ARCHITECTURE": ARCHITECTURE,
+            "UV": UV,
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+            "SAM_CLI_TELEMETRY": "0",
+            "SAM_CLI_POLL_DELAY": "0.3",
+            "__SAM_CLI_APP_DIR": str(self.folder),
+        }
+
+    async def run(self, *command: str | Path) -> str:
+        """Run a command in this account and return what it printed; it dies with the account."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            process_group=self.group,
+        )
+        try:
+            printed, complaint = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            name = " ".join(str(part) for part in command[:3])
+            lines = [line for line in (printed + complaint).decode(errors="replace").splitlines() if "Uploading to" not in line]
+            tail = "\n".join(lines[-30:])
+            msg = f"{name} failed ({process.returncode})\n{tail}"
+            raise StackError(msg)
+        return printed.decode()
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without AWS accounts, without the vendor's key, and without a proxy for loopback."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "MODELLIX_API_KEY"}
+    return kept | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+
+
+@contextlib.asynccontextmanager
+async def emulated_account() -> AsyncIterator[Account]:
+    """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = clean_environment() | {
+        "AUTH": "true",
+        "BIND_HOST": "127.0.0.1",
+        "DOCKER_HOST": "unix:///nowhere",  # or it tidies up containers that are none of its business
+        "GATEWAY_PORT": str(port),
+        "IOT_MTLS_ENABLED": "0",
+        "MINISTACK_REGION": REGION,
+        "SFTP_ENABLED": "0",
+    }
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.local.supervisor", WORK, MINISTACK_PYTHON, ROOT / "tests/local/emulator.py"),
+        cwd=ROOT,
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        process_group=0,  # the terminal's Ctrl-C is for us, not for the supervisor
+    )
+    assert supervisor.stdin is not None, "it is a pipe"
+    assert supervisor.stdout is not None, "it is a pipe"
+    begun: dict[str, Any] | None = None
+    try:
+        begun = json.loads(await supervisor.stdout.readline() or "null")
+        if begun is None:
+            msg = "the supervisor did not start"
+            raise StackError(msg)
+        folder, group = Path(begun["folder"]), begun["group"]
+        yield Account(endpoint_url=f"http://127.0.0.1:{port}", folder=folder, group=group, supervisor=supervisor)
+    finally:
+        supervisor.stdin.close()
+        if await supervisor.wait() != 0 and begun is not None:  # it was killed: its work is ours
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(begun["group"], signal.SIGKILL)
+            shutil.rmtree(begun["folder"], ignore_errors=True)
+
+
+async def answering(account: Account) -> None:
+    """Wait until the account answers."""
+    ended = asyncio.ensure_future(account.supervisor.wait())
+    async with aiohttp.ClientSession() as session:
+        while not ended.done():
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with session.get(
+                    f"{account.endpoint_url}/_ministack/health", timeout=aiohttp.ClientTimeout(total=2)
+                ) as answer:
+                    if answer.status == 200:
+                        ended.cancel()
+                        return
+            await asyncio.sleep(0.05)
+    msg = "the emulated account did not start"
+    raise StackError(msg)
+
+
+async def build(account: Account) -> Path:
+    """Return the folder that `sam build` made of these very files, now or before."""
+    built = build_folder()
+    if not built.exists():
+        fresh = account.folder / "build"
+        await _sam(account, "build", {"Architecture": ARCHITECTURE}, "--template-file", TEMPLATE, "--build-dir", fresh)
+        if build_folder() != built:
+            return fresh  # somebody wrote while we built: good for now, not to be found again
+        # Whoever finds the folder finds all of it, and two who build at once do not meet.
+        with contextlib.suppress(OSError):
+            fresh.rename(built)
+    os.utime(built)
+    for old in WORK.glob("built-*"):
+        if old.stat().st_mtime < time.time() - BUILD_KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
+    return built
+
+
+def build_folder() -> Path:
+    """Return where the build of the files as they are now is kept, named by a digest of everything that it depends on."""
+    digest = hashlib.sha256(f"{platform.python_version()} {ARCHITECTURE}".encode())
+    for name in BUILD_INPUTS:
+        for file in sorted((ROOT / name).rglob("*")) or [ROOT / name]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return WORK / f"built-{digest.hexdigest()[:16]}"
+
+
+async def deploy(account: Account, built: Path, parameters: Mapping[str, str]) -> str:
+    """Deploy what was built and return the address at which its HTTP API answers inside the account."""
+    await _sam(account, "deploy", parameters, "--template-file", built / "template.yaml", "--stack-name", STACK, "--region", REGION)
+    return await asyncio.to_thread(_api_address, account)
+
+
+async def _sam(account: Account, verb: str, parameters: Mapping[str, str], *options: str | Path) -> None:
+    """Run SAM as `make deploy` does; the parameters go through a file, so that no value needs quoting."""
+    file = account.folder / "parameters.yaml"
+    file.write_text(json.dumps(dict(parameters)))
+    await account.run(SAM, verb, "--config-file", ROOT / "samconfig.toml", "--parameter-overrides", f"file://{file}", *options)
+
+
+def _api_address(account: Account) -> str:
+    cloudformation = boto3.client(
+        "cloudformation",
+        endpoint_url=account.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    resource = cloudformation.describe_stack_resource(StackName=STACK, LogicalResourceId="HttpApi")
+    api_id = resource["StackResourceDetail"].get("PhysicalResourceId", "")
+    return f"{account.endpoint_url}/_aws/execute-api/{api_id}/$default"
+
+
+async def add_caller(account: Account, name: str) -> tuple[str, str]:
+    """Return the token and the signing secret of a new caller."""
+    printed = await account.run(sys.executable, "-m", "taskhook", "callers", "add", name, "--stack", STACK, "--json")
+    caller = json.loads(printed)
+    return caller["token"], caller["signing_secret"]
+
+
+def template(path: Path = TEMPLATE) -> dict[str, Any]:
+    """Load a template; `!Sub x` becomes `{"Fn::Sub": "x"}`, as in the long form."""
+    loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_TemplateLoader)  # noqa: S506 - derived from the safe one
+    return loaded
+
+
+class _TemplateLoader(yaml.SafeLoader):
+    pass
+
+
+def _intrinsic(loader: _TemplateLoader, name: str, node: Any) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        value: Any = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    if name == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
+
+
+_TemplateLoader.add_multi_constructor("!", _intrinsic)
