@@ -1,0 +1,112 @@
+from datetime import timedelta
+
+import pytest
+
+from taskhook import callers
+from taskhook.callers import CallerError
+from tests.world import START, MemoryCallers, a_caller, token_of
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def directory() -> MemoryCallers:
+    """Give a directory with alice in it."""
+    return MemoryCallers(a_caller("alice"))
+
+
+async def test_the_right_token_finds_its_caller(directory: MemoryCallers) -> None:
+    """The name in the token finds the record, the rest proves it."""
+    caller = await callers.authenticate(f"Bearer {token_of('alice')}", callers=directory, now=START)
+    assert caller == directory.items["alice"]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        token_of("alice"),
+        f"Basic {token_of('alice')}",
+        f"Bearer {token_of('alice')[:-1]}",
+        f"Bearer {token_of('alice')}x",
+        f"Bearer {token_of('alice')[:-1]}b",
+        f"Bearer {token_of('bob')}",
+        f"Bearer thk_ALICE_{'a' * 43}",
+        f"Bearer thk__{'a' * 43}",
+        f"Bearer mdlx_alice_{'a' * 43}",
+        f"Bearer {token_of('alice')}\n",
+        f"Bearer thk_alicé_{'a' * 43}",
+    ],
+)
+async def test_any_other_token_finds_nobody(directory: MemoryCallers, authorization: str | None) -> None:
+    """Missing, malformed, wrong and unknown are one answer."""
+    assert await callers.authenticate(authorization, callers=directory, now=START) is None
+
+
+async def test_a_disabled_caller_is_refused(directory: MemoryCallers) -> None:
+    """Disabling takes the token away and nothing else."""
+    await callers.disable("alice", admin=directory)
+    assert await callers.authenticate(f"Bearer {token_of('alice')}", callers=directory, now=START) is None
+    assert directory.items["alice"].secrets
+
+
+async def test_a_new_caller_has_a_hashed_token_and_a_secret_of_32_bytes(directory: MemoryCallers) -> None:
+    """The token works, and what is stored does not give it away."""
+    caller, token = await callers.add("bob-2", callback_url=None, now=START, admin=directory)
+    assert await callers.authenticate(f"Bearer {token}", callers=directory, now=START) == caller
+    assert token not in caller.model_dump_json()
+    assert caller.secrets[0].value.startswith("whsec_")
+    assert len(caller.secrets[0].value) == len("whsec_") + 44
+
+
+@pytest.mark.parametrize("name", ["", "A", "a_b", "-a", "a-", "a" * 33, "a b", "é"])
+async def test_a_bad_name_is_refused(directory: MemoryCallers, name: str) -> None:
+    """Names are part of tokens and keys of tables."""
+    with pytest.raises(CallerError, match="not a caller's name"):
+        await callers.add(name, callback_url=None, now=START, admin=directory)
+
+
+async def test_a_taken_name_is_refused(directory: MemoryCallers) -> None:
+    """Adding twice would take the first one's token away."""
+    before = directory.items["alice"]
+    with pytest.raises(CallerError, match="exists already"):
+        await callers.add("alice", callback_url=None, now=START, admin=directory)
+    assert directory.items["alice"] == before
+
+
+async def test_both_tokens_work_during_the_overlap(directory: MemoryCallers) -> None:
+    """The old one ends when the overlap does, the new one stays."""
+    _, fresh = await callers.rotate_token("alice", overlap=HOUR, now=START, admin=directory)
+    for token, at, works in [
+        (token_of("alice"), START, True),
+        (fresh, START, True),
+        (token_of("alice"), START + HOUR, False),
+        (fresh, START + HOUR, True),
+    ]:
+        assert (await callers.authenticate(f"Bearer {token}", callers=directory, now=at) is not None) is works
+
+
+async def test_an_overlap_of_nothing_ends_the_old_secret_at_once(directory: MemoryCallers) -> None:
+    """After a leak there is no time to give."""
+    old = directory.items["alice"].secrets[0].value
+    _, fresh = await callers.rotate_secret("alice", overlap=timedelta(0), now=START, admin=directory)
+    assert [secret.value for secret in directory.items["alice"].secrets] == [fresh]
+    assert fresh != old
+
+
+async def test_a_second_rotation_never_lengthens_the_first_ones_overlap(directory: MemoryCallers) -> None:
+    """What was to end in an hour ends in an hour."""
+    first = directory.items["alice"].secrets[0].value
+    await callers.rotate_secret("alice", overlap=HOUR, now=START, admin=directory)
+    await callers.rotate_secret("alice", overlap=24 * HOUR, now=START, admin=directory)
+    ends = {secret.value: secret.expires_at for secret in directory.items["alice"].secrets}
+    assert ends[first] == START + HOUR
+
+
+async def test_changing_an_unknown_caller_says_so(directory: MemoryCallers) -> None:
+    """The message says where to look."""
+    with pytest.raises(CallerError, match="callers list"):
+        await callers.disable("nobody", admin=directory)

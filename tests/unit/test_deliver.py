@@ -1,0 +1,261 @@
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from taskhook.deliver import Courier, Tried, attempt, try_out
+from taskhook.hosts import FAILURES, Hosts
+from taskhook.ports import Credential, Reply, StaleTaskError
+from taskhook.submit import RejectedError
+from taskhook.targets import TargetPolicy
+from taskhook.task import CallbackState, Json, State, Task
+from tests.world import START, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+
+ALICE = a_caller("alice")
+RETENTION = timedelta(days=7)
+JITTER = 0.1
+
+
+@dataclass
+class Office:
+    """A courier's world in memory, with one ended task."""
+
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    told: Told = field(default_factory=Told)
+
+    def __post_init__(self) -> None:
+        self.receivers = FakeReceivers(self.clock)
+        self.courier = Courier(
+            tasks=self.tasks,
+            callbacks=self.receivers,
+            callers=MemoryCallers(ALICE),
+            hosts=Hosts(self.clock),
+            clock=self.clock,
+            reporter=self.told,
+            retention=RETENTION,
+        )
+
+    async def ended(self) -> Task:
+        """Store a task that has just ended, its first delivery claimed."""
+        task = Task(
+            task_id="tk_1",
+            caller="alice",
+            model="alibaba/wan2.2-animate-mix",
+            request="{}",
+            fingerprint="",
+            callback_url="https://r.example.com/hook",
+            accepted_at=START,
+            state=State.WATCHED,
+            callback=CallbackState.WAITING,
+        )
+        return await self.tasks.add(task.succeeded({}, START, retention=RETENTION, claim=START + timedelta(seconds=30)))
+
+    async def through(self, task: Task, *replies: Reply | int | str) -> Task:
+        """Make attempts at their times until the receiver has said all this."""
+        for said in replies:
+            reply = said if isinstance(said, Reply) else Reply(status=said) if isinstance(said, int) else Reply(error=said)
+            self.receivers.replies = deque([reply])
+            assert task.callback is CallbackState.WAITING
+            if task.next_attempt_at is not None:
+                self.clock.pass_by(task.next_attempt_at - self.clock.now())
+            task = await attempt(task, self.courier)
+        return task
+
+    def wait(self, task: Task) -> timedelta:
+        """Tell how long the next attempt is off."""
+        assert task.next_attempt_at is not None
+        return task.next_attempt_at - self.clock.now()
+
+
+def about(planned: timedelta) -> tuple[timedelta, timedelta]:
+    """Give the bounds that jitter leaves."""
+    return planned * (1 - JITTER), planned * (1 + JITTER)
+
+
+@pytest.fixture
+def office() -> Office:
+    """Give a fresh world."""
+    return Office()
+
+
+SECONDS, MINUTES, HOURS = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("replies", "planned"),
+    [
+        ((500,), 5 * SECONDS),
+        (("dns",), 5 * SECONDS),
+        ((302,), 5 * SECONDS),
+        ((404, "timeout"), 5 * MINUTES),
+        ((409,), 10 * SECONDS),
+        ((425,) * 5, 10 * SECONDS),
+        ((409,) * 6, 5 * SECONDS),
+        ((409, 425, 409, 425, 409, 500), 5 * SECONDS),
+        ((500, 409, 500), 5 * MINUTES),
+        ((410,), HOURS),
+        ((410, 500), 5 * MINUTES),
+        ((500, 500, 410), HOURS),
+        ((503,) * 9, 24 * HOURS),
+        ((503,) * 9 + (409,), 10 * SECONDS),
+    ],
+)
+async def test_what_follows_from_what_a_receiver_said(office: Office, replies: tuple[int | str, ...], planned: timedelta) -> None:
+    """The wait after each story, by the schedule or by the answer."""
+    task = await office.through(await office.ended(), *replies)
+    low, high = about(planned)
+    assert low <= office.wait(task) <= high
+    assert task.attempts == len(replies)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [(410, 410), (410, 503, "reset", 410), (409, 410, 425, 410), ("dns",) * 10, (500, 302, 404, *[503] * 7), (503,) * 9 + (410,)],
+)
+async def test_what_ends_it(office: Office, replies: tuple[int | str, ...]) -> None:
+    """Gone twice, or ten counted attempts."""
+    task = await office.through(await office.ended(), *replies)
+    assert (task.callback, task.work, task.log[-1].next_at) == (CallbackState.UNDELIVERED, None, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        (SECONDS, 4.5 * SECONDS, 5.5 * SECONDS),
+        (2 * MINUTES, 2 * MINUTES, 2 * MINUTES),
+        (5 * HOURS, 10 * MINUTES, 10 * MINUTES),
+    ],
+)
+async def test_a_receiver_may_ask_for_patience(office: Office, asked: timedelta, least: timedelta, most: timedelta) -> None:
+    """Up to ten minutes at first, and never less than the schedule's own wait."""
+    task = await office.through(await office.ended(), Reply(status=503, retry_after=asked))
+    assert least <= office.wait(task) <= most
+
+
+async def test_a_message_asked_for_again_has_a_round_of_its_own(office: Office) -> None:
+    """The schedule begins anew, the count and the log go on, and what the receiver said before is forgotten."""
+    task = await office.through(await office.ended(), 409, 409, 410, 410)
+    assert task.callback is CallbackState.UNDELIVERED
+    task = await office.tasks.swap(task, task.redelivered(office.clock.now()))
+    task = await office.through(task, *[409] * 5, 410)
+    low, high = about(HOURS)
+    assert low <= office.wait(task) <= high
+    task = await office.through(task, *[500] * 9)
+    assert (task.callback, task.attempts, len(task.log)) == (CallbackState.UNDELIVERED, 4 + 6 + 9, 19)
+    counts = [headers["x-modellix-retry-count"] for _, _, headers, _ in office.receivers.attempts]
+    assert counts == [str(number) for number in range(19)]
+    assert len({headers["webhook-id"] for _, _, headers, _ in office.receivers.attempts}) == 1
+    assert {body for *_, body in office.receivers.attempts} == {(task.message or "").encode()}
+
+
+async def test_the_log_says_when_and_what(office: Office) -> None:
+    """One entry, one line, one metric for each attempt."""
+    task = await office.through(await office.ended(), Reply(status=503, answer="later", elapsed=timedelta(milliseconds=100)), 200)
+    first, last = task.log
+    assert (first.status, first.answer, first.ms, first.at) == (503, "later", 100, START)
+    assert first.next_at is not None
+    assert timedelta(seconds=4) < first.next_at - first.at < timedelta(seconds=6)
+    assert (last.status, last.next_at) == (200, None)
+    [(_, one), (_, two)] = [told for told in office.told.events if told[0] == "callback.attempted"]
+    assert (one["status"], one["attempt"], one["state"], two["status"], two["attempt"], two["state"]) == (
+        503,
+        1,
+        "waiting",
+        200,
+        2,
+        "delivered",
+    )
+
+
+async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(office: Office) -> None:
+    """The first attempt writes once, a later one claims first; and who is overtaken sends nothing."""
+    task = await office.ended()
+    writes = office.tasks.writes
+    task = await office.through(task, 500)
+    assert office.tasks.writes == writes + 1
+    old = task
+    task = await office.through(task, 500)
+    assert office.tasks.writes == writes + 3
+    with pytest.raises(StaleTaskError):
+        await attempt(old, office.courier)
+    assert len(office.receivers.attempts) == 2
+
+
+async def test_a_host_that_goes_down_is_told_once(office: Office) -> None:
+    """With its name, what happened, and for how long it rests."""
+    await office.through(await office.ended(), *["timeout"] * FAILURES)
+    [(_, facts)] = [told for told in office.told.events if told[0] == "receiver.rested"]
+    assert facts == {"host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
+
+
+# --- a receiver tried out --------------------------------------------------------------------------------------------------
+
+
+async def tried(office: Office, body: Json, caller: object = None) -> list[Tried]:
+    """Try a receiver out as alice."""
+    return await try_out(
+        body,
+        caller=ALICE if caller is None else caller,  # type: ignore[arg-type]  # a caller
+        targets=TargetPolicy(),
+        callbacks=office.receivers,
+        clock=office.clock,
+        reporter=office.told,
+    )
+
+
+async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(office: Office) -> None:
+    """With the secrets that are valid now; what was said is told as in the attempt log."""
+    rotated = ALICE.model_copy(
+        update={
+            "secrets": (
+                *ALICE.secrets,
+                Credential(value=a_caller().secrets[0].value, expires_at=START + timedelta(hours=1)),
+                Credential(value=a_caller().secrets[0].value, expires_at=START),
+            )
+        }
+    )
+    office.receivers.replies.extend([Reply(status=204), Reply(error="timeout")])
+    success, failure = await tried(office, {"callback_url": "https://r.example.com/hook"}, rotated)
+    assert (success.delivered, failure.delivered) == (True, False)
+    assert (success.reply.status, failure.reply.error) == (204, "timeout")
+    types = []
+    for _, url, headers, body in office.receivers.attempts:
+        assert url == "https://r.example.com/hook"
+        assert len(headers["webhook-signature"].split(" ")) == 2
+        expected = Webhook(ALICE.secrets[0].value).sign(headers["webhook-id"], START, body.decode())
+        assert headers["webhook-signature"].split(" ")[0] == expected
+        types.append(json.loads(body)["type"])
+        assert json.loads(body)["data"]["reference"] == "sample"
+        assert headers["x-modellix-event"] == types[-1]
+    assert types == ["prediction.task.succeeded", "prediction.task.failed"]
+    assert len({headers["webhook-id"] for _, _, headers, _ in office.receivers.attempts}) == 2
+    assert (office.tasks.writes, office.told.count("callback.tried")) == (0, 2)
+
+
+async def test_the_callers_default_is_tried_where_none_is_named(office: Office) -> None:
+    """And where there is no default either, the request is wrong."""
+    await tried(office, {}, ALICE.model_copy(update={"callback_url": "https://default.example.com/"}))
+    assert {url for _, url, _, _ in office.receivers.attempts} == {"https://default.example.com/"}
+    with pytest.raises(RejectedError, match="'callback_url'"):
+        await tried(office, {})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"callback_url": "http://r.example.com/"},
+        {"callback_url": "https://127.0.0.1/"},
+        {"callback_url": 5},
+        {"callback_url": None},
+        {"url": "https://r.example.com/"},
+    ],
+)
+async def test_a_target_that_is_no_callbacks_is_not_tried(office: Office, body: Json) -> None:
+    """The same rules as for a submit, before anything is sent."""
+    with pytest.raises(RejectedError) as rejected:
+        await tried(office, body)
+    assert (rejected.value.status, office.receivers.attempts) == (400, [])

@@ -1,0 +1,147 @@
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from taskhook.hints import HintDesk, hint
+from taskhook.ports import LeaseView, PollKind, PollOutcome
+from taskhook.submit import RejectedError
+from taskhook.task import State, Task
+from tests.unit.test_poll import Floor
+from tests.world import FixedHooks, Woken
+
+
+@dataclass
+class HookDesk(Floor):
+    """A submit function's world where the vendor leaves hints."""
+
+    woken: Woken = field(default_factory=Woken)
+    rpm: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.desk = HintDesk(
+            hooks=FixedHooks(),
+            tasks=self.tasks,
+            vendor=self.vendor,
+            lease=self.tasks,
+            budget=self.tasks,
+            wake=self.woken,
+            clock=self.clock,
+            reporter=self.told,
+            requests_per_minute=self.rpm,
+            looked_at={},
+        )
+
+    async def hint(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
+        """Let the vendor leave a hint about a task."""
+        await hint(task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk)
+
+
+@pytest.fixture
+def floor() -> HookDesk:
+    """Give a fresh world."""
+    return HookDesk()
+
+
+async def test_a_true_hint_wakes_the_poller_and_is_remembered(floor: HookDesk) -> None:
+    """The vendor was asked, said that the task has ended, and from now on hints are expected."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(floor.vendor.task_time)
+    await floor.hint(task)
+    assert (floor.woken.ended, len(floor.vendor.polls)) == ([task.task_id], 1)
+    assert floor.tasks.lease.hints(floor.clock.now())
+    assert floor.now_of(task) == task
+
+
+async def test_a_false_hint_changes_nothing(floor: HookDesk) -> None:
+    """A hint is never believed: the vendor says that the task still runs."""
+    task = await floor.add(State.WATCHED)
+    await floor.hint(task)
+    assert (floor.woken.ended, floor.tasks.lease.hinted_at, floor.now_of(task)) == ([], None, task)
+
+
+@pytest.mark.parametrize("token", ["", "x", "token-of-tk_other"])
+async def test_a_wrong_token_is_a_404_and_asks_nobody(floor: HookDesk, token: str) -> None:
+    """Whoever guesses learns nothing, not even whether there is such a task."""
+    task = await floor.add(State.WATCHED)
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task, token=token or "-")
+    assert rejected.value.status == 404
+    assert floor.vendor.polls == []
+
+
+async def test_a_flood_asks_the_vendor_once_a_second(floor: HookDesk) -> None:
+    """However many hints come about one task."""
+    task = await floor.add(State.WATCHED)
+    for _ in range(50):
+        await floor.hint(task)
+    assert len(floor.vendor.polls) == 1
+    floor.clock.pass_by(timedelta(seconds=1))
+    await floor.hint(task)
+    assert len(floor.vendor.polls) == 2
+
+
+async def test_hints_share_the_vendors_budget(floor: HookDesk) -> None:
+    """Where no request is left, the vendor is told to try again."""
+    task = await floor.add(State.WATCHED)
+    window = int(floor.clock.now().timestamp() // 6)
+    await floor.tasks.take_tokens(1000, window=window, limit=1000)
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task)
+    assert (rejected.value.status, rejected.value.retry_after, floor.vendor.polls) == (503, 6, [])
+
+
+async def test_a_hint_about_a_held_poll_is_left_alone(floor: HookDesk) -> None:
+    """Whoever lingers with held polls has the news already."""
+    task = await floor.add(State.WATCHED)
+    floor.tasks.lease = LeaseView(holder="x", until=floor.clock.now() + timedelta(minutes=1), holds=True)
+    await floor.hint(task)
+    assert floor.vendor.polls == []
+
+
+async def test_a_hint_during_the_submit_is_asked_to_come_again(floor: HookDesk) -> None:
+    """No callback before the submit's answer is stored."""
+    task = await floor.add(State.SUBMITTING)
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task)
+    assert (rejected.value.status, floor.now_of(task)) == (503, task)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_hint_rescues_an_ambiguous_task(floor: HookDesk, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The vendor names its task; asked with our key it knows it, and the task is adopted."""
+    task = await floor.add(State.RESCUE)
+    floor.vendor.taken["task-late"] = floor.clock.now() - (floor.vendor.task_time if ended else timedelta(0))
+    await floor.hint(task, "task-late")
+    adopted = floor.now_of(task)
+    assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
+    assert floor.woken.task_ids == [task.task_id]
+    assert floor.woken.ended == ([task.task_id] if ended else [])
+
+
+async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(floor: HookDesk) -> None:
+    """A hint that names somebody else's task, or none, rescues nothing."""
+    task = await floor.add(State.RESCUE)
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.MISSING))
+    await floor.hint(task, "task-unknown")
+    await floor.hint(task, "")
+    assert floor.now_of(task) == task
+
+
+async def test_a_hint_about_an_ended_task_is_answered_and_forgotten(floor: HookDesk) -> None:
+    """The vendor may repeat itself."""
+    task = await floor.add(State.WATCHED)
+    now = floor.clock.now()
+    await floor.tasks.swap(task, task.succeeded({}, now, retention=timedelta(days=7), claim=now))
+    await floor.hint(task)
+    assert floor.vendor.polls == []
+
+
+async def test_a_hint_that_cannot_be_checked_is_asked_to_come_again(floor: HookDesk) -> None:
+    """The vendor repeats it on a 503; else the news would wait for the next rare poll."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.UNAVAILABLE))
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task)
+    assert rejected.value.status == 503

@@ -1,0 +1,646 @@
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from taskhook import poll as poll_module
+from taskhook.budget import Gate
+from taskhook.poll import PollReport, Rules, World, poll
+from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply
+from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+
+RETENTION = timedelta(days=7)
+STOP = timedelta(seconds=120)
+
+
+@dataclass
+class Floor:
+    """A poll function's world in memory."""
+
+    rules: Rules = field(
+        default_factory=lambda: Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24))
+    )
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    told: Told = field(default_factory=Told)
+
+    def __post_init__(self) -> None:
+        self.vendor = FakeVendor(self.clock)
+        self.receivers = FakeReceivers(self.clock)
+        self.world = World(
+            tasks=self.tasks,
+            work=self.tasks,
+            lease=self.tasks,
+            gates=self.tasks,
+            budget=self.tasks,
+            hooks=FixedHooks(),
+            vendor=self.vendor,
+            callbacks=self.receivers,
+            callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
+            clock=self.clock,
+            reporter=self.told,
+        )
+
+    async def tick(self, *accepted: str, ended: tuple[str, ...] = ()) -> PollReport:
+        """Invoke the poll function: a tick, or a wake with ids."""
+        return await poll(
+            accepted=accepted,
+            ended=ended,
+            scheduled=not (accepted or ended),
+            hard_stop=self.clock.now() + STOP,
+            rules=self.rules,
+            world=self.world,
+        )
+
+    async def add(self, state: State, name: str = "t", caller: str = "alice", url: str | None = "https://r.example.com/") -> Task:
+        """Store a task in a state, as submit would have left it just now."""
+        now = self.clock.now()
+        task = Task(
+            task_id=f"tk_{name:_<22}",
+            caller=caller,
+            model="alibaba/wan2.2-animate-mix",
+            request='{"image_url":"https://example.com/%s.jpg"}' % name,  # noqa: UP031  # braces
+            fingerprint="f",
+            callback_url=url,
+            accepted_at=now,
+            state=state,
+            answer_status=None if state is State.SUBMITTING else 200,
+            submitted_at=None if state is State.QUEUED else now,
+            claimed_until=now + timedelta(seconds=35) if state is State.SUBMITTING else None,
+            callback=CallbackState.WAITING if url else CallbackState.NONE,
+        )
+        if state is State.WATCHED:
+            upstream = f"task-{name}"
+            self.vendor.taken[upstream] = now
+            task = task.model_copy(update={"upstream_task_id": upstream, "taken_at": now})
+        return await self.tasks.add(task)
+
+    def now_of(self, task: Task) -> Task:
+        """Read the task as it stands."""
+        return self.tasks.items[task.task_id]
+
+    async def run(self, duration: timedelta) -> None:
+        """Let ticks come, a minute from start to start (never two at once here), for a while."""
+        end = self.clock.now() + duration
+        while self.clock.now() < end:
+            began = self.clock.now()
+            await self.tick()
+            self.clock.pass_by(max(began + timedelta(seconds=60) - self.clock.now(), timedelta(0)))
+
+
+@pytest.fixture
+def floor() -> Floor:
+    """Give a fresh world."""
+    return Floor()
+
+
+async def test_an_idle_tick_writes_nothing(floor: Floor) -> None:
+    """Nothing due before the next tick: no write, no lease, no wait."""
+    began = floor.clock.now()
+    report = await floor.tick()
+    assert (report.lingered, report.steps, floor.tasks.writes, floor.tasks.lease.holder) == (False, {}, 0, "")
+    assert floor.clock.now() == began
+
+
+async def test_a_wake_watches_to_the_end_and_delivers_at_once(floor: Floor) -> None:
+    """From the vendor's end to the receiver in less than 10 % of the task's time."""
+    task = await floor.add(State.WATCHED)
+    await floor.tick(task.task_id)
+    ended = floor.now_of(task)
+    assert (ended.state, ended.callback, ended.attempts) == (State.SUCCESS, CallbackState.DELIVERED, 1)
+    [(at, url, headers, body)] = floor.receivers.attempts
+    assert at - floor.vendor.taken["task-t"] - floor.vendor.task_time <= timedelta(seconds=3.3)
+    assert (url, headers["webhook-id"], body.decode()) == ("https://r.example.com/", task.webhook_id, ended.message)
+    assert ended.expires_at is not None
+    assert ended.work is None
+
+
+async def test_an_unchanged_poll_writes_nothing(floor: Floor) -> None:
+    """However often the vendor says pending, the task is not written."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.task_time = timedelta(hours=1)
+    await floor.tick(task.task_id)
+    assert len(floor.vendor.polls) > 3
+    assert floor.tasks.writes == 1
+
+
+async def test_a_task_that_failed_at_the_vendor_is_called_back_with_its_words(floor: Floor) -> None:
+    """The vendor's message reaches the receiver."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.FAILED, message="InvalidFile.Duration: too long"))
+    await floor.tick(task.task_id)
+    ended = floor.now_of(task)
+    assert (ended.state, ended.error, ended.callback) == (State.FAILED, ErrorCode.UPSTREAM_FAILED, CallbackState.DELIVERED)
+    assert b"InvalidFile.Duration: too long" in floor.receivers.attempts[0][3]
+
+
+async def test_without_a_url_the_task_just_ends(floor: Floor) -> None:
+    """A task that is only watched has no callback and expires."""
+    task = await floor.add(State.WATCHED, url=None)
+    await floor.tick(task.task_id)
+    ended = floor.now_of(task)
+    assert (ended.state, ended.callback, ended.work, floor.receivers.attempts) == (State.SUCCESS, CallbackState.NONE, None, [])
+
+
+async def test_a_receiver_that_was_down_gets_the_same_message_later(floor: Floor) -> None:
+    """All attempts carry the same id and bytes, and a fresh timestamp and signature."""
+    task = await floor.add(State.WATCHED)
+    floor.receivers.replies.extend([Reply(status=503), Reply(error="refused")])
+    await floor.run(timedelta(minutes=8))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    times, _, headers, bodies = zip(*floor.receivers.attempts, strict=True)
+    assert len(times) == 3
+    assert len(set(bodies)) == len({header["webhook-id"] for header in headers}) == 1
+    assert len({header["webhook-signature"] for header in headers}) == 3
+    assert timedelta(seconds=4.5) <= times[1] - times[0] <= timedelta(seconds=6)
+    assert timedelta(minutes=4.5) <= times[2] - times[1] <= timedelta(minutes=5.6)
+    assert [header["x-modellix-retry-count"] for header in headers] == ["0", "1", "2"]
+
+
+async def test_a_receiver_that_never_answers_ends_as_undelivered(floor: Floor) -> None:
+    """Ten attempts over 75 hours, then the task is kept and says so."""
+    task = await floor.add(State.WATCHED)
+    floor.receivers.replies.extend([Reply(status=500)] * 10)
+    await floor.run(timedelta(hours=85))
+    ended = floor.now_of(task)
+    assert (ended.callback, ended.attempts, len(ended.log)) == (CallbackState.UNDELIVERED, 10, 10)
+    assert ended.work is None
+    took = floor.receivers.attempts[-1][0] - floor.receivers.attempts[0][0]
+    assert timedelta(hours=68) <= took <= timedelta(hours=84)
+
+
+async def test_a_dead_submit_is_reaped_as_unknown_and_ends_as_such(floor: Floor) -> None:
+    """A claim that ran out is never paid again: 15 minutes later the callback says that nobody knows."""
+    task = await floor.add(State.SUBMITTING)
+    await floor.run(timedelta(minutes=2))
+    assert floor.now_of(task).state is State.RESCUE
+    await floor.run(timedelta(minutes=15))
+    ended = floor.now_of(task)
+    assert (ended.error, ended.callback) == (ErrorCode.SUBMISSION_UNKNOWN, CallbackState.DELIVERED)
+    assert floor.vendor.submits == []
+
+
+async def test_a_delivery_that_died_is_made_again(floor: Floor) -> None:
+    """An ended task whose first delivery was claimed and never recorded is found and delivered."""
+    task = await floor.add(State.WATCHED)
+    now = floor.clock.now()
+    await floor.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now + timedelta(seconds=30)))
+    await floor.run(timedelta(minutes=2))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[0][0] >= now + timedelta(seconds=30)
+
+
+async def test_queued_tasks_are_paid_once_callers_in_turn(floor: Floor) -> None:
+    """Two callers' queues are served alternately, and each task is sent once."""
+    for name, caller in [("a1", "alice"), ("a2", "alice"), ("a3", "alice"), ("b1", "bob")]:
+        await floor.add(State.QUEUED, name, caller)
+        floor.clock.pass_by(timedelta(milliseconds=1))
+    await floor.tick()
+    assert [url.split("/")[-1] for url in floor.vendor.submits] == ["a1.jpg", "b1.jpg", "a2.jpg", "a3.jpg"]
+    assert {task.state for task in floor.tasks.items.values()} <= {State.WATCHED, State.SUCCESS}
+
+
+async def test_a_queued_task_waits_while_the_vendor_is_busy(floor: Floor) -> None:
+    """A refusal for now keeps it queued; when a place is free it is paid, once."""
+    task = await floor.add(State.QUEUED)
+    floor.vendor.submit_outcomes.extend([SubmitOutcome(submission=Submission.BUSY, status=429)] * 3)
+    began = floor.clock.now()
+    await floor.run(timedelta(minutes=5))
+    assert len(floor.vendor.submits) == 4
+    assert floor.clock.now() - began >= timedelta(minutes=3)
+    assert floor.now_of(task).upstream_task_id is not None
+
+
+@pytest.mark.parametrize("submission", [Submission.REFUSED, Submission.AMBIGUOUS])
+async def test_what_ends_a_queued_task_is_called_back(floor: Floor, submission: Submission) -> None:
+    """Its 200 is long given, so the callback is the only way to tell."""
+    task = await floor.add(State.QUEUED)
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=submission, status=400, message="bad"))
+    await floor.run(timedelta(minutes=18))
+    assert (floor.now_of(task).state, floor.now_of(task).callback) == (State.FAILED, CallbackState.DELIVERED)
+    assert len(floor.vendor.submits) == 1
+
+
+async def test_a_queued_task_whose_time_is_over_is_never_paid(floor: Floor) -> None:
+    """It ends as queue_expired, with its callback."""
+    task = await floor.add(State.QUEUED)
+    floor.clock.pass_by(timedelta(hours=24))
+    await floor.tick()
+    ended = floor.now_of(task)
+    assert (ended.error, ended.callback, floor.vendor.submits) == (ErrorCode.QUEUE_EXPIRED, CallbackState.DELIVERED, [])
+
+
+async def test_a_refused_key_pauses_the_queue_and_fails_nobody(floor: Floor) -> None:
+    """401 on a queued task's POST leaves it queued for at least a minute."""
+    task = await floor.add(State.QUEUED)
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.REFUSED_HERE, status=401))
+    await floor.tick()
+    assert floor.now_of(task).state is State.QUEUED
+    assert len(floor.vendor.submits) == 1
+
+
+async def test_the_deadline_counts_from_acceptance_and_needs_a_poll_past_it(floor: Floor) -> None:
+    """A task that is still pending past MaxTaskAge expires; a success seen then still counts."""
+    late, done = await floor.add(State.WATCHED, "late"), await floor.add(State.WATCHED, "done")
+    floor.clock.pass_by(timedelta(hours=25))
+    floor.vendor.taken["task-late"] = floor.clock.now()
+    await floor.tick()
+    assert floor.now_of(late).error is ErrorCode.EXPIRED
+    assert floor.now_of(done).state is State.SUCCESS
+
+
+async def test_past_the_hard_stop_no_poll_is_needed(floor: Floor) -> None:
+    """48 hours past the deadline a task ends even if the vendor cannot be asked."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(hours=72))
+    await floor.tick()
+    assert (floor.now_of(task).error, floor.vendor.polls) == (ErrorCode.EXPIRED, [])
+
+
+async def test_a_task_unknown_to_the_vendor_is_lost_only_the_second_time(floor: Floor) -> None:
+    """A young 404 says nothing; later two of them, 30 s apart, end the task."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.MISSING)] * 60)
+    await floor.tick(task.task_id)
+    await floor.run(timedelta(minutes=3))
+    first = next(at for at, _ in floor.vendor.polls if at >= task.accepted_at + timedelta(seconds=60))
+    ended = floor.now_of(task)
+    assert ended.error is ErrorCode.LOST
+    assert ended.ended_at is not None
+    assert ended.ended_at >= first + timedelta(seconds=30)
+
+
+async def test_a_task_that_reappears_is_not_lost(floor: Floor) -> None:
+    """One 404 between good answers is forgotten."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(minutes=2))
+    floor.vendor.task_time = timedelta(minutes=5)
+    floor.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.MISSING), PollOutcome(kind=PollKind.PENDING)])
+    await floor.run(timedelta(minutes=6))
+    assert floor.now_of(task).state is State.SUCCESS
+
+
+async def test_a_throttled_vendor_is_left_alone_for_as_long_as_it_says(floor: Floor) -> None:
+    """After a 429 with Retry-After no poll is made before its time is over."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.THROTTLED, retry_after=timedelta(seconds=17)))
+    await floor.tick(task.task_id)
+    first, second = floor.vendor.polls[0][0], floor.vendor.polls[1][0]
+    assert second - first >= timedelta(seconds=17)
+
+
+async def test_one_poisoned_task_stops_nobody(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that one task triggers is told and stays with that task."""
+    bad, good = await floor.add(State.WATCHED, "bad"), await floor.add(State.WATCHED, "good")
+    asked = floor.vendor.poll
+
+    async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        if upstream_task_id == "task-bad":
+            raise RuntimeError("poison")
+        return await asked(upstream_task_id, hold=hold)
+
+    monkeypatch.setattr(floor.vendor, "poll", poll_or_break)
+    await floor.run(timedelta(minutes=2))
+    assert floor.now_of(good).callback is CallbackState.DELIVERED
+    assert floor.now_of(bad).state is State.WATCHED
+    assert floor.told.count("task.crashed") > 0
+
+
+async def test_a_wake_leaves_the_watching_to_whoever_holds_the_lease(floor: Floor) -> None:
+    """It serves its own ids and ends."""
+    floor.tasks.lease = LeaseView(holder="other", until=floor.clock.now() + STOP)
+    task = await floor.add(State.WATCHED)
+    report = await floor.tick(task.task_id)
+    assert (report.lingered, floor.tasks.lease.holder, floor.vendor.polls) == (False, "other", [])
+
+
+async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(floor: Floor) -> None:
+    """Within a scan the old invocation sees that it is relieved, and starts nothing more."""
+    floor.vendor.task_time = timedelta(hours=1)
+    await floor.add(State.WATCHED)
+    sleep = floor.clock.sleep
+    relieved_at = floor.clock.now() + timedelta(seconds=30)
+
+    async def sleep_and_be_relieved(duration: timedelta) -> None:
+        await sleep(duration)
+        if floor.clock.now() >= relieved_at:
+            floor.tasks.lease = LeaseView(holder="newer", until=floor.clock.now() + STOP)
+
+    floor.world.clock.sleep = sleep_and_be_relieved  # type: ignore[method-assign]  # the world moves while we sleep
+    await floor.tick()
+    assert floor.clock.now() - relieved_at <= poll_module.SCAN + poll_module.BEAT
+    assert floor.tasks.lease.holder == "newer"
+
+
+async def test_economy_makes_one_pass_a_tick(floor: Floor) -> None:
+    """No linger: what is due is done, and the rest waits for the next tick."""
+    floor.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), linger=False)
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(seconds=25))
+    began = floor.clock.now()
+    report = await floor.tick()
+    assert (report.lingered, len(floor.vendor.polls)) == (False, 1)
+    assert floor.clock.now() - began < timedelta(seconds=1)
+    await floor.run(timedelta(minutes=2))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+
+
+async def test_a_removed_caller_is_an_error_of_the_attempt(floor: Floor) -> None:
+    """Without a record there is no secret to sign with; the schedule goes on and nothing is lost."""
+    task = await floor.add(State.WATCHED, caller="nobody")
+    await floor.tick(task.task_id)
+    assert floor.now_of(task).log[0].error == "caller_unreadable"
+    assert floor.now_of(task).callback is CallbackState.WAITING
+
+
+# --- held polls, hints, budget, places -------------------------------------------------------------------------------------
+
+
+def lateness(floor: Floor) -> list[timedelta]:
+    """Tell for each delivered task how long after its end the receiver heard of it."""
+    ends = {
+        task.task_id: floor.vendor.taken[task.upstream_task_id or ""] + floor.vendor.task_time
+        for task in floor.tasks.items.values()
+    }
+    return [at - ends[headers["x-modellix-task-id"]] for at, _, headers, _ in floor.receivers.attempts]
+
+
+async def test_a_vendor_that_holds_polls_is_found_out_and_asked_rarely(floor: Floor) -> None:
+    """One poll tells, then every task has one held poll at a time; the news comes at once."""
+    floor.vendor.holds = True
+    floor.vendor.task_time = timedelta(seconds=100)
+    for number in range(10):
+        await floor.add(State.WATCHED, f"t{number}")
+    await floor.run(timedelta(minutes=3))
+    assert len(lateness(floor)) == 10
+    assert max(lateness(floor)) <= timedelta(seconds=1.5)
+    assert len(floor.vendor.polls) <= 10 * 6
+    assert floor.world.habits.holds == {"alibaba/wan2.2-animate-mix": True}
+
+
+async def test_a_vendor_that_does_not_hold_is_polled_by_the_schedule(floor: Floor) -> None:
+    """A pending that comes at once settles it; it is not asked to hold again for a while."""
+    floor.vendor.task_time = timedelta(seconds=100)
+    await floor.add(State.WATCHED)
+    await floor.run(timedelta(minutes=3))
+    assert floor.world.habits.holds == {"alibaba/wan2.2-animate-mix": False}
+    assert max(lateness(floor)) <= timedelta(seconds=10.5)
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(floor.vendor.polls)]
+    assert min(gaps) >= timedelta(seconds=2)
+
+
+async def test_long_poll_can_be_switched_off(floor: Floor) -> None:
+    """Then nothing is found out either."""
+    floor.vendor.holds = True
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    await floor.run(timedelta(minutes=2))
+    assert floor.world.habits.holds == {}
+
+
+@pytest.mark.parametrize("lingering", [True, False])
+async def test_a_hinted_task_is_asked_about_at_once(floor: Floor, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """Whoever lingers, or nobody, a wake with an ended task polls and delivers it."""
+    until = floor.clock.now() + (2 * STOP if lingering else timedelta(0))
+    floor.tasks.lease = LeaseView(holder="other", until=until, hinted_at=floor.clock.now())
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(floor.vendor.task_time)
+    began = floor.clock.now()
+    await floor.tick(ended=(task.task_id,))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.clock.now() - began < timedelta(seconds=1)
+
+
+async def test_where_hints_come_polls_are_rare(floor: Floor) -> None:
+    """Once a minute is enough of a net."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.task_time = timedelta(seconds=150)
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    await floor.run(timedelta(minutes=4))
+    assert len(floor.vendor.polls) == 3
+    assert floor.tasks.lease.hinted_at is None  # it ended without a hint
+
+
+@pytest.mark.parametrize("holds", [True, False])
+async def test_no_minute_sees_more_requests_than_allowed(floor: Floor, holds: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """Wherever it begins, hand-overs included; and nothing is lost when requests are short."""
+    floor.rules = replace(floor.rules, requests_per_minute=100)
+    floor.vendor.holds = holds
+    floor.vendor.task_time = timedelta(seconds=200)
+    for number in range(60):
+        await floor.add(State.WATCHED, f"t{number}")
+    await floor.run(timedelta(minutes=10))
+    times = [at for at, _ in floor.vendor.polls]
+    busiest = max(sum(at <= other < at + timedelta(minutes=1) for other in times) for at in times)
+    assert busiest <= 100
+    assert all(task.callback is CallbackState.DELIVERED for task in floor.tasks.items.values())
+
+
+async def test_two_places_serve_any_queue_callers_in_turn(floor: Floor) -> None:
+    """Everything ends, nothing is paid twice, a newcomer is next in turn, and a probe costs one refusal a minute."""
+    floor.vendor.places = 2
+    floor.vendor.task_time = timedelta(seconds=45)
+    for number in range(60):
+        await floor.add(State.QUEUED, f"a{number:03}", "alice")
+        floor.clock.pass_by(timedelta(milliseconds=1))
+    await floor.run(timedelta(minutes=2))
+    paid = len(floor.vendor.taken)
+    newcomer = await floor.add(State.QUEUED, "b", "bob")
+    began = floor.clock.now()
+    await floor.run(timedelta(minutes=30))
+    assert all(task.callback is CallbackState.DELIVERED for task in floor.tasks.items.values())
+    accepted = [url for url in floor.vendor.submits if floor.vendor.submits.count(url) == 1]
+    assert len(floor.vendor.taken) == 61
+    assert accepted
+    position = [task.task_id for task in sorted(floor.tasks.items.values(), key=lambda task: task.taken_at or began)].index(
+        newcomer.task_id
+    )
+    assert position <= paid + 2
+    minutes = (floor.clock.now() - began) / timedelta(minutes=1) + 2
+    assert floor.vendor.refused <= minutes + 1
+
+
+async def test_the_gate_opens_when_nobody_waits_any_more(floor: Floor) -> None:
+    """And what was learnt of the vendor's places is kept."""
+    floor.tasks.the_gate = Gate(waiting=True, places=2, probed_at=floor.clock.now())
+    await floor.add(State.QUEUED)
+    await floor.tick()
+    assert (floor.tasks.the_gate.waiting, floor.tasks.the_gate.places) == (False, 2)
+
+
+async def test_a_hung_poll_and_garbage_delay_nobody(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task whose poll hangs, one whose answer is garbage, and 50 good ones, as late as without them."""
+    alone = Floor()
+    for world, names in ((alone, []), (floor, ["hung", "garbage"])):
+        for name in [*names, *(f"t{number}" for number in range(50))]:
+            await world.add(State.WATCHED, name)
+        asked = world.vendor.poll
+
+        async def poll(upstream_task_id: str, *, hold: bool = False, asked: Any = asked, world: Floor = world) -> PollOutcome:
+            if upstream_task_id == "task-hung":
+                await world.clock.sleep(timedelta(seconds=10))
+            if upstream_task_id in {"task-hung", "task-garbage"}:
+                return PollOutcome(kind=PollKind.UNAVAILABLE)
+            outcome: PollOutcome = await asked(upstream_task_id, hold=hold)
+            return outcome
+
+        monkeypatch.setattr(world.vendor, "poll", poll)
+        await world.run(timedelta(minutes=2))
+    good = lateness(floor)
+    assert len(good) == 50
+    assert max(good) <= max(lateness(alone)) + timedelta(seconds=0.3)
+
+
+async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(floor: Floor) -> None:
+    """The holder looks once more after it has given the lease up."""
+    floor.vendor.task_time = timedelta(seconds=20)
+    late: list[Task] = []
+    release = floor.tasks.release
+
+    async def release_at_the_last_moment(holder: str) -> None:
+        if not late:
+            late.append(await floor.add(State.WATCHED, "late"))
+            assert not (await floor.tick(late[0].task_id)).lingered
+        await release(holder)
+
+    floor.tasks.release = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
+    await floor.tick((await floor.add(State.WATCHED)).task_id)
+    assert floor.now_of(late[0]).callback is CallbackState.DELIVERED
+    assert not floor.tasks.lease.alive(floor.clock.now())
+
+
+async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(floor: Floor) -> None:
+    """Whoever lingers does not wait for the end of the submitter's claim."""
+    floor.vendor.task_time = timedelta(seconds=25)
+    await floor.add(State.WATCHED)  # keeps the poller lingering
+    late = await floor.add(State.SUBMITTING, "late")
+
+    async def answer() -> None:
+        await floor.clock.sleep(timedelta(seconds=5))
+        now = floor.clock.now()
+        floor.vendor.taken["task-late"] = now
+        taken = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-late", status=200)
+        await floor.tasks.swap(late, late.submitted(taken, now, retention=RETENTION))
+
+    submitter = asyncio.create_task(answer())
+    await floor.tick()
+    await submitter
+    ended = floor.now_of(late)
+    assert ended.callback is CallbackState.DELIVERED
+    assert ended.ended_at is not None
+    assert ended.ended_at - floor.vendor.taken["task-late"] < timedelta(seconds=29)
+
+
+async def test_after_an_unanswered_poll_no_hint_is_waited_for(floor: Floor) -> None:
+    """It may have been the one that mattered."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.UNAVAILABLE))
+    await floor.run(timedelta(minutes=2))
+    first, second = (at for at, _ in floor.vendor.polls[:2])
+    assert second - first <= timedelta(seconds=10)
+
+
+# --- receivers' hosts ------------------------------------------------------------------------------------------------------
+
+
+async def seed(floor: Floor, host: str, count: int, *, overdue: timedelta) -> list[Task]:
+    """Add ended tasks whose next attempt at this host is overdue."""
+    now = floor.clock.now()
+    seeded = []
+    for number in range(count):
+        task = await floor.add(State.WATCHED, f"{host}-{number}", url=f"https://{host}.example.com/")
+        ended = task.succeeded({}, now, retention=RETENTION, claim=now)
+        seeded.append(await floor.tasks.swap(task, ended.redelivered(now - overdue)))
+    return seeded
+
+
+@pytest.fixture
+def with_dead_hosts(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> Floor:
+    """Let host `silent` never answer, and host `refusing` refuse."""
+    send = floor.receivers.send
+
+    async def behave(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        if "silent" in url:
+            await floor.clock.sleep(timedelta(seconds=15))
+            return Reply(error="timeout")
+        if "refusing" in url:
+            return Reply(error="refused")
+        return await send(url, headers, body)
+
+    monkeypatch.setattr(floor.receivers, "send", behave)
+    return floor
+
+
+async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: Floor) -> None:
+    """They have been due for longer, and yet the good host's are out at once; what is skipped is not rewritten."""
+    floor = with_dead_hosts
+    dead = [
+        *await seed(floor, "silent", 1000, overdue=timedelta(hours=1)),
+        *await seed(floor, "refusing", 1000, overdue=timedelta(hours=1)),
+    ]
+    good = await seed(floor, "good", 100, overdue=timedelta(minutes=1))
+    began = floor.clock.now()
+    await floor.tick()
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in good)
+    assert max(at for at, *_ in floor.receivers.attempts) - began <= timedelta(seconds=2)
+    touched = sum(floor.now_of(task) != task for task in dead)
+    assert 10 <= touched <= 20
+    assert floor.told.count("receiver.rested") == 2
+
+
+async def test_a_host_that_is_back_gets_everything(with_dead_hosts: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left aside while it was down is found again, and delivered once each."""
+    floor = with_dead_hosts
+    tasks = await seed(floor, "refusing", 700, overdue=timedelta(hours=1))
+    await floor.tick()
+    monkeypatch.undo()
+    await floor.run(timedelta(minutes=10))
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
+    assert len(floor.receivers.attempts) == 700
+
+
+async def test_a_host_that_throttles_is_left_alone_for_a_while(floor: Floor) -> None:
+    """One 429 speaks for all callbacks to the host, and for nobody else's."""
+    floor.receivers.replies.append(Reply(status=429, retry_after=timedelta(seconds=20)))
+    await seed(floor, "busy", 50, overdue=timedelta(minutes=2))
+    await seed(floor, "good", 50, overdue=timedelta(minutes=1))
+    began = floor.clock.now()
+    await floor.tick()
+    times: dict[str, list[timedelta]] = {"busy": [], "good": []}
+    for at, url, *_ in floor.receivers.attempts:
+        times["busy" if "busy" in url else "good"].append(at - began)
+    assert len([at for at in times["busy"] if at < timedelta(seconds=20)]) <= 5
+    assert len(times["busy"]) >= 50
+    assert max(times["good"]) < timedelta(seconds=2)
+
+
+async def test_a_message_asked_for_again_goes_out_with_the_wake(floor: Floor) -> None:
+    """Redelivery wakes the poller with the id; the same bytes go out at once."""
+    [task] = await seed(floor, "good", 1, overdue=timedelta(0))
+    await floor.tick(task.task_id)
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[0][3].decode() == task.message
+
+
+async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(floor: Floor) -> None:
+    """A submit closes it after the worker has read it; left closed, later submits would queue behind nobody."""
+    await floor.add(State.QUEUED)
+    heads = floor.tasks.queue_heads
+
+    async def heads_and_a_late_submit() -> list[Task]:
+        found = await heads()
+        if found:
+            await floor.tasks.set_gate(floor.tasks.the_gate, Gate(waiting=True))
+        return found
+
+    floor.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # the world moves meanwhile
+    await floor.tick()
+    assert not floor.tasks.the_gate.waiting

@@ -1,0 +1,307 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from taskhook import query
+from taskhook.query import MAX_AGAIN, Filter
+from taskhook.submit import RejectedError
+from taskhook.task import Attempt, CallbackState, State, Task
+from tests.world import START, MemoryTasks, Told, VirtualClock, Woken, a_caller
+
+ALICE = a_caller("alice")
+
+
+def a_task(number: int, caller: str = "alice", state: State = State.WATCHED) -> Task:
+    """Make a task that was accepted `number` seconds after the start."""
+    return Task(
+        task_id=f"tk_{number:022d}",
+        caller=caller,
+        model="alibaba/wan2.2-animate-mix",
+        request="{}",
+        fingerprint="f",
+        accepted_at=START + timedelta(seconds=number),
+        state=state,
+        reference="my reference",
+        upstream_task_id="task-1",
+    )
+
+
+@pytest.fixture
+async def tasks() -> MemoryTasks:
+    """Give alice 25 tasks, every fifth queued, and bob one."""
+    store = MemoryTasks()
+    for number in range(25):
+        await store.add(a_task(number, state=State.QUEUED if number % 5 == 0 else State.WATCHED))
+    await store.add(a_task(99, "bob"))
+    return store
+
+
+async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str | None]:
+    """List by query parameters; give the tasks' numbers."""
+    found, cursor = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks)
+    return [int(task.task_id[3:]) for task in found], cursor
+
+
+async def test_pages_hold_every_task_once_newest_first(tasks: MemoryTasks) -> None:
+    """Following the cursor gives all of one's own and nobody else's."""
+    numbers: list[int] = []
+    page, cursor = await listed(tasks, limit="10")
+    while cursor is not None:
+        numbers += page
+        page, cursor = await listed(tasks, limit="10", cursor=cursor)
+    assert numbers + page == list(range(24, -1, -1))
+
+
+async def test_a_rare_filter_pages_on_to_the_end(tasks: MemoryTasks) -> None:
+    """A page with few matches is filled from the next ones."""
+    numbers, cursor = await listed(tasks, status="pending", limit="3")
+    assert numbers == [20, 15, 10]
+    assert cursor is not None
+    assert (await listed(tasks, status="pending", limit="3", cursor=cursor)) == ([5, 0], None)
+
+
+async def test_since_is_inclusive_and_until_exclusive(tasks: MemoryTasks) -> None:
+    """The bounds are times of acceptance."""
+    numbers, _ = await listed(tasks, since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:06+00:00")
+    assert numbers == [5, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"status": "done"}, "status"),
+        ({"callback": "maybe"}, "callback"),
+        ({"since": "yesterday"}, "since"),
+        ({"until": "2026-13-01"}, "until"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "101"}, "limit"),
+        ({"limit": "-1"}, "limit"),
+        ({"limit": "٣"}, "limit"),
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": ""}, "cursor"),
+        ({"page": "2"}, "page"),
+    ],
+)
+def test_a_bad_filter_is_refused_by_name(parameters: dict[str, str], name: str) -> None:
+    """The message names the parameter."""
+    with pytest.raises(RejectedError, match=f"parameter '{name}'") as rejected:
+        Filter.read(parameters)
+    assert rejected.value.status == 400
+
+
+async def test_anothers_task_does_not_exist(tasks: MemoryTasks) -> None:
+    """Callers never see each other; odd ids are not even looked up."""
+    for task_id in (a_task(99, "bob").task_id, "tk_", "lease", "tk_" + "x" * 22):
+        with pytest.raises(RejectedError) as rejected:
+            await query.show(task_id, caller=ALICE, tasks=tasks)
+        assert rejected.value.status == 404
+
+
+async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
+    """A running task shows status, upstream id, reference and the callback's state."""
+    answer = query.task_answer(a_task(1))
+    assert (answer["code"], answer["message"]) == (0, "success")
+    assert answer["data"] == {
+        "status": "processing",
+        "task_id": a_task(1).task_id,
+        "model_id": "alibaba/wan2.2-animate-mix",
+        "upstream_task_id": "task-1",
+        "reference": "my reference",
+        "callback": {"state": CallbackState.NONE, "attempts": 0, "next_attempt_at": None, "log": []},
+        "created_at": 1795435201000,
+    }
+
+
+async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
+    """What the receiver gets and what a poll gets are the same."""
+    data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
+    ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
+    answer = query.task_answer(ended)
+    assert answer["data"]["status"] == "success"
+    assert answer["data"]["result"] == data["result"]
+    assert answer["data"]["billing"] == {"amount": "0.2400"}
+
+
+# --- delivered again -------------------------------------------------------------------------------------------------------
+
+RETENTION = timedelta(days=7)
+UNDELIVERED, DELIVERED = CallbackState.UNDELIVERED, CallbackState.DELIVERED
+
+
+def an_ended(number: int, callback: CallbackState, caller: str = "alice") -> Task:
+    """Make an ended task whose callback stands so; where it has no say, none is wanted."""
+    task = a_task(number, caller).model_copy(
+        update={
+            "callback_url": None if callback is CallbackState.NONE else "https://r.example.com/",
+            "callback": CallbackState.NONE if callback is CallbackState.NONE else CallbackState.WAITING,
+        }
+    )
+    ended = task.succeeded({}, START, retention=RETENTION, claim=START)
+    if callback is CallbackState.NONE:
+        return ended
+    made = Attempt(at=START, status=200 if callback is DELIVERED else 500)
+    retry_at = START + timedelta(hours=20) if callback is CallbackState.WAITING else None
+    return ended.attempted(made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION)
+
+
+class Desk:
+    """What redelivery needs, in memory."""
+
+    def __init__(self) -> None:
+        self.tasks = MemoryTasks()
+        self.wake = Woken()
+        self.clock = VirtualClock(START + timedelta(hours=2))
+        self.told = Told()
+
+    async def one(self, task: Task) -> Task:
+        """Redeliver one."""
+        return await query.redeliver(
+            task.task_id, caller=ALICE, tasks=self.tasks, wake=self.wake, clock=self.clock, reporter=self.told
+        )
+
+    async def many(self, **body: Any) -> tuple[int, str | None]:
+        """Redeliver many."""
+        return await query.redeliver_many(
+            Filter.read_again(body),
+            caller=ALICE,
+            history=self.tasks,
+            tasks=self.tasks,
+            wake=self.wake,
+            clock=self.clock,
+            reporter=self.told,
+        )
+
+    def waiting(self) -> list[int]:
+        """Tell which tasks wait to be delivered now."""
+        found = [task for task in self.tasks.items.values() if task.next_attempt_at == self.clock.now()]
+        return sorted(int(task.task_id[3:]) for task in found)
+
+
+@pytest.mark.parametrize("callback", [UNDELIVERED, DELIVERED, CallbackState.WAITING])
+async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackState) -> None:
+    """Whether it came, was given up, or waits for hours: due now, the same message, and the poller is woken."""
+    desk = Desk()
+    task = await desk.tasks.add(an_ended(1, callback))
+    again = await desk.one(task)
+    assert again == desk.tasks.items[task.task_id]
+    assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, desk.clock.now(), None)
+    assert (again.message, again.webhook_id, again.attempts, again.tried) == (task.message, task.webhook_id, 1, 0)
+    assert (desk.wake.task_ids, desk.told.count("callback.redelivered")) == ([task.task_id], 1)
+
+
+async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
+    """The conflict says why, and nothing is written."""
+    desk = Desk()
+    refused = an_ended(3, UNDELIVERED).model_copy(update={"callback": CallbackState.NONE})
+    now = desk.clock.now()
+    claimed = an_ended(4, CallbackState.WAITING).claim_delivery(until=now + timedelta(seconds=1))
+    for task, why in (
+        (a_task(1), "has not ended, it is processing"),
+        (an_ended(2, CallbackState.NONE), "has no callback URL"),
+        (refused, "refused in the answer to its submit"),
+        (claimed, "being delivered right now"),
+    ):
+        stored = await desk.tasks.add(task)
+        with pytest.raises(RejectedError, match=why) as rejected:
+            await desk.one(stored)
+        assert rejected.value.status == 409
+        assert desk.tasks.items[task.task_id] == stored
+    assert desk.wake.task_ids == []
+
+
+async def test_anothers_message_cannot_be_delivered_again() -> None:
+    """It does not exist, by id or in bulk."""
+    desk = Desk()
+    task = await desk.tasks.add(an_ended(1, UNDELIVERED, "bob"))
+    with pytest.raises(RejectedError) as rejected:
+        await desk.one(task)
+    assert rejected.value.status == 404
+    assert await desk.many() == (0, None)
+    assert desk.tasks.items[task.task_id] == task
+
+
+async def test_who_is_overtaken_delivers_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that is claimed between the read and the write wins."""
+    desk = Desk()
+    task = await desk.tasks.add(an_ended(1, CallbackState.WAITING))
+    read = desk.tasks.get
+
+    async def read_and_be_overtaken(task_id: str) -> Task | None:
+        found = await read(task_id)
+        assert found is not None
+        await desk.tasks.swap(found, found.claim_delivery(until=desk.clock.now() + timedelta(seconds=30)))
+        return found
+
+    monkeypatch.setattr(desk.tasks, "get", read_and_be_overtaken)
+    with pytest.raises(RejectedError, match="right now"):
+        await desk.one(task)
+    assert desk.tasks.items[task.task_id].claimed(desk.clock.now())
+
+
+async def test_many_are_delivered_again_by_state_and_time() -> None:
+    """Only what is asked for: by default what was given up; one wake for all."""
+    desk = Desk()
+    for number in range(12):
+        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 2 else DELIVERED))
+    await desk.tasks.add(an_ended(12, CallbackState.WAITING))
+    await desk.tasks.add(an_ended(13, CallbackState.NONE))
+    assert await desk.many(since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:09Z") == (3, None)
+    assert desk.waiting() == [3, 5, 7]
+    assert len(desk.wake.task_ids) == 1
+    assert await desk.many(state="delivered", since="2026-11-23T12:00:10Z") == (1, None)
+    assert desk.waiting() == [3, 5, 7, 10]
+    assert await desk.many(since="2027-01-01") == (0, None)
+    assert len(desk.wake.task_ids) == 2
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 500])
+async def test_following_the_cursor_delivers_each_once(limit: int) -> None:
+    """Whatever the page, every message goes out again once."""
+    desk = Desk()
+    for number in range(250):
+        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 5 else DELIVERED))
+    counts: list[int] = []
+    cursor: str | None = None
+    while not counts or cursor is not None:
+        count, cursor = await desk.many(limit=limit, **({"cursor": cursor} if cursor else {}))
+        counts.append(count)
+    assert (sum(counts), max(counts)) == (200, min(limit, 200))
+    assert desk.waiting() == [number for number in range(250) if number % 5]
+    assert desk.tasks.writes == 250 + 200
+
+
+async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
+    """Then the answer is what was found so far, and the cursor goes on."""
+    desk = Desk()
+    for number in range(1500):
+        await desk.tasks.add(an_ended(number, DELIVERED if number else UNDELIVERED))
+    count, cursor = await desk.many()
+    assert count == 0
+    assert cursor is not None
+    assert await desk.many(cursor=cursor) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"state": "waiting"}, "state"),
+        ({"state": 1}, "state"),
+        ({"since": 5}, "since"),
+        ({"since": "yesterday"}, "since"),
+        ({"until": []}, "until"),
+        ({"limit": 0}, "limit"),
+        ({"limit": MAX_AGAIN + 1}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"limit": "5"}, "limit"),
+        ({"limit": 1.5}, "limit"),
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": 1}, "cursor"),
+        ({"status": "failed"}, "status"),
+    ],
+)
+def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) -> None:
+    """The message names the field."""
+    with pytest.raises(RejectedError, match=f"parameter '{name}'") as rejected:
+        Filter.read_again(body)
+    assert rejected.value.status == 400

@@ -1,0 +1,69 @@
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskhook import schedule, signature
+from taskhook.task import ErrorCode
+from tests.local.stack import template
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """Give one section of the README."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.fixture
+def verify() -> Any:
+    """Execute the README's verification snippet and give its function."""
+    [snippet] = re.findall(r"```python verify\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(snippet, names)  # noqa: S102  # that is the test
+    return names["verify"]
+
+
+def test_the_snippet_verifies_our_callbacks(verify: Any) -> None:
+    """A receiver may copy it as it stands."""
+    old, new = signature.new_secret(), signature.new_secret()
+    headers = signature.headers([new, old], "msg_1", datetime.now(UTC), b'{"a":1}')
+    assert verify(old, headers, b'{"a":1}')
+    assert verify(new, headers, b'{"a":1}')
+
+
+def test_the_snippet_refuses_what_is_not_ours(verify: Any) -> None:
+    """Another secret, body, id or time."""
+    secret = signature.new_secret()
+    headers = signature.headers([secret], "msg_1", datetime.now(UTC), b"{}")
+    stale = signature.headers([secret], "msg_1", datetime.fromtimestamp(time.time() - 301, UTC), b"{}")
+    assert not verify(signature.new_secret(), headers, b"{}")
+    assert not verify(secret, headers, b"{ }")
+    assert not verify(secret, {**headers, "webhook-id": "msg_2"}, b"{}")
+    assert not verify(secret, stale, b"{}")
+
+
+def test_the_parameters_are_the_templates() -> None:
+    """Names and defaults of the table in Configuration."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Configuration"), re.MULTILINE)
+    parameters = template()["Parameters"]
+    assert [name for name, _ in rows] == list(parameters)
+    for name, default in rows:
+        if name != "PublicUrl":
+            assert default.strip("`") == str(parameters[name].get("Default", "none"))
+
+
+def test_the_error_codes_and_the_schedule_are_the_codes() -> None:
+    """What receivers read is what they get."""
+    contract = section("The contract")
+    assert set(ErrorCode) == {code for code in ErrorCode if f"`{code}`" in contract}
+    assert len(schedule.RETRY_WAITS) == 10
+    assert "at once, then after 5 s, 5 min, 30 min,\n2 h, 5 h, 10 h, 14 h, 20 h, 24 h" in contract
+
+
+def test_the_readme_is_short() -> None:
+    """Who has to scroll does not read."""
+    assert README.count("\n") < 250

@@ -1,0 +1,301 @@
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from taskhook.ports import Caller, LeaseView, StoreUnavailableError
+from taskhook.submit import Answer, Door, Order, Payer, RejectedError, submit
+from taskhook.targets import TargetPolicy
+from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from tests.world import FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
+
+MODEL = "alibaba/wan2.2-animate-mix"
+BODY = {"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/v.mp4", "mode": "wan-std"}
+CLAIM = timedelta(seconds=35)
+RETENTION = timedelta(days=7)
+
+
+@dataclass
+class Desk:
+    """A submit function's world in memory."""
+
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    told: Told = field(default_factory=Told)
+    woken: Woken = field(default_factory=Woken)
+    caller: Caller = field(default_factory=a_caller)
+    rpm: int = 1000
+
+    def __post_init__(self) -> None:
+        self.vendor = FakeVendor(self.clock)
+
+    async def submit(self, key: str | None = None, *, late: timedelta = timedelta(0), **changes: Any) -> Answer:
+        """Submit the example, `late` after it arrived."""
+        body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
+        order = Order.read(MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key)
+        payer = Payer(
+            tasks=self.tasks,
+            vendor=self.vendor,
+            hooks=FixedHooks(),
+            clock=self.clock,
+            reporter=self.told,
+            retention=RETENTION,
+        )
+        door = Door(
+            queue=self.tasks,
+            gates=self.tasks,
+            budget=self.tasks,
+            lease=self.tasks,
+            wake=self.woken,
+            max_queued=3,
+            requests_per_minute=self.rpm,
+        )
+        return await submit(order, caller=self.caller, arrived_at=self.clock.now() - late, claim=CLAIM, payer=payer, door=door)
+
+    @property
+    def only_task(self) -> Task:
+        """The one task that is stored."""
+        [task] = self.tasks.items.values()
+        return task
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Give a fresh world."""
+    return Desk()
+
+
+def outcome(submission: Submission, status: int = 0, message: str = "") -> SubmitOutcome:
+    """Make an outcome of the paid POST."""
+    return SubmitOutcome(submission=submission, status=status, message=message)
+
+
+async def test_a_taken_task_is_watched_and_the_poller_woken(desk: Desk) -> None:
+    """The way it goes when all is well."""
+    answer = await desk.submit()
+    assert (answer.status, answer.task.state, answer.task.upstream_task_id) == (200, State.WATCHED, "task-0")
+    assert desk.tasks.items[answer.task.task_id] == answer.task
+    assert desk.woken.task_ids == [answer.task.task_id]
+    assert desk.tasks.writes == 2
+
+
+async def test_the_intent_is_stored_before_the_post(desk: Desk) -> None:
+    """A crash in the middle of the POST leaves a claimed task behind, never nothing."""
+    posting = asyncio.create_task(desk.submit())
+    await desk.vendor.asked.wait()
+    assert desk.only_task.state is State.SUBMITTING
+    assert desk.only_task.claimed_until == desk.clock.now() + CLAIM
+    posting.cancel()
+
+
+async def test_without_the_store_nothing_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intent that could not be stored is never paid for."""
+
+    async def fail(_task: Task) -> Task:
+        raise StoreUnavailableError("down")
+
+    monkeypatch.setattr(desk.tasks, "add", fail)
+    with pytest.raises(StoreUnavailableError):
+        await desk.submit()
+    assert desk.vendor.submits == []
+
+
+@pytest.mark.parametrize(("submission", "state"), [(Submission.BUSY, State.QUEUED), (Submission.NOT_SENT, State.QUEUED)])
+async def test_refused_for_now_is_queued_and_answered_pending(desk: Desk, submission: Submission, state: State) -> None:
+    """What the vendor provably did not take waits here, and the caller need not know."""
+    desk.vendor.submit_outcomes.append(outcome(submission, 429, "busy"))
+    answer = await desk.submit()
+    assert (answer.status, desk.only_task.state, desk.only_task.work and desk.only_task.work[0]) == (200, state, "queue")
+    assert desk.woken.task_ids == [desk.only_task.task_id]
+
+
+async def test_refused_for_good_is_told_and_never_called_back(desk: Desk) -> None:
+    """The vendor's own status and message reach the caller, who knows already."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 422, "Invalid parameters: bad image"))
+    answer = await desk.submit()
+    assert (answer.status, answer.message) == (422, "Invalid parameters: bad image")
+    task = desk.only_task
+    assert (task.state, task.error, task.callback, task.work) == (
+        State.FAILED,
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.NONE,
+        None,
+    )
+    assert task.expires_at == desk.clock.now() + RETENTION
+    assert desk.woken.task_ids == []
+
+
+async def test_a_refusal_of_this_deployment_frees_the_key(desk: Desk) -> None:
+    """After 401 or 402 the same key may be used again, and then it counts."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.REFUSED_HERE, 402, "Insufficient balance"))
+    first = await desk.submit("key-1")
+    assert (first.status, first.task.error) == (502, ErrorCode.UPSTREAM_REFUSED)
+    assert "Insufficient balance" in first.message
+    second = await desk.submit("key-1")
+    assert (second.status, second.task.state, second.task.task_id) == (200, State.WATCHED, first.task.task_id)
+    assert len(desk.vendor.submits) == 2
+    assert len(desk.vendor.taken) == 1
+
+
+async def test_an_ambiguous_outcome_is_called_ambiguous(desk: Desk) -> None:
+    """The answer names the task, says that it is watched, and tells the caller not to resubmit."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.AMBIGUOUS))
+    answer = await desk.submit()
+    assert answer.status == 502
+    assert answer.task.task_id in answer.message
+    assert "do not resubmit" in answer.message
+    assert desk.only_task.state is State.RESCUE
+
+
+@pytest.mark.parametrize("submission", [Submission.TAKEN, Submission.REFUSED, Submission.BUSY, Submission.AMBIGUOUS])
+async def test_a_repeat_gets_the_first_answer(desk: Desk, submission: Submission) -> None:
+    """Whatever the outcome was, the same key and request never pay again."""
+    desk.vendor.submit_outcomes.append(outcome(submission, 400, "no"))
+    first = await desk.submit("key-1")
+    second = await desk.submit("key-1")
+    assert (second.status, second.message, second.task) == (first.status, first.message, first.task)
+    assert len(desk.vendor.submits) == 1
+
+
+async def test_a_repeat_after_the_end_gets_the_first_answer(desk: Desk) -> None:
+    """A task that has failed since was pending when it was first answered."""
+    first = await desk.submit("key-1")
+    failed = first.task.failed(ErrorCode.EXPIRED, "late", desk.clock.now(), retention=RETENTION, claim=desk.clock.now())
+    await desk.tasks.swap(first.task, failed)
+    assert (await desk.submit("key-1")).status == 200
+
+
+async def test_the_same_key_with_another_request_is_refused(desk: Desk) -> None:
+    """A key stands for one request."""
+    await desk.submit("key-1")
+    with pytest.raises(RejectedError) as rejected:
+        await desk.submit("key-1", reference="other")
+    assert rejected.value.status == 422
+    assert len(desk.vendor.submits) == 1
+
+
+async def test_two_at_once_with_one_key_pay_once_and_agree(desk: Desk) -> None:
+    """The second waits for the first one's answer."""
+    one, two = await asyncio.gather(desk.submit("key-1"), desk.submit("key-1"))
+    assert (one.status, one.task.task_id) == (two.status, two.task.task_id)
+    assert len(desk.vendor.submits) == 1
+
+
+async def test_a_repeat_in_flight_gives_up_after_eight_seconds(desk: Desk) -> None:
+    """A 409 with Retry-After says that the first one is not through."""
+    first = asyncio.create_task(desk.submit("key-1"))
+    await desk.vendor.asked.wait()
+    first.cancel()
+    began = desk.clock.now()
+    with pytest.raises(RejectedError) as rejected:
+        await desk.submit("key-1")
+    assert (rejected.value.status, rejected.value.retry_after) == (409, 2)
+    assert desk.clock.now() - began == timedelta(seconds=8)
+
+
+async def test_a_repeat_after_a_crash_is_told_that_the_outcome_is_unknown(desk: Desk) -> None:
+    """A claim that has run out without an answer is the same as an ambiguous answer."""
+    first = asyncio.create_task(desk.submit("key-1"))
+    await desk.vendor.asked.wait()
+    first.cancel()
+    desk.clock.pass_by(CLAIM)
+    assert (await desk.submit("key-1")).status == 502
+    assert len(desk.vendor.submits) == 1
+
+
+async def test_with_too_little_time_left_the_task_is_queued_unpaid(desk: Desk) -> None:
+    """With less than 8 s of 13 s left the POST is not begun."""
+    answer = await desk.submit(late=timedelta(seconds=5.1))
+    assert (answer.status, answer.task.state, desk.vendor.submits) == (200, State.QUEUED, [])
+    assert desk.woken.task_ids == [answer.task.task_id]
+
+
+async def test_a_late_answer_is_adopted_after_the_reaper(desk: Desk) -> None:
+    """The poller reaped the claim while the POST was under way; the vendor's id still counts."""
+    posting = asyncio.create_task(desk.submit())
+    await desk.vendor.asked.wait()
+    await desk.tasks.swap(desk.only_task, desk.only_task.doubted())
+    await posting
+    assert (desk.only_task.state, desk.only_task.upstream_task_id) == (State.WATCHED, "task-0")
+
+
+async def test_an_outcome_that_cannot_be_stored_is_called_unknown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table fails after the POST: the caller hears the truth, the log gets the vendor's id."""
+
+    async def fail(_old: Task, _new: Task) -> Task:
+        raise StoreUnavailableError("down")
+
+    monkeypatch.setattr(desk.tasks, "swap", fail)
+    assert (await desk.submit()).status == 502
+    assert ("task.outcome_unstored", "task-0") in [(event, facts.get("upstream_task_id")) for event, facts in desk.told.events]
+
+
+async def test_the_callers_default_url_is_used_and_its_absence_is_fine(desk: Desk) -> None:
+    """Without a URL the caller's default gets the callback; without that the task is only watched."""
+    assert (await desk.submit(callback_url=None)).task.callback is CallbackState.NONE
+    desk.caller = desk.caller.model_copy(update={"callback_url": "https://default.example.com/"})
+    assert (await desk.submit(callback_url=None)).task.callback_url == "https://default.example.com/"
+
+
+async def test_the_vendor_is_told_where_to_leave_a_hint(desk: Desk) -> None:
+    """The hook carries our own task id and a token."""
+    answer = await desk.submit()
+    task_id = answer.task.task_id
+    assert desk.vendor.hooks == {"task-0": f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"}
+
+
+async def test_while_anybody_waits_nobody_overtakes(desk: Desk) -> None:
+    """After one refusal for now, later submits queue behind it without asking the vendor; the gate is written once."""
+    desk.vendor.places = 0
+    for _ in range(3):
+        assert (await desk.submit()).task.state is State.QUEUED
+    assert (len(desk.vendor.submits), desk.tasks.gate_writes) == (1, 1)
+
+
+async def test_a_full_queue_is_a_429_and_stores_nothing(desk: Desk) -> None:
+    """A caller's own queue has an end, and the answer says what to do."""
+    desk.vendor.places = 0
+    for _ in range(3):
+        await desk.submit()
+    with pytest.raises(RejectedError, match="3 of your tasks are queued") as rejected:
+        await desk.submit()
+    assert (rejected.value.status, rejected.value.retry_after) == (429, 60)
+    assert len(desk.tasks.items) == 3
+    desk.caller = a_caller("bob")
+    assert (await desk.submit()).status == 200
+
+
+async def test_a_repeat_gets_its_answer_even_when_the_queue_is_full(desk: Desk) -> None:
+    """The key is looked up before anything is refused."""
+    desk.vendor.places = 0
+    first = await desk.submit("key-1")
+    for _ in range(2):
+        await desk.submit()
+    assert (await desk.submit("key-1")).task == first.task
+
+
+async def test_without_budget_the_task_is_queued_unasked(desk: Desk) -> None:
+    """A window's requests are shared by everybody; what does not fit waits for the next one."""
+    desk.rpm = 22
+    states = [(await desk.submit()).task.state for _ in range(3)]
+    assert states == [State.WATCHED, State.WATCHED, State.QUEUED]
+    assert len(desk.vendor.submits) == 2
+
+
+async def test_a_paused_way_queues(desk: Desk) -> None:
+    """While the vendor refuses the key, tasks of the queue are not tried, and new ones wait with them."""
+    desk.tasks.the_gate = desk.tasks.the_gate.pause(desk.clock.now() + timedelta(minutes=1))
+    assert (await desk.submit()).task.state is State.QUEUED
+    desk.clock.pass_by(timedelta(minutes=1))
+
+
+async def test_nobody_is_woken_while_somebody_lingers(desk: Desk) -> None:
+    """Whoever lingers finds the task by itself; an invocation less to pay for."""
+    desk.tasks.lease = LeaseView(holder="x", until=desk.clock.now() + timedelta(seconds=10))
+    await desk.submit()
+    assert desk.woken.task_ids == []
+    desk.clock.pass_by(timedelta(seconds=10))
+    await desk.submit()
+    assert len(desk.woken.task_ids) == 1

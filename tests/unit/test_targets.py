@@ -1,0 +1,191 @@
+from collections import Counter
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskhook.targets import MAX_URL, ForbiddenTargetError, TargetPolicy, is_public
+from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, numeric
+
+PUBLIC = TargetPolicy()
+RELAXED = TargetPolicy(relaxed=True)
+
+
+def allowed(policy: TargetPolicy, url: str) -> bool:
+    """Tell what the policy thinks of a URL."""
+    try:
+        policy.check_url(url)
+    except ForbiddenTargetError:
+        return False
+    return True
+
+
+def test_table_is_large_enough() -> None:
+    """The table has at least 120 distinct targets however they are spelled, and at least five of each class."""
+    distinct = {numeric(host) or host.lower().rstrip(".") for _, host in FORBIDDEN_HOSTS}
+    assert len(distinct) >= 120
+    assert len(FORBIDDEN_ADDRESSES) >= 120
+    assert min(Counter(kind for kind, _ in FORBIDDEN).values()) >= 5
+    assert len(set(FORBIDDEN)) == len(FORBIDDEN)
+
+
+@pytest.mark.parametrize(("kind", "url"), FORBIDDEN)
+def test_forbidden_url_is_refused(kind: str, url: str) -> None:
+    """No spelling of a forbidden target passes the URL check, and the refusal does not repeat the URL."""
+    with pytest.raises(ForbiddenTargetError) as refused:
+        PUBLIC.check_url(url)
+    assert url not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES)
+def test_forbidden_address_is_refused(address: str) -> None:
+    """What a name resolves to is held against the same ranges as what a URL spells out."""
+    assert not is_public(address)
+    with pytest.raises(ForbiddenTargetError):
+        PUBLIC.check_address(address)
+
+
+@pytest.mark.parametrize("url", ALLOWED)
+def test_allowed_url_passes(url: str) -> None:
+    """Public names and addresses pass, right up to the edges of the forbidden ranges."""
+    PUBLIC.check_url(url)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
+def test_public_address_passes(address: str) -> None:
+    """A public unicast address may be connected to."""
+    assert is_public(address)
+    PUBLIC.check_address(address)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "localhost", "example.com", "1.1.1", "0x1010101", "16843009", "1.1.1.1/32", "1.1.1.1 ", "[2606:4700::1]", "01.1.1.1"],
+)
+def test_what_is_not_an_address_is_not_public(text: str) -> None:
+    """Only a plain numeric address can be public."""
+    assert not is_public(text)
+
+
+@given(address=st.ip_addresses())
+def test_nothing_is_public_that_the_standard_library_calls_special(address: IPv4Address | IPv6Address) -> None:
+    """For any address, Python's copy of IANA's registries is never stricter than ours."""
+    if not address.is_global or address.is_multicast or address.is_reserved or address.is_link_local:
+        assert not is_public(str(address))
+
+
+@given(address=st.ip_addresses(v=4))
+def test_no_form_that_carries_an_ipv4_address_is_public(address: IPv4Address) -> None:
+    """Mapped, compatible, translated, NAT64, 6to4 and ISATAP forms are refused even where the carried address is public."""
+    carried = int(address)
+    forms = [
+        carried,
+        0xFFFF << 32 | carried,
+        0xFFFF << 48 | carried,
+        0x64FF9B << 96 | carried,
+        0x2002 << 112 | carried << 80 | 1,
+        0x26064700 << 96 | 0x5EFE << 32 | carried,
+        0x26064700 << 96 | 0x2005EFE << 32 | carried,
+    ]
+    assert [str(IPv6Address(form)) for form in forms if is_public(str(IPv6Address(form)))] == []
+
+
+@pytest.mark.parametrize("code", [*range(0x21), *b'"<>\\^`{|}', 0x7F, 0x80, 0xE9, 0x2028, 0x202E, 0x1F600])
+@pytest.mark.parametrize("policy", [PUBLIC, RELAXED])
+def test_characters_that_parsers_disagree_about_are_refused(policy: TargetPolicy, code: int) -> None:
+    """White space, control characters, delimiters and non-ASCII are refused anywhere in a URL."""
+    for url in ("https://example.com/{}", "https://exam{}ple.com/", "{}https://example.com/", "https://example.com/?a={}b"):
+        assert not allowed(policy, url.replace("{}", chr(code)))
+
+
+@pytest.mark.parametrize(("length", "passes"), [(MAX_URL, True), (MAX_URL + 1, False), (100_000, False)])
+def test_length_is_bounded(length: int, passes: bool) -> None:  # noqa: FBT001  # a column of the table
+    """A URL of 2,048 characters is the longest."""
+    url = "https://example.com/".ljust(length, "a")
+    assert allowed(PUBLIC, url) is passes
+    assert allowed(RELAXED, url) is passes
+
+
+@pytest.mark.parametrize(
+    ("own_origin", "url", "refused"),
+    [
+        ("https://hook.example.com", "https://hook.example.com", True),
+        ("https://hook.example.com", "https://hook.example.com/", True),
+        ("https://hook.example.com", "https://HOOK.example.COM/x", True),
+        ("https://hook.example.com", "https://hook.example.com./", True),
+        ("https://hook.example.com", "https://hook.example.com:443/?x", True),
+        ("https://hook.example.com:8443", "https://hook.example.com:8443/", True),
+        ("https://Hook.example.com/", "https://hook.example.com/", True),
+        ("https://hook.example.com", "https://hook.example.com:8443/", False),
+        ("https://hook.example.com", "https://a.hook.example.com/", False),
+        ("https://hook.example.com", "https://hook.example.com.example.org/", False),
+        ("https://hook.example.com", "https://example.com/?https://hook.example.com/", False),
+        ("", "https://hook.example.com/", False),
+    ],
+)
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_own_endpoint_is_refused(own_origin: str, url: str, refused: bool, relaxed: bool) -> None:  # noqa: FBT001  # columns
+    """A deployment never calls itself, however its name is written; its neighbours it may call."""
+    assert allowed(TargetPolicy(own_origins=(own_origin,), relaxed=relaxed), url) is not refused
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        ("http://127.0.0.1:8080/hook", True),
+        ("http://127.0.0.1:8081/hook", False),
+        ("https://127.0.0.1:8080/", True),
+        ("http://127.0.0.1/", False),
+    ],
+)
+def test_own_port_is_refused_on_a_shared_host(url: str, refused: bool) -> None:  # noqa: FBT001  # a column of the table
+    """Under the emulated account everything is on one host; there the port tells the deployment from its receivers."""
+    assert allowed(TargetPolicy(own_origins=("http://127.0.0.1:8080",), relaxed=True), url) is not refused
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/hook",
+        "http://localhost/",
+        "http://localhost:80/",
+        "http://[::1]:8080/",
+        "http://receiver:3000/hook",
+        "http://10.0.0.1:22/",
+        "https://127.0.0.1/",
+        "https://example.com:81/",
+        "http://example.com/",
+    ],
+)
+def test_relaxed_allows_http_loopback_and_any_port(url: str) -> None:
+    """The emulated account may call what runs on the developer's machine; a public deployment may not."""
+    assert allowed(RELAXED, url)
+    assert not allowed(PUBLIC, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://localhost/",
+        "file:///etc/passwd",
+        "http://user@localhost/",
+        "http://localhost/#x",
+        "http://localhost:65536/",
+        "http://localhost:x/",
+        "http://",
+        "http://:80/",
+        "http://a..b/",
+        "http://[::1/",
+        "localhost:80",
+    ],
+)
+def test_relaxed_still_refuses_what_is_no_plain_url(url: str) -> None:
+    """Relaxing opens addresses and ports, not the form of a URL."""
+    assert not allowed(RELAXED, url)
+
+
+@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES[::20])
+def test_relaxed_connects_anywhere(address: str) -> None:
+    """The relaxed policy lets every address through, which is why only the emulated account has it."""
+    RELAXED.check_address(address)

@@ -1,0 +1,337 @@
+"""The ports in memory: fakes that take the same exam as the real adapters, and a vendor and receivers to play with."""
+
+import asyncio
+import json
+import secrets
+from collections import Counter, deque
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from taskhook import signature
+from taskhook.budget import Gate
+from taskhook.callers import hash_token
+from taskhook.ports import (
+    Caller,
+    Credential,
+    LeaseView,
+    PollKind,
+    PollOutcome,
+    Reply,
+    StaleTaskError,
+    TaskExistsError,
+    TaskPage,
+)
+from taskhook.task import Submission, SubmitOutcome, Task, milliseconds
+
+START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+class VirtualClock:
+    """Time that passes only while everybody sleeps."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self._now = start
+        self._sleepers: list[tuple[datetime, asyncio.Future[None]]] = []
+        self._turn = 0
+
+    def now(self) -> datetime:
+        """Tell the virtual time."""
+        return self._now
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait until time has moved on, which it does when everybody else sleeps too."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._now + max(duration, timedelta(0)), future))
+        self._settle_anew()
+        await future
+
+    def pass_by(self, duration: timedelta) -> None:
+        """Let time pass between two invocations."""
+        self._now += duration
+
+    def _settle_anew(self) -> None:
+        self._turn += 1
+        asyncio.get_running_loop().call_soon(self._settle, self._turn, 20)
+
+    def _settle(self, turn: int, rounds: int) -> None:
+        """Give everybody some rounds of the loop to fall asleep too, then wake who is first."""
+        if turn != self._turn:
+            return  # somebody has fallen asleep since, and counts anew
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._settle, turn, rounds - 1)
+            return
+        self._sleepers = [(at, future) for at, future in self._sleepers if not future.done()]
+        if self._sleepers:
+            at, future = min(self._sleepers, key=lambda sleeper: sleeper[0])
+            self._now = max(self._now, at)
+            future.set_result(None)
+            self._settle_anew()
+
+
+class MemoryTasks:
+    """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` in a dict."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Task] = {}
+        self.index: dict[str, tuple[str, str]] = {}  # the sparse index of work
+        self.writes = 0
+        self.lease = LeaseView()
+        self.the_gate = Gate()
+        self.gate_writes = 0
+        self.used: Counter[int] = Counter()
+
+    async def add(self, task: Task) -> Task:
+        """Store a new task."""
+        if task.task_id in self.items:
+            raise TaskExistsError(self.items[task.task_id])
+        return self._store(task)
+
+    async def get(self, task_id: str) -> Task | None:
+        """Read a task."""
+        return self.items.get(task_id)
+
+    async def swap(self, old: Task, new: Task) -> Task:
+        """Store `new` if `old` is still there."""
+        current = self.items.get(old.task_id)
+        if current is None or current.nonce != old.nonce:
+            raise StaleTaskError(current)
+        return self._store(new)
+
+    def _store(self, task: Task) -> Task:
+        self.writes += 1
+        stored = task.model_copy(update={"nonce": secrets.token_hex(8)})
+        self.items[task.task_id] = stored
+        self.index.pop(task.task_id, None)
+        if stored.work is not None:
+            self.index[task.task_id] = stored.work
+        return stored
+
+    def _rows(self, partition: str) -> list[tuple[str, Task]]:
+        rows = [(at, self.items[task_id]) for task_id, (work, at) in self.index.items() if work == partition]
+        return sorted(rows, key=lambda row: row[0])
+
+    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
+        """List the tasks in `watch`."""
+        start = f"{milliseconds(since):013d}" if since else "0"
+        return [task for at, task in self._rows("watch") if at >= start and task.task_id not in known]
+
+    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
+        """List the tasks in `retry` that are due."""
+        end = f"{milliseconds(before):013d}"
+        return [task for at, task in self._rows("retry") if at < end and task.task_id not in known]
+
+    async def queue_waits(self) -> bool:
+        """Tell whether any task is queued."""
+        return bool(self._rows("queue"))
+
+    async def queue_heads(self) -> list[Task]:
+        """List each caller's oldest queued task."""
+        heads: dict[str, Task] = {}
+        for _, task in self._rows("queue"):
+            heads.setdefault(task.caller, task)
+        return [heads[caller] for caller in sorted(heads)]
+
+    async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
+        """Read a page of a caller's tasks, newest first."""
+        found = [task for task in self.items.values() if task.caller == caller and after < task.listed < until]
+        found.sort(key=lambda task: task.listed, reverse=True)
+        page = tuple(found[:limit])
+        return TaskPage(tasks=page, cursor=page[-1].listed if len(found) > limit else None)
+
+    async def queue_length(self, caller: str, *, at_most: int) -> int:
+        """Count a caller's queued tasks."""
+        return min(at_most, sum(task.caller == caller for _, task in self._rows("queue")))
+
+    async def view(self) -> LeaseView:
+        """Read the lease."""
+        return self.lease
+
+    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+        """Take the lease."""
+        if not takeover and self.lease.holder not in {"", seen.holder, new.holder}:
+            return False
+        self.lease = new.model_copy(update={"hinted_at": self.lease.hinted_at})
+        return True
+
+    async def release(self, holder: str) -> None:
+        """Give the lease up."""
+        if self.lease.holder == holder:
+            self.lease = self.lease.model_copy(update={"until": None})
+
+    async def hinted(self, at: datetime | None) -> None:
+        """Remember a true hint."""
+        self.lease = self.lease.model_copy(update={"hinted_at": at})
+
+    async def gate(self) -> Gate:
+        """Read the gate."""
+        return self.the_gate
+
+    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+        """Store the gate if `old` still stands."""
+        if self.the_gate.nonce == old.nonce:
+            self.the_gate = new.model_copy(update={"nonce": secrets.token_hex(8)})
+            self.gate_writes += 1
+        return self.the_gate
+
+    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+        """Take requests out of a window."""
+        taken = max(0, min(wanted, limit - self.used[window]))
+        self.used[window] += taken
+        return taken
+
+
+@dataclass
+class FakeVendor:
+    """`TaskApi`: answers what it is told to, counts what it is asked, and runs tasks in virtual time."""
+
+    clock: VirtualClock
+    task_time: timedelta = timedelta(seconds=30)
+    submits: list[str] = field(default_factory=list)
+    polls: list[tuple[datetime, str]] = field(default_factory=list)
+    submit_outcomes: deque[SubmitOutcome] = field(default_factory=deque)
+    poll_outcomes: deque[PollOutcome] = field(default_factory=deque)
+    taken: dict[str, datetime] = field(default_factory=dict)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    hooks: dict[str, str | None] = field(default_factory=dict)
+    holds: bool = False
+    places: int = 1_000_000
+    refused: int = 0
+
+    @property
+    def running(self) -> int:
+        """How many tasks run."""
+        return sum(self.clock.now() < taken + self.task_time for taken in self.taken.values())
+
+    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+        """Take the task, or answer the next outcome told; or refuse it where all places are filled."""
+        assert limit > timedelta(0)
+        assert model.startswith("alibaba/")
+        self.submits.append(json.loads(request)["image_url"])
+        self.asked.set()
+        await self.clock.sleep(timedelta(milliseconds=400))
+        if self.submit_outcomes and (outcome := self.submit_outcomes.popleft()).submission is not Submission.TAKEN:
+            return outcome
+        if self.running >= self.places:
+            self.refused += 1
+            return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
+        upstream_task_id = f"task-{len(self.taken)}"
+        self.taken[upstream_task_id] = self.clock.now()
+        self.hooks[upstream_task_id] = hook
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200)
+
+    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""
+        self.polls.append((self.clock.now(), upstream_task_id))
+        await self.clock.sleep(timedelta(milliseconds=200))
+        if self.poll_outcomes:
+            return self.poll_outcomes.popleft()
+        if hold and self.holds:
+            rest = self.taken[upstream_task_id] + self.task_time - self.clock.now()
+            await self.clock.sleep(min(rest, timedelta(seconds=30)))
+        if self.clock.now() < self.taken[upstream_task_id] + self.task_time:
+            return PollOutcome(kind=PollKind.PENDING)
+        data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
+        return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+
+
+@dataclass
+class FakeReceivers:
+    """`CallbackSender`: keeps every attempt and answers 200, or what it is told."""
+
+    clock: VirtualClock
+    attempts: list[tuple[datetime, str, dict[str, str], bytes]] = field(default_factory=list)
+    replies: deque[Reply] = field(default_factory=deque)
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Take one attempt."""
+        self.attempts.append((self.clock.now(), url, dict(headers), body))
+        await self.clock.sleep(timedelta(milliseconds=100))
+        return self.replies.popleft() if self.replies else Reply(status=200, elapsed=timedelta(milliseconds=100))
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
+class MemoryCallers:
+    """`CallerDirectory` and `CallerAdmin` in a dict."""
+
+    def __init__(self, *callers: Caller) -> None:
+        self.items = {caller.caller: caller for caller in callers}
+
+    async def find(self, name: str) -> Caller | None:
+        """Look one up."""
+        return self.items.get(name)
+
+    async def read(self, name: str) -> Caller | None:
+        """Read one."""
+        return self.items.get(name)
+
+    async def add(self, caller: Caller) -> bool:
+        """Store a new one."""
+        return self.items.setdefault(caller.caller, caller) is caller
+
+    async def update(self, old: Caller, new: Caller) -> bool:
+        """Store `new` if `old` is still there."""
+        if self.items.get(old.caller) != old:
+            return False
+        self.items[old.caller] = new
+        return True
+
+    async def every(self) -> list[Caller]:
+        """List all."""
+        return [self.items[name] for name in sorted(self.items)]
+
+
+@dataclass
+class Told:
+    """`Reporter`: keeps what it is told."""
+
+    events: list[tuple[str, dict[str, str | int | float | None]]] = field(default_factory=list)
+
+    def tell(self, event: str, **facts: str | float | None) -> None:
+        """Keep it."""
+        self.events.append((event, facts))
+
+    def count(self, event: str) -> int:
+        """Count one kind."""
+        return sum(told == event for told, _ in self.events)
+
+
+@dataclass
+class Woken:
+    """`Wake`: keeps the ids."""
+
+    task_ids: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    async def wake(self, task_id: str, *, ended: bool = False) -> None:
+        """Keep the id."""
+        (self.ended if ended else self.task_ids).append(task_id)
+
+
+class FixedHooks:
+    """`Hooks` with a token that anybody can guess."""
+
+    async def url(self, task_id: str) -> str | None:
+        """Make the address."""
+        return f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"
+
+    async def valid(self, task_id: str, token: str) -> bool:
+        """Check the token."""
+        return token == f"token-of-{task_id}"
+
+
+def a_caller(name: str = "alice") -> Caller:
+    """Make a caller with a known token (`token_of`) and a random secret."""
+    return Caller(
+        caller=name,
+        tokens=(Credential(value=hash_token(token_of(name))),),
+        secrets=(Credential(value=signature.new_secret()),),
+        created_at=START,
+    )
+
+
+def token_of(name: str) -> str:
+    """Tell the token of `a_caller(name)`."""
+    return f"thk_{name}_{name[:1] * 43}"
