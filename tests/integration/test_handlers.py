@@ -1,0 +1,562 @@
+"""Both handlers with the sample events, on a real table and an emulated vendor in a process of its own."""
+
+import base64
+import copy
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import httpx
+import pytest
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from standardwebhooks.webhooks import Webhook
+
+from functions.poll.app import handler as poll_handler
+from functions.submit.app import handler as submit_handler
+from taskhook import api, wiring
+from taskhook.models import MODELS
+from tests.local import stack
+from tests.world import a_caller, token_of
+
+if TYPE_CHECKING:
+    from taskhook.adapters.dynamodb import DynamoCallers
+
+ROOT = Path(__file__).parents[2]
+Event = dict[str, Any]
+Ask = Callable[..., "Heard"]
+
+
+class Heard:
+    """What an HTTP event was answered."""
+
+    def __init__(self, answer: Event) -> None:
+        self.status: int = answer["statusCode"]
+        self.headers = {name.lower(): value for name, value in answer.get("headers", {}).items()}
+        self.body: Event = json.loads(answer["body"])
+
+
+class SubmitContext(LambdaContext):
+    """A context with as much time as the template gives."""
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        """Tell the time that is left."""
+        return 20_000
+
+
+class PollContext(LambdaContext):
+    """A context with as much time as the template gives."""
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        """Tell the time that is left."""
+        return 150_000
+
+
+def sample(name: str) -> Event:
+    """Read a sample event."""
+    event: Event = json.loads((ROOT / "events" / f"{name}.json").read_text())
+    return event
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Event]:
+    """Start a vendor whose tasks are done at once; give its origin and a key."""
+    vendor = subprocess.Popen(
+        [sys.executable, "-m", "tests.local.vendor", "--port", "0", "--task-seconds", "0", "--no-hints"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    with vendor:
+        assert vendor.stdout is not None
+        yield json.loads(vendor.stdout.readline())
+        vendor.terminate()
+
+
+@pytest.fixture
+def deployed(
+    monkeypatch: pytest.MonkeyPatch,
+    account_url: str,
+    tasks_table: str,
+    callers_table: str,
+    dynamo_callers: "DynamoCallers",
+    upstream: Event,
+) -> Iterator[None]:
+    """Give the functions an environment as the template does, and two callers."""
+    httpx.delete(f"{upstream['upstream']}/_control/faults")
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
+    secrets = boto3.client(
+        "secretsmanager", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+    )
+    secret = secrets.create_secret(Name=f"key-{tasks_table}", SecretString=upstream["api_key"])
+    environment = credentials | {
+        "AWS_ENDPOINT_URL": account_url,
+        "TASKS_TABLE": tasks_table,
+        "CALLERS_TABLE": callers_table,
+        "VENDOR_URL": upstream["upstream"],
+        "VENDOR_KEY_SECRET": secret["ARN"],
+        "PUBLIC_URL": "https://tasks.example.com",
+        "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
+        "POLL_FUNCTION": "poll",
+        "CALLBACK_TARGETS": "any",
+        "CALLBACK_LATENCY": "economy",
+        "FIRST_POLL": "immediate",
+        "REQUESTS_PER_MINUTE": "1000",
+        "LONG_POLL": "on",
+        "HINTS": "on",
+        "MAX_QUEUED": "1000",
+        "MAX_TASK_HOURS": "24",
+        "MAX_QUEUE_HOURS": "24",
+        "RETENTION_DAYS": "7",
+        "POWERTOOLS_METRICS_NAMESPACE": "taskhook",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("alice", "bob"):
+        caller = a_caller(name)
+        dynamo_callers._client.put_item(
+            TableName=callers_table,
+            Item={
+                "caller": {"S": caller.caller},
+                "tokens": {"L": [{"M": {"value": {"S": caller.tokens[0].value}}}]},
+                "secrets": {"L": [{"M": {"value": {"S": caller.secrets[0].value}}}]},
+                "created_at": {"N": "0"},
+            },
+        )
+    forget()
+    yield
+    wiring.run(close())
+    forget()
+
+
+async def close() -> None:
+    """Close what the functions leave open while they stay warm."""
+    await wiring.vendor().close()
+    await wiring.callbacks().close()
+
+
+def forget() -> None:
+    """Forget what wiring has built, as a cold start does."""
+    for kept in vars(wiring).values():
+        if hasattr(kept, "cache_clear") and kept is not wiring.runner:
+            kept.cache_clear()
+
+
+@pytest.fixture
+def ask(deployed: None) -> Ask:
+    """Send the submit function a sample event, changed."""
+
+    def send(
+        name: str = "submit", *, token: str | None = None, headers: Event | None = None, raw: str | None = None, **changes: Any
+    ) -> Heard:
+        event = copy.deepcopy(sample(name))
+        for header, value in {"authorization": token, **(headers or {})}.items():
+            if value is not None:
+                event["headers"][header] = value
+        if "body" in event:
+            body = json.loads(event["body"]) | changes
+            event["body"] = (
+                raw if raw is not None else json.dumps({key: value for key, value in body.items() if value is not Ellipsis})
+            )
+        else:
+            event |= changes
+            event["requestContext"]["http"] |= {"path": event["rawPath"]}
+        return Heard(submit_handler(event, SubmitContext()))
+
+    return send
+
+
+def stored(table: str, client: Any) -> int:
+    """Count the items of a table."""
+    count: int = client.scan(TableName=table, Select="COUNT")["Count"]
+    return count
+
+
+def test_from_submit_to_tick_with_the_sample_events(ask: Ask, upstream: Event) -> None:
+    """The sample submit is taken, shown, listed, and ended by the sample tick."""
+    submitted = ask(callback_url=...)
+    assert (submitted.status, submitted.body["code"], submitted.body["message"]) == (200, 0, "success")
+    data = submitted.body["data"]
+    assert re.fullmatch(r"tk_[A-Za-z0-9_-]{22}", data["task_id"])
+    assert data == {
+        "status": "pending",
+        "task_id": data["task_id"],
+        "model_id": "alibaba/wan2.2-animate-mix",
+        "get_result": {"method": "GET", "url": f"https://tasks.example.com/api/v1/tasks/{data['task_id']}"},
+    }
+    path = f"/api/v1/tasks/{data['task_id']}"
+    assert ask("task", rawPath=path).body["data"]["status"] == "processing"
+    report = poll_handler(sample("tick"), PollContext())
+    assert report["steps"] == {"polled": 1, "ended": 1}
+    shown = ask("task", rawPath=path).body["data"]
+    assert (shown["status"], shown["reference"], shown["callback"]["state"]) == ("success", "order-1", "none")
+    assert shown["result"]["resources"][0]["url"].startswith(upstream["upstream"])
+    listing = ask("list", queryStringParameters={"status": "success"}).body["data"]
+    assert [task["task_id"] for task in listing["tasks"]] == [data["task_id"]]
+    assert ask("list").body["data"] == {"tasks": [], "next_cursor": None}
+
+
+def test_a_wake_serves_its_ids(ask: Ask) -> None:
+    """The sample wake with a real id ends that task; with an unknown one it does nothing."""
+    assert poll_handler(sample("wake"), PollContext())["steps"] == {}
+    task_id = ask(callback_url=...).body["data"]["task_id"]
+    assert poll_handler({"ended": [task_id]}, PollContext())["steps"]["ended"] == 1
+
+
+def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream: Event) -> None:
+    """The answer is the task's; what is paid is not taken back, and another's task is not found."""
+    httpx.post(f"{upstream['upstream']}/_control/faults", json={"on": "submit", "fault": "429"})
+    queued = ask(callback_url=...).body["data"]["task_id"]
+    again = ask(callback_url=...).body["data"]["task_id"]
+    path = f"/api/v1/tasks/{queued}"
+    cancel = sample("task") | {"rawPath": f"{path}/cancel"}
+    cancel["requestContext"]["http"] |= {"method": "POST", "path": f"{path}/cancel"}
+    canceled = Heard(submit_handler(cancel, SubmitContext()))
+    assert (canceled.status, canceled.body["data"]["error"]["code"]) == (200, "canceled")
+    assert ask("task", rawPath=path).body["data"]["status"] == "failed"
+    assert Heard(submit_handler(cancel, SubmitContext())).status == 409
+    cancel["rawPath"] = cancel["requestContext"]["http"]["path"] = "/api/v1/tasks/tk_0000000000000000000000/cancel"
+    assert Heard(submit_handler(cancel, SubmitContext())).status == 404
+    poll_handler(sample("tick"), PollContext())
+    assert ask("task", rawPath=f"/api/v1/tasks/{again}").body["data"]["status"] == "processing"
+
+
+def test_in_economy_there_are_no_hooks(ask: Ask) -> None:
+    """Nobody could act on a hint before the tick, so the vendor is not asked for any."""
+    event = sample("task")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = "/hooks/tk_0000000000000000000000/x"
+    event["requestContext"]["http"]["method"] = "POST"
+    assert Heard(submit_handler(event, SubmitContext())).status == 404
+
+
+def test_both_submit_paths_are_one(ask: Ask) -> None:
+    """The vendor's older suffix works too."""
+    event = sample("submit")
+    event["rawPath"] += "/async"
+    event["requestContext"]["http"]["path"] += "/async"
+    assert Heard(submit_handler(event, SubmitContext())).status == 200
+
+
+def test_the_callers_never_see_each_other(ask: Ask) -> None:
+    """Another caller's task is a 404, and not in the listing."""
+    task_id = ask().body["data"]["task_id"]
+    bob = f"Bearer {token_of('bob')}"
+    assert ask("task", token=bob, rawPath=f"/api/v1/tasks/{task_id}").status == 404
+    assert ask("list", token=bob, queryStringParameters={}).body["data"]["tasks"] == []
+
+
+def test_validate_says_whether_the_token_is_good(ask: Ask) -> None:
+    """In the vendor's form: never a 401."""
+    for token, good in ((None, True), ("Bearer x", False), ("", False)):
+        heard = ask("task", token=token, rawPath="/api/v1/apikey/validate")
+        assert (heard.status, heard.body["data"]) == (200, {"is_valid": good})
+
+
+def test_models_come_without_envelope(ask: Ask) -> None:
+    """As the vendor's own client wants them."""
+    heard = ask("task", rawPath="/api/v1/models")
+    assert [model["slug"] for model in heard.body["models"]] == ["alibaba/wan2.2-animate-mix", "alibaba/wan2.2-animate-move"]
+
+
+def test_the_api_describes_itself(ask: Ask) -> None:
+    """OpenAPI 3.1, with every route, for anybody."""
+    document = ask("task", token="none", rawPath="/openapi.json").body
+    assert document["openapi"] == "3.1.0"
+    assert document["servers"] == [{"url": "https://tasks.example.com"}]
+    assert "/api/v1/alibaba/wan2.2-animate-mix/async" in document["paths"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/lease"])
+def test_any_other_path_is_a_404_in_the_envelope(ask: Ask, path: str) -> None:
+    """Every path reaches submit, so every answer wears the envelope."""
+    heard = ask("task", rawPath=path)
+    assert (heard.status, heard.body["code"]) == (404, 404)
+    assert heard.body["message"].startswith("Resource not found: ")
+
+
+@pytest.mark.parametrize("provider", ["tasks", "callbacks", "apikey", "models", "team", "media"])
+def test_reserved_words_are_no_providers(ask: Ask, provider: str) -> None:
+    """A POST there is a path that does not exist, not an unknown model."""
+    event = sample("submit")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = f"/api/v1/{provider}/model"
+    heard = Heard(submit_handler(event, SubmitContext()))
+    assert (heard.status, "no such path" in heard.body["message"]) == (404, True)
+
+
+BAD = [
+    ("image_url is required", {"image_url": ...}, "image_url"),
+    ("video_url is required", {"video_url": ...}, "video_url"),
+    ("mode is required", {"mode": ...}, "mode"),
+    ("an extra field", {"prompt": "x"}, "prompt"),
+    ("a number for a URL", {"image_url": 5}, "image_url"),
+    ("null for a URL", {"video_url": None}, "video_url"),
+    ("a list for a mode", {"mode": []}, "mode"),
+    ("an unknown mode", {"mode": "wan-max"}, "mode"),
+    ("a word for a boolean", {"check_image": "yes"}, "check_image"),
+    ("a non-ASCII URL", {"image_url": "https://example.com/ü.jpg"}, "image_url"),
+    ("a non-http URL", {"video_url": "ftp://example.com/v.mp4"}, "video_url"),
+    ("no URL at all", {"image_url": "new_actor.jpg"}, "image_url"),
+    ("a number for a callback", {"callback_url": 5}, "callback_url"),
+    ("an empty callback", {"callback_url": ""}, "callback_url"),
+    ("a callback with userinfo", {"callback_url": "https://u:p@example.com/"}, "callback_url"),
+    ("a callback with a fragment", {"callback_url": "https://example.com/#x"}, "callback_url"),
+    ("a callback with a bad scheme", {"callback_url": "gopher://example.com/"}, "callback_url"),
+    ("a callback that is too long", {"callback_url": "https://example.com/" + "x" * 2048}, "callback_url"),
+    ("a callback at this deployment", {"callback_url": "https://tasks.example.com/x"}, "callback_url"),
+    ("a long reference", {"reference": "x" * 201}, "reference"),
+    ("a number for a reference", {"reference": 1}, "reference"),
+    ("half a surrogate pair", {"reference": "\ud800"}, "reference"),
+]
+
+
+@pytest.mark.parametrize(("changes", "name"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_a_bad_field_is_a_400_that_names_it(
+    ask: Ask, upstream: Event, dynamodb: Any, tasks_table: str, changes: Event, name: str
+) -> None:
+    """And nothing is stored, and the vendor hears nothing."""
+    before = httpx.get(f"{upstream['upstream']}/_control").json()["submits"]
+    heard = ask(**changes)
+    assert (heard.status, heard.body["code"]) == (400, 400)
+    assert f"'{name}'" in heard.body["message"]
+    assert stored(tasks_table, dynamodb) == 0
+    assert httpx.get(f"{upstream['upstream']}/_control").json()["submits"] == before
+
+
+NOT_JSON = [
+    "",
+    "no",
+    '{"a":1',
+    "[]",
+    '"x"',
+    "null",
+    '{"mode":"wan-std","mode":"wan-pro"}',
+    '{"mode":NaN}',
+    '{"mode":-Infinity}',
+    "[" * 30_000,
+    '{"a":' * 10_000 + "1" + "}" * 10_000,
+    "1" * 5000,
+]
+
+
+@pytest.mark.parametrize("raw", NOT_JSON, ids=lambda raw: raw[:12] or "nothing")
+def test_what_is_no_json_object_is_a_400(ask: Ask, dynamodb: Any, tasks_table: str, raw: str) -> None:
+    """Duplicate keys, NaN and deep nesting among it."""
+    heard = ask(raw=raw)
+    assert (heard.status, heard.body["code"]) == (400, 400)
+    assert stored(tasks_table, dynamodb) == 0
+
+
+def test_a_body_of_other_bytes_is_a_400(ask: Ask) -> None:
+    """Whatever API Gateway took for binary is not UTF-8."""
+    event = sample("submit") | {"body": base64.b64encode(b'{"\xff\xfe"}').decode(), "isBase64Encoded": True}
+    assert Heard(submit_handler(event, SubmitContext())).status == 400
+
+
+def test_a_body_over_64_kb_is_a_413(ask: Ask) -> None:
+    """Measured in bytes, before it is parsed."""
+    assert ask(raw="x" * (64 * 1024 + 1)).status == 413
+    assert ask(raw="ü" * (32 * 1024 + 1)).status == 413
+    assert ask(raw="x" * (64 * 1024)).status == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"idempotency-key": ""},
+        {"idempotency-key": "k" * 256},
+        {"x-webhook-url": "https://other.example.com/"},
+        {"x-webhook-url": "x"},
+    ],
+)
+def test_a_bad_header_is_a_400_that_names_it(ask: Ask, dynamodb: Any, tasks_table: str, headers: Event) -> None:
+    """An over-long key, and a webhook URL that is bad or differs from the body's."""
+    heard = ask(headers=headers)
+    assert heard.status == 400
+    assert "'Idempotency-Key'" in heard.body["message"] or "'callback_url'" in heard.body["message"]
+    assert stored(tasks_table, dynamodb) == 0
+
+
+@pytest.mark.parametrize(
+    "token", ["", "Bearer", "Bearer x", "Basic eDp5", f"Bearer {token_of('alice')[:-1]}_", "Bearer thk_carol_" + "c" * 43]
+)
+def test_without_a_good_token_everything_is_a_401(ask: Ask, dynamodb: Any, tasks_table: str, token: str) -> None:
+    """Before the body is even looked at."""
+    for heard in (ask(token=token, raw="no"), ask("list", token=token), ask("task", token=token)):
+        assert (heard.status, heard.body["code"]) == (401, 401)
+    assert stored(tasks_table, dynamodb) == 0
+
+
+# --- redelivery, secrets, a receiver tried out -----------------------------------------------------------------------------
+
+
+class Inbox:
+    """A receiver in a thread: keeps what it is sent, and answers what it is told."""
+
+    def __init__(self) -> None:
+        inbox = self
+        self.received: list[tuple[dict[str, str], str]] = []
+        self.status = 200
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"])).decode()
+                inbox.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(inbox.status)
+                self.end_headers()
+                self.wfile.write(b"noted")
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    """Start a receiver."""
+    receiver = Inbox()
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    thread.join()
+    receiver.server.server_close()
+
+
+def delivered(ask: Ask, inbox: Inbox) -> str:
+    """Take a task to its delivered callback; give its id."""
+    task_id: str = ask(callback_url=inbox.url).body["data"]["task_id"]
+    assert poll_handler(sample("tick"), PollContext())["steps"]["delivered"] == 1
+    return task_id
+
+
+def test_a_callback_is_delivered_again(ask: Ask, inbox: Inbox) -> None:
+    """The sample event with a real id: same id, same bytes, a signature of its own; and the log goes on."""
+    task_id = delivered(ask, inbox)
+    heard = ask("redeliver", rawPath=f"/api/v1/tasks/{task_id}/redeliver")
+    assert (heard.status, heard.body["data"]["callback"]["state"]) == (200, "waiting")
+    assert heard.body["data"]["callback"]["next_attempt_at"] is not None
+    poll_handler(sample("tick"), PollContext())
+    (first, message), (second, again) = inbox.received
+    assert (first["webhook-id"], message) == (second["webhook-id"], again)
+    assert (first["x-modellix-retry-count"], second["x-modellix-retry-count"]) == ("0", "1")
+    Webhook(ask("secret").body["data"]["secrets"][0]["secret"]).verify(again, second)
+    callback = ask("task", rawPath=f"/api/v1/tasks/{task_id}").body["data"]["callback"]
+    assert (callback["state"], callback["attempts"], [entry["answer"] for entry in callback["log"]]) == (
+        "delivered",
+        2,
+        ["noted", "noted"],
+    )
+
+
+def test_many_callbacks_are_delivered_again(ask: Ask, inbox: Inbox) -> None:
+    """The sample event asks for what was given up, so a delivered one needs another state; bad fields are named."""
+    delivered(ask, inbox)
+    assert ask("redeliver_many", since=...).body["data"] == {"count": 0, "next_cursor": None}
+    assert ask("redeliver_many", since=..., state="delivered").body["data"] == {"count": 1, "next_cursor": None}
+    assert ask("redeliver_many", since=..., state="delivered", token=f"Bearer {token_of('bob')}").body["data"]["count"] == 0
+    poll_handler(sample("tick"), PollContext())
+    assert len(inbox.received) == 2
+    heard = ask("redeliver_many", limit=501)
+    assert (heard.status, "'limit'" in heard.body["message"]) == (400, True)
+
+
+def test_what_cannot_be_delivered_again_is_a_conflict_that_says_why(ask: Ask) -> None:
+    """And what is not there, or another's, is a 404."""
+    task_id = ask(callback_url=...).body["data"]["task_id"]
+    path = f"/api/v1/tasks/{task_id}/redeliver"
+    heard = ask("redeliver", rawPath=path)
+    assert (heard.status, "has not ended" in heard.body["message"]) == (409, True)
+    poll_handler(sample("tick"), PollContext())
+    heard = ask("redeliver", rawPath=path)
+    assert (heard.status, "no callback URL" in heard.body["message"]) == (409, True)
+    assert ask("redeliver").status == ask("redeliver", rawPath=path, token=f"Bearer {token_of('bob')}").status == 404
+
+
+def test_the_secrets_are_the_callers_own(ask: Ask, deployed: None, dynamodb: Any) -> None:
+    """With their end where they have one, and never to be kept by a cache."""
+    alice, bob = ask("secret"), ask("secret", token=f"Bearer {token_of('bob')}")
+    assert alice.headers["cache-control"] == "no-store"
+    [secret] = alice.body["data"]["secrets"]
+    assert secret["secret"].startswith("whsec_")
+    assert secret["expires_at"] is None
+    assert bob.body["data"]["secrets"] != [secret]
+
+
+def test_a_receiver_is_tried_out(ask: Ask, inbox: Inbox, dynamodb: Any, tasks_table: str) -> None:
+    """The sample event at a real receiver: a signed sample of each event, what was said to each, and nothing stored."""
+    inbox.status = 503
+    heard = ask("test_callback", callback_url=inbox.url)
+    assert heard.status == 200
+    secret = ask("secret").body["data"]["secrets"][0]["secret"]
+    for headers, body in inbox.received:
+        Webhook(secret).verify(body, headers)
+    said = [(one["type"], one["status"], one["answer"], one["delivered"]) for one in heard.body["data"]["samples"]]
+    assert said == [(f"prediction.task.{how}", 503, "noted", False) for how in ("succeeded", "failed")]
+    ids = {headers["webhook-id"] for headers, _ in inbox.received}
+    assert ids == {one["webhook_id"] for one in heard.body["data"]["samples"]}
+    assert stored(tasks_table, dynamodb) == 0
+
+
+def test_only_what_may_be_called_back_is_tried_out(ask: Ask) -> None:
+    """The rules of a submit, and the token's."""
+    assert ask("test_callback", callback_url="gopher://x.example.com/").status == 400
+    assert ask("test_callback", callback_url=...).status == 400
+    for name in ("redeliver", "redeliver_many", "test_callback", "secret"):
+        assert ask(name, token="Bearer x").status == 401
+
+
+def test_every_route_is_described(ask: Ask) -> None:
+    """What OpenAPI names exists, and what exists is named; the vendor's hook is nobody else's business."""
+    described = {
+        (method.upper(), path)
+        for path, operations in ask("task", token="none", rawPath="/openapi.json").body["paths"].items()
+        for method in operations
+    }
+    routes = set()
+    for route in [*api.app._static_routes, *api.app._dynamic_routes]:
+        path = route.path.replace("<", "{").replace(">", "}")
+        slugs = MODELS if "{model}" in path else ["provider/model"]
+        routes |= {(str(route.method), path.replace("{provider}/{model}", slug)) for slug in slugs}
+    assert described == {route for route in routes if not route[1].startswith(("/hooks/", "/openapi"))}
+
+
+def test_an_unknown_model_is_a_404_that_lists_the_known(ask: Ask) -> None:
+    """The vendor's other models are not known here."""
+    event = sample("submit")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = "/api/v1/alibaba/wan9"
+    heard = Heard(submit_handler(event, SubmitContext()))
+    assert heard.status == 404
+    assert "alibaba/wan2.2-animate-mix" in heard.body["message"]
+
+
+def test_secrets_urls_and_payloads_stay_out_of_the_log(ask: Ask, capsys: pytest.CaptureFixture[str], upstream: Event) -> None:
+    """Neither tokens nor keys nor what the caller sent."""
+    handler = wiring.logger().registered_handler
+    assert isinstance(handler, logging.StreamHandler)
+    before = handler.setStream(sys.stdout)
+    ask(callback_url="http://127.0.0.1:9/secret-path", reference="my-private-reference")
+    ask(raw="{}", headers={"idempotency-key": "private-key"})
+    poll_handler(sample("tick"), PollContext())
+    handler.setStream(before)
+    out, err = capsys.readouterr()
+    assert "callback.attempted" in out
+    for private in (
+        token_of("alice"),
+        upstream["api_key"],
+        "secret-path",
+        "my-private-reference",
+        "new_actor",
+        "whsec_",
+        "private-key",
+    ):
+        assert private not in out + err

@@ -1,0 +1,436 @@
+"""One exam for the fake and the real table: whoever passes it may stand in for the other."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.budget import Gate
+from taskhook.ports import Credential, LeaseView, StaleTaskError, TaskExistsError
+from taskhook.task import Attempt, ErrorCode, State, Submission, SubmitOutcome, Task, milliseconds
+from tests.world import START, MemoryCallers, MemoryTasks, Told, a_caller
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+RETENTION = timedelta(days=7)
+TAKEN = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-1", status=200)
+
+Step = Callable[[Task], Task]
+Store = MemoryTasks | DynamoTasks
+Directory = MemoryCallers | DynamoCallers
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Give each store in turn."""
+    found: Store = MemoryTasks() if request.param == "memory" else request.getfixturevalue("dynamo_tasks")
+    return found
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def directory(request: pytest.FixtureRequest) -> Directory:
+    """Give each directory of callers in turn."""
+    found: Directory = MemoryCallers() if request.param == "memory" else request.getfixturevalue("dynamo_callers")
+    return found
+
+
+def a_task(number: int = 1, caller: str = "alice", state: State = State.SUBMITTING) -> Task:
+    """Make a task that was accepted `number` seconds after the start."""
+    return Task(
+        task_id=f"tk_{number:022d}",
+        caller=caller,
+        model="alibaba/wan2.2-animate-mix",
+        request='{"image_url":"https://example.com/ü.jpg"}',
+        fingerprint="f",
+        callback_url="https://r.example.com/",
+        reference="",
+        accepted_at=START + timedelta(seconds=number),
+        state=state,
+        claimed_until=START + timedelta(minutes=1) if state is State.SUBMITTING else None,
+    )
+
+
+def an_ended(task: Task) -> Task:
+    """Take a submitting task to its end."""
+    watched = task.submitted(TAKEN, START, retention=RETENTION)
+    data = {"result": {"resources": [{"url": "https://x.example.com/ü.mp4", "width": 1366}]}}
+    return watched.succeeded(data, START, retention=RETENTION, claim=START)
+
+
+def same(one: Task | None, other: Task) -> bool:
+    """Compare everything but who wrote last."""
+    return one is not None and one.model_copy(update={"nonce": other.nonce}) == other
+
+
+async def test_what_is_added_is_read(store: Store) -> None:
+    """Every field comes back as it was."""
+    added = await store.add(a_task())
+    assert same(added, a_task())
+    assert await store.get(added.task_id) == added
+    assert await store.get("tk_0") is None
+
+
+async def test_an_id_is_taken_once(store: Store) -> None:
+    """The second one gets the first one's task."""
+    added = await store.add(a_task())
+    with pytest.raises(TaskExistsError) as exists:
+        await store.add(a_task(1, "bob"))
+    assert exists.value.current == added
+
+
+async def test_of_many_at_once_one_adds(store: Store) -> None:
+    """The conditional put decides, not the order of arrival."""
+    tries = await asyncio.gather(*(store.add(a_task()) for _ in range(5)), return_exceptions=True)
+    assert sum(isinstance(result, Task) for result in tries) == 1
+    assert sum(isinstance(result, TaskExistsError) for result in tries) == 4
+
+
+async def test_every_transition_is_stored_and_read(store: Store) -> None:
+    """From the intent to a delivered callback, and each write changes the nonce."""
+    task = await store.add(a_task())
+    made = Attempt(at=START, status=200, ms=12, answer="ok")
+    nonces = {task.nonce}
+    steps: tuple[Step, ...] = (
+        lambda task: task.submitted(TAKEN, START, retention=RETENTION),
+        lambda task: task.missing(START),
+        lambda task: task.found(),
+        lambda task: task.succeeded({"a": [1, {"b": None}]}, START, retention=RETENTION, claim=START),
+        lambda task: task.attempted(made, delivered=False, retry_at=START, now=START, retention=RETENTION),
+        lambda task: task.claim_delivery(until=START),
+        lambda task: task.attempted(made, delivered=True, retry_at=None, now=START, retention=RETENTION),
+    )
+    for step in steps:
+        wanted = step(task)
+        task = await store.swap(task, wanted)
+        assert same(task, wanted)
+        assert await store.get(task.task_id) == task
+        nonces.add(task.nonce)
+    assert len(nonces) == 8
+
+
+async def test_a_stale_write_changes_nothing(store: Store) -> None:
+    """Who has seen an older task is told what stands there now."""
+    old = await store.add(a_task())
+    current = await store.swap(old, old.doubted())
+    with pytest.raises(StaleTaskError) as stale:
+        await store.swap(old, old.submitted(TAKEN, START, retention=RETENTION))
+    assert stale.value.current == current
+    assert await store.get(old.task_id) == current
+
+
+async def test_a_write_never_makes_a_task(store: Store) -> None:
+    """What is gone stays gone."""
+    with pytest.raises(StaleTaskError) as stale:
+        await store.swap(a_task(), a_task().doubted())
+    assert stale.value.current is None
+    assert await store.get(a_task().task_id) is None
+
+
+async def test_a_key_that_is_free_again_takes_a_new_task(store: Store) -> None:
+    """The new task replaces every field of the old one."""
+    refused = SubmitOutcome(submission=Submission.REFUSED_HERE, status=402, message="pay")
+    old = await store.add(a_task())
+    old = await store.swap(old, old.submitted(refused, START, retention=RETENTION))
+    fresh = a_task().model_copy(update={"accepted_at": START + timedelta(hours=1)})
+    assert same(await store.swap(old, fresh), fresh)
+    assert same(await store.get(fresh.task_id), fresh)
+    assert [task.task_id for task in await store.watched(None, known=())] == [fresh.task_id]
+
+
+async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) -> None:
+    """Submitting, watched, in rescue, ended and not yet delivered; in order of acceptance, from a time on."""
+    for number in (3, 1, 2, 4):
+        await store.add(a_task(number))
+    await store.add(a_task(5, state=State.QUEUED))
+    ended = await store.get(a_task(2).task_id)
+    assert ended is not None
+    await store.swap(ended, an_ended(ended))
+    assert [task.task_id[-1] for task in await store.watched(None, known=())] == ["1", "2", "3", "4"]
+    since, known = START + timedelta(seconds=2), {a_task(3).task_id}
+    assert [task.task_id[-1] for task in await store.watched(since, known=known)] == ["2", "4"]
+
+
+async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -> None:
+    """Ended tasks move there after their first attempt, and leave when delivered."""
+    for number, minutes in ((1, 20), (2, 10), (3, 30)):
+        task = await store.add(a_task(number))
+        task = await store.swap(task, an_ended(task))
+        retry_at = START + timedelta(minutes=minutes)
+        await store.swap(
+            task,
+            task.attempted(Attempt(at=START, status=500), delivered=False, retry_at=retry_at, now=START, retention=RETENTION),
+        )
+    assert [task.task_id[-1] for task in await store.retries(START + timedelta(minutes=25), known=())] == ["2", "1"]
+    assert await store.retries(START + timedelta(minutes=10), known=()) == []
+    assert await store.watched(None, known=()) == []
+
+
+async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> None:
+    """Every way into redelivery is found by the index, nothing of the earlier rounds is lost, and nothing expires."""
+    made = Attempt(at=START, status=410, next_at=START + timedelta(hours=1))
+    steps: tuple[tuple[Step, ...], ...] = (
+        (lambda task: task.attempted(made, delivered=True, retry_at=None, now=START, retention=RETENTION),),
+        (lambda task: task.attempted(made, delivered=False, retry_at=None, now=START, retention=RETENTION, gone=True),),
+        (
+            lambda task: task.attempted(
+                made, delivered=False, retry_at=START + timedelta(hours=9), now=START, retention=RETENTION, soon=True
+            ),
+        ),
+        (),
+    )
+    now = START + timedelta(minutes=5)
+    again: Step = lambda task: task.redelivered(now)  # noqa: E731  # a step like the others
+    for number, before in enumerate(steps):
+        task = await store.add(a_task(number))
+        for step in (an_ended, *before, again):
+            wanted = step(task)
+            task = await store.swap(task, wanted)
+            assert same(await store.get(task.task_id), wanted)
+    found = await store.retries(now + timedelta(seconds=1), known=())
+    assert [(task.task_id[-1], task.attempts, task.tried, task.expires_at) for task in found] == [
+        ("0", 1, 0, None),
+        ("1", 1, 0, None),
+        ("2", 1, 0, None),
+        ("3", 0, 0, None),
+    ]
+    assert await store.watched(None, known=()) == []
+
+
+async def test_known_retries_hide_nobody(store: Store) -> None:
+    """However many of one host are skipped, the first one behind them is found."""
+    for number in range(7):
+        task = await store.add(a_task(number))
+        task = await store.swap(task, an_ended(task))
+        await store.swap(task, task.redelivered(START + timedelta(seconds=number)))
+    if isinstance(store, DynamoTasks):
+        store._page = 2
+    known = {a_task(number).task_id for number in range(7) if number != 5}
+    assert [task.task_id[-1] for task in await store.retries(START + timedelta(hours=1), known=known)] == ["5"]
+    assert len(await store.retries(START + timedelta(hours=1), known=())) in {2, 7}
+
+
+async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
+    """One caller with many tasks hides nobody."""
+    assert await store.queue_heads() == []
+    assert not await store.queue_waits()
+    for number, caller in ((4, "bob"), (2, "alice"), (1, "alice"), (3, "al"), (5, "alice-2"), (9, "zed")):
+        await store.add(a_task(number, caller, State.QUEUED))
+    assert [(task.caller, task.task_id[-1]) for task in await store.queue_heads()] == [
+        ("al", "3"),
+        ("alice", "1"),
+        ("alice-2", "5"),
+        ("bob", "4"),
+        ("zed", "9"),
+    ]
+    assert await store.queue_waits()
+
+
+async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
+    """Bounds are strict, pages follow each other, and the last has no cursor."""
+    for number in range(1, 8):
+        await store.add(a_task(number))
+    await store.add(a_task(9, "bob"))
+    page = await store.page("alice", after="", until="~", limit=4)
+    assert [task.task_id[-1] for task in page.tasks] == ["7", "6", "5", "4"]
+    assert page.cursor is not None
+    rest = await store.page("alice", after="", until=page.cursor, limit=4)
+    assert [task.task_id[-1] for task in rest.tasks] == ["3", "2", "1"]
+    assert rest.cursor is None
+    after = f"{milliseconds(START + timedelta(seconds=3)):013d}"
+    bounded = await store.page("alice", after=after, until=a_task(5).listed, limit=4)
+    assert [task.task_id[-1] for task in bounded.tasks] == ["4", "3"]
+    assert (await store.page("nobody", after="", until="~", limit=4)).tasks == ()
+
+
+async def test_the_lease_goes_to_one(store: Store) -> None:
+    """A wake gets what it has seen free, a tick takes over, a release by somebody else changes nothing."""
+    later = START + timedelta(minutes=2)
+    seen = await store.view()
+    assert not seen.alive(START)
+    assert await store.take(seen, LeaseView(holder="one", until=later), takeover=False)
+    assert not await store.take(seen, LeaseView(holder="two", until=later), takeover=False)
+    assert await store.take(seen, LeaseView(holder="three", until=later, holds=True), takeover=True)
+    held = await store.view()
+    assert (held.holder, held.holds, held.alive(START), held.alive(later)) == ("three", True, True, False)
+    await store.release("one")
+    assert (await store.view()).alive(START)
+    await store.release("three")
+    released = await store.view()
+    assert not released.alive(START)
+    assert await store.take(released, LeaseView(holder="four", until=later), takeover=False)
+
+
+async def test_a_true_hint_is_remembered_across_holders(store: Store) -> None:
+    """Whoever takes the lease next knows that hints come, until they are doubted."""
+    await store.hinted(START)
+    await store.take(await store.view(), LeaseView(holder="one", until=START), takeover=True)
+    assert (await store.view()).hints(START + timedelta(minutes=59))
+    assert not (await store.view()).hints(START + timedelta(minutes=60))
+    await store.hinted(None)
+    assert not (await store.view()).hints(START)
+
+
+async def test_the_gate_keeps_what_was_learnt_first(store: Store) -> None:
+    """A change on top of an older view is dropped, and the caller sees what stands."""
+    fresh = await store.gate()
+    assert fresh == Gate()
+    refused = await store.set_gate(fresh, fresh.refused(2, START))
+    assert (refused.waiting, refused.places, refused.probed_at) == (True, 2, START)
+    assert await store.gate() == refused
+    assert await store.set_gate(fresh, fresh.pause(START)) == refused
+    opened = await store.set_gate(refused, Gate(nonce=refused.nonce))
+    assert await store.gate() == opened
+    assert (opened.waiting, opened.places, opened.probed_at) == (False, None, None)
+
+
+async def test_a_window_gives_no_more_than_its_limit(store: Store) -> None:
+    """Many at once get as many as there are, each window on its own."""
+    got = await asyncio.gather(*(store.take_tokens(3, window=1, limit=10) for _ in range(8)))
+    assert sum(got) == 10
+    assert max(got) == 3
+    assert await store.take_tokens(1, window=1, limit=10) == 0
+    assert await store.take_tokens(2, window=1, limit=11) == 1
+    assert await store.take_tokens(20, window=2, limit=10) == 10
+    assert await store.take_tokens(0, window=3, limit=10) == 0
+
+
+async def test_the_queue_is_counted_per_caller(store: Store) -> None:
+    """Names that begin alike are different callers."""
+    for number, caller in enumerate(("alice", "alice", "alice", "alice-2", "al")):
+        await store.add(a_task(number, caller, State.QUEUED))
+    assert await store.queue_length("alice", at_most=10) == 3
+    assert await store.queue_length("alice", at_most=2) == 2
+    assert await store.queue_length("bob", at_most=10) == 0
+
+
+async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -> None:
+    """A name is taken once, and two changes at once cannot undo each other."""
+    alice = a_caller("alice")
+    assert await directory.add(alice)
+    assert not await directory.add(a_caller("alice").model_copy(update={"disabled": True}))
+    assert await directory.read("alice") == await directory.find("alice") == alice
+    rotated = alice.model_copy(update={"secrets": (Credential(value="whsec_new"), *alice.secrets)})
+    disabled = alice.model_copy(update={"disabled": True})
+    assert await directory.update(alice, disabled)
+    assert not await directory.update(alice, rotated)
+    earlier = a_caller("aa")
+    assert await directory.add(earlier)
+    assert await directory.every() == [earlier, disabled]
+    assert await directory.read("bob") is None
+
+
+# --- what only the real table can show -------------------------------------------------------------------------------------
+
+
+class LostAnswers:
+    """A DynamoDB client whose next write loses its answer and is repeated, as botocore does it."""
+
+    def __init__(self, client: "DynamoDBClient") -> None:
+        self._client = client
+        self.lose = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(**request: Any) -> Any:
+            if self.lose and name in {"put_item", "update_item"}:
+                self.lose = False
+                method(**request)
+            return method(**request)
+
+        return call
+
+
+@pytest.fixture
+def losing(dynamodb: "DynamoDBClient", dynamo_tasks: DynamoTasks) -> LostAnswers:
+    """Put a client that loses answers between the store and its table."""
+    client = LostAnswers(dynamodb)
+    dynamo_tasks._client = client  # type: ignore[assignment]  # it has every method
+    return client
+
+
+async def test_a_repeated_write_knows_its_own_success(dynamo_tasks: DynamoTasks, losing: LostAnswers) -> None:
+    """The retry of a write whose answer was lost fails on the first one's nonce, and that is success."""
+    losing.lose = True
+    added = await dynamo_tasks.add(a_task())
+    losing.lose = True
+    doubted = await dynamo_tasks.swap(added, added.doubted())
+    assert await dynamo_tasks.get(added.task_id) == doubted
+
+
+async def test_an_item_has_work_or_expires_but_never_both(
+    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
+) -> None:
+    """TTL must never take a task that still has something to do; its clock counts in seconds."""
+    task = await dynamo_tasks.add(a_task())
+    steps: list[Step] = [
+        an_ended,
+        lambda task: task.attempted(Attempt(at=START), delivered=True, retry_at=None, now=START, retention=RETENTION),
+    ]
+    for step in [Task.model_copy, *steps]:
+        task = await dynamo_tasks.swap(task, step(task))
+        item = dynamodb.get_item(TableName=tasks_table, Key={"task_id": {"S": task.task_id}})["Item"]
+        assert ("work" in item) is ("work_at" in item)
+        assert ("work" in item) is not ("expires_at" in item)
+    assert item["expires_at"] == {"N": str(int((START + RETENTION).timestamp()))}
+
+
+async def test_what_a_newer_version_wrote_survives_our_writes(
+    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
+) -> None:
+    """During a deploy two versions run: unknown attributes are ignored and kept."""
+    task = await dynamo_tasks.add(a_task())
+    key = {"task_id": {"S": task.task_id}}
+    dynamodb.update_item(
+        TableName=tasks_table, Key=key, UpdateExpression="SET novelty = :v", ExpressionAttributeValues={":v": {"S": "kept"}}
+    )
+    read = await dynamo_tasks.get(task.task_id)
+    assert read == task
+    await dynamo_tasks.swap(task, task.doubted())
+    assert dynamodb.get_item(TableName=tasks_table, Key=key)["Item"]["novelty"] == {"S": "kept"}
+
+
+@pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
+async def test_an_unreadable_item_is_told_and_hides_nobody(
+    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: Told, partition: str
+) -> None:
+    """It is pushed back where others wait behind it, counted, and never deleted."""
+    at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[partition]
+    bad = {"task_id": {"S": "bad"}, "work": {"S": partition}, "work_at": {"S": at}, "state": {"S": "?"}}
+    dynamodb.put_item(TableName=tasks_table, Item=bad)
+    queued = await dynamo_tasks.add(a_task(1, state=State.QUEUED))
+    watched = await dynamo_tasks.add(a_task(2))
+    looks: dict[str, Callable[[], Awaitable[list[Task]]]] = {
+        "watch": lambda: dynamo_tasks.watched(None, known=()),
+        "queue": dynamo_tasks.queue_heads,
+        "retry": lambda: dynamo_tasks.retries(START, known=()),
+    }
+    look = looks[partition]
+    await look()
+    assert await look() == {"watch": [watched], "queue": [queued], "retry": []}[partition]
+    assert told.count("task.unreadable") >= 1
+    item = dynamodb.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
+    assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
+
+
+async def test_more_tasks_than_a_batch_holds_are_all_found(dynamo_tasks: DynamoTasks) -> None:
+    """BatchGetItem takes 100 keys; the sweep takes any number."""
+    await asyncio.gather(*(dynamo_tasks.add(a_task(number)) for number in range(130)))
+    assert len(await dynamo_tasks.watched(None, known=())) == 130
+
+
+def test_the_error_codes_are_the_contracts() -> None:
+    """Receivers compare with these words."""
+    assert set(ErrorCode) == {
+        "upstream_failed",
+        "upstream_refused",
+        "submission_unknown",
+        "queue_expired",
+        "expired",
+        "lost",
+        "canceled",
+    }

@@ -1,0 +1,254 @@
+"""What the template promises: exact rights, kept data, and no relaxation outside the emulator."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from taskhook.settings import Settings
+from tests.local import stack
+
+TEMPLATE = stack.template()
+RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
+FUNCTIONS = ("SubmitFunction", "PollFunction")
+ROLES = ("SubmitRole", "PollRole", "TickRole")
+TABLES = ("Tasks", "Callers")
+NAMES = {"TableName", "FunctionName", "RoleName", "LogGroupName", "LayerName"}
+
+type Grant = tuple[str, str]
+
+TASKS, CALLERS, WORK, BY_CALLER = "Tasks.Arn", "Callers.Arn", "${Tasks.Arn}/index/work", "${Tasks.Arn}/index/by_caller"
+GRANTS: dict[str, set[Grant]] = {
+    "SubmitRole": {
+        ("dynamodb:GetItem", TASKS),
+        ("dynamodb:BatchGetItem", TASKS),
+        ("dynamodb:PutItem", TASKS),
+        ("dynamodb:UpdateItem", TASKS),
+        ("dynamodb:Query", WORK),
+        ("dynamodb:Query", BY_CALLER),
+        ("dynamodb:GetItem", CALLERS),
+        ("secretsmanager:GetSecretValue", "Secret.Id"),
+        ("lambda:InvokeFunction", "PollFunction.Arn"),
+        ("logs:CreateLogStream", "SubmitLogs.Arn"),
+        ("logs:PutLogEvents", "SubmitLogs.Arn"),
+    },
+    "PollRole": {
+        ("dynamodb:GetItem", TASKS),
+        ("dynamodb:BatchGetItem", TASKS),
+        ("dynamodb:UpdateItem", TASKS),
+        ("dynamodb:Query", WORK),
+        ("dynamodb:GetItem", CALLERS),
+        ("secretsmanager:GetSecretValue", "Secret.Id"),
+        ("logs:CreateLogStream", "PollLogs.Arn"),
+        ("logs:PutLogEvents", "PollLogs.Arn"),
+    },
+    "TickRole": {("lambda:InvokeFunction", "PollFunction.Arn")},
+}
+
+
+def properties(name: str) -> dict[str, Any]:
+    """Return a resource's own properties."""
+    found: dict[str, Any] = RESOURCES[name]["Properties"]
+    return found
+
+
+def of_type(kind: str) -> dict[str, dict[str, Any]]:
+    """Return the resources of one type by their logical names."""
+    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == kind}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return what may be written as one value or as several."""
+    return value if isinstance(value, list) else [value]
+
+
+def grants(role: str) -> Iterator[Grant]:
+    """Yield every action with the resource on which it is allowed, as the template writes it."""
+    for policy in properties(role)["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Allow"
+            for action in as_list(statement["Action"]):
+                for resource in as_list(statement["Resource"]):
+                    yield action, resource if isinstance(resource, str) else written(resource)
+
+
+def written(resource: dict[str, Any]) -> str:
+    """Return what an intrinsic function names."""
+    [(function, value)] = resource.items()
+    return ".".join(value) if function == "Fn::GetAtt" else str(value)
+
+
+def variables(function: str) -> dict[str, Any]:
+    """Return the environment of a function: what all have, and its own."""
+    common: dict[str, Any] = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    own: dict[str, Any] = properties(function).get("Environment", {}).get("Variables", {})
+    return common | own
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield every string inside a value."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_every_role_is_listed_here() -> None:
+    """A new role cannot come in beside the table of grants."""
+    assert set(of_type("AWS::IAM::Role")) == set(ROLES) == set(GRANTS)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_exactly_this(role: str) -> None:
+    """Exact actions on exact resources, and no managed policy, which would allow `*`."""
+    assert set(grants(role)) == GRANTS[role]
+    assert "ManagedPolicyArns" not in properties(role)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_has_a_wildcard(role: str) -> None:
+    """Neither an action nor a resource of a policy holds a `*`."""
+    assert [text for text in strings(properties(role)["Policies"]) if "*" in text] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nobody_deletes_tasks_or_writes_callers(role: str) -> None:
+    """Invariants of storage: tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
+    assert not any("Delete" in action for action, _ in grants(role))
+    assert {action for action, resource in grants(role) if resource == CALLERS} <= {"dynamodb:GetItem"}
+    assert role == "SubmitRole" or "dynamodb:PutItem" not in {action for action, _ in grants(role)}
+
+
+@pytest.mark.parametrize(("function", "role"), [("SubmitFunction", "SubmitRole"), ("PollFunction", "PollRole")])
+def test_a_function_has_its_own_role(function: str, role: str) -> None:
+    """SAM adds managed policies with `Resource: *` to roles that it makes itself."""
+    assert properties(function)["Role"] == {"Fn::GetAtt": [role, "Arn"]}
+    assert "Policies" not in properties(function)
+
+
+def test_every_function_is_listed_here() -> None:
+    """A new function cannot come in beside these tests."""
+    assert set(of_type("AWS::Serverless::Function")) == set(FUNCTIONS)
+
+
+def test_the_environment_is_the_settings() -> None:
+    """Every variable is a field and every field a variable; only submit knows poll's name."""
+    fields = {name.upper() for name in Settings.model_fields}
+    assert set(variables("SubmitFunction")) == fields
+    assert set(variables("PollFunction")) == fields - {"POLL_FUNCTION"}
+
+
+@pytest.mark.parametrize("name", TEMPLATE["Parameters"])
+def test_a_parameter_is_described_and_constrained(name: str) -> None:
+    """A wrong value is refused before anything is deployed."""
+    parameter = TEMPLATE["Parameters"][name]
+    assert parameter["Description"].endswith(".")
+    assert {"AllowedValues", "AllowedPattern", "MinLength", "MinValue"} & set(parameter)
+    assert parameter["Type"] != "Number" or "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= set(parameter)
+
+
+def test_only_the_vendor_key_has_no_default() -> None:
+    """Nothing else is asked for at a deployment, and the key is never shown."""
+    assert [name for name, parameter in TEMPLATE["Parameters"].items() if "Default" not in parameter] == ["VendorKey"]
+    assert TEMPLATE["Parameters"]["VendorKey"]["NoEcho"] is True
+
+
+def test_tasks_are_kept_for_a_week_at_least() -> None:
+    """The vendor keeps a result for seven days; our record of it outlives it."""
+    assert TEMPLATE["Parameters"]["RetentionDays"]["MinValue"] == 7
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_only_the_emulated_account_relaxes_the_callback_rule(function: str) -> None:
+    """Two locks: elsewhere the value has no power, and asking for it is refused."""
+    emulated = {"Fn::Equals": [{"Ref": "AWS::AccountId"}, "000000000000"]}
+    assert TEMPLATE["Parameters"]["CallbackTargets"]["Default"] == "public"
+    assert TEMPLATE["Conditions"]["IsEmulator"] == emulated
+    assert variables(function)["CALLBACK_TARGETS"] == {"Fn::If": ["IsEmulator", {"Ref": "CallbackTargets"}, "public"]}
+    [rule] = [it for it in TEMPLATE["Rules"].values() if it["RuleCondition"] == {"Fn::Equals": [{"Ref": "CallbackTargets"}, "any"]}]
+    assert [it["Assert"] for it in rule["Assertions"]] == [emulated]
+
+
+def test_every_table_is_kept() -> None:
+    """Deleting the stack, or replacing a table, loses no task and no caller."""
+    tables = of_type("AWS::DynamoDB::Table")
+    assert set(tables) == set(TABLES)
+    for table in tables.values():
+        assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
+        assert table["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+        assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_keys_of_tasks() -> None:
+    """The keys and both indexes are right from the first deployment: an update changes one index at a time."""
+    table = properties("Tasks")
+    keys = {None: table["KeySchema"]} | {index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]}
+    assert {name: [(part["AttributeName"], part["KeyType"]) for part in schema] for name, schema in keys.items()} == {
+        None: [("task_id", "HASH")],
+        "work": [("work", "HASH"), ("work_at", "RANGE")],
+        "by_caller": [("caller", "HASH"), ("listed", "RANGE")],
+    }
+    assert {index["Projection"]["ProjectionType"] for index in table["GlobalSecondaryIndexes"]} == {"KEYS_ONLY"}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+
+
+def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
+    """Without `BuildArchitecture` SAM builds for x86_64, whatever runs it."""
+    [layer] = of_type("AWS::Serverless::LayerVersion").values()
+    architecture = {"Ref": "Architecture"}
+    assert layer["Metadata"] == {"BuildMethod": "makefile", "BuildArchitecture": architecture}
+    assert layer["Properties"]["CompatibleArchitectures"] == [architecture]
+    assert TEMPLATE["Globals"]["Function"]["Architectures"] == [architecture]
+
+
+def test_nothing_has_a_fixed_name() -> None:
+    """Two stacks live in one account, and a retained table is in nobody's way."""
+    assert [name for name in RESOURCES if NAMES & set(properties(name))] == ["ApiMayInvokeSubmit"]  # which refers to one
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_functions_logs_end(function: str) -> None:
+    """A log group that Lambda makes by itself keeps everything for ever."""
+    group = properties(function)["LoggingConfig"]["LogGroup"]["Ref"]
+    assert properties(group)["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def test_a_wake_is_never_repeated() -> None:
+    """The tick is the safety net; a retry would only add load when something is wrong."""
+    once = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
+    tick = properties("PollFunction")["Events"]["Tick"]
+    assert properties("PollFunction")["EventInvokeConfig"] == once
+    assert (tick["Type"], tick["Properties"]["ScheduleExpression"]) == ("ScheduleV2", "rate(1 minute)")
+    assert tick["Properties"]["RetryPolicy"] == once
+
+
+def test_the_stage_is_throttled_and_logs_no_path() -> None:
+    """The path of a vendor's webhook carries a token."""
+    [stage] = of_type("AWS::ApiGatewayV2::Stage").values()
+    assert stage["Properties"]["DefaultRouteSettings"] == {
+        "ThrottlingRateLimit": {"Ref": "RequestsPerSecond"},
+        "ThrottlingBurstLimit": {"Ref": "Burst"},
+    }
+    assert "AccessLogSettings" not in stage["Properties"]
+
+
+def test_every_path_reaches_submit() -> None:
+    """A `$default` route beside the throttled one, payload 2.0, and nobody but this API may invoke the function over HTTP."""
+    routes = of_type("AWS::ApiGatewayV2::Route").values()
+    [stage] = of_type("AWS::ApiGatewayV2::Stage").values()
+    [integration] = of_type("AWS::ApiGatewayV2::Integration").values()
+    [permission] = of_type("AWS::Lambda::Permission").values()
+    assert {route["Properties"]["RouteKey"] for route in routes} == {"$default", *stage["Properties"]["RouteSettings"]}
+    assert {route["Properties"]["Target"]["Fn::Sub"] for route in routes} == {"integrations/${Integration}"}
+    assert integration["Properties"]["IntegrationUri"] == {"Fn::GetAtt": ["SubmitFunction", "Arn"]}
+    assert integration["Properties"]["PayloadFormatVersion"] == "2.0"
+    assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
+
+
+def test_what_a_stack_tells() -> None:
+    """The names that the admin command and the embedded stack look for."""
+    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", *FUNCTIONS}

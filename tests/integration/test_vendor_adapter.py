@@ -1,0 +1,806 @@
+"""The vendor's API over real sockets: what each thing that can happen on the wire means, and that nothing is paid twice."""
+
+import asyncio
+import gc
+import json
+import ssl
+import time
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskhook.adapters.vendor import MAX_ANSWER, ModellixApi
+from taskhook.ports import ApiKey, PollKind, PollOutcome
+from taskhook.task import Submission, SubmitOutcome, kept_data
+from tests.integration.test_callbacks_adapter import UNTRUSTED
+from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
+
+MODEL = "alibaba/wan2.2-animate-mix"
+REQUEST = b'{"image_url":"http://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
+KEY = "mdlx-test"
+LONG = timedelta(seconds=30)  # far more than any test takes
+SHORT = timedelta(seconds=0.3)  # for a vendor that never answers
+TAKEN = b'{"code":0,"message":"success","data":{"status":"pending","task_id":"task-1"}}'
+
+
+@dataclass
+class Keys:
+    """The vendor's key in its safe: each look finds the next, the last for ever; an exception is raised."""
+
+    kept: list[str | Exception] = field(default_factory=lambda: [KEY])
+    asked: list[bool] = field(default_factory=list)
+
+    async def __call__(self, *, fresh: bool) -> str:
+        """Give the key, the next one if it is to be fresh."""
+        self.asked.append(fresh)
+        if fresh and len(self.kept) > 1:
+            self.kept.pop(0)
+        key = self.kept[0]
+        if isinstance(key, Exception):
+            raise key
+        return key
+
+
+@asynccontextmanager
+async def calling(origin: str, keys: ApiKey | None = None) -> AsyncIterator[ModellixApi]:
+    """Make the adapter, and close the connections that it keeps for its polls."""
+    api = ModellixApi(origin, keys or Keys())
+    try:
+        yield api
+    finally:
+        await api._client.aclose()
+
+
+@asynccontextmanager
+async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, ModellixApi]]:
+    """Serve the emulator and make the adapter for it."""
+    profile: dict[str, Any] = {"api_keys": (KEY,), "task_seconds": 60.0} | knobs
+    emulator = VendorEmulator(VendorProfile(**profile))
+    async with serving(emulator.app()) as origin, calling(origin, keys) as api:
+        yield emulator, api
+
+
+async def submit(script: Script, *, limit: timedelta = LONG) -> tuple[SubmitOutcome, Listener]:
+    """Pay once at a vendor that behaves as scripted."""
+    async with listening(script) as listener, calling(listener.origin) as api:
+        return await api.submit(MODEL, REQUEST, hook=None, limit=limit), listener
+
+
+async def poll(script: Script, task_id: str = "task-1") -> PollOutcome:
+    """Poll once at a vendor that behaves as scripted."""
+    async with listening(script) as listener, calling(listener.origin) as api:
+        return await api.poll(task_id)
+
+
+def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
+    """Read the request, write these bytes, then close, reset, or keep the connection open."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        for piece in pieces:
+            await connection.send(piece)
+        if hold:
+            await connection.hold()
+        if reset:
+            connection.reset()
+
+    return script
+
+
+async def hang_up(connection: Connection) -> None:
+    """Reset the connection before anything is read."""
+    connection.reset()
+
+
+async def hang_up_in_the_request(connection: Connection) -> None:
+    """Reset the connection after the request's headers."""
+    await connection.head()
+    connection.reset()
+
+
+def expected_submission(status: int) -> Submission:
+    """Read the table of the design for an answer that names no task."""
+    if status in {400, 403, 404, 405, 413, 415, 422}:
+        return Submission.REFUSED
+    if status in {401, 402}:
+        return Submission.REFUSED_HERE
+    return Submission.BUSY if status == 429 else Submission.AMBIGUOUS
+
+
+# --- the paid POST: answered ----------------------------------------------------------------------------------------------
+
+
+async def test_taken() -> None:
+    """A submit that the vendor took names the task that the vendor has, and was paid once."""
+    async with emulated() as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        (task,) = emulator.snapshot()["tasks"]
+        assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
+        assert (task["request"], emulator.submits) == (json.loads(REQUEST), 1)
+
+
+async def test_request_on_the_wire() -> None:
+    """The POST carries the stored bytes, the key and a length, to the model's path, and asks nothing of a proxy."""
+    _, listener = await submit(answering(answer(200, TAKEN)))
+    (request,) = listener.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert first == f"POST /api/v1/{MODEL} HTTP/1.1"
+    assert body == REQUEST
+    assert {f"Authorization: Bearer {KEY}", "Content-Type: application/json", f"Content-Length: {len(REQUEST)}"} <= set(lines)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+async def test_any_2xx_with_an_id_is_taken(status: int) -> None:
+    """The vendor's clients take any 2xx, and so do we."""
+    outcome, _ = await submit(answering(answer(status, TAKEN)))
+    assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, "task-1")
+
+
+STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *range(500, 512), 520, 524, 599)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+async def test_each_refusal_means_what_the_table_says(status: int) -> None:
+    """Each status is classed as the design says, keeps the vendor's words, and is never tried a second time."""
+    async with emulated() as (emulator, api):
+        emulator.inject(Fault(on="submit", fault=str(status), message="too bad"))
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.status) == (expected_submission(status), status)
+        assert "too bad" in outcome.message or status == 304
+        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirect_is_not_followed(status: int) -> None:
+    """A redirected POST would be paid by whoever answers there; it is not sent anywhere else."""
+    async with listening(answering(answer(200, TAKEN))) as elsewhere:
+        outcome, listener = await submit(answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}")))
+        assert (outcome.submission, outcome.status) == (Submission.AMBIGUOUS, status)
+        assert (listener.connections, elsewhere.connections) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"message":', b"\xff\xfe", b'"text"', b"null"])
+async def test_status_alone_decides_where_the_body_cannot_be_read(status: int, body: bytes) -> None:
+    """A gateway's HTML under a 4xx refuses as well as the vendor's JSON does."""
+    outcome, _ = await submit(answering(answer(status, body)))
+    assert (outcome.submission, outcome.status) == (expected_submission(status), status)
+    assert outcome.message == f"the vendor answered {status}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>upstream connect error</body></html>",
+        b"null",
+        b"[]",
+        b'"task-1"',
+        b"{}",
+        TAKEN[:-1],
+        TAKEN + b"x",
+        b"\xff" + TAKEN,
+        TAKEN.replace(b'"task-1"', b"1"),
+        TAKEN.replace(b'"task-1"', b"null"),
+        TAKEN.replace(b'"task-1"', b'["task-1"]'),
+        TAKEN.replace(b'"task-1"', b"true"),
+        TAKEN.replace(b'"task-1"', b'""'),
+        TAKEN.replace(b'"code":0', b'"code":500'),
+        TAKEN.replace(b'"code":0', b'"code":"0"'),
+        TAKEN.replace(b'"code":0', b'"code":null'),
+        b'{"code":0,"data":{}}',
+        b'{"code":0,"data":null}',
+        b'{"code":0,"task_id":"task-1"}',
+        TAKEN.replace(b'"code":0', b'"code":NaN'),
+        b"[" * 100_000,
+        b" " * (MAX_ANSWER + 1) + TAKEN,
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+async def test_2xx_that_names_no_task_is_ambiguous(body: bytes) -> None:
+    """A 200 that cannot be read, or that contradicts itself, may have been paid for."""
+    outcome, listener = await submit(answering(answer(200, body)))
+    assert (outcome.submission, outcome.status, outcome.upstream_task_id) == (Submission.AMBIGUOUS, 200, "")
+    assert len(listener.requests) == 1
+
+
+@pytest.mark.parametrize("fault", ["not_json", "code_nonzero", "wrong_id"])
+async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
+    """The emulator's faulty answers are ambiguous, and indeed some were paid for."""
+    async with emulated() as (emulator, api):
+        emulator.inject(Fault(on="submit", fault=fault))
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert (emulator.submits, len(emulator.tasks)) == (1, 0 if fault == "code_nonzero" else 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "at_least", "at_most"),
+    [
+        ({"retry_after": "7"}, 7, 7),
+        ({"retry_after": " 7 "}, 7, 7),
+        ({"retry_after": "0"}, 0, 0),
+        ({"retry_after": "999999999999"}, 3600, 3600),
+        ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(seconds=1000), usegmt=True)}, 300, 1001),
+        ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(days=400), usegmt=True)}, 3600, 3600),
+        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 1, 1),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": str(int(time.time()) + 1000)}, 300, 1001),
+        ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "9" * 30}, 3600, 3600),
+        ({"retry_after": "7", "x_ratelimit_remaining": "0", "x_ratelimit_reset": str(int(time.time()) + 1000)}, 7, 7),
+    ],
+)
+async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: float, at_most: float) -> None:
+    """`Retry-After` in both forms, else the reset of the rate limit, tells when to come back, within an hour."""
+    refused = answering(answer(429, b'{"code":429,"message":"slow down"}', **headers))
+    outcome, _ = await submit(refused)
+    polled = await poll(refused)
+    assert (outcome.submission, outcome.message, polled.kind) == (Submission.BUSY, "slow down", PollKind.THROTTLED)
+    for wait in (outcome.retry_after, polled.retry_after):
+        assert wait is not None
+        assert timedelta(seconds=at_least) <= wait <= timedelta(seconds=at_most)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"retry_after": ""},
+        {"retry_after": "soon"},
+        {"retry_after": "-1"},
+        {"retry_after": "1.5"},
+        {"retry_after": "9" * 5000},
+        {"retry_after": "Sun, 06 Nov 99999 08:49:37 GMT"},
+        {"retry_after": "Mon, 01 Jan 0001 00:00:00 +1400"},
+        {"retry_after": "Fri, 31 Dec 9999 23:59:59 -1400"},
+        {"x_ratelimit_remaining": "0"},
+        {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "soon"},
+        {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "9" * 5000},
+        {"x_ratelimit_remaining": "3", "x_ratelimit_reset": str(int(time.time()) + 1000)},
+    ],
+    ids=lambda headers: repr(headers)[:60],
+)
+async def test_nonsense_about_when_to_come_back_is_ignored(headers: dict[str, str]) -> None:
+    """A header that makes no sense never spoils the answer that it came with, least of all one that was paid for."""
+    busy, _ = await submit(answering(answer(429, b'{"message":"slow down"}', **headers)))
+    assert (busy.submission, busy.message) == (Submission.BUSY, "slow down")
+    taken, _ = await submit(answering(answer(200, TAKEN, **headers)))
+    assert (taken.submission, taken.upstream_task_id) == (Submission.TAKEN, "task-1")
+    polled = await poll(answering(answer(429, b"{}", **headers)))
+    assert polled.kind is PollKind.THROTTLED
+    assert {busy.retry_after, polled.retry_after} <= {None, timedelta(seconds=1)}
+
+
+async def test_refusal_for_rate_is_busy() -> None:
+    """Both of the vendor's limits are told as busy, and cost nothing."""
+    async with emulated(concurrent=1) as (emulator, api):
+        outcomes = [(await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission for _ in range(2)]
+        assert outcomes == [Submission.TAKEN, Submission.BUSY]
+        assert len(emulator.tasks) == 1
+    async with emulated(rpm=1) as (emulator, api):
+        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert outcome.submission is Submission.BUSY
+        assert outcome.retry_after is not None
+        assert timedelta(seconds=50) < outcome.retry_after <= timedelta(seconds=62)
+        assert len(emulator.tasks) == 1
+
+
+# --- the paid POST: sent, and no answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        raw(),
+        raw(reset=True),
+        hang_up_in_the_request,
+        raw(b"HTTP/1.1 200"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n", reset=True),
+        raw(b"HTTP/1.1 429 Too Many Requests\r\nContent-Len", reset=True),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(TAKEN), TAKEN[:-1]),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(TAKEN), TAKEN[:-1], reset=True),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk"),
+        raw(b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        raw(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+        raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
+        raw(b"\x15\x03\x03\x00\x02\x02\x28"),
+        raw(b"HTTP/1.1 200 OK\r\nX-Huge: " + b"a" * 1_000_000 + b"\r\n\r\n"),
+    ],
+)
+async def test_broken_answer_is_ambiguous(script: Script) -> None:
+    """Once a byte was sent, whatever breaks before the answer is complete leaves the outcome unknown, and is not tried again."""
+    outcome, listener = await submit(script)
+    assert outcome.submission is Submission.AMBIGUOUS
+    assert listener.connections == 1
+
+
+async def test_connection_that_breaks_at_once_is_ambiguous_or_proven_unsent() -> None:
+    """A connection reset as it is accepted is not sent only if no byte was written; nothing is read of it either way."""
+    outcome, listener = await submit(hang_up)
+    assert outcome.submission in {Submission.AMBIGUOUS, Submission.NOT_SENT}
+    assert listener.connections == 1
+
+
+@pytest.mark.parametrize(("fault", "paid"), [("drop_before", 0), ("drop_after", 1)])
+async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
+    """Whether the vendor took the task before it dropped the connection cannot be told from here."""
+    async with emulated() as (emulator, api):
+        emulator.inject(Fault(on="submit", fault=fault))
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.upstream_task_id) == (Submission.AMBIGUOUS, "")
+        assert (emulator.submits, len(emulator.tasks)) == (1, paid)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        raw(hold=True),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Type:", hold=True),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", hold=True),
+        raw(b"HTTP/1.1 100 Continue\r\n\r\n", hold=True),
+    ],
+    ids=["no answer", "unfinished headers", "unfinished body", "continue"],
+)
+async def test_timeout_after_sending_is_ambiguous(script: Script) -> None:
+    """When the time is over after the request was sent, the vendor may have it."""
+    outcome, listener = await submit(script, limit=SHORT)
+    assert outcome.submission is Submission.AMBIGUOUS
+    assert len(listener.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 429])
+async def test_refusal_whose_body_never_comes_is_still_a_refusal(status: int) -> None:
+    """The status of a refusal proves that nothing was taken, however its body ends."""
+    head = b"HTTP/1.1 %d Whatever\r\nContent-Length: 100\r\n\r\n" % status
+    for script in (raw(head, hold=True), raw(head + b"{", reset=True)):
+        outcome, _ = await submit(script, limit=SHORT)
+        assert (outcome.submission, outcome.status) == (expected_submission(status), status)
+
+
+async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
+    """An answer that takes its time is an answer, as long as it comes within the limit."""
+    async with emulated() as (emulator, api):
+        emulator.inject(Fault(on="submit", fault="slow", seconds=0.3))
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        emulator.inject(Fault(on="submit", fault="slow", seconds=10))
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
+
+
+# --- the paid POST: not sent, proven --------------------------------------------------------------------------------------
+
+
+async def test_refused_connection_is_not_sent() -> None:
+    """Nobody listens, so nobody was paid."""
+    async with calling(f"http://127.0.0.1:{await free_port()}") as api:
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+    assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "ConnectError")
+
+
+async def test_unknown_name_is_not_sent() -> None:
+    """Without an address there is no connection."""
+    async with calling("http://no-such-vendor.invalid") as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+
+
+async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
+    """A certificate that nobody vouches for ends the matter before key or request are shown."""
+    (tmp_path / "untrusted.pem").write_text(UNTRUSTED)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "untrusted.pem")
+    async with listening(answering(answer(200, TAKEN)), tls=tls) as listener, calling(listener.origin) as api:
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        polled = await api.poll("task-1")
+        assert (outcome.submission, polled.kind) == (Submission.NOT_SENT, PollKind.UNAVAILABLE)
+        assert (listener.requests, bytes(listener.received)) == ([], b"")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b""], ids=["plain HTTP", "alert", "closed"]
+)
+async def test_failed_handshake_is_not_sent(sent: bytes) -> None:
+    """Whatever breaks the handshake, the request was never begun, nor is the connection tried again."""
+
+    async def script(connection: Connection) -> None:
+        await connection.reader.read(1)
+        await connection.send(sent)
+
+    async with listening(script) as listener, calling(listener.origin.replace("http", "https")) as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert listener.connections == 1  # trying again is the queue's business
+
+
+async def test_timeout_before_sending_is_not_sent() -> None:
+    """When the time is over while the handshake hangs, the request was never begun."""
+    async with listening(silent) as listener, calling(listener.origin.replace("http", "https")) as api:
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)
+        assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "TimeoutError")
+        assert REQUEST not in listener.received
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # httpcore leaves the socket to the collector when a handshake is cancelled
+
+
+async def test_key_that_cannot_be_read_is_not_sent() -> None:
+    """Without a key no connection is opened, for a submit or for a poll."""
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, Keys([OSError("no safe")])) as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
+        assert listener.connections == 0
+
+
+async def test_key_that_takes_too_long_is_not_sent() -> None:
+    """Reading the key is part of the limit."""
+
+    async def never(*, fresh: bool) -> str:
+        await asyncio.Event().wait()
+        return KEY
+
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, never) as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.NOT_SENT
+        assert listener.connections == 0
+
+
+@pytest.mark.parametrize("key", ["", "mdlx\r\nX-Evil: 1", "mdlx-\u4e2d", "mdlx-\x00"])
+async def test_key_that_no_header_can_carry_pays_nothing(key: str) -> None:
+    """A damaged secret is an outcome, not a crash, and injects nothing."""
+    async with emulated(Keys([key])) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert outcome.submission in {Submission.NOT_SENT, Submission.REFUSED_HERE, Submission.AMBIGUOUS}
+        assert (await api.poll("task-1")).kind in {PollKind.UNAVAILABLE, PollKind.KEY_REFUSED}
+        assert len(emulator.tasks) == 0
+
+
+# --- the key --------------------------------------------------------------------------------------------------------------
+
+
+async def test_replaced_key_is_read_again_on_401() -> None:
+    """A 401 proves that nothing was taken; with a key that has been replaced meanwhile the POST is sent again, and paid once."""
+    keys = Keys(["mdlx-old", KEY])
+    async with emulated(keys) as (emulator, api):
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (keys.asked, emulator.submits, len(emulator.tasks)) == ([False, True], 2, 1)
+
+
+async def test_same_key_is_not_tried_twice() -> None:
+    """Where the key has not changed, the refusal stands after one POST."""
+    keys = Keys(["mdlx-old"])
+    async with emulated(keys) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.status) == (Submission.REFUSED_HERE, 401)
+        assert (keys.asked, emulator.submits) == ([False, True], 1)
+
+
+async def test_fresh_key_is_tried_only_once() -> None:
+    """A fresh key that is refused too ends the matter."""
+    keys = Keys(["mdlx-old", "mdlx-older", KEY])
+    async with emulated(keys) as (emulator, api):
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert emulator.submits == 2
+
+
+async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
+    """The 401 is what is known, and it proves that nothing was taken."""
+    async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+
+
+@pytest.mark.parametrize(
+    ("second", "meaning"),
+    [(raw(), Submission.AMBIGUOUS), (raw(hold=True), Submission.AMBIGUOUS), (hang_up_in_the_request, Submission.AMBIGUOUS)],
+)
+async def test_second_post_that_breaks_is_ambiguous(second: Script, meaning: Submission) -> None:
+    """The first answer's proof does not cover the second POST."""
+    scripts = [answering(answer(401, b"{}")), second]
+
+    async def script(connection: Connection) -> None:
+        await scripts.pop(0)(connection)
+
+    async with listening(script) as listener, calling(listener.origin, Keys(["mdlx-old", KEY])) as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is meaning
+        assert listener.connections == 2
+
+
+async def test_poll_reads_the_key_again_after_401() -> None:
+    """The poll after a refused one asks for a fresh key, the one after a good one does not."""
+    keys = Keys(["mdlx-old", KEY])
+    async with emulated(keys) as (_, api):
+        assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.KEY_REFUSED, PollKind.MISSING, PollKind.MISSING]
+        assert keys.asked == [False, True, False]
+
+
+# --- connections ----------------------------------------------------------------------------------------------------------
+
+
+async def test_each_post_has_a_connection_of_its_own_and_polls_share_one() -> None:
+    """A kept connection may be dead after a freeze, so nothing is paid over one; polls may be repeated, so they keep theirs."""
+    body = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
+    async with listening(answering(answer(200, body))) as listener, calling(listener.origin) as api:
+        for polls in range(3):
+            assert (await api.poll("task-1")).kind is PollKind.PENDING
+            assert listener.connections == 1, polls
+        for posts in range(3):
+            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert listener.connections == 2 + posts
+        assert (await api.poll("task-1")).kind is PollKind.PENDING
+        assert listener.connections == 4
+
+
+async def test_post_closes_its_connection() -> None:
+    """Nothing is left open by a submit, whatever became of it."""
+    closed = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(answer(200, TAKEN))
+        await connection.hold()
+        closed.set()
+
+    async with listening(script) as listener, calling(listener.origin) as api:
+        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        async with asyncio.timeout(5):
+            await closed.wait()
+
+
+async def test_poll_survives_a_dead_kept_connection() -> None:
+    """A kept connection that the vendor has closed costs at most one poll."""
+    body = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
+    async with listening(raw(answer(200, body))) as listener, calling(listener.origin) as api:
+        kinds = [(await api.poll("task-1")).kind for _ in range(4)]
+        assert kinds[0] is PollKind.PENDING
+        assert PollKind.PENDING in kinds[1:]
+        assert set(kinds) <= {PollKind.PENDING, PollKind.UNAVAILABLE}
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Through a proxy the trace could not prove anything, so none is taken from the environment."""
+    async with listening(silent) as proxy, emulated() as (_, _):
+        monkeypatch.setenv(variable, proxy.origin)
+        async with emulated() as (_, api):
+            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert (await api.poll("task-1")).kind is PollKind.MISSING
+        assert proxy.connections == 0
+
+
+# --- polls ----------------------------------------------------------------------------------------------------------------
+
+
+def task_body(status: object, *, task_id: object = "task-1", outer: str = "success", **data: Any) -> bytes:
+    """Render the vendor's task answer."""
+    return json.dumps({"code": 0, "message": outer, "data": {"status": status, "task_id": task_id, **data}}).encode()
+
+
+async def test_poll_follows_a_task_to_its_success() -> None:
+    """A running task is pending, an ended one carries what the vendor says of the result."""
+    async with emulated() as (emulator, api):
+        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        assert await api.poll(task_id) == PollOutcome(kind=PollKind.PENDING)
+        emulator._end(emulator.tasks[task_id])
+        outcome = await api.poll(task_id)
+        assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, kept_data(json.loads(emulator.tasks[task_id].answer)["data"]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("failed_message", "no body"),
+        ("failed_string", "no body"),
+        ("failed_object", "InvalidFile.NoHuman: no body"),
+        ("failed", "InvalidFile.NoHuman: no body"),
+        ("canceled", "the vendor reported canceled"),
+    ],
+)
+async def test_failure_is_understood_in_each_form(fault: str, message: str) -> None:
+    """The vendor's words are found in the message, in a string or in an object."""
+    async with emulated() as (emulator, api):
+        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        emulator.inject(Fault(on="task", fault=fault, message="no body"))
+        outcome = await api.poll(task_id)
+        assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
+
+
+@pytest.mark.parametrize(
+    ("data", "outer", "words"),
+    [
+        ({"error": {"code": "E1", "message": "broken"}}, "success", "E1: broken"),
+        ({"error": {"message": "broken"}}, "success", "broken"),
+        ({"error": {"code": "E1"}}, "success", "E1"),
+        ({"error": {"code": 7, "message": None}}, "success", "7"),
+        ({"error": {}}, "outer", "outer"),
+        ({"error": {}, "message": "inner"}, "outer", "inner"),
+        ({"error": "broken"}, "outer", "broken"),
+        ({"error": ""}, "outer", "outer"),
+        ({"error": None, "message": None}, "outer", "outer"),
+        ({"error": ["x"]}, "outer", "outer"),
+        ({"message": "inner"}, "outer", "inner"),
+        ({"message": "success"}, "success", "the vendor reported failed"),
+        ({}, "success", "the vendor reported failed"),
+    ],
+)
+async def test_words_of_a_failure(data: dict[str, Any], outer: str, words: str) -> None:
+    """The most specific words win, and there are always some."""
+    outcome = await poll(answering(answer(200, task_body("failed", outer=outer, **data))))
+    assert (outcome.kind, outcome.message) == (PollKind.FAILED, words)
+
+
+def spelled(*words: str) -> list[str]:
+    """Spell each word in every case that a vendor might think of."""
+    return [form for word in words for form in (word, word.upper(), word.capitalize())]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed")),
+        *((word, PollKind.FAILED) for word in spelled("failed", "error", "canceled", "cancelled")),
+        *((word, PollKind.PENDING) for word in spelled("pending", "processing", "running", "queued", "unknown")),
+        *((word, PollKind.PENDING) for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")),
+    ],
+)
+async def test_status_words(status: str, kind: PollKind) -> None:
+    """The vendor's words count in any case; any other word keeps polling."""
+    assert (await poll(answering(answer(200, task_body(status))))).kind is kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"success"',
+        task_body("success")[:-1],
+        b"\xff" + task_body("success"),
+        b"[" * 100_000,
+        task_body("success", task_id="task-2"),
+        task_body("success", task_id="TASK-1"),
+        task_body("success", task_id=None),
+        task_body("success", task_id=1),
+        task_body("success", task_id=["task-1"]),
+        task_body(None),
+        task_body(1),
+        task_body(["success"]),
+        task_body("success", score=float("nan")),
+        task_body("success", score=float("inf")),
+        task_body("success", note="x").replace(b'"x"', b'"\\ud800"'),
+        b'{"code":0,"data":null}',
+        b'{"code":0,"data":["success"]}',
+        b'{"code":0,"status":"success","task_id":"task-1"}',
+        b'{"code":500,"message":"Internal error"}',
+        task_body("success", note="x" * MAX_ANSWER),
+    ],
+    ids=lambda body: repr(body[:60]),
+)
+async def test_garbage_says_nothing_about_the_task(body: bytes) -> None:
+    """An answer that is not JSON, not about this task, or endless is no news: neither success nor failure."""
+    assert (await poll(answering(answer(200, body)))).kind is PollKind.UNAVAILABLE
+
+
+async def test_number_beyond_a_floats_range_does_not_spoil_a_success() -> None:
+    """Such a number reads as infinite, which no JSON can hold; it becomes null, and the success stays one."""
+    body = task_body("success", score=1, list=[{"a": 1}]).replace(b": 1", b": -1e400")
+    outcome = await poll(answering(answer(200, body)))
+    assert (outcome.kind, outcome.data["score"], outcome.data["list"]) == (PollKind.SUCCEEDED, None, [{"a": None}])
+    assert json.dumps(outcome.data, allow_nan=False)
+
+
+async def test_large_answer_is_read() -> None:
+    """A success of megabytes is a success, cut down to what a table holds before it is kept in memory."""
+    outcome = await poll(answering(answer(200, task_body("success", note="x" * (MAX_ANSWER - 1000)))))
+    assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, {"result": {"resources": []}, "truncated": True})
+
+
+async def test_endless_answer_is_dropped() -> None:
+    """An answer without end is given up at its limit, not when the memory is full."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        while True:
+            await connection.send(b" " * 65536)
+
+    async with listening(script) as listener, calling(listener.origin) as api:
+        assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
+        assert listener.sent < MAX_ANSWER + 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (404, PollKind.MISSING),
+        (429, PollKind.THROTTLED),
+        (401, PollKind.KEY_REFUSED),
+        (402, PollKind.KEY_REFUSED),
+        *(
+            (status, PollKind.UNAVAILABLE)
+            for status in (201, 204, 206, 301, 302, 304, 307, 400, 403, 405, 408, 409, 410, 422, 425, 451)
+        ),
+        *((status, PollKind.UNAVAILABLE) for status in (500, 501, 502, 503, 504, 520, 599)),
+    ],
+)
+async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
+    """Only a 404 says that the task is missing; every other refusal is about the request, not about the task."""
+    async with emulated() as (emulator, api):
+        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        emulator.inject(Fault(on="task", fault=str(status)))
+        outcome = await api.poll(task_id)
+        assert outcome.kind is kind
+        assert emulator.polls == 1
+        assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
+async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
+    """A poll that goes wrong is no news, and the next one is."""
+    async with emulated() as (emulator, api):
+        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        emulator.inject(Fault(on="task", fault=fault))
+        assert (await api.poll(task_id)).kind is PollKind.UNAVAILABLE
+        assert (await api.poll(task_id)).kind is PollKind.PENDING
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        hang_up,
+        raw(reset=True),
+        raw(b"HTTP/1.1 200 OK\r\nConte"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", reset=True),
+        raw(b"junk\r\n\r\n"),
+    ],
+)
+async def test_broken_poll_says_nothing_about_the_task(script: Script) -> None:
+    """Whatever breaks on the wire, a poll is an outcome and never an exception."""
+    assert (await poll(script)).kind is PollKind.UNAVAILABLE
+
+
+async def test_poll_of_an_unreachable_vendor_says_nothing() -> None:
+    """Nobody listens, or nobody has the name: the task may be doing fine."""
+    for origin in (f"http://127.0.0.1:{await free_port()}", "http://no-such-vendor.invalid"):
+        async with calling(origin) as api:
+            assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
+
+
+async def test_missing_task_is_missing() -> None:
+    """A task that the vendor does not know is told as such."""
+    async with emulated() as (_, api):
+        assert await api.poll("task-unknown") == PollOutcome(kind=PollKind.MISSING)
+
+
+@pytest.mark.parametrize("task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512])
+async def test_any_id_is_asked_for_as_one_path_segment(task_id: str) -> None:
+    """An id is the vendor's to choose; it reaches the path quoted, and nothing else of the request."""
+    async with (
+        listening(answering(answer(200, task_body("pending", task_id=task_id)))) as listener,
+        calling(listener.origin) as api,
+    ):
+        assert (await api.poll(task_id)).kind is PollKind.PENDING
+        path = listener.requests[0].split(b" ")[1].decode()
+        assert path.startswith("/api/v1/tasks/")
+        assert not set("/?# ") & set(path.removeprefix("/api/v1/tasks/"))
+
+
+async def test_id_too_long_for_a_url_says_nothing() -> None:
+    """An id that no URL can hold is an outcome too."""
+    async with calling("http://127.0.0.1:9") as api:
+        assert (await api.poll("x" * 70_000)).kind is PollKind.UNAVAILABLE
+
+
+async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
+    """`https://api.example.com/` and `https://api.example.com` are the same vendor."""
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin + "/") as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
