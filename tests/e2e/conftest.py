@@ -1,0 +1,223 @@
+"""The embedded stack as a user has it: `python -m tests.local` in a process of its own."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+READY_WITHIN_S = 180.0
+ENDED_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What the stack says of itself in its first line."""
+
+    endpoint: str
+    token: str
+    signing_secret: str
+    receiver: str
+    upstream: str
+    aws_endpoint_url: str
+    aws_region: str
+    stack: str
+
+
+@contextlib.contextmanager
+def started(*flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a stack on free ports, without the vendor's real key; it has ended when the block ends."""
+    environment = {name: value for name, value in os.environ.items() if name != "MODELLIX_API_KEY"}
+    command = [sys.executable, "-m", "tests.local", "--port", "0", *flags]
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=complaints)
+        try:
+            yield process
+        except BaseException:
+            complaints.seek(0)
+            sys.stderr.write(complaints.read().decode(errors="replace"))
+            raise
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(ENDED_WITHIN_S)
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def ready(process: subprocess.Popen[bytes]) -> Stack:
+    """Wait for the first line."""
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], READY_WITHIN_S)[0], f"the stack was not ready within {READY_WITHIN_S:.0f} s"
+    line = process.stdout.readline()
+    assert line, f"the stack ended with {process.wait(ENDED_WITHIN_S)} before it was ready"
+    return Stack(**json.loads(line))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One stack for all tests; its vendor works two seconds on a task and is generous."""
+    with started("--task-seconds", "2", "--rpm", "100000") as process:
+        yield ready(process)
+
+
+# --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------------------------------
+
+ANSWERED_WITHIN_S = 15.0  # the vendor's own client gives up then, so whoever moves over from it would too
+HAPPENS_WITHIN_S = 25.0  # shorter than a claim or most waits for a tick, so that no task is seen to wait for either
+SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
+
+type Json = dict[str, Any]
+
+
+def eventually[T](look: Callable[[], T], within_s: float = HAPPENS_WITHIN_S) -> T:
+    """Look again and again until something truthy is seen, and return it."""
+    deadline = time.monotonic() + within_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s; seen last: {seen!r}"
+        time.sleep(0.1)
+    return seen
+
+
+class User:
+    """A caller of the API; tests know their own tasks by a marker in image URL and reference."""
+
+    def __init__(self, stack: Stack, token: str) -> None:
+        self.http = httpx.Client(
+            base_url=stack.endpoint, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWERED_WITHIN_S, trust_env=False
+        )
+
+    def submit(self, marker: str, *, path: str = SUBMIT, key: str | None = None, **more: object) -> httpx.Response:
+        """Submit the vendor's example with a marker."""
+        body = {
+            "image_url": f"https://example.com/new_actor.jpg?{marker}",
+            "video_url": "https://example.com/original_scene.mp4",
+            "mode": "wan-std",
+            "reference": marker,
+            **more,
+        }
+        return self.http.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
+
+    def accepted(self, marker: str, **more: Any) -> str:
+        """Submit what must be accepted, and return the task's id."""
+        answer = self.submit(marker, **more)
+        assert answer.status_code == 200, answer.text
+        task_id: str = answer.json()["data"]["task_id"]
+        return task_id
+
+    def task(self, task_id: str) -> Json:
+        """Show a task."""
+        answer = self.http.get(f"/api/v1/tasks/{task_id}")
+        assert answer.status_code == 200, answer.text
+        data: Json = answer.json()["data"]
+        return data
+
+    def tasks(self, **parameters: str | int) -> list[Json]:
+        """List the tasks."""
+        answer = self.http.get("/api/v1/tasks", params=parameters)
+        assert answer.status_code == 200, answer.text
+        found: list[Json] = answer.json()["data"]["tasks"]
+        return found
+
+    def stored(self, marker: str) -> Json:
+        """Find a task among the newest, where the answer to its submit does not name it."""
+        [found] = [task for task in self.tasks() if task.get("reference") == marker]
+        return found
+
+    def ended(self, task_id: str, callback: str = "delivered") -> Json:
+        """Wait until a task has ended and its callback too."""
+        return eventually(lambda: task if (task := self.task(task_id))["callback"]["state"] == callback else None) or {}
+
+
+class Vendor:
+    """The controls of the emulated vendor."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.http = httpx.Client(base_url=stack.upstream, trust_env=False)
+
+    def inject(self, fault: str, *, on: str = "submit", **more: object) -> None:
+        """Let something go wrong, by default once."""
+        self.http.post("/_control/faults", json={"on": on, "fault": fault, **more}).raise_for_status()
+
+    @contextlib.contextmanager
+    def fault(self, fault: str, *, on: str = "submit", **more: object) -> Iterator[None]:
+        """Let something go wrong while the block lasts, by default once; at its end every fault is cleared."""
+        self.inject(fault, on=on, **more)
+        try:
+            yield
+        finally:
+            self.http.delete("/_control/faults").raise_for_status()
+
+    def submits(self) -> int:
+        """Count the submits that reached the vendor, taken or not."""
+        count: int = self.http.get("/_control").json()["submits"]
+        return count
+
+    def paid(self, marker: str) -> list[Json]:
+        """List the tasks that the vendor took for a test."""
+        return [task for task in self.http.get("/_control").json()["tasks"] if marker in task["request"]["image_url"]]
+
+
+class Inbox:
+    """The receiver of the callbacks."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.http = httpx.Client(base_url=stack.receiver, trust_env=False)
+
+    def url(self, marker: str) -> str:
+        """Give a test a callback URL of its own."""
+        return str(self.http.base_url.join(f"/{marker}"))
+
+    def behave(self, marker: str, status: int, **more: object) -> None:
+        """Answer the next delivery to a test's URL with a status; 0 closes the connection."""
+        self.http.post("/_control", json={"path": f"/{marker}", "status": status, **more}).raise_for_status()
+
+    def deliveries(self, task_id: str) -> list[Json]:
+        """List the deliveries about a task."""
+        found: list[Json] = self.http.get("/_control", params={"task_id": task_id}).json()["deliveries"]
+        return found
+
+
+@pytest.fixture(scope="session")
+def user(stack: Stack) -> Iterator[User]:
+    """The caller that the stack comes with."""
+    user = User(stack, stack.token)
+    with user.http:
+        yield user
+
+
+@pytest.fixture(scope="session")
+def vendor(stack: Stack) -> Iterator[Vendor]:
+    """The vendor, where things go wrong on demand."""
+    vendor = Vendor(stack)
+    with vendor.http:
+        yield vendor
+
+
+@pytest.fixture(scope="session")
+def inbox(stack: Stack) -> Iterator[Inbox]:
+    """The receiver, which verifies what it gets."""
+    inbox = Inbox(stack)
+    with inbox.http:
+        yield inbox
+
+
+@pytest.fixture
+def marker() -> str:
+    """A word that no other test uses."""
+    return uuid.uuid4().hex
