@@ -1,0 +1,236 @@
+"""Every crash point: `python -m tests.sim [--json FILE] [--seed N] [--scenario NAME] [--quick]`.
+
+Each scenario is played once as it should go, and every interaction of the use cases with their world is written down. Then it is
+played again for each interaction and for each way in which that one may go wrong; fresh ticks follow until nothing is left to
+do, and the invariants are checked from the outside. Exit code 0 when all hold, 1 when one does not.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from taskhook import poll, ports
+from tests.sim import checks
+from tests.sim.loop import seeded
+from tests.sim.scenarios import SCENARIOS
+from tests.sim.scene import Scene
+from tests.sim.seam import OUTCOMES, Point, Seam, methods_of
+
+SEED = 20261123
+EACH = 1  # interactions tried per call site, of those that differ in what the tables hold; `--each 3` takes first, last and middle
+QUICK = 40
+STORMS = 10  # histories per seed in which anything may go wrong at any time
+STORM_SHARE = 0.02
+BEAT = timedelta(seconds=1)  # slower than the poller's own, for the sake of time; only lateness depends on it
+NEVER = {
+    "CallbackSender.close": "no use case closes the sender; the process ends",
+    "Clock.now": "tells the time, and cannot fail",
+}
+
+
+@dataclass
+class Result:
+    """What one replay, or several, have shown."""
+
+    points: set[tuple[str, str, str]] = field(default_factory=set)  # scenario, call site, outcome
+    methods: set[str] = field(default_factory=set)  # that were made to go wrong
+    replays: int = 0
+    violations: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: "Result") -> None:
+        """Take another one in."""
+        self.points |= other.points
+        self.methods |= other.methods
+        self.replays += other.replays
+        self.violations += other.violations
+
+
+def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0) -> Scene:
+    """Play a scenario once."""
+    scenario = SCENARIOS[name]
+    with seeded(seed) as dice, mock.patch.object(poll, "BEAT", BEAT):
+        scene = Scene(scenario.deployment(), Seam(dice, plan, storm))
+        scene.run(scenario.script)
+    return scene
+
+
+def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
+    """Play a scenario as it should go; give what may go wrong in it, and what did without being asked to."""
+    scene = play(name, seed)
+    sites: dict[tuple[str, str], list[int]] = {}
+    for (kind, site, _), number in scene.seam.seen.items():
+        sites.setdefault((kind, site), []).append(number)
+    points = [
+        Point(number, site, outcome)
+        for (kind, site), numbers in sites.items()
+        for number in sorted(
+            {numbers[min(round(step * (len(numbers) - 1) / max(each - 1, 1)), len(numbers) - 1)] for step in range(each)}
+        )
+        for outcome in OUTCOMES[kind]
+    ]
+    return sorted(points), [*checks.violations(scene), *checks.ends(scene, SCENARIOS[name].ends)]
+
+
+def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
+    """Play a scenario once for each point."""
+    result = Result()
+    for point in points:
+        command = f"python -m tests.sim --seed {seed} --scenario {name} --point '{point.number}:{point.outcome}'"
+        try:
+            scene = play(name, seed, plan=point)
+        except Exception as error:  # noqa: BLE001  # that is a finding too
+            result.violations.append({"scenario": name, **asdict(point), "command": command, "broken": [repr(error)], "trace": []})
+            continue
+        result.replays += 1
+        found = checks.violations(scene, point.outcome)
+        if scene.seam.diverged or not scene.seam.struck:
+            found.append("the replay went another way than the record")
+        else:
+            result.points.add((name, point.site, point.outcome))
+            result.methods |= {method for method, _ in scene.seam.struck}
+        if found:
+            result.violations.append(
+                {
+                    "scenario": name,
+                    **asdict(point),
+                    "seed": seed,
+                    "command": command,
+                    "broken": found,
+                    "trace": scene.seam.trace[-80:],
+                }
+            )
+    return result
+
+
+def storms(name: str, seeds: Iterable[int]) -> Result:
+    """Play a scenario with anything going wrong at any time."""
+    result = Result()
+    for seed in seeds:
+        command = f"python -m tests.sim --seed {seed} --scenario {name} --storm"
+        try:
+            scene = play(name, seed, storm=STORM_SHARE)
+        except Exception as error:  # noqa: BLE001  # that is a finding too
+            result.violations.append({"scenario": name, "seed": seed, "command": command, "broken": [repr(error)], "trace": []})
+            continue
+        result.replays += 1
+        found = checks.violations(scene, "thaw storm")
+        if found:
+            result.violations.append(
+                {"scenario": name, "seed": seed, "command": command, "broken": found, "trace": scene.seam.trace[-80:]}
+            )
+    return result
+
+
+def wanted_methods() -> set[str]:
+    """List every method of every port."""
+    protocols = [
+        value for value in vars(ports).values() if getattr(value, "_is_protocol", False) and value.__module__ == ports.__name__
+    ]
+    return {full for _, full in methods_of(*protocols)} - NEVER.keys()
+
+
+def explore(names: Iterable[str], seed: int, *, quick: bool, every: bool, each: int, workers: int) -> tuple[Result, int]:
+    """Record each scenario, and replay it point by point; with the number of points that there were."""
+    result, points_there = Result(), 0
+    jobs: list[Any] = []
+    for name in names:
+        points, broken = record(name, seed, each=each)
+        if broken:
+            command = f"python -m tests.sim --seed {seed} --scenario {name} --point 0:"
+            result.violations.append(
+                {"scenario": name, "outcome": "nothing went wrong", "command": command, "broken": broken, "trace": []}
+            )
+        share = SCENARIOS[name].every * QUICK if quick else 1 if every else SCENARIOS[name].every
+        points = points[seed % share :: share]
+        points_there += len({(point.site, point.outcome) for point in points})
+        jobs += [(replay, name, seed, points[start::8]) for start in range(8)]
+        if not quick:
+            jobs += [(_storms_of, name, seed, range(start, start + STORMS // 5)) for start in range(0, STORMS, STORMS // 5)]
+    for number, part in enumerate(_work(jobs, workers), start=1):
+        result.add(part)
+        if not quick:
+            print(f"\r{number} of {len(jobs)} parts, {len(result.points)} points", end="", file=sys.stderr, flush=True)
+    return result, points_there
+
+
+def _storms_of(name: str, seed: int, offsets: Iterable[int]) -> Result:
+    return storms(name, [seed + 1 + offset for offset in offsets])
+
+
+def _work(jobs: list[Any], workers: int) -> Iterator[Result]:
+    if workers == 1:
+        yield from (function(*arguments) for function, *arguments in jobs)
+        return
+    with ProcessPoolExecutor(workers, initializer=_spare_the_collector) as pool:
+        pending = [pool.submit(function, *arguments) for function, *arguments in jobs]
+        yield from (job.result() for job in pending)
+
+
+def _spare_the_collector() -> None:
+    """Look for garbage rarely: a replay leaves little behind, and all of what was imported stays."""
+    gc.freeze()
+    gc.set_threshold(100_000)
+
+
+def main() -> int:
+    """Explore, print, and write the figures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write points and violations there")
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help=f"of everything that is drawn (default {SEED})")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), metavar="NAME", help=f"only this one, of {', '.join(SCENARIOS)}")
+    parser.add_argument("--quick", action="store_true", help=f"one of {QUICK} points: to see that it runs")
+    parser.add_argument("--each", type=int, default=EACH, metavar="N", help=f"interactions tried per call site (default {EACH})")
+    parser.add_argument("--all", action="store_true", help="every point of the long scenarios too: takes a quarter of an hour")
+    parser.add_argument("--point", metavar="N:OUTCOME", help="replay one interaction of --scenario, and print its trace")
+    parser.add_argument("--storm", action="store_true", help="play --scenario once with anything going wrong, and print its trace")
+    options = parser.parse_args()
+    if options.point or options.storm:
+        return _show(parser, options)
+    began = time.monotonic()
+    names = [options.scenario] if options.scenario else list(SCENARIOS)
+    result, points_there = explore(
+        names, options.seed, quick=options.quick, every=options.all, each=options.each, workers=os.cpu_count() or 1
+    )
+    never = sorted(wanted_methods() - result.methods) if not options.scenario and not options.quick else []
+    for violation in result.violations[:20]:
+        print(f"\n{violation['command']}\n  " + "\n  ".join(violation["broken"]))
+    if never:
+        print(f"\nnever went wrong, so nothing is known of them: {', '.join(never)}")
+    missed = points_there - len(result.points)
+    print(
+        f"\n{len(result.points)} points in {len(names)} scenarios, {result.replays} replays, {len(result.violations)} violations,"
+        f" {missed} points missed, {time.monotonic() - began:.0f} s, seed {options.seed}"
+    )
+    if options.json:
+        figures = {"points": len(result.points), "violations": len(result.violations)}
+        options.json.write_text(json.dumps({**figures, "found": result.violations, "never_injected": never}, indent=2) + "\n")
+    return 1 if result.violations or never or missed else 0
+
+
+def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if not options.scenario:
+        parser.error("--point and --storm need --scenario")
+    number, _, outcome = (options.point or "").partition(":")
+    plan = Point(int(number) if outcome else -1, "", outcome) if options.point else None
+    scene = play(options.scenario, options.seed, plan=plan, storm=STORM_SHARE if options.storm else 0.0)
+    found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
+    with contextlib.suppress(BrokenPipeError):
+        print("\n".join([*scene.seam.trace, "", *(found or ["nothing is broken"])]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

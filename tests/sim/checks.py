@@ -1,0 +1,187 @@
+"""The invariants, checked from the outside: what the vendor was asked, what receivers got, what the tables hold."""
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer
+
+from taskhook import signature
+from taskhook.ports import PollKind
+from taskhook.schedule import RETRY_WAITS
+from taskhook.submit import Answer
+from taskhook.task import ErrorCode, State, Submission, milliseconds
+from tests.sim.scene import CALLERS, QUIET_WITHIN, TASKS, Scene, Visit
+from tests.sim.table import Item
+from tests.world import START
+
+_plain: Callable[[Any], Any] = TypeDeserializer().deserialize
+# Where nobody dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.
+_EXACT = {"", "twin before", "twin after", "stale", "out of order", "sdk retry", "beaten", "lost", "twice", "late"}
+_KNOWN_END = {ErrorCode.CANCELED, ErrorCode.QUEUE_EXPIRED}
+
+
+def violations(scene: Scene, outcome: str = "") -> list[str]:
+    """List what should not be; `outcome` is what went wrong on purpose."""
+    found = [*scene.vendor.told] if not outcome.startswith("thaw") else []
+    found += _of_quiet(scene)
+    found += _of_payments(scene)
+    found += _of_budget(scene) if not outcome.startswith("thaw") else []
+    for task_id in scene.names:
+        item = scene.table.peek(TASKS, task_id)
+        if item is not None:
+            task: dict[str, Any] = {name: _plain(value) for name, value in item.items()}
+            found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
+    found += _of_answers(scene, outcome)
+    found += _of_messages(scene, outcome)
+    for event, facts in scene.told.events:
+        if event in {"task.crashed", "queue.crashed"}:
+            found.append(f"{event} {facts}")
+    for invocation in scene.invocations:
+        if isinstance(invocation.answer, Exception) and type(invocation.answer).__module__ == "builtins":
+            found.append(f"{invocation.name} crashed: {invocation.answer!r}")
+    return found
+
+
+def ends(scene: Scene, wanted: dict[str, str]) -> list[str]:
+    """List the tasks that did not end as they do when nothing goes wrong."""
+    got = {
+        name: f"{item['state']['S']} {item.get('callback', {'S': 'none'})['S']}" for name in wanted for item in scene.items_of(name)
+    }
+    return [f"{name} ended {got.get(name)}, not {end}" for name, end in wanted.items() if got.get(name) != end]
+
+
+def _of_quiet(scene: Scene) -> Iterator[str]:
+    if scene.ended_at >= QUIET_WITHIN:
+        working = [f"{scene.name_of(item['task_id']['S'])} {item['state']['S']}" for item in scene.table.working(TASKS)]
+        yield f"it never gets quiet: {working}"
+    for item in scene.table.everything(TASKS):
+        task_id = item["task_id"]["S"]
+        if "state" in item and ("work" in item) is ("expires_at" in item) and task_id not in scene.poison:
+            yield f"{scene.name_of(task_id)} has work and expires, or neither"
+        if ("work" in item) is not ("work_at" in item):
+            yield f"{scene.name_of(task_id)} has work without a place in it"
+    for task_id in scene.poison:
+        item_ = scene.table.peek(TASKS, task_id)
+        if item_ is None or "work" not in item_:
+            yield f"{task_id} could not be read, and is gone"
+
+
+def _of_payments(scene: Scene) -> Iterator[str]:
+    by_name = sorted(scene.vendor.posts, key=lambda post: post.name)
+    for name, posts in groupby(by_name, key=lambda post: post.name):
+        possible = [post.sender for post in posts if post.possible]
+        if len(possible) > 1:
+            yield f"{name} may have been paid {len(possible)} times, by {possible}"
+        if sum(task.name == name for task in scene.vendor.tasks.values()) > 1:
+            yield f"{name} was paid twice"
+
+
+def _of_budget(scene: Scene) -> Iterator[str]:
+    limit, requests = scene.deployment.requests_per_minute, sorted(scene.vendor.requests)
+    for number, at in enumerate(requests):
+        if bisect_left(requests, at + 60) - number > limit:
+            yield f"more than {limit} requests in the minute from {at:.1f} on"
+            return
+
+
+def _of_task(scene: Scene, task: dict[str, Any], outcome: str) -> Iterator[str]:
+    name = scene.name_of(task["task_id"])
+    state, callback, error = task["state"], task.get("callback", "none"), task.get("error")
+    if not State(state).final:
+        yield f"is {state} when all is quiet"
+        return
+    if callback == "waiting":
+        yield "still waits for its callback when all is quiet"
+    told_directly = error == ErrorCode.UPSTREAM_REFUSED and task.get("answer_status") != 200
+    if (callback == "none" and "callback_url" in task and not told_directly) or (callback != "none" and "callback_url" not in task):
+        yield f"its callback is {callback}, its URL {task.get('callback_url')}, its error {error}"
+    visits = [visit for visit in scene.receivers.visits if visit.headers["x-modellix-task-id"] == task["task_id"]]
+    answered = [visit for visit in visits if visit.status is not None and 200 <= visit.status < 300]
+    if callback == "delivered" and not answered:
+        yield "is called delivered, and no receiver said so"
+    gone = any(visit.status == 410 for visit in visits)
+    if callback == "undelivered" and task.get("attempts", 0) < len(RETRY_WAITS) and not gone:
+        yield f"is undelivered after {task.get('attempts')} attempts"
+    if outcome in _EXACT and len(answered) > 1:
+        yield f"was delivered {len(answered)} times"
+    yield from _of_truth(scene, task, name)
+
+
+def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
+    names = set(name.split("/"))
+    upstream = scene.vendor.tasks.get(task.get("upstream_task_id", ""))
+    if upstream is not None and upstream.name not in names:
+        yield f"goes by the vendor's task of {upstream.name}"
+    reported = upstream.reported if upstream is not None else None
+    posts = [post for post in scene.vendor.posts if post.name in names]
+    error = task.get("error")
+    if task["state"] == State.SUCCESS and reported is not PollKind.SUCCEEDED:
+        yield "is a success that the vendor never reported"
+    if error == ErrorCode.UPSTREAM_FAILED and reported is not PollKind.FAILED:
+        yield "is a failure that the vendor never reported"
+    if error in _KNOWN_END and any(post.possible for post in posts):
+        yield f"is {error}, and may have been paid"
+    if error == ErrorCode.UPSTREAM_REFUSED and not any(
+        post.seen in {Submission.REFUSED, Submission.REFUSED_HERE} for post in posts
+    ):
+        yield "is called refused, and never was"
+    if error == ErrorCode.SUBMISSION_UNKNOWN and "upstream_task_id" in task:
+        yield "is called unknown, and its id is known"
+    if error == ErrorCode.LOST and upstream is not None and upstream.known:
+        yield "is called lost, and the vendor has it"
+    if error == ErrorCode.EXPIRED and (task["ended_at"] - task["taken_at"]) / 1000 < scene.deployment.max_task_age.total_seconds():
+        yield "expired before its deadline"
+
+
+def _of_answers(scene: Scene, outcome: str) -> Iterator[str]:
+    for name, heard in scene.answers.items():
+        answers = [answer for answer in heard if isinstance(answer, Answer)]
+        if answers and not scene.items_of(name):
+            yield f"{name} was answered, and is not there"
+        by_message = {(answer.status, answer.task.accepted_at) for answer in answers}
+        if not outcome.startswith("thaw") and len(by_message) != len({accepted_at for _, accepted_at in by_message}):
+            yield f"{name} was answered differently: {sorted(str(status) for status, _ in by_message)}"
+
+
+def _of_messages(scene: Scene, outcome: str) -> Iterator[str]:
+    visits = sorted(scene.receivers.visits, key=lambda visit: visit.headers["x-modellix-task-id"])
+    for task_id, group in groupby(visits, key=lambda visit: visit.headers["x-modellix-task-id"]):
+        name, listed = scene.name_of(task_id), list(group)
+        if len({visit.headers["webhook-id"] for visit in listed}) > 1:
+            yield f"{name}: its message has several ids"
+        if len({visit.body for visit in listed}) > 1:
+            yield f"{name}: its message has several bodies"
+        for visit in listed:
+            yield from (f"{name}: {words}" for words in _of_visit(scene, visit))
+        if not outcome.startswith("thaw") and any(
+            one is not other and one.at <= other.at and milliseconds(other.at) / 1000 - START.timestamp() < one.until
+            for one in listed
+            for other in listed
+        ):
+            yield f"{name}: two attempts at once"
+
+
+def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
+    stored: Item = visit.stored or {}
+    body = json.loads(visit.body)
+    if not State(stored.get("state", {"S": "queued"})["S"]).final:
+        yield "was called back before its end was stored"
+    elif stored["message"]["S"].encode() != visit.body:
+        yield "was called back with another message than the stored one"
+    if body["type"] == "prediction.task.succeeded":
+        upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]
+        if upstream.reported is not PollKind.SUCCEEDED or upstream.name not in visit_names(scene, visit):
+            yield "was called back with a success that is not its own"
+    caller = scene.table.peek(CALLERS, stored["caller"]["S"]) or {}
+    secrets = [_plain(secret["M"]["value"]) for secret in caller["secrets"]["L"]]
+    at, given = int(visit.headers["webhook-timestamp"]), visit.headers["webhook-signature"].split(" ")
+    if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(given):
+        yield "carries no signature of its caller"
+
+
+def visit_names(scene: Scene, visit: Visit) -> set[str]:
+    """Name the tasks that a request is about."""
+    return scene.names[visit.headers["x-modellix-task-id"]]

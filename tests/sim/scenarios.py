@@ -1,0 +1,307 @@
+"""What happens in the world, one scenario after another: who submits what, how the vendor and the receivers are."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from taskhook import callers
+from taskhook.ports import PollKind
+from taskhook.submit import Answer, RejectedError
+from taskhook.task import State, Submission, milliseconds
+from tests.sim.scene import TASKS, Deployment, Scene
+
+Script = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A script, the deployment it runs in, and how its tasks end when nothing goes wrong."""
+
+    name: str
+    script: Script
+    deployment: Callable[[], Deployment]
+    ends: dict[str, str] = field(default_factory=dict)  # by task: `success delivered`, `failed none`, …
+    every: int = 1  # of so many points one is tried, where a replay takes long; `--all` tries each
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def _scenario(ends: dict[str, str], *, every: int = 1, **deployment: Any) -> Callable[[Script], Script]:
+    def keep(script: Script) -> Script:
+        name = script.__name__
+        SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, every)
+        return script
+
+    return keep
+
+
+async def _insist(scene: Scene, name: str, key: str, **more: Any) -> None:
+    """Submit with a key, and again with the same one until there is an answer, as a careful client does."""
+    for pause in (1, 5, 40, 120, 400):
+        visit = scene.submit(name, key=key, **more)
+        await visit.ended.wait()
+        if isinstance(visit.answer, Answer) or (isinstance(visit.answer, RejectedError) and visit.answer.status not in {409, 429}):
+            return
+        await asyncio.sleep(pause)
+
+
+# --- submitting ---------------------------------------------------------------------------------------------------------------
+
+
+@_scenario({"a": "success delivered"})
+async def submits(scene: Scene) -> None:
+    """One task, from the request to the callback."""
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"a": "success none"})
+async def submits_without_url(scene: Scene) -> None:
+    """A task that is only watched."""
+    await scene.submit("a", callback_url=None).ended.wait()
+
+
+@_scenario({"a": "success delivered"})
+async def repeats_with_key(scene: Scene) -> None:
+    """Twice at once with one key, once more later, and with another request."""
+    first = scene.submit("a", key="k")
+    await asyncio.sleep(0.1)
+    await asyncio.gather(_insist(scene, "a", "k"), first.ended.wait())
+    await _insist(scene, "a", "k")
+    await scene.submit("a", key="k", reference="other").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, every=3, places=1, task_time=25.0)
+async def waits_for_places(scene: Scene) -> None:
+    """More tasks of two callers than the vendor runs at once."""
+    for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
+        await scene.submit(name, caller=caller).ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, every=3, places=1, task_time=90.0)
+async def cancels(scene: Scene) -> None:
+    """Queued tasks taken back, one of them twice; what runs cannot be."""
+    for name in ("a", "b", "c"):
+        await scene.submit(name).ended.wait()
+    for name in ("b", "a", "c", "b"):
+        await scene.cancel(name).ended.wait()
+
+
+@_scenario({"a": "failed none", "b": "success delivered"})
+async def is_refused(scene: Scene) -> None:
+    """The vendor says that the request is wrong; the next one is not."""
+    scene.vendor.script["a"] = [Submission.REFUSED]
+    await scene.submit("a").ended.wait()
+    await scene.submit("b").ended.wait()
+
+
+@_scenario({"a": "success delivered"})
+async def uses_the_key_again(scene: Scene) -> None:
+    """After 402 the same key may be used again, twice at once."""
+    scene.vendor.script["a"] = [Submission.REFUSED_HERE]
+    await _insist(scene, "a", "k")
+    first = scene.submit("a", key="k")
+    await _insist(scene, "a", "k")
+    await first.ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"})
+async def balance_is_short(scene: Scene) -> None:
+    """The balance runs out while a task is queued; it stays there until it is paid in."""
+    scene.vendor.script["a"] = [Submission.BUSY, Submission.REFUSED_HERE]
+    await scene.submit("a").ended.wait()
+    await scene.submit("b").ended.wait()
+
+
+@_scenario(dict.fromkeys("abcd", "success delivered"), requests_per_minute=22)
+async def budget_is_short(scene: Scene) -> None:
+    """Two requests in six seconds, four tasks, two callers."""
+    await asyncio.gather(
+        *(scene.submit(name, caller=who).ended.wait() for name, who in zip("abcd", ("alice", "bob") * 2, strict=True))
+    )
+
+
+@_scenario({"a": "success delivered"})
+async def has_little_time(scene: Scene) -> None:
+    """A cold start has used up the time: the task is queued unpaid."""
+    await scene.submit("a", late=6).ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, max_queued=1, places=0)
+async def queue_is_full(scene: Scene) -> None:
+    """The caller's own queue has an end; the vendor has a place again after a while."""
+    await scene.submit("a").ended.wait()
+    await asyncio.sleep(2)  # until the index shows it
+    await scene.submit("c").ended.wait()
+    await asyncio.sleep(30)
+    scene.deployment.places = 2
+    await scene.until(lambda: not _queued(scene, "a"))
+    await asyncio.sleep(2)
+    await scene.submit("b").ended.wait()
+
+
+@_scenario({"a": "failed delivered"}, places=0, max_queue_age=timedelta(minutes=4))
+async def waits_too_long(scene: Scene) -> None:
+    """There never is a place."""
+    await scene.submit("a").ended.wait()
+
+
+# --- watching ----------------------------------------------------------------------------------------------------------------
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, every=3, task_time=140.0)
+async def is_handed_over(scene: Scene) -> None:
+    """Tasks that outlive the invocation which began to watch them."""
+    await scene.submit("a").ended.wait()
+    await asyncio.sleep(20)
+    await scene.submit("b", caller="bob").ended.wait()
+
+
+@_scenario({"a": "success delivered"}, holds=True, immediate=True, task_time=70.0)
+async def is_held(scene: Scene) -> None:
+    """The vendor holds polls open."""
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"bad": "failed delivered"})
+async def fails(scene: Scene) -> None:
+    """The vendor could not do it."""
+    await scene.submit("bad").ended.wait()
+
+
+@_scenario({"a": "failed delivered"}, every=3, task_time=1e9, max_task_age=timedelta(minutes=6))
+async def meets_its_deadline(scene: Scene) -> None:
+    """The vendor never ends the task."""
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"a": "failed delivered"}, every=8, task_time=1e9, max_task_age=timedelta(minutes=6))
+async def meets_its_hard_stop(scene: Scene) -> None:
+    """The vendor does not answer any more, for days."""
+    scene.vendor.misses = [PollKind.UNAVAILABLE] * 100_000
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"a": "failed delivered", "b": "success delivered"}, every=3, task_time=130.0)
+async def is_lost(scene: Scene) -> None:
+    """The vendor forgets one task, and another one for a moment."""
+    await scene.submit("a").ended.wait()
+    await scene.submit("b").ended.wait()
+    await asyncio.sleep(50)
+    for task in scene.vendor.tasks.values():
+        task.known = task.name != "a"
+    scene.vendor.misses = [PollKind.MISSING]
+
+
+@_scenario({"a": "success delivered"}, hints=True, task_time=45.0)
+async def is_hinted(scene: Scene) -> None:
+    """The vendor tells of the end itself."""
+    await scene.submit("a").ended.wait()
+    scene.cool()
+    await asyncio.sleep(100)
+    await scene.listing().ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "failed delivered"}, hints=True, task_time=45.0)
+async def is_rescued(scene: Scene) -> None:
+    """The answer to the paid POST breaks off; the vendor had taken one task, and not the other."""
+    scene.vendor.script |= {"a": ["silent"], "b": ["dropped"]}
+    await scene.submit("a").ended.wait()
+    await scene.submit("b").ended.wait()
+
+
+@_scenario({"a": "failed delivered"})
+async def is_never_known(scene: Scene) -> None:
+    """The answer to the paid POST breaks off, and there are no hints."""
+    scene.vendor.script["a"] = ["silent"]
+    await _insist(scene, "a", "k")
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, wakes=False)
+async def saves_money(scene: Scene) -> None:
+    """One pass per tick, no wakes, no lingering."""
+    await scene.submit("a").ended.wait()
+    await scene.submit("b", late=6).ended.wait()
+
+
+# --- calling back ------------------------------------------------------------------------------------------------------------
+
+
+def _receiver(behaviour: str, end: str, *, task_time: float = 22.0) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.submit("a", callback_url=f"https://r.example.com/{behaviour}").ended.wait()
+        await scene.submit("b", callback_url="https://other.example.com/ok", caller="bob").ended.wait()
+
+    name = f"receiver_{behaviour.replace('-', '_')}"
+    SCENARIOS[name] = Scenario(name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, every=5)
+
+
+_receiver("503-503-503-ok", "success delivered")
+_receiver("timeout-ok", "success delivered")
+_receiver("302-429-409-ok", "success delivered")
+_receiver("500", "success undelivered")
+_receiver("410", "success undelivered")
+
+
+@_scenario({"a": "success delivered"}, every=4)
+async def rotates_its_secret(scene: Scene) -> None:
+    """A new signing secret between two attempts; for a while both sign."""
+    await scene.command("rotate", _second_caller).ended.wait()
+    await scene.submit("a", callback_url="https://r.example.com/500-500-500-500-ok").ended.wait()
+    await scene.until(lambda: len(scene.receivers.visits) > 1)
+    for _ in range(3):
+        rotation = scene.command("rotate", _rotation)
+        await rotation.ended.wait()
+        if rotation.answer is not None and not isinstance(rotation.answer, Exception):
+            break
+    await scene.command("list", lambda admin: admin.every()).ended.wait()
+
+
+async def _rotation(admin: Any) -> Any:
+    now = (await admin.read("alice")).created_at
+    return await callers.rotate_secret("alice", overlap=timedelta(hours=1000), now=now, admin=admin)
+
+
+async def _second_caller(admin: Any) -> Any:
+    now = (await admin.read("alice")).created_at
+    return await callers.add("carol", callback_url=None, now=now, admin=admin)
+
+
+# --- running --------------------------------------------------------------------------------------------------------------------
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, every=4, task_time=40.0)
+async def is_deployed(scene: Scene) -> None:
+    """Another version runs too: attributes, models and states that this one does not know."""
+    await scene.submit("a").ended.wait()
+    await scene.submit("b").ended.wait()
+    for item in scene.items_of("a"):
+        scene.table.write(TASKS, item | {"novelty": {"S": "kept"}})
+    for item in scene.items_of("b"):
+        scene.table.write(TASKS, item | {"model": {"S": "alibaba/wan9"}, "novelty": {"S": "kept"}})
+    now = scene.loop.now()
+    for number, (partition, state) in enumerate((("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))):
+        task_id = f"tk_{number:022d}"
+        scene.poison.add(task_id)
+        at = f"{milliseconds(now):013d}_{task_id}"
+        words = {"task_id": task_id, "work": partition, "work_at": f"alice#{at}" if partition == "queue" else at, "state": state}
+        scene.table.write(TASKS, {name: {"S": word} for name, word in words.items()})
+    await scene.submit("c", late=6).ended.wait()
+
+
+@_scenario(dict.fromkeys("abcde", "success delivered"), every=4, places=2, task_time=25.0, hints=True)
+async def is_busy(scene: Scene) -> None:
+    """Several callers at once, few places, receivers that fail, a list in between."""
+    await asyncio.gather(
+        *(scene.submit(name, caller=who).ended.wait() for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob")))
+    )
+    await scene.submit("d", callback_url="https://r.example.com/500-timeout-ok").ended.wait()
+    await scene.listing("bob").ended.wait()
+    await asyncio.sleep(10)
+    await _insist(scene, "e", "k", late=5.5)
+
+
+def _queued(scene: Scene, name: str) -> bool:
+    return any(item["state"]["S"] == State.QUEUED for item in scene.items_of(name))

@@ -1,0 +1,687 @@
+"""A deployment in memory: both functions over the real adapters of the table, a vendor and receivers that keep the truth."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from taskhook import callers, ports, query
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.adapters.surroundings import HookUrls, LambdaWake, VendorKey
+from taskhook.hints import HintDesk, hint
+from taskhook.poll import Habits, PollReport, Rules, World, poll
+from taskhook.ports import PollKind, PollOutcome, Reply
+from taskhook.submit import Answer, Door, Order, Payer, RejectedError, submit
+from taskhook.targets import TargetPolicy
+from taskhook.task import Json, State, Submission, SubmitOutcome
+from tests.sim.loop import VirtualLoop
+from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock
+from tests.sim.table import Item, MemoryDynamo
+from tests.world import START, Told, a_caller
+
+MODEL = "alibaba/wan2.2-animate-mix"
+TASKS, CALLERS = "tasks", "callers"
+SUBMIT_TIME, POLL_TIME = 20.0, 150.0  # the functions' own timeouts, as template.yaml has them
+CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
+RESERVE = timedelta(seconds=30)
+RETENTION = timedelta(days=7)
+TICK = 60.0
+QUIET_WITHIN = 12 * 86400.0  # virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
+MISS = 512  # minutes between ticks at most, while nothing changes: days pass in a few of them
+PATIENCE = 6  # ticks without a change until then
+
+
+@dataclass
+class Deployment:
+    """What the deployment and its vendor are like."""
+
+    requests_per_minute: int = 1000
+    max_task_age: timedelta = timedelta(hours=24)
+    max_queue_age: timedelta = timedelta(hours=24)
+    max_queued: int = 10
+    wakes: bool = True
+    hints: bool = False
+    holds: bool = False  # the vendor holds polls open
+    places: int = 1_000_000
+    task_time: float = 22.0
+    retention: timedelta = RETENTION
+    immediate: bool = False
+
+
+@dataclass
+class Post:
+    """A paid POST, and what its sender could know of it."""
+
+    name: str
+    at: datetime
+    sender: str
+    seen: Submission | None = None  # None: the sender died before it knew
+    taken: bool = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether it could have been taken, for all that the sender knew."""
+        return self.seen not in {Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE}
+
+
+@dataclass
+class Upstream:
+    """A task at the vendor."""
+
+    name: str
+    since: float
+    hook: str | None
+    ends: float
+    fails: bool
+    known: bool = True  # False: the vendor has lost it
+    reported: PollKind | None = None  # the end, once it was told
+
+
+@dataclass
+class Visit:
+    """One request that reached a receiver."""
+
+    at: datetime
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    sender: str
+    status: int | None
+    stored: Item | None  # the task's item at that moment
+    until: float = 0.0
+
+
+class SimVendor:
+    """`TaskApi`: keeps the truth of what was taken, and what it has told to whom."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+        self.posts: list[Post] = []
+        self.tasks: dict[str, Upstream] = {}
+        self.requests: list[float] = []
+        self.told: list[str] = []  # what is odd at the moment it happens
+        self.script: dict[str, list[Submission | str]] = defaultdict(list)  # by name: what becomes of its POSTs
+        self.refuses: list[Submission] = []  # what becomes of the next POSTs, whoever they are
+        self.misses: list[PollKind] = []  # what becomes of the next polls
+
+    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+        """Take the task, or refuse it."""
+        assert model.startswith("alibaba/")
+        scene, name = self._scene, json.loads(request)["image_url"].rpartition("/")[2]
+        post = Post(name, scene.loop.now(), _sender())
+        self.posts.append(post)
+        self.requests.append(scene.loop.time())
+        if limit <= timedelta(0):
+            self.told.append(f"{name} was posted with no time left")
+        states = {str(item["state"]["S"]) for item in scene.items_of(name)}
+        if not states & {State.SUBMITTING, State.RESCUE}:
+            self.told.append(f"{name} was posted while the table said {states or 'nothing'}")
+
+        async def effect() -> SubmitOutcome:
+            await asyncio.sleep(0.4)
+            return self._decide(post, hook)
+
+        async def strike(outcome: str) -> SubmitOutcome:
+            return await self._strike(outcome, effect, limit)
+
+        answer: SubmitOutcome = await scene.seam.interact("submit", effect, strike)
+        post.seen = answer.submission
+        return answer
+
+    def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
+        now = self._scene.loop.time()
+        planned: Submission | str | None = None
+        if self.script[post.name]:
+            planned = self.script[post.name].pop(0)
+        elif self.refuses:
+            planned = self.refuses.pop(0)
+        if planned in {Submission.REFUSED, Submission.REFUSED_HERE, Submission.BUSY, Submission.NOT_SENT}:
+            status = {Submission.REFUSED: 400, Submission.REFUSED_HERE: 402, Submission.BUSY: 429}.get(Submission(planned), 0)
+            return SubmitOutcome(submission=Submission(planned), status=status, message="no")
+        if planned == "dropped":
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the connection broke")
+        running = sum(task.since <= now < task.ends for task in self.tasks.values())
+        if running >= self._scene.deployment.places:
+            return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
+        post.taken = True
+        upstream = f"up-{len(self.tasks)}-{post.name}"
+        ends = now + self._scene.deployment.task_time
+        self.tasks[upstream] = Upstream(post.name, now, hook, ends, fails=post.name.startswith("bad"))
+        if hook is not None:
+            self._scene.aside(self._leave_hints(upstream))
+        if planned == "silent":
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the answer broke off")
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream, status=200)
+
+    async def _strike(self, outcome: str, effect: Callable[[], Awaitable[SubmitOutcome]], limit: timedelta) -> SubmitOutcome:
+        refusals = {
+            "not sent": SubmitOutcome(submission=Submission.NOT_SENT, message="no connection"),
+            "busy": SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded"),
+            "too many": SubmitOutcome(
+                submission=Submission.BUSY, status=429, message="Rate limit", retry_after=timedelta(seconds=10)
+            ),
+            "key refused": SubmitOutcome(submission=Submission.REFUSED_HERE, status=401, message="bad key"),
+            "refused": SubmitOutcome(submission=Submission.REFUSED, status=422, message="bad image"),
+        }
+        if outcome in refusals:
+            return refusals[outcome]
+        if outcome == "slow":
+            await asyncio.sleep(max(limit.total_seconds() - 1, 0))
+            return await effect()
+        if outcome == "answer lost":
+            await effect()
+        await asyncio.sleep(limit.total_seconds())
+        return SubmitOutcome(submission=Submission.AMBIGUOUS, message="no answer in time")
+
+    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        """Tell how far a task is."""
+        self.requests.append(self._scene.loop.time())
+
+        async def effect() -> PollOutcome:
+            await asyncio.sleep(0.2)
+            return await self._look(upstream_task_id, hold=hold)
+
+        async def strike(outcome: str) -> PollOutcome:
+            if outcome == "slow":
+                await asyncio.sleep(10)
+                return await effect()
+            kinds = {"throttled": PollKind.THROTTLED, "key refused": PollKind.KEY_REFUSED, "missing": PollKind.MISSING}
+            return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
+
+        answer: PollOutcome = await self._scene.seam.interact("poll", effect, strike)
+        return answer
+
+    async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
+        task = self.tasks.get(upstream_task_id)
+        if self.misses:
+            return PollOutcome(kind=self.misses.pop(0), message="no")
+        if task is None or not task.known:
+            return PollOutcome(kind=PollKind.MISSING, message="Task not found")
+        if hold and self._scene.deployment.holds:
+            await asyncio.sleep(min(max(task.ends - self._scene.loop.time(), 0), 30))
+        if self._scene.loop.time() < task.ends:
+            return PollOutcome(kind=PollKind.PENDING)
+        if task.fails:
+            task.reported = PollKind.FAILED
+            return PollOutcome(kind=PollKind.FAILED, message="the video is too long")
+        task.reported = PollKind.SUCCEEDED
+        data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
+        return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+
+    async def _leave_hints(self, upstream_task_id: str) -> None:
+        """Call our hook when the task has ended, a few times until somebody takes it."""
+        task = self.tasks[upstream_task_id]
+        await asyncio.sleep(task.ends - self._scene.loop.time())
+        for pause in (0.0, 5.0, 30.0, 60.0):
+            await asyncio.sleep(pause)
+            visit = self._scene.hint(task.hook or "", upstream_task_id)
+            await visit.ended.wait()
+            if visit.answer is None and not visit.dead:
+                return
+
+
+class SimReceivers:
+    """`CallbackSender`: receivers that behave as their URL says, and keep every request."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+        self.visits: list[Visit] = []
+        self.sending: dict[str, list[Visit]] = defaultdict(list)
+
+    async def send(self, url: str, headers: Any, body: bytes) -> Reply:
+        """Take one attempt."""
+        scene = self._scene
+        visit = Visit(
+            scene.loop.now(), url, dict(headers), body, _sender(), None, scene.table.peek(TASKS, headers["x-modellix-task-id"])
+        )
+
+        async def effect() -> Reply:
+            self.visits.append(visit)
+            visit.at, visit.stored = scene.loop.now(), scene.table.peek(TASKS, headers["x-modellix-task-id"])
+            await asyncio.sleep(0.1)
+            reply = self._reply(url)
+            visit.status, visit.until = reply.status, scene.loop.time()
+            return reply
+
+        async def strike(outcome: str) -> Reply:
+            if outcome == "refused":
+                return Reply(error="refused")
+            if outcome == "timed out":
+                await asyncio.sleep(15)
+                return Reply(error="timeout", elapsed=timedelta(seconds=15))
+            if outcome == "error":
+                self.visits.append(visit)
+                visit.status = 500
+                return Reply(status=500, elapsed=timedelta(milliseconds=10))
+            if outcome == "slow":
+                await asyncio.sleep(14)
+                return await effect()
+            await effect()
+            visit.status = None
+            await asyncio.sleep(14.5)
+            return Reply(error="timeout", elapsed=timedelta(seconds=15))
+
+        answer: Reply = await scene.seam.interact("send", effect, strike)
+        return answer
+
+    def _reply(self, url: str) -> Reply:
+        """Behave: `https://r.example.com/500-500-ok` answers 500 twice, and the last word for ever."""
+        words = url.rpartition("/")[2].split("-")
+        before = sum(visit.url == url for visit in self.visits) - 1
+        word = words[min(before, len(words) - 1)]
+        if word == "ok":
+            return Reply(status=200, elapsed=timedelta(milliseconds=100))
+        if word.isdigit():
+            return Reply(status=int(word), elapsed=timedelta(milliseconds=100))
+        return Reply(error=word, elapsed=timedelta(milliseconds=100))
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
+class _LambdaClient:
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+
+    def invoke(self, **request: Any) -> Json:
+        """Start the poll function on its own."""
+        self._scene.poll(json.loads(request["Payload"]))
+        return {}
+
+
+class _SecretsClient:
+    def get_secret_value(self, **_request: Any) -> Json:
+        """Give the vendor's key."""
+        return {"SecretString": "mdlx_key"}
+
+
+@dataclass
+class _Container:
+    """A warm process: what it keeps between invocations."""
+
+    tasks: Any
+    callers: Any
+    hooks: Any
+    wake: Any
+    habits: Habits
+    looked_at: dict[str, datetime]
+
+
+@dataclass
+class Scene:
+    """One run of one scenario."""
+
+    deployment: Deployment
+    seam: Seam
+    table: MemoryDynamo = field(init=False)
+    told: Told = field(default_factory=Told)
+    answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # by task's name: what its submitter heard
+    invocations: list[Invocation] = field(default_factory=list)
+    names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
+    poison: set[str] = field(default_factory=set)  # ids of items that no version of ours can read
+    ended_at: float = 0.0
+    acting: bool = True  # the scenario's script still runs
+    _idle: dict[str, list[_Container]] = field(default_factory=lambda: defaultdict(list))
+    _asides: list[asyncio.Task[Any]] = field(default_factory=list)
+    _lives: list[asyncio.Task[Any]] = field(default_factory=list)
+    _pristine: Context = field(default_factory=copy_context)
+
+    def __post_init__(self) -> None:
+        self.loop: VirtualLoop = self.seam.loop
+        self.table = MemoryDynamo({TASKS: "task_id", CALLERS: "caller"}, time=self.loop.time)
+        self.seam.backstage = self
+        self._usual = {"": 0.0}
+        self.lagging(None)
+        self.vendor = SimVendor(self)
+        self.receivers = SimReceivers(self)
+        self.clock = self.seam.port(SeamClock(self.seam), ports.Clock)
+        self.reporter = self.seam.port(self.told, ports.Reporter)
+        self.rules = Rules(
+            retention=self.deployment.retention,
+            max_task_age=self.deployment.max_task_age,
+            max_queue_age=self.deployment.max_queue_age,
+            requests_per_minute=self.deployment.requests_per_minute,
+            immediate=self.deployment.immediate,
+            linger=self.deployment.wakes,
+            long_poll=self.deployment.holds,
+        )
+        self.admin = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerAdmin)
+        self.people = {name: a_caller(name) for name in ("alice", "bob")}
+        for caller in self.people.values():
+            self.loop.run_until_complete(self.admin.inner.add(caller))
+
+    # --- functions -------------------------------------------------------------------------------------------------------
+
+    def submit(self, name: str, *, caller: str = "alice", key: str | None = None, late: float = 0.0, **changes: Any) -> Invocation:
+        """Invoke the submit function as its API does; what the submitter hears is kept under the task's name."""
+        body = {
+            "image_url": f"https://example.com/{name}",
+            "video_url": "https://example.com/v.mp4",
+            "mode": "wan-std",
+            "callback_url": f"https://r.example.com/{name}/ok",
+            **changes,
+        }
+        order = Order.read(MODEL, body, caller=self.people[caller], targets=TargetPolicy(), webhook_url=None, idempotency_key=key)
+        self.names[order.task_id].add(name)
+
+        async def run(container: _Container) -> Any:
+            return await submit(
+                order,
+                caller=self.people[caller],
+                arrived_at=self.loop.now() - timedelta(seconds=late),
+                claim=CLAIM,
+                payer=Payer(
+                    tasks=container.tasks,
+                    vendor=self._vendor_port,
+                    hooks=container.hooks,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                    retention=self.deployment.retention,
+                ),
+                door=Door(
+                    queue=container.tasks,
+                    gates=container.tasks,
+                    budget=container.tasks,
+                    lease=container.tasks,
+                    wake=container.wake,
+                    max_queued=self.deployment.max_queued,
+                    requests_per_minute=self.deployment.requests_per_minute,
+                ),
+            )
+
+        def start() -> Invocation:
+            twin: Callable[[], Invocation] = start if key is not None else lambda: self.poll({})  # an API call is not made twice
+            return self._invoke(f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name])
+
+        return start()
+
+    def poll(self, event: Json) -> Invocation:
+        """Invoke the poll function with a tick or a wake."""
+        accepted, ended = event.get("accepted", []), event.get("ended", [])
+
+        async def run(container: _Container) -> PollReport:
+            return await poll(
+                accepted=accepted,
+                ended=ended,
+                scheduled=not (accepted or ended),
+                hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
+                rules=self.rules,
+                world=World(
+                    tasks=container.tasks,
+                    work=container.tasks,
+                    lease=container.tasks,
+                    gates=container.tasks,
+                    budget=container.tasks,
+                    vendor=self._vendor_port,
+                    hooks=container.hooks,
+                    callbacks=self._receivers_port,
+                    callers=container.callers,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                    habits=container.habits,
+                ),
+            )
+
+        name = f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}" if event else "tick"
+        return self._invoke(name, "poll", run, lambda: self.poll(event), POLL_TIME)
+
+    def hint(self, hook: str, upstream_task_id: str) -> Invocation:
+        """Invoke the submit function with the vendor's webhook."""
+        *_, task_id, token = hook.split("/")
+
+        async def run(container: _Container) -> None:
+            desk = HintDesk(
+                hooks=container.hooks,
+                tasks=container.tasks,
+                vendor=self._vendor_port,
+                lease=container.tasks,
+                budget=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+                requests_per_minute=self.deployment.requests_per_minute,
+                looked_at=container.looked_at,
+            )
+            await hint(task_id, token, upstream_task_id, desk=desk)
+
+        return self._invoke(f"hint {self.name_of(task_id)}", "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)
+
+    def cancel(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to take a task back."""
+
+        async def run(container: _Container) -> Any:
+            return await query.cancel(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+                retention=self.deployment.retention,
+            )
+
+        return self._invoke(f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME)
+
+    def listing(self, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to list tasks, and to authenticate."""
+
+        async def run(container: _Container) -> Any:
+            authorization = f"Bearer thk_{caller}_{caller[:1] * 43}"
+            known = await callers.authenticate(authorization, callers=container.callers, now=self.clock.now())
+            if known is None:
+                return []
+            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
+            return [query.task_answer(task) for task in tasks]
+
+        return self._invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
+
+    def command(self, name: str, run: Callable[[Any], Awaitable[Any]]) -> Invocation:
+        """Run the admin command, which the operator repeats when it failed."""
+
+        async def act(_container: _Container) -> Any:
+            return await run(self.admin)
+
+        return self._invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
+
+    def _invoke(
+        self,
+        name: str,
+        function: str,
+        run: Callable[[_Container], Coroutine[Any, Any, Any]],
+        again: Callable[[], Invocation],
+        limit: float,
+        heard: list[Any] | None = None,
+    ) -> Invocation:
+        idle = self._idle[function]
+        container = idle.pop() if idle else self._start_container()
+        invocation = Invocation(f"#{len(self.invocations)} {name}", again)
+        self.invocations.append(invocation)
+
+        async def live() -> None:
+            INVOCATION.set(invocation)
+            self.seam.note(f"{invocation.name} begins")
+            try:
+                invocation.answer = await run(container)
+            except RejectedError as error:
+                invocation.answer = error
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001  # the function fails, as it would
+                invocation.answer = error
+            finally:
+                if not invocation.dead and not self.seam.over:
+                    self.seam.note(f"{invocation.name} ends: {_brief(invocation.answer)}")
+                    idle.append(container)
+                    if heard is not None:
+                        heard.append(invocation.answer)
+                invocation.ended.set()
+
+        def time_out() -> None:
+            if not invocation.ended.is_set() and not invocation.thawed:
+                self.seam.note(f"{invocation.name} has run out of time")
+                invocation.kill()
+
+        self._lives.append(self.loop.create_task(live(), context=self._pristine.copy()))
+        self.loop.call_later(limit, time_out)
+        return invocation
+
+    def _start_container(self) -> _Container:
+        protocols = (ports.TaskStore, ports.WorkIndex, ports.TaskHistory, ports.Lease, ports.Gates, ports.Budget)
+        tasks = self.seam.port(DynamoTasks(_client(self.table), TASKS, clock=self.clock, reporter=self.reporter), *protocols)
+        key = self.seam.port(VendorKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
+        hooks = self.seam.port(HookUrls("https://tasks.example.com", key), ports.Hooks)
+        wake = self.seam.port(LambdaWake(_client(_LambdaClient(self)), "poll", self.reporter), ports.Wake)
+        directory = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerDirectory)
+        return _Container(
+            tasks,
+            directory,
+            hooks if self.deployment.hints else None,
+            wake if self.deployment.wakes else None,
+            Habits(),
+            {},
+        )
+
+    @property
+    def _vendor_port(self) -> Any:
+        return self.seam.port(self.vendor, ports.TaskApi)
+
+    @property
+    def _receivers_port(self) -> Any:
+        return self.seam.port(self.receivers, ports.CallbackSender)
+
+    # --- the world's own course ------------------------------------------------------------------------------------------
+
+    def run(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
+        """Play the script while ticks come, then let ticks come until nothing is left to do."""
+        try:
+            self.loop.run_until_complete(self._play(script))
+        finally:
+            self.seam.over = True
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*left, *self._asides, *self._lives, return_exceptions=True))
+            self.loop.close()
+
+    async def _play(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
+        acting = self.loop.create_task(self._act(script))
+        misses, unchanged, before = 1, 0, ""
+        await asyncio.sleep(self.seam.dice.uniform(1, 59))
+        while self.loop.time() < QUIET_WITHIN:
+            if self._nothing_left() and await self.until(self.quiet, POLL_TIME):  # who lingers needs no company
+                break
+            self.poll({})
+            await asyncio.sleep(TICK)
+            now = self.fingerprint()
+            unchanged = unchanged + 1 if now == before and not self.acting else 0
+            misses, before = min(misses * 2, MISS) if unchanged >= PATIENCE else 1, now
+            await asyncio.sleep(TICK * (misses - 1))
+        self.ended_at = self.loop.time()
+        await acting
+
+    async def _act(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
+        await script(self)
+        self.acting = False
+
+    def aside(self, course: Coroutine[Any, Any, None]) -> None:
+        """Let something of the world's go its way beside."""
+        self._asides.append(self.loop.create_task(course, context=self._pristine.copy()))
+
+    def quiet(self) -> bool:
+        """Whether nothing is under way and nothing is left to do."""
+        return self._nothing_left() and all(invocation.ended.is_set() for invocation in self.invocations)
+
+    def _nothing_left(self) -> bool:
+        return (
+            not self.acting
+            and all(item["task_id"]["S"] in self.poison for item in self.table.working(TASKS))
+            and all(task.done() for task in self._asides)
+        )
+
+    # --- what the seam asks ----------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """Describe the tasks' states, and who is about."""
+        rows = []
+        for item in self.table.everything(TASKS):
+            if "state" in item:
+                words = [item["state"]["S"], item.get("callback", {}).get("S", ""), item.get("attempts", {}).get("N", "0")]
+                claimed = int(item.get("claimed_until", {}).get("N", "0")) / 1000 - START.timestamp() > self.loop.time()
+                rows.append(f"{self.name_of(item['task_id']['S'])}:{':'.join(words)}:{claimed}")
+        about = sorted(invocation.name.split(" ")[1] for invocation in self.invocations if not invocation.ended.is_set())
+        return "|".join([*sorted(rows), *about])
+
+    def beat(self, request: Json) -> None:
+        """Write a control item first, as another invocation might."""
+        key = request["Key"]["task_id"]["S"]
+        item = dict(self.table.peek(TASKS, key) or request["Key"])
+        if key == "lease":
+            until = str(round((self.loop.now() + timedelta(seconds=90)).timestamp() * 1000))
+            item |= {"holder": {"S": "rival"}, "until": {"N": until}, "holds": {"BOOL": False}}
+        elif key == "gate":
+            item |= {"nonce": {"S": "rival"}, "waiting": {"BOOL": True}}
+        else:
+            item |= {"used": {"N": "1000000"}}
+        self.table.write(TASKS, item)
+
+    def lagging(self, lag: Callable[[str], float] | None) -> None:
+        """Let reads of indexes and batches be that old; as usual, an item is some milliseconds behind."""
+        usual = self._usual
+
+        def usually(key: str) -> float:
+            return usual.setdefault(key, self.seam.dice.uniform(0.005, 0.3))
+
+        self.table.lag = lag or usually
+
+    def cool(self) -> None:
+        """Forget the warm processes."""
+        self._idle.clear()
+
+    # --- looking around --------------------------------------------------------------------------------------------------
+
+    def name_of(self, task_id: str) -> str:
+        """Tell a task's name, or its id where the world did not make it."""
+        return "/".join(sorted(self.names.get(task_id, ()))) or task_id
+
+    def id_of(self, name: str) -> str:
+        """Tell the id of a task by its name."""
+        return next((task_id for task_id, names in self.names.items() if name in names), "tk_" + "0" * 22)
+
+    def items_of(self, name: str) -> list[Item]:
+        """List the items of a task."""
+        return [item for task_id, names in self.names.items() if name in names and (item := self.table.peek(TASKS, task_id))]
+
+    async def until(self, met: Callable[[], bool], within: float = 600.0) -> bool:
+        """Wait, as a script does, until something has come about; False when it does not."""
+        end = self.loop.time() + within
+        while not met():
+            if self.loop.time() >= end:
+                return False
+            await asyncio.sleep(0.2)
+        return True
+
+
+def _client(client: object) -> Any:
+    """Take a client in memory for a real one."""
+    return client
+
+
+def _sender() -> str:
+    invocation = INVOCATION.get()
+    return invocation.name if invocation is not None else "?"
+
+
+def _brief(answer: Any) -> str:
+    match answer:
+        case Answer():
+            return f"{answer.status} {answer.task.state}"
+        case RejectedError():
+            return f"{answer.status} {answer.message}"
+        case PollReport():
+            return f"{answer.steps} lingered={answer.lingered}"
+        case _:
+            return repr(answer)[:200]

@@ -1,0 +1,414 @@
+"""The seam between the use cases and their world: every call on a port passes here, is counted, and may go wrong on demand."""
+
+import asyncio
+import contextlib
+import random
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from taskhook.task import milliseconds
+from tests.sim.loop import VirtualLoop
+from tests.world import START
+
+FREEZE = 300.0  # seconds that a frozen invocation does not notice
+HOLD = 3.0  # seconds that a call is held while a twin runs
+OUTAGE = 20.0
+STORM = 1800.0  # virtual seconds; what comes after finds the world as it should be
+LATE = 9.0  # what the SDK's three tries of 3 s may take
+STALE = 20.0  # seconds, within what the poller allows for (`poll.INDEX_LAG`)
+_DIED, _FROZEN, _TWINNED = ("died before", "died after"), ("thaw before", "thaw after"), ("twin before", "twin after")
+_DOWN = ("unavailable", "unavailable for good", "throttled", "outage", "slow")
+
+# What may become of a call, by kind. Only the outcome that a kind cannot have is missing.
+OUTCOMES: dict[str, tuple[str, ...]] = {
+    "write": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good"),
+    "control write": (
+        *_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good", "beaten",
+    ),
+    "read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN),
+    "lagging read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "stale", "out of order"),
+    "key": (*_DIED, *_FROZEN, "unavailable for good"),
+    "invoke": (*_DIED, *_FROZEN, "lost", "twice", "late", "unavailable for good"),
+    "submit": (
+        *_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "not sent", "busy", "too many", "key refused", "refused", "slow",
+    ),
+    "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
+    "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
+    "sleep": ("died before", "thaw before", "twin before"),
+    "tell": ("died before",),
+}  # fmt: skip
+_TABLE = {"write", "control write", "read", "lagging read"}
+_KINDS = {
+    "put_item": "write",
+    "update_item": "write",
+    "get_item": "read",
+    "scan": "read",
+    "query": "lagging read",
+    "batch_get_item": "lagging read",
+    "get_secret_value": "key",
+    "invoke": "invoke",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """One interaction that goes wrong in one way: the `number`th of the run."""
+
+    number: int
+    site: str
+    outcome: str
+
+
+@dataclass
+class PortCall:
+    """One call of a port's method, by which line of which use case; a lasting trouble lasts as long as it."""
+
+    site: str
+    methods: tuple[str, ...]
+    stuck: str | None = None
+
+
+@dataclass(eq=False)
+class Invocation:
+    """One run of a function, which may be killed, frozen, and repeated."""
+
+    name: str
+    again: Callable[[], "Invocation"]  # starts another one that was asked the same
+    dead: bool = False
+    thawed: bool = False
+    frozen_until: float = 0.0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: Any = None
+
+    def kill(self) -> None:
+        """End it at once: nothing that it had planned happens."""
+        self.dead = True
+        self.ended.set()
+
+
+class KilledError(BaseException):
+    """The process was killed between two lines of code."""
+
+
+INVOCATION: ContextVar[Invocation | None] = ContextVar("invocation", default=None)
+_CALL: ContextVar[PortCall | None] = ContextVar("call", default=None)
+
+
+class Backstage(Protocol):
+    """What the seam asks of the scene."""
+
+    def fingerprint(self) -> str:
+        """Describe what stands in the tables, to tell an interaction from its repetition."""
+
+    def beat(self, request: dict[str, Any]) -> None:
+        """Let somebody else write the control item first."""
+
+    def lagging(self, lag: Callable[[str], float] | None) -> None:
+        """Let reads of indexes and batches be that old; None: as usual."""
+
+
+@dataclass
+class Seam:
+    """Counts interactions, remembers them, and lets one of them go wrong."""
+
+    dice: random.Random
+    plan: Point | None = None
+    storm: float = 0.0  # the share of interactions that go wrong at random
+    loop: VirtualLoop = field(init=False)
+    backstage: Backstage = field(init=False)
+    over: bool = False
+    count: int = 0
+    seen: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    met: set[str] = field(default_factory=set)  # methods of ports that were called
+    trace: list[str] = field(default_factory=list)
+    struck: list[tuple[str, str]] = field(default_factory=list)
+    outage_until: float = 0.0
+    diverged: bool = False
+
+    def __post_init__(self) -> None:
+        self.loop = VirtualLoop(self.aws)
+        self.loop.set_exception_handler(lambda _loop, _context: None)  # whoever was killed in between has nobody who asks
+
+    # --- ports -----------------------------------------------------------------------------------------------------------
+
+    def port(self, inner: object, *protocols: type) -> Any:
+        """Put the seam before an object that implements the protocols."""
+        return _Ported(inner, self, protocols)
+
+    async def aws(self, call: Callable[[], Any]) -> Any:
+        """Make a blocking call of an AWS client, which `asyncio.to_thread` brings here."""
+        assert isinstance(call, partial)
+        method, request = call.args[0], call.keywords
+        kind = _KINDS[method.__name__]
+        if kind == "write" and not str(request.get("Key", {}).get("task_id", {}).get("S", "tk_")).startswith("tk_"):
+            kind = "control write"
+
+        async def effect() -> Any:
+            return method(**request)
+
+        async def strike(outcome: str) -> Any:
+            return await self._strike_aws(outcome, effect, request)
+
+        return await self.interact(kind, effect, strike, what=method.__name__)
+
+    async def interact(
+        self, kind: str, effect: Callable[[], Awaitable[Any]], strike: Callable[[str], Awaitable[Any]], *, what: str = ""
+    ) -> Any:
+        """Let one interaction happen, or go wrong as planned."""
+        invocation, call = INVOCATION.get(), _CALL.get()
+        if invocation is None:
+            return await effect()  # the simulator's own
+        await self._stand(invocation)
+        outcome = call.stuck if call is not None and call.stuck else self._next(kind, invocation, call, what)
+        await asyncio.sleep(self.dice.uniform(0.001, 0.02))
+        await self._stand(invocation)
+        try:
+            if outcome is None and what and self.loop.time() < self.outage_until and kind in _TABLE:
+                outcome = "unavailable"
+            if outcome is None:
+                return await effect()
+            return await self._common(outcome, invocation, call, effect, strike)
+        finally:
+            if "read" not in kind:
+                await asyncio.sleep(self.dice.uniform(0.001, 0.02))
+            await self._stand(invocation)
+
+    def tell(self) -> None:
+        """Let one line be told, unless the process is killed right there."""
+        invocation = INVOCATION.get()
+        if invocation is None or invocation.dead:
+            return
+        if self._next("tell", invocation, _CALL.get(), "") is not None:
+            self.note(f"{invocation.name} dies")
+            invocation.kill()
+            raise KilledError
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Let an invocation wait, or never wake."""
+        invocation = INVOCATION.get()
+        assert invocation is not None
+
+        async def effect() -> None:
+            await asyncio.sleep(max(duration.total_seconds(), 0))
+
+        await self._stand(invocation)
+        outcome = self._next("sleep", invocation, _CALL.get(), "")
+        if outcome is None:
+            await effect()
+        else:
+            await self._common(outcome, invocation, None, effect, _impossible)
+        await self._stand(invocation)
+
+    def note(self, line: str) -> None:
+        """Write into the trace."""
+        self.trace.append(f"{self.loop.time():11.3f} {line}")
+
+    # --- what goes wrong -------------------------------------------------------------------------------------------------
+
+    def _next(self, kind: str, invocation: Invocation, call: PortCall | None, what: str) -> str | None:
+        number = self.count
+        self.count += 1
+        site = f"{call.site if call else '?'}{' ' + what if what else ''}"
+        if call is not None:
+            self.met.update(call.methods)
+        if self.plan is not None:
+            if kind not in {"sleep", "lagging read"}:
+                self.note(f"{invocation.name} {site}")
+            if number != self.plan.number:
+                return None
+            self.diverged = site != self.plan.site
+            return self._struck(invocation, site, self.plan.outcome, call)
+        if self.storm:
+            if self.loop.time() > STORM or self.dice.random() >= self.storm * (0.02 if kind == "sleep" else 1):
+                return None
+            return self._struck(invocation, site, self.dice.choice(OUTCOMES[kind]), call)
+        # A poller asks the same again and again: what stands in the tables tells one question from its repetition.
+        self.seen.setdefault((kind, site, self.backstage.fingerprint()), number)
+        return None
+
+    def _struck(self, invocation: Invocation, site: str, outcome: str, call: PortCall | None) -> str:
+        self.note(f"!!! {invocation.name} {site}: {outcome}")
+        self.struck += [(method, outcome) for method in (call.methods if call else ())]
+        return outcome
+
+    async def _stand(self, invocation: Invocation) -> None:
+        """Let the dead and the frozen do nothing."""
+        while True:
+            if self.over:
+                raise asyncio.CancelledError
+            if invocation.dead:
+                await self.loop.create_future()
+            rest = invocation.frozen_until - self.loop.time()
+            if rest <= 0:
+                return
+            await asyncio.sleep(rest)
+
+    async def _common(
+        self,
+        outcome: str,
+        invocation: Invocation,
+        call: PortCall | None,
+        effect: Callable[[], Awaitable[Any]],
+        strike: Callable[[str], Awaitable[Any]],
+    ) -> Any:
+        """Let happen what can happen to any call."""
+        what, _, when = outcome.partition(" ")
+        if when == "for good" and call is not None:
+            call.stuck = outcome
+        if what not in {"died", "thaw", "twin"}:
+            return await strike(outcome)
+        if when == "after":
+            try:
+                return await effect()
+            finally:
+                await self._befall(what, invocation)
+        await self._befall(what, invocation)
+        return await effect()
+
+    async def _befall(self, what: str, invocation: Invocation) -> None:
+        match what:
+            case "died":
+                invocation.kill()
+                await self._stand(invocation)
+            case "thaw":
+                invocation.thawed, invocation.frozen_until = True, self.loop.time() + FREEZE
+                await self._stand(invocation)
+            case "twin":
+                invocation.again()
+                await asyncio.sleep(HOLD)
+
+    async def _strike_aws(  # noqa: C901, PLR0912  # one case per outcome
+        self, outcome: str, effect: Callable[[], Awaitable[Any]], request: dict[str, Any]
+    ) -> Any:
+        match outcome:
+            case "sdk retry" | "sdk retry late":  # the answer was lost, and the SDK sends the same request again
+                await effect()
+                if outcome == "sdk retry late":
+                    await asyncio.sleep(LATE - HOLD)
+                return await effect()
+            case "answer lost" | "answer lost for good":
+                with contextlib.suppress(ClientError):
+                    await effect()
+                await asyncio.sleep(LATE)
+                raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
+            case "lost":
+                return {}
+            case "twice":
+                await effect()
+                return await effect()
+            case "late":
+                await asyncio.sleep(LATE - HOLD)
+                return await effect()
+            case "slow":
+                await asyncio.sleep(LATE)
+                return await effect()
+            case "throttled":
+                raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow down"}}, "Call")
+            case "outage":
+                self.outage_until = self.loop.time() + OUTAGE
+                raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
+            case "beaten":
+                self.backstage.beat(request)
+                return await effect()
+            case "stale" | "out of order":
+                ages: dict[str, float] = {}
+
+                def lag(key: str) -> float:
+                    return STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
+
+                self.backstage.lagging(lag)
+                try:
+                    return await effect()
+                finally:
+                    self.backstage.lagging(None)
+            case _:
+                raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
+
+
+class SeamClock:
+    """`Clock`: the loop's own, whose sleepers may never wake."""
+
+    def __init__(self, seam: Seam) -> None:
+        self._seam = seam
+
+    def now(self) -> datetime:
+        """Tell the virtual time."""
+        return self._seam.loop.now()
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait in virtual time."""
+        await self._seam.sleep(duration)
+
+
+def methods_of(*protocols: type) -> Iterator[tuple[str, str]]:
+    """List what protocols ask for: the method, and its full name."""
+    for protocol in protocols:
+        for name in vars(protocol):
+            if callable(getattr(protocol, name)) and (not name.startswith("_") or name == "__call__"):
+                yield name, f"{protocol.__name__}.{name}"
+
+
+class _Ported:
+    """An object behind the seam: every method knows which line calls it."""
+
+    def __init__(self, inner: object, seam: Seam, protocols: tuple[type, ...]) -> None:
+        for name, full in methods_of(*protocols):
+            setattr(self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, seam))
+        self.inner = inner
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self.call(**arguments)  # type: ignore[attr-defined]  # set above
+
+
+def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., Any]:
+    async def follow(call: PortCall, *arguments: Any, **named: Any) -> Any:
+        token = _CALL.set(call)
+        try:
+            return await method(*arguments, **named)
+        finally:
+            _CALL.reset(token)
+
+    def asynchronous(*arguments: Any, **named: Any) -> Any:
+        return follow(_call(full, sys._getframe(1)), *arguments, **named)
+
+    def told(*arguments: Any, **named: Any) -> Any:
+        token = _CALL.set(_call(full, sys._getframe(1)))
+        try:
+            seam.tell()
+        finally:
+            _CALL.reset(token)
+        method(*arguments, **named)
+
+    if full.endswith(".now"):
+        return method
+    return told if full == "Reporter.tell" else asynchronous
+
+
+def _call(full: str, frame: Any) -> PortCall:
+    while (name := _file(frame.f_code.co_filename)) == "seam.py":
+        frame = frame.f_back
+    outer = _CALL.get()
+    within = f"{outer.site} > " if outer is not None else ""  # an adapter may need a port itself
+    return PortCall(f"{within}{full} {name}:{frame.f_lineno}", (full, *(outer.methods if outer else ())))
+
+
+@cache
+def _file(path: str) -> str:
+    return Path(path).name
+
+
+async def _impossible(outcome: str) -> Any:
+    raise AssertionError(outcome)
+
+
+def age(moment: datetime) -> float:
+    """Tell how many virtual seconds after the start a moment lies."""
+    return (milliseconds(moment) - milliseconds(START)) / 1000
