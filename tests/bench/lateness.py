@@ -1,0 +1,166 @@
+"""How late a callback is, and how many requests a task costs: the deployed stack with its real tick and wakes.
+
+Lateness is from the vendor's end (stamped by the emulator) to the receiver's 2xx (stamped by the receiver), hand-overs
+between invocations included. Requests are those the emulator counted for the task, the submit among them.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import statistics
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
+
+
+@dataclass(frozen=True)
+class Load:
+    """Tasks that arrive evenly, half of them short and half of them long."""
+
+    tasks: int
+    seconds: float
+    short: tuple[float, float] = (5, 30)
+    long: tuple[float, float] = (60, 120)
+
+    def arrivals(self, seed: int) -> list[tuple[float, float]]:
+        """List when each task comes and how long the vendor takes, in seconds."""
+        dice = random.Random(seed)
+        kinds = [self.short, self.long] * (self.tasks // 2)
+        return [(self.seconds * number / len(kinds), round(dice.uniform(*kind), 3)) for number, kind in enumerate(kinds)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task."""
+
+    seconds: float
+    late: float
+    requests: int
+
+
+def measure(*, quick: bool, seed: int) -> dict[str, Any]:
+    """Run the load against each way of learning of the end, and beside a 60 s sweep and a fixed 2 s poll."""
+    load = Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=200, seconds=300)
+    short_of_requests = Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=100, seconds=300)
+    figures: dict[str, Any] = {}
+    for name, flags in (
+        ("long_poll", ("--no-hints",)),
+        ("hints", ("--no-long-poll",)),
+        ("plain", ("--no-long-poll", "--no-hints")),
+        ("sweep_60s", ("--no-long-poll", "--no-hints", "--parameter", "CallbackLatency=economy")),
+    ):
+        outcomes, _ = asyncio.run(_run(load, seed, 1000, flags))
+        figures[name] = _summary(outcomes)
+        print(f"{name:10} {json.dumps(figures[name])}", file=sys.stderr, flush=True)
+    figures["fixed_2s"] = {
+        "requests_per_task": round(statistics.mean(2 + seconds // 2 for _, seconds in load.arrivals(seed)), 2),
+        "p50_s": 1.0,
+    }
+    outcomes, control = asyncio.run(_run(short_of_requests, seed, 100, ()))
+    figures["at_100_rpm"] = {
+        "refused_rate": control["refused_rate"],
+        "lost": short_of_requests.tasks // 2 * 2 - len(outcomes),
+        **_summary(outcomes),
+    }
+    print(f"at_100_rpm {json.dumps(figures['at_100_rpm'])}", file=sys.stderr, flush=True)
+    return figures
+
+
+def _summary(outcomes: list[Outcome]) -> dict[str, float]:
+    late = sorted(outcome.late for outcome in outcomes)
+    return {
+        "p50_s": round(statistics.median(late), 3),
+        "p95_s": round(late[int(len(late) * 0.95) - 1], 3),
+        "max_s": round(late[-1], 3),
+        "p50_share": round(statistics.median(outcome.late / outcome.seconds for outcome in outcomes), 3),
+        "requests_per_task": round(statistics.mean(outcome.requests for outcome in outcomes), 2),
+    }
+
+
+async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple[list[Outcome], dict[str, Any]]:
+    """Submit the load to a stack of its own and wait for every callback."""
+    arrivals = load.arrivals(seed)
+    async with _stack("--rpm", str(rpm), "--concurrent", "1000", "--parameter", f"RequestsPerMinute={rpm}", *flags) as (
+        ready,
+        deliveries,
+    ):
+        slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
+        async with httpx.AsyncClient(timeout=120) as client:
+
+            async def submit(number: int, at: float, seconds: float) -> None:
+                await asyncio.sleep(at)
+                body = {
+                    "image_url": f"{ready['upstream']}/media/actor.jpg?n={number}&task_seconds={seconds}",
+                    "video_url": f"{ready['upstream']}/media/scene.mp4",
+                    "mode": "wan-std",
+                    "callback_url": f"{ready['receiver']}/bench",
+                }
+                async with slots:
+                    headers = {"Authorization": f"Bearer {ready['token']}"}
+                    answer = await client.post(f"{ready['endpoint']}/api/v1/alibaba/wan2.2-animate-mix", json=body, headers=headers)
+                    answer.raise_for_status()
+
+            await asyncio.gather(*(submit(number, at, seconds) for number, (at, seconds) in enumerate(arrivals)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(deliveries.at_least(len(arrivals)), load.long[1] + 300)
+            control = (await client.get(f"{ready['upstream']}/_control")).json()
+    outcomes = []
+    for task in control["tasks"]:
+        answered_at = deliveries.answered_at.get(task["id"])
+        if answered_at is not None:
+            seconds = float(task["request"]["image_url"].rsplit("=", 1)[1])
+            outcomes.append(Outcome(seconds=seconds, late=answered_at - task["ended_at"], requests=task["requests"]))
+    return outcomes, control
+
+
+class _Deliveries:
+    """When each vendor task's callback was first answered with a 2xx."""
+
+    def __init__(self) -> None:
+        self.answered_at: dict[str, float] = {}
+        self._came = asyncio.Condition()
+
+    async def read(self, stdout: asyncio.StreamReader) -> None:
+        """Read the stack's lines to their end."""
+        while line := await stdout.readline():
+            delivery = json.loads(line)
+            if delivery["verified"] and delivery["status_answered"] == HTTPStatus.OK:
+                upstream = json.loads(delivery["body"])["data"]["upstream_task_id"]
+                self.answered_at.setdefault(upstream, delivery["answered_at"])
+                async with self._came:
+                    self._came.notify_all()
+
+    async def at_least(self, count: int) -> None:
+        """Wait until `count` tasks' callbacks have come."""
+        async with self._came:
+            await self._came.wait_for(lambda: len(self.answered_at) >= count)
+
+
+@contextlib.asynccontextmanager
+async def _stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], _Deliveries]]:
+    """Start the embedded stack; give its first line and what it says of callbacks."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.local", "--port", "0", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=2**24
+    )
+    stdout = process.stdout
+    assert stdout is not None
+    try:
+        ready = json.loads(await stdout.readline() or "null")
+        if ready is None:
+            raise RuntimeError("the stack did not start")
+        deliveries = _Deliveries()
+        reading = asyncio.create_task(deliveries.read(stdout))
+        yield ready, deliveries
+    finally:
+        process.terminate()
+        await process.wait()
+    await reading
