@@ -17,6 +17,7 @@ MINISTACK := $(TOOLS)/ministack/bin/ministack
 
 # The project's own Python first: `sam build` looks for python3.13 on PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export SAM_CLI_TELEMETRY := 0
 
 .PHONY: help
 help: ## this list

@@ -195,6 +195,7 @@ class FakeVendor:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     hooks: dict[str, str | None] = field(default_factory=dict)
     holds: bool = False
+    answer_time: timedelta = timedelta(milliseconds=200)  # of a poll
     places: int = 1_000_000
     refused: int = 0
 
@@ -223,7 +224,7 @@ class FakeVendor:
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""
         self.polls.append((self.clock.now(), upstream_task_id))
-        await self.clock.sleep(timedelta(milliseconds=200))
+        await self.clock.sleep(self.answer_time)
         if self.poll_outcomes:
             return self.poll_outcomes.popleft()
         if hold and self.holds:
@@ -242,12 +243,13 @@ class FakeReceivers:
     clock: VirtualClock
     attempts: list[tuple[datetime, str, dict[str, str], bytes]] = field(default_factory=list)
     replies: deque[Reply] = field(default_factory=deque)
+    answer_time: timedelta = timedelta(milliseconds=100)
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Take one attempt."""
         self.attempts.append((self.clock.now(), url, dict(headers), body))
-        await self.clock.sleep(timedelta(milliseconds=100))
-        return self.replies.popleft() if self.replies else Reply(status=200, elapsed=timedelta(milliseconds=100))
+        await self.clock.sleep(self.answer_time)
+        return self.replies.popleft() if self.replies else Reply(status=200, elapsed=self.answer_time)
 
     async def close(self) -> None:
         """Have nothing to close."""

@@ -337,6 +337,39 @@ async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(floor: Floo
     assert floor.tasks.lease.holder == "newer"
 
 
+async def hand_over(floor: Floor, task: Task, at: timedelta) -> None:
+    """Let one invocation be woken for a task, and a tick take over from it a while later; polls are not held."""
+    floor.rules = replace(floor.rules, long_poll=False)
+
+    async def tick() -> None:
+        await floor.clock.sleep(at)
+        await floor.tick()
+
+    await asyncio.gather(floor.tick(task.task_id), tick())
+
+
+async def test_an_end_stored_while_being_relieved_is_delivered_at_once(floor: Floor) -> None:
+    """The relieved invocation has claimed the delivery with the end; nobody has to wait until that claim is over."""
+    floor.vendor.task_time, floor.vendor.answer_time = timedelta(seconds=25), timedelta(seconds=6)
+    task = await floor.add(State.WATCHED)
+    await hand_over(floor, task, timedelta(seconds=22))  # the poll of 20 s is answered at 26 s
+    ended = floor.now_of(task)
+    assert ended.ended_at is not None
+    assert [at - ended.ended_at for at, *_ in floor.receivers.attempts] == [timedelta(0)]
+
+
+@pytest.mark.parametrize("at_s", [19, 21.5, 22.5, 28])  # before the poll, during it, and during the attempt
+async def test_a_retry_is_not_late_for_a_hand_over(floor: Floor, at_s: float) -> None:
+    """The new invocation has seen the old one's claim of the first attempt, and does not wait for that to be over."""
+    floor.vendor.task_time, floor.vendor.answer_time = timedelta(seconds=22), timedelta(seconds=3)
+    floor.receivers.answer_time = timedelta(seconds=10)
+    floor.receivers.replies.append(Reply(status=503, elapsed=timedelta(seconds=10)))
+    task = await floor.add(State.WATCHED)
+    await hand_over(floor, task, timedelta(seconds=at_s))
+    (first, *_), (second, *_) = floor.receivers.attempts
+    assert timedelta(seconds=14) <= second - first <= timedelta(seconds=18)
+
+
 async def test_economy_makes_one_pass_a_tick(floor: Floor) -> None:
     """No linger: what is due is done, and the rest waits for the next tick."""
     floor.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), linger=False)

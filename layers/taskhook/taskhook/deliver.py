@@ -30,6 +30,11 @@ class Courier:
     retention: timedelta
 
 
+def covered(task: Task, now: datetime) -> bool:
+    """Tell whether the claim that the task bears, if it is the asker's own, lasts for one more attempt."""
+    return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
+
+
 async def attempt(task: Task, courier: Courier) -> Task:
     """Make the next delivery attempt and store what came of it.
 
@@ -38,7 +43,7 @@ async def attempt(task: Task, courier: Courier) -> Task:
     """
     caller = await _caller(task, courier)
     now = courier.clock.now()
-    if task.claimed_until is None or now + ATTEMPT_TIME > task.claimed_until:
+    if not covered(task, now):
         task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
     reply = await _send(task, caller, now, courier.callbacks) if caller is not None else Reply(error="caller_unreadable")
     _learn(task, reply, courier)

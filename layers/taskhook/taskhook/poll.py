@@ -342,24 +342,25 @@ class _Loop:
     def _track(self, task: Task, *, hinted: bool = False) -> None:
         if task.state is State.QUEUED:
             self.queue_waits = True
-        elif task.claimed(self.clock.now()):
-            return  # somebody is at it, so what is read now is soon old: a wake, a later scan or the tick brings what is left to do
         elif task.work is not None and task.task_id not in self.tracked:
             due = self.started if hinted and task.state is State.WATCHED else self._due(task)
             self.tracked[task.task_id] = _Tracked(task, due, hinted=hinted)
 
     def _due(self, task: Task) -> datetime:
         """Tell when a task's next step is due, from the task alone."""
+        now = self.clock.now()
+        if task.claimed_until is not None and task.claimed(now):  # somebody is at it, so what is read now is soon old
+            return min(task.claimed_until, now + SCAN)
         match task.state:
             case State.SUBMITTING:
-                return task.claimed_until or self.started
+                return self.started
             case State.RESCUE:
                 return (task.submitted_at or task.accepted_at) + RESCUE_TIME
             case State.WATCHED:
                 return self._next_poll(task, after=self.polled_until)
             case _:
                 rested = self.hosts.rests_until(host_of(task))
-                return max(task.claimed_until or self.started, task.next_attempt_at or self.started, rested or self.started)
+                return max(task.next_attempt_at or self.started, rested or self.started)
 
     def _next_poll(self, task: Task, *, after: datetime, answered: bool = True) -> datetime:
         """Tell when the vendor is asked next: by the schedule, rarely where hints come, at once where it holds polls open.
@@ -454,6 +455,8 @@ class _Loop:
     async def _advance(self, entry: _Tracked) -> Task:
         task = entry.task
         match task.state:
+            case _ if task.claimed(self.clock.now()):
+                return await self._look_again(task)
             case State.SUBMITTING:
                 self.steps["reaped"] += 1
                 return await self.world.tasks.swap(task, task.doubted())
@@ -474,12 +477,19 @@ class _Loop:
             case _:
                 return await self._deliver(task)
 
+    async def _look_again(self, task: Task) -> Task:
+        """See how far whoever has claimed the task has come: what it leaves to do is not to wait for the claim's end."""
+        current = await self.world.tasks.get(task.task_id)
+        if current is None:
+            raise StaleTaskError(None)
+        return current
+
     async def _polled(self, task: Task, outcome: PollOutcome, *, asked_at: datetime) -> Task:
         now = self.clock.now()
         taken_at = task.taken_at or task.accepted_at
         match outcome.kind:
             case PollKind.SUCCEEDED:
-                claim = now + deliver.CLAIM
+                claim = self._first_claim(task, now)
                 return await self._end(task, task.succeeded(outcome.data, now, retention=self.rules.retention, claim=claim))
             case PollKind.FAILED:
                 return await self._end_failed(task, ErrorCode.UPSTREAM_FAILED, outcome.message)
@@ -505,7 +515,12 @@ class _Loop:
 
     async def _end_failed(self, task: Task, error: ErrorCode, message: str) -> Task:
         now = self.clock.now()
-        return await self._end(task, task.failed(error, message, now, retention=self.rules.retention, claim=now + deliver.CLAIM))
+        claim = self._first_claim(task, now)
+        return await self._end(task, task.failed(error, message, now, retention=self.rules.retention, claim=claim))
+
+    def _first_claim(self, task: Task, now: datetime) -> datetime:
+        """Tell until when the terminal write claims the first delivery: not at all where the host rests, and it cannot follow."""
+        return now if self.hosts.rests_until(host_of(task)) else now + deliver.CLAIM
 
     async def _end(self, task: Task, ended: Task) -> Task:
         """Store the end, which claims the first delivery too, and deliver at once."""
@@ -519,9 +534,12 @@ class _Loop:
         return ended
 
     async def _deliver(self, task: Task) -> Task:
-        """Make an attempt when its host has a place for it; leave the task as it is where the host rests."""
+        """Make an attempt when its host has a place for it; leave the task as it is where the host rests.
+
+        Once closed, no new claim is taken. A terminal write's own is still used: nobody else may, for as long as it lasts.
+        """
         async with self.hosts.place(host_of(task)) as granted:
-            if not granted or self._closed():
+            if not granted or (self._closed() and not deliver.covered(task, self.clock.now())):
                 return task
             self.steps["delivered"] += 1
             return await deliver.attempt(task, self.courier)
