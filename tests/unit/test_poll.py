@@ -11,7 +11,7 @@ from taskhook import poll as poll_module
 from taskhook.budget import Gate
 from taskhook.poll import PollReport, Rules, World, poll
 from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply
-from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 RETENTION = timedelta(days=7)
@@ -447,6 +447,27 @@ async def test_a_hinted_task_is_asked_about_at_once(floor: Floor, lingering: boo
     await floor.tick(ended=(task.task_id,))
     assert floor.now_of(task).callback is CallbackState.DELIVERED
     assert floor.clock.now() - began < timedelta(seconds=1)
+
+
+async def test_a_retry_left_by_a_wake_is_not_late(floor: Floor) -> None:
+    """A wake without the lease delivers and leaves the retry; who lingers, and still took the task for watched, makes it."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = timedelta(seconds=5)
+    floor.receivers.replies.append(Reply(status=503))
+    task, other = await floor.add(State.WATCHED), await floor.add(State.WATCHED, "other")
+    now = floor.clock.now()
+    ended = await floor.tasks.swap(other, other.succeeded({}, now, retention=RETENTION, claim=now))
+    later = now + timedelta(seconds=55)  # for this the first one lingers
+    await floor.tasks.swap(ended, ended.attempted(Attempt(at=now), delivered=False, retry_at=later, now=now, retention=RETENTION))
+
+    async def hint() -> None:
+        await floor.clock.sleep(timedelta(seconds=6))
+        await floor.tick(ended=(task.task_id,))
+
+    await asyncio.gather(floor.tick(), hint())
+    first, second = (at for at, *_, body in floor.receivers.attempts if task.task_id in body.decode())
+    assert second - first <= timedelta(seconds=8)
 
 
 async def test_where_hints_come_polls_are_rare(floor: Floor) -> None:

@@ -328,7 +328,8 @@ class _Loop:
         """Look for retries, past those whose host rests or has enough waiting: they stay where they are, unwritten."""
         crowd = Counter(host_of(entry.task) for entry in self.tracked.values() if entry.task.state.final)
         self.parked = {task_id: host for task_id, host in self.parked.items() if self.hosts.crowded(host, crowd[host])}
-        known = {*self.tracked, *self.parked}
+        # Who is still tracked as watched has been taken further by a wake, if its row is here.
+        known = {task_id for task_id, entry in self.tracked.items() if entry.running or entry.task.state.final} | self.parked.keys()
         while found := await self.world.work.retries(self._horizon(), known=known):
             for task in found:
                 known.add(task.task_id)
@@ -340,9 +341,11 @@ class _Loop:
                     self._track(task)
 
     def _track(self, task: Task, *, hinted: bool = False) -> None:
+        """Look after a task from what was just read of it; a step that runs will read for itself."""
+        known = self.tracked.get(task.task_id)
         if task.state is State.QUEUED:
             self.queue_waits = True
-        elif task.work is not None and task.task_id not in self.tracked:
+        elif task.work is not None and (known is None or known.running is None):
             due = self.started if hinted and task.state is State.WATCHED else self._due(task)
             self.tracked[task.task_id] = _Tracked(task, due, hinted=hinted)
 
@@ -382,10 +385,10 @@ class _Loop:
             if entry.running is None and entry.task.state is State.WATCHED and not entry.hinted:
                 entry.due = self._next_poll(entry.task, after=self.polled_until)
 
-    def _running(self) -> int:
+    def _running(self, *, besides: str = "") -> int:
         """Count the tasks that fill a place at the vendor, as far as is known."""
         filling = {State.SUBMITTING, State.WATCHED, State.RESCUE}
-        return sum(entry.task.state in filling for entry in self.tracked.values())
+        return sum(entry.task.state in filling for task_id, entry in self.tracked.items() if task_id != besides)
 
     # --- doing it --------------------------------------------------------------------------------------------------------
 
@@ -662,7 +665,7 @@ class _Loop:
             self.queue_blocked_until = budget.window_end(now)
             return False
         claimed = await self.world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
-        running = self._running()
+        running = self._running(besides=task.task_id)
         paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payer=self.payer)
         self.steps["submitted"] += 1
         self._track(paid)
