@@ -253,9 +253,10 @@ async def test_the_lease_goes_to_one(store: Store) -> None:
     assert not seen.alive(START)
     assert await store.take(seen, LeaseView(holder="one", until=later), takeover=False)
     assert not await store.take(seen, LeaseView(holder="two", until=later), takeover=False)
-    assert await store.take(seen, LeaseView(holder="three", until=later, holds=True), takeover=True)
+    assert await store.take(seen, LeaseView(holder="three", until=later, held_models=("a/b", "c/d")), takeover=True)
     held = await store.view()
-    assert (held.holder, held.holds, held.alive(START), held.alive(later)) == ("three", True, True, False)
+    assert (held.holder, held.held_models, held.alive(START), held.alive(later)) == ("three", ("a/b", "c/d"), True, False)
+    assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [True, False, False]
     await store.release("one")
     assert (await store.view()).alive(START)
     await store.release("three")

@@ -95,9 +95,13 @@ async def test_hints_share_the_vendors_budget(floor: HookDesk) -> None:
 async def test_a_hint_about_a_held_poll_is_left_alone(floor: HookDesk) -> None:
     """Whoever lingers with held polls has the news already."""
     task = await floor.add(State.WATCHED)
-    floor.tasks.lease = LeaseView(holder="x", until=floor.clock.now() + timedelta(minutes=1), holds=True)
+    until = floor.clock.now() + timedelta(minutes=1)
+    floor.tasks.lease = LeaseView(holder="x", until=until, held_models=(task.model,))
     await floor.hint(task)
     assert floor.vendor.polls == []
+    floor.tasks.lease = LeaseView(holder="x", until=until, held_models=("another/model",))
+    await floor.hint(task)
+    assert len(floor.vendor.polls) == 1
 
 
 async def test_a_hint_during_the_submit_is_asked_to_come_again(floor: HookDesk) -> None:

@@ -470,6 +470,17 @@ async def test_a_retry_left_by_a_wake_is_not_late(floor: Floor) -> None:
     assert second - first <= timedelta(seconds=8)
 
 
+async def test_who_takes_over_from_held_polls_holds_them_on(floor: Floor) -> None:
+    """The hint was left to a poll that was dropped, so a process that knows nothing yet asks at once all the same."""
+    floor.vendor.holds = True
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(floor.vendor.task_time)
+    now = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="other", until=now + STOP, hinted_at=now, held_models=(task.model,))
+    await floor.tick()
+    assert max(lateness(floor)) <= timedelta(seconds=1)
+
+
 async def test_where_hints_come_polls_are_rare(floor: Floor) -> None:
     """Once a minute is enough of a net."""
     floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())

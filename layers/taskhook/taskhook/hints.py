@@ -58,7 +58,7 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
         return
     now = desk.clock.now()
     lease = await desk.lease.view()
-    held = task.state is State.WATCHED and lease.alive(now) and lease.holds  # then a held poll has the same news
+    held = task.state is State.WATCHED and lease.holds(task.model, now)  # then that poll has the same news
     if held or now < desk.looked_at.get(task_id, now - LEAST_GAP) + LEAST_GAP:
         return
     limit = budget.window_limit(desk.requests_per_minute)

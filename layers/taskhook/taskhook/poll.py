@@ -79,6 +79,10 @@ class Habits:
         """Remember what a poll has shown."""
         self.holds[model], self.found_at[model] = holds, now
 
+    def held_models(self) -> tuple[str, ...]:
+        """List the models whose polls the vendor holds."""
+        return tuple(sorted(model for model, holds in self.holds.items() if holds))
+
 
 @dataclass(frozen=True)
 class World:
@@ -189,7 +193,7 @@ class _Loop:
             if scheduled:
                 await self._scan()
             if self.rules.linger and self._has_work():
-                self.lingers = await self._take_lease(takeover=scheduled)
+                await self._take_lease(takeover=scheduled)
             if self.lingers:
                 await self._linger(scanned=scheduled)
             else:
@@ -217,17 +221,21 @@ class _Loop:
         alive = self.lease.alive(now)
         if alive and not takeover:
             return False
+        if alive:  # hints that came until now were left to its held polls, so these must be held on
+            for model in self.lease.held_models:
+                if self.world.habits.holding(model, now) is None:
+                    self.world.habits.found(model, now, holds=True)
         if not await self.world.lease.take(self.lease, self._my_lease(), takeover=takeover):
             return False
         if alive:  # it serves the points up to now, and sees within SCAN that it is relieved
             self.polled_until = now
+        self.lingers = self.has_lease = True
         self._reconsider()
-        self.has_lease = True
         return True
 
     def _my_lease(self) -> LeaseView:
-        holds = self.rules.long_poll and any(self.world.habits.holds.values())
-        return LeaseView(holder=self.name, until=self.hard_stop, holds=holds)
+        held = self.world.habits.held_models() if self.rules.long_poll else ()
+        return LeaseView(holder=self.name, until=self.hard_stop, held_models=held)
 
     async def _linger(self, *, scanned: bool) -> None:
         next_scan = self.clock.now() + SCAN if scanned else self.clock.now()
@@ -238,7 +246,9 @@ class _Loop:
                     self.lease = await self.world.lease.view()
                     if self.lease.holder != self.name:
                         return
-                    if self.lease.holds != self._my_lease().holds:  # found out meanwhile; then hints are not waited for, or are
+                    if (
+                        self.lease.held_models != self._my_lease().held_models
+                    ):  # found out meanwhile; then hints are not waited for, or are
                         await self.world.lease.take(self.lease, self._my_lease(), takeover=False)
                     await self._scan()
                 except StoreUnavailableError as error:

@@ -94,18 +94,22 @@ class TaskHistory(Protocol):
 
 
 class LeaseView(BaseModel):
-    """Who lingers until when, whether it holds polls open at the vendor, and when a hint of the vendor's last proved true."""
+    """Who lingers until when, whose models' polls it has the vendor hold, and when a hint of the vendor's last proved true."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     holder: str = ""
     until: Moment | None = None
-    holds: bool = False
+    held_models: tuple[str, ...] = ()
     hinted_at: Moment | None = None
 
     def alive(self, now: datetime) -> bool:
         """Whether somebody lingers."""
         return self.until is not None and now < self.until
+
+    def holds(self, model: str, now: datetime) -> bool:
+        """Whether a held poll brings the news of this model's tasks."""
+        return self.alive(now) and model in self.held_models
 
     def hints(self, now: datetime) -> bool:
         """Whether the vendor's hints are known to come."""

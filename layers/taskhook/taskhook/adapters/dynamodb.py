@@ -244,12 +244,13 @@ class DynamoTasks:
 
     async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
         """Store `new` as holder, if the holder is still the one `seen`, or whoever it is when `takeover`."""
-        values = {":holder": new.holder, ":until": milliseconds(new.until) if new.until else 0, ":holds": new.holds}
+        until = milliseconds(new.until) if new.until else 0
+        values = {":holder": new.holder, ":until": until, ":held": list(new.held_models)}
         condition = {}
         if not takeover:  # two wakes at once: the second finds the first one's name; a repeat finds its own
             values[":seen"] = seen.holder
             condition = {"ConditionExpression": "attribute_not_exists(holder) OR holder = :seen OR holder = :holder"}
-        update = "SET holder = :holder, #until = :until, holds = :holds"
+        update = "SET holder = :holder, #until = :until, held_models = :held"
         return await self._update_control(_LEASE, update, values, names={"#until": "until"}, **condition)
 
     async def release(self, holder: str) -> None:
