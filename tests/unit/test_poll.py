@@ -370,6 +370,64 @@ async def test_a_retry_is_not_late_for_a_hand_over(floor: Floor, at_s: float) ->
     assert timedelta(seconds=14) <= second - first <= timedelta(seconds=18)
 
 
+@pytest.mark.parametrize("at_s", [21.8, 21.9, 21.95, 22.05])
+async def test_a_point_of_polling_is_not_lost_between_two_invocations(floor: Floor, at_s: float) -> None:
+    """The old one looks no more once it is relieved, and what came due since its last beat is the new one's."""
+    floor.vendor.task_time = timedelta(seconds=21)
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(milliseconds=130))  # so that the point lies between two beats
+    await hand_over(floor, task, timedelta(seconds=at_s))
+    ended = floor.now_of(task)
+    assert ended.ended_at is not None
+    assert ended.ended_at - ended.accepted_at < timedelta(seconds=23)  # by the point of 22 s, not the one of 24.2 s
+
+
+async def paid_by_another(floor: Floor, queued: Task) -> None:
+    """Take a task out of the queue and have the vendor take it."""
+    now = floor.vendor.taken["task-t"] = floor.clock.now()
+    outcome = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-t", status=200)
+    submitting = queued.claim_submit(now, until=now + timedelta(minutes=1))
+    await floor.tasks.swap(queued, submitting.submitted(outcome, now, retention=RETENTION))
+
+
+async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_after(floor: Floor) -> None:
+    """It enters the index of watched tasks at the time of its acceptance, long before the newest that was seen there."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    queued = await floor.add(State.QUEUED)
+    floor.clock.pass_by(timedelta(minutes=5))
+    floor.tasks.the_gate = Gate(waiting=True, paused_until=floor.clock.now() + timedelta(hours=1))
+    await floor.add(State.WATCHED, "other")
+    lingering = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=10))
+    await paid_by_another(floor, queued)
+    await lingering
+    assert floor.now_of(queued).callback is CallbackState.DELIVERED
+
+
+async def test_a_task_that_leaves_the_queue_between_two_looks_is_seen_by_one_of_them(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two queries are two moments."""
+    queued = await floor.add(State.QUEUED)
+    floor.clock.pass_by(timedelta(minutes=5))
+    looks = [floor.tasks.watched, floor.tasks.queue_waits]
+
+    def leaving_after_the_first(look: Any) -> Any:
+        async def see(*where: Any, **known: Any) -> Any:
+            seen = await look(*where, **known)
+            if looks:
+                looks.clear()
+                await paid_by_another(floor, queued)
+            return seen
+
+        return see
+
+    for look in list(looks):
+        monkeypatch.setattr(floor.tasks, look.__name__, leaving_after_the_first(look))
+    await floor.tick()
+    assert floor.now_of(queued).callback is CallbackState.DELIVERED
+
+
 async def test_economy_makes_one_pass_a_tick(floor: Floor) -> None:
     """No linger: what is due is done, and the rest waits for the next tick."""
     floor.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), linger=False)

@@ -155,6 +155,7 @@ class _Loop:
         self.lease = LeaseView()
         self.gate = Gate()
         self.queue_waits = False
+        self.queue_seen_at = self.started - INDEX_LAG
         self.queue_blocked_until = self.started
         self.queue_worker: asyncio.Task[None] | None = None
         self.vendor_paused_until = self.started
@@ -227,8 +228,8 @@ class _Loop:
                     self.world.habits.found(model, now, holds=True)
         if not await self.world.lease.take(self.lease, self._my_lease(), takeover=takeover):
             return False
-        if alive:  # it serves the points up to now, and sees within SCAN that it is relieved
-            self.polled_until = now
+        if alive:  # it serves the points up to its last beat, and sees within SCAN that it is relieved
+            self.polled_until = now - 2 * BEAT
         self.lingers = self.has_lease = True
         self._reconsider()
         return True
@@ -323,14 +324,21 @@ class _Loop:
         return task.state is State.WATCHED and not self._past_hard_stop(task)
 
     async def _scan(self) -> None:
-        """Look for work: all of `watch` the first time, then what came since; retries and the queue every time."""
-        since = None if self.newest is None else self.newest - INDEX_LAG
+        """Look for work: the queue, all of `watch` the first time, then what came since, and the retries.
+
+        In this order, which tasks go too. While any are queued `watch` is looked through whole: whoever leaves the queue
+        enters it at its old place.
+        """
+        self.queue_waits = self.queue_waits or await self.world.work.queue_waits()
+        if self.queue_waits:
+            self.queue_seen_at = self.clock.now()
+        left_lately = self.clock.now() < self.queue_seen_at + INDEX_LAG
+        since = None if self.newest is None or left_lately else self.newest - INDEX_LAG
         found = await self.world.work.watched(since, known=self.tracked)
         self.newest = max([self.newest or self.started, *(task.accepted_at for task in found)])
         for task in found:
             self._track(task)
         await self._scan_retries()
-        self.queue_waits = self.queue_waits or await self.world.work.queue_waits()
         if self.queue_waits and not self.queue_worker:
             self.gate = await self.world.gates.gate()
 
