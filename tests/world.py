@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from taskhook import signature
 from taskhook.budget import Gate
 from taskhook.callers import hash_token
+from taskhook.models import MediaFacts
 from taskhook.ports import (
     Caller,
     Credential,
@@ -25,6 +26,8 @@ from taskhook.ports import (
 from taskhook.task import Submission, SubmitOutcome, Task, milliseconds
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)
+GOOD_VIDEO = MediaFacts(size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,))
 
 
 class VirtualClock:
@@ -253,6 +256,27 @@ class FakeReceivers:
 
     async def close(self) -> None:
         """Have nothing to close."""
+
+
+@dataclass
+class FakeMedia:
+    """`MediaProbe`: shows what it is told of a URL, and good media otherwise."""
+
+    clock: VirtualClock
+    facts: dict[str, MediaFacts] = field(default_factory=dict)
+    looks: list[tuple[str, timedelta]] = field(default_factory=list)
+    made: int = 0
+
+    def __call__(self) -> "FakeMedia":
+        """Be made, as wiring makes the real one: when something is to be looked at."""
+        self.made += 1
+        return self
+
+    async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
+        """Look at it for a second."""
+        self.looks.append((url, limit))
+        await self.clock.sleep(timedelta(seconds=1))
+        return self.facts.get(url, GOOD_VIDEO if ".mp4" in url else GOOD_IMAGE)
 
 
 class MemoryCallers:

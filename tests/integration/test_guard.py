@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from taskhook.adapters.callbacks import AiohttpCallbacks
 from taskhook.adapters.guard import guarded_connector
 from taskhook.ports import Reply
-from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.targets import CALLBACK, ForbiddenTargetError, TargetPolicy, Use
 from tests.listener import Listener, answer, answering, free_port, listening
 from tests.vectors import FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, numeric
 
@@ -30,9 +30,9 @@ STAND_IN = "127.0.0.99"  # plays a public address, for no test can own a real on
 class StandInPolicy(TargetPolicy):
     """The public policy, but that it takes one more address for a public one, and http for https."""
 
-    def check_url(self, url: str) -> None:
+    def check_url(self, url: str, use: Use = CALLBACK) -> None:
         """Check the URL as if it were an https one."""
-        super().check_url(url.replace("http://", "https://", 1))
+        super().check_url(url.replace("http://", "https://", 1), use)
 
     def check_address(self, address: str) -> None:
         """Let the stand-in pass."""

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.models import MAX_URL, MODELS
+from taskhook.models import MAX_URL, MODELS, Judgement, MediaRule, Verdict
 from taskhook.submit import Order, RejectedError
 from taskhook.targets import TargetPolicy
 from tests.vectors import ALLOWED, FORBIDDEN
-from tests.world import a_caller
+from tests.world import GOOD_IMAGE, GOOD_VIDEO, a_caller
 
 MIX = "alibaba/wan2.2-animate-mix"
 MOVE = "alibaba/wan2.2-animate-move"
@@ -377,3 +377,78 @@ def test_ids_without_a_key_are_random() -> None:
 def test_id_has_the_documented_form(key: str | None) -> None:
     """An id is safe in paths, headers and shells, and tells nothing of caller or key."""
     assert re.fullmatch(r"tk_[A-Za-z0-9_-]{22}", read(key=key).task_id)
+
+
+# --- media ----------------------------------------------------------------------------------------------------------------
+
+IMAGE_RULE, VIDEO_RULE = MODELS[MIX].media
+
+
+def test_both_models_take_the_same_media() -> None:
+    """The vendor's two pages have the same limits."""
+    assert MODELS[MIX].media == MODELS[MOVE].media
+    assert {rule.field for rule in MODELS[MIX].media} == {"image_url", "video_url"}
+
+
+@pytest.mark.parametrize("doubt", ["", "slow host", "too much to read"])
+def test_what_is_certain_is_wrong_whatever_else_is_not_known(doubt: str) -> None:
+    """A size, a format, sides, and a video that is too long already."""
+    for rule, changes in (
+        (IMAGE_RULE, {"size": (5 << 20) + 1, "format": "", "tracks": ()}),
+        (IMAGE_RULE, {"format": "GIF"}),
+        (IMAGE_RULE, {"width": 4097}),
+        (VIDEO_RULE, {"seconds": (30.001, 31.0)}),
+    ):
+        good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
+        assert rule.judge(good).verdict is Verdict.FINE
+        assert rule.judge(good.model_copy(update={**changes, "doubt": doubt})).verdict is Verdict.WRONG
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        (VIDEO_RULE, {"seconds": (1.5,)}),
+        (VIDEO_RULE, {"tracks": ("Audio",)}),
+        (VIDEO_RULE, {"width": None}),
+        (IMAGE_RULE, {"tracks": ()}),
+    ],
+)
+def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(rule: MediaRule, changes: dict[str, Any]) -> None:
+    """The reason of the doubt is told."""
+    good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
+    assert rule.judge(good.model_copy(update=changes)).verdict is Verdict.WRONG
+    doubtful = rule.judge(good.model_copy(update={**changes, "doubt": "slow host"}))
+    assert doubtful.verdict is not Verdict.WRONG
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "reason"),
+    [
+        (IMAGE_RULE, {"format": "", "tracks": (), "width": None}, "unknown format"),
+        (IMAGE_RULE, {"format": "", "doubt": "name does not resolve"}, "name does not resolve"),
+        (VIDEO_RULE, {"seconds": ()}, "unknown duration"),
+        (VIDEO_RULE, {"cut_off": True}, "cut off"),
+        (VIDEO_RULE, {"tracks": (), "doubt": "too much to read"}, "too much to read"),
+    ],
+)
+def test_what_cannot_be_told_is_unchecked(rule: MediaRule, changes: dict[str, Any], reason: str) -> None:
+    """In a few words, which the task keeps."""
+    good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
+    assert rule.judge(good.model_copy(update=changes)) == Judgement(rule.field, Verdict.UNCHECKED, reason)
+
+
+def test_a_video_is_as_long_as_its_longest_and_shortest_say_together() -> None:
+    """Where file and track differ, only what both break is broken."""
+    for seconds, verdict in (((1.9, 2.0), Verdict.FINE), ((29.9, 30.1), Verdict.FINE), ((1.8, 1.9), Verdict.WRONG)):
+        assert VIDEO_RULE.judge(GOOD_VIDEO.model_copy(update={"seconds": seconds})).verdict is verdict
+
+
+@given(width=st.integers(1, 5000), height=st.integers(1, 5000))
+def test_sides_keep_to_the_vendors_page(width: int, height: int) -> None:
+    """Each side, and the ratio of both, whichever is the longer."""
+    for rule, most in ((IMAGE_RULE, 4096), (VIDEO_RULE, 2048)):
+        good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
+        judged = rule.judge(good.model_copy(update={"width": width, "height": height}))
+        allowed = min(width, height) >= 200 and max(width, height) <= most and 1 / 3 <= width / height <= 3
+        assert judged.verdict is (Verdict.FINE if allowed else Verdict.WRONG)
+        assert allowed or f"is {width}x{height} px" in judged.reason

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.targets import MAX_URL, ForbiddenTargetError, TargetPolicy, is_public
+from taskhook.targets import MAX_URL, MEDIA, ForbiddenTargetError, NotPublicError, TargetPolicy, is_public
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, numeric
 
 PUBLIC = TargetPolicy()
@@ -189,3 +189,34 @@ def test_relaxed_still_refuses_what_is_no_plain_url(url: str) -> None:
 def test_relaxed_connects_anywhere(address: str) -> None:
     """The relaxed policy lets every address through, which is why only the emulated account has it."""
     RELAXED.check_address(address)
+
+
+@pytest.mark.parametrize("url", ["http://example.com/a.jpg", "http://example.com:80/a.jpg", "https://example.com:8443/a.jpg"])
+def test_media_may_also_come_over_http(url: str) -> None:
+    """The vendor fetches both."""
+    PUBLIC.check_url(url, MEDIA)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.com/a",
+        "http://example.com:25/a",
+        "https://u:p@example.com/a",
+        "http://example.com/" + "a" * MAX_URL,
+        "http:///a",
+    ],
+)
+def test_media_come_from_no_other_place(url: str) -> None:
+    """Other schemes and ports, credentials, and what is too long."""
+    with pytest.raises(ForbiddenTargetError):
+        PUBLIC.check_url(url, MEDIA)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"), [row for row in FORBIDDEN if row[0].startswith(("loopback", "private", "link-local", "cloud"))]
+)
+def test_media_on_no_public_address_are_told_from_what_is_only_not_asked(kind: str, url: str) -> None:
+    """The vendor cannot reach them either, which is certain."""
+    with pytest.raises(NotPublicError):
+        PUBLIC.check_url(url, MEDIA)

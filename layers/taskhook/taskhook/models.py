@@ -1,4 +1,4 @@
-"""The vendor's models that this deployment knows: what their requests may hold, and how long they take at least.
+"""The vendor's models that this deployment knows: what their requests and their media may be, and how long they take at least.
 
 Limits are those of the vendor's pages for `wan2.2-animate-mix` and `-move` (which take the same fields).
 """
@@ -44,14 +44,143 @@ class AnimateRequest(BaseModel):
     check_image: Annotated[bool, Field(strict=True)] = Field(default=True, description="Whether the vendor inspects the image.")
 
 
+# --- media -------------------------------------------------------------------------------------------------------------------
+
+
+class MediaFacts(BaseModel):
+    """What a look at a media file has shown; what could not be seen is left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    failure: str = ""  # why its URL surely gives no such file
+    doubt: str = ""  # why the look ended before it was through
+    size: int | None = None  # bytes
+    text: bool = False  # it begins as pages and messages do
+    format: str = ""  # as the parser names it
+    tracks: tuple[str, ...] = ()  # their kinds
+    width: int | None = None
+    height: int | None = None
+    seconds: tuple[float, ...] = ()  # how long the file and its video say they are
+    cut_off: bool = False  # it is shorter than it says itself
+
+
+class Verdict(StrEnum):
+    """Whether a media file keeps the vendor's limits."""
+
+    FINE = "fine"
+    WRONG = "wrong"  # beyond doubt
+    UNCHECKED = "unchecked"  # the vendor will know
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict on one input, and why: for WRONG a message to the submitter, for UNCHECKED a few words."""
+
+    field: str
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class MediaRule:
+    """What the vendor takes for one input. A file is judged by its content alone, never by its name or content type."""
+
+    field: str
+    track: str  # the kind of track that makes the file what it should be
+    formats: dict[str, str]  # the parser's names, and the vendor's
+    most_bytes: int
+    least_side: int
+    most_side: int
+    most_ratio: int  # of the longer side to the shorter one
+    least_seconds: float | None = None
+    most_seconds: float | None = None
+    unless_off: str | None = None  # the request's own switch that spares it the check
+
+    def judge(self, facts: MediaFacts) -> Judgement:
+        """Hold what was seen against the limits; only what is certain is wrong."""
+        if wrong := self._wrong(facts):
+            return Judgement(self.field, Verdict.WRONG, wrong)
+        seen = self.track in facts.tracks and facts.width and (facts.seconds or self.least_seconds is None)
+        if facts.format and seen:
+            return Judgement(self.field, Verdict.UNCHECKED, "cut off") if facts.cut_off else Judgement(self.field, Verdict.FINE)
+        why = facts.doubt or ("unknown duration" if facts.format else "unknown format")
+        return Judgement(self.field, Verdict.UNCHECKED, why)
+
+    def _wrong(self, facts: MediaFacts) -> str | None:
+        name, kinds = self.field, " or ".join(dict.fromkeys(self.formats.values()))
+        if facts.failure:
+            return f"Invalid parameters: {name} {facts.failure}"
+        if facts.size == 0:
+            return f"Invalid format: {name} is empty"
+        if facts.size is not None and facts.size > self.most_bytes:
+            return (
+                f"Value out of range: {name} is {facts.size} bytes long;"
+                f" it must be at most {self.most_bytes} ({self.most_bytes >> 20} MB)"
+            )
+        if facts.text:
+            return f"Invalid format: {name} is text, for example a page or an error message; it must be {kinds}"
+        if not facts.format:
+            return None
+        if facts.format not in self.formats:
+            return f"Invalid format: {name} is {facts.format}; it must be {kinds}"
+        if self.track not in facts.tracks or not facts.width or not facts.height:
+            what = f"Invalid format: {name} has no {self.track.lower()} in it that can be read: it is broken, or cut off"
+            return what if not facts.doubt else None
+        return self._out_of_range(facts, facts.width, facts.height)
+
+    def _out_of_range(self, facts: MediaFacts, width: int, height: int) -> str | None:
+        measured = f"Value out of range: {self.field} is"
+        if not (self.least_side <= width <= self.most_side and self.least_side <= height <= self.most_side):
+            return f"{measured} {width}x{height} px; each side must be {self.least_side} to {self.most_side}"
+        if max(width, height) > self.most_ratio * min(width, height):
+            return f"{measured} {width}x{height} px; the ratio of its sides must be 1:{self.most_ratio} to {self.most_ratio}:1"
+        if not facts.seconds or self.least_seconds is None or self.most_seconds is None:
+            return None
+        allowed = f"it must be {self.least_seconds:g} to {self.most_seconds:g} s"
+        if min(facts.seconds) > self.most_seconds:
+            return f"{measured} {min(facts.seconds):.3f} s long; {allowed}"
+        if max(facts.seconds) < self.least_seconds and not facts.doubt:  # more of it may lie where nobody looked
+            return f"{measured} {max(facts.seconds):.3f} s long; {allowed}"
+        return None
+
+
+_ANIMATE_MEDIA = (
+    MediaRule(
+        field="image_url",
+        track="Image",
+        formats={"JPEG": "JPG/JPEG", "PNG": "PNG", "Bitmap": "BMP", "WebP": "WEBP"},
+        most_bytes=5 << 20,
+        least_side=200,
+        most_side=4096,
+        most_ratio=3,
+        unless_off="check_image",
+    ),
+    MediaRule(
+        field="video_url",
+        track="Video",
+        formats={"MPEG-4": "MP4 or MOV", "QuickTime": "MP4 or MOV", "AVI": "AVI"},
+        most_bytes=200 << 20,
+        least_side=200,
+        most_side=2048,
+        most_ratio=3,
+        least_seconds=2,
+        most_seconds=30,
+    ),
+)
+
+
+# --- the models --------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Model:
-    """One model of the vendor: its slug, what its request holds, and how soon its result can be there."""
+    """One model of the vendor: its slug, what its request and its media may be, and how soon its result can be there."""
 
     slug: str
     kind: str
     description: str
     request: type[BaseModel]
+    media: tuple[MediaRule, ...]
     typical_minimum: timedelta
 
 
@@ -63,6 +192,7 @@ MODELS = {
             kind="video-to-video",
             description="A character image replaces the person in a reference video.",
             request=AnimateRequest,
+            media=_ANIMATE_MEDIA,
             typical_minimum=timedelta(seconds=20),
         ),
         Model(
@@ -70,6 +200,7 @@ MODELS = {
             kind="video-to-video",
             description="A character image moves like the person in a reference video.",
             request=AnimateRequest,
+            media=_ANIMATE_MEDIA,
             typical_minimum=timedelta(seconds=20),
         ),
     )

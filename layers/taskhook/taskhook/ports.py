@@ -11,6 +11,7 @@ from typing import Annotated, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.budget import Gate
+from taskhook.models import MediaFacts
 from taskhook.task import Json, Moment, SubmitOutcome, Task
 
 HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
@@ -275,6 +276,13 @@ class CallbackSender(Protocol):
 
     async def close(self) -> None:
         """Close what is open; sending opens anew."""
+
+
+class MediaProbe(Protocol):
+    """Looks at media files behind callers' URLs, each through the guard. Never raises."""
+
+    async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
+        """Read what a verdict needs, within `limit` and less than 1 MB; what goes wrong is among the facts."""
 
 
 class Wake(Protocol):

@@ -58,6 +58,22 @@ class ForbiddenTargetError(ValueError):
     """The URL or address is one that requests must not go to; the text says why, without repeating the URL."""
 
 
+class NotPublicError(ForbiddenTargetError):
+    """Nobody on the public Internet can reach it, the vendor neither."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What requests are for decides which schemes they may have, and which ports below 1024."""
+
+    schemes: tuple[str, ...]
+    ports: tuple[int, ...]
+
+
+CALLBACK = Use(schemes=("https",), ports=(443,))
+MEDIA = Use(schemes=("http", "https"), ports=(80, 443))
+
+
 @dataclass(frozen=True)
 class TargetPolicy:
     """Where requests may go. `relaxed` (the emulated account alone) allows http, loopback and any port."""
@@ -65,8 +81,8 @@ class TargetPolicy:
     own_origins: tuple[str, ...] = ()
     relaxed: bool = False
 
-    def check_url(self, url: str) -> None:
-        """Raise ForbiddenTargetError unless `url` may be called back: https, port 443 or 1024 and above, a public host."""
+    def check_url(self, url: str, use: Use = CALLBACK) -> None:
+        """Raise ForbiddenTargetError unless `url` may be asked: a scheme and port of its use, or 1024 and above, a public host."""
         if len(url) > MAX_URL:
             raise ForbiddenTargetError(f"is {len(url)} characters long; at most {MAX_URL} are allowed")
         if not url.isascii() or any(character <= " " or character in '\\"<>^`{|}\x7f' for character in url):
@@ -76,22 +92,23 @@ class TargetPolicy:
             port = parts.port
         except ValueError as error:
             raise ForbiddenTargetError("is not a URL") from error
-        if parts.scheme not in ({"http", "https"} if self.relaxed else {"https"}):
-            raise ForbiddenTargetError("must be an http or https URL" if self.relaxed else "must be an https URL")
+        schemes = MEDIA.schemes if self.relaxed else use.schemes
+        if parts.scheme not in schemes:
+            raise ForbiddenTargetError(f"must be an {' or '.join(schemes)} URL")
         if "@" in parts.netloc:
             raise ForbiddenTargetError("must not carry a user name or password")
         if "#" in url:
             raise ForbiddenTargetError("must not carry a fragment")
-        if not self.relaxed and port is not None and port != 443 and port < 1024:  # noqa: PLR2004  # the rule's own numbers
-            raise ForbiddenTargetError("must use port 443 or one from 1024 to 65535")
+        if not self.relaxed and port is not None and port not in use.ports and port < 1024:  # noqa: PLR2004  # the rule's own number
+            raise ForbiddenTargetError(f"must use port {', '.join(map(str, use.ports))} or one from 1024 to 65535")
         if any(own and _endpoint(url) == _endpoint(own) for own in self.own_origins):
             raise ForbiddenTargetError("must not point at this deployment")
         self._check_host(parts.netloc, parts.hostname or "")
 
     def check_address(self, address: str) -> None:
-        """Raise ForbiddenTargetError unless a connection to this numeric address may be opened."""
+        """Raise NotPublicError unless a connection to this numeric address may be opened."""
         if not self.relaxed and not is_public(address):
-            raise ForbiddenTargetError("address is not public")
+            raise NotPublicError("address is not public")
 
     def _check_host(self, netloc: str, host: str) -> None:
         name = host.rstrip(".")
@@ -103,13 +120,13 @@ class TargetPolicy:
             try:
                 address = ip_address(host)
             except ValueError as error:
-                raise ForbiddenTargetError("host is not a plain dotted IPv4 or bracketed IPv6 address") from error
+                raise NotPublicError("host is not a plain dotted IPv4 or bracketed IPv6 address") from error
             self.check_address(str(address))
             return
         if not _NAME.fullmatch(name) or len(name) > 253:  # noqa: PLR2004  # RFC 1035
             raise ForbiddenTargetError("host is not a valid name; write international names as xn--…")
         if not self.relaxed and ("." not in name or any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)):
-            raise ForbiddenTargetError("host is not a public name")
+            raise NotPublicError("host is not a public name")
 
 
 def _endpoint(url: str) -> tuple[str, int]:
