@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a longer run be asked for."""
+    parser.addoption("--mutations", type=int, default=200, help="how many broken media files the probe is given")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def account_url() -> AsyncIterator[str]:
     """Start an emulated account for the session; give the URL of its services."""

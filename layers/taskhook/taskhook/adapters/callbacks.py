@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import socket
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,11 +13,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from taskhook.adapters.guard import guarded_connector
+from taskhook.adapters.guard import guarded_connector, trouble
 from taskhook.deliver import ATTEMPT_TIME
 from taskhook.hosts import MOST_PLACES, PLACES
 from taskhook.ports import Reply
-from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.targets import TargetPolicy
 from taskhook.task import MAX_EXCERPT
 
 _READ = 2048  # bytes of an answer
@@ -46,7 +44,7 @@ class AiohttpCallbacks:
                 await self._post(exactly, headers, body, wire)
         except Exception as error:  # noqa: BLE001  # a receiver may break in any way; none of them may break us
             if wire.status is None:
-                return Reply(error=_classify(error), elapsed=_since(wire.began))
+                return Reply(error=trouble(error), elapsed=_since(wire.began))
         # The status decides, whatever became of the body: that is for the log alone.
         return Reply(status=wire.status, answer=_excerpt(wire.answer), retry_after=wire.retry_after, elapsed=wire.elapsed)
 
@@ -123,27 +121,6 @@ def _retry_after(value: str | None) -> timedelta | None:
         return None
     wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)
     return min(max(wait, timedelta(0)), _MOST_RETRY_AFTER)
-
-
-def _classify(error: Exception) -> str:
-    """Name the class of error as the log shows it; causes are looked into, for aiohttp wraps what its connector met."""
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
-            case ForbiddenTargetError():
-                return "forbidden_target"
-            case TimeoutError():
-                return "timeout"
-            case socket.gaierror() | aiohttp.ClientConnectorDNSError():
-                return "dns"
-            case ssl.SSLError() | ssl.CertificateError():
-                return "tls"
-            case ConnectionRefusedError():
-                return "refused"
-            case ConnectionResetError() | aiohttp.ServerDisconnectedError():
-                return "reset"
-        cause = cause.__cause__ or cause.__context__
-    return "invalid_answer" if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError) else "connection"
 
 
 def _excerpt(answer: bytes) -> str:

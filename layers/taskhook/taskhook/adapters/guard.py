@@ -1,11 +1,12 @@
 """The one guard: every connection to a URL that a caller gave is opened by a socket that has checked where it goes."""
 
 import socket
+import ssl
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from taskhook.targets import TargetPolicy
+from taskhook.targets import ForbiddenTargetError, TargetPolicy
 
 _KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs
 
@@ -56,3 +57,24 @@ def guarded_connector(
         use_dns_cache=False,
         keepalive_timeout=_KEPT,
     )
+
+
+def trouble(error: Exception) -> str:
+    """Name the class of error as logs show it; causes are looked into, for aiohttp wraps what its connector met."""
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case ForbiddenTargetError():
+                return "forbidden_target"
+            case TimeoutError():
+                return "timeout"
+            case socket.gaierror() | aiohttp.ClientConnectorDNSError():
+                return "dns"
+            case ssl.SSLError() | ssl.CertificateError():
+                return "tls"
+            case ConnectionRefusedError():
+                return "refused"
+            case ConnectionResetError() | aiohttp.ServerDisconnectedError():
+                return "reset"
+        cause = cause.__cause__ or cause.__context__
+    return "invalid_answer" if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError) else "connection"
