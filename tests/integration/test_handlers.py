@@ -112,6 +112,7 @@ def deployed(
         "REQUESTS_PER_MINUTE": "1000",
         "LONG_POLL": "on",
         "HINTS": "on",
+        "MEDIA_CHECKS": "off",  # with a network the sample's host is there, and has no such files
         "MAX_QUEUED": "1000",
         "MAX_TASK_HOURS": "24",
         "MAX_QUEUE_HOURS": "24",
@@ -330,6 +331,64 @@ def test_a_bad_field_is_a_400_that_names_it(
     assert httpx.get(f"{upstream['upstream']}/_control").json()["submits"] == before
 
 
+@pytest.fixture
+def inspected(deployed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let media be looked at."""
+    monkeypatch.setenv("MEDIA_CHECKS", "enforce")
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "words"),
+    [
+        ("image_url", "scene.mp4", "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP"),
+        ("video_url", "actor.jpg", "Invalid format: video_url is JPEG; it must be MP4 or MOV or AVI"),
+        ("video_url", "gone.mp4", "Invalid parameters: video_url cannot be fetched: its host answers 404"),
+    ],
+)
+def test_bad_media_are_a_400_before_anything_is_stored_or_paid(
+    ask: Ask, inspected: None, upstream: Event, dynamodb: Any, tasks_table: str, field: str, name: str, words: str
+) -> None:
+    """Whatever their name."""
+    before = httpx.get(f"{upstream['upstream']}/_control").json()["submits"]
+    media = {"image_url": "https://media.invalid/a.jpg", "video_url": "https://media.invalid/v.mp4"}
+    heard = ask(**media | {field: f"{upstream['upstream']}/media/{name}"})
+    assert (heard.status, heard.body["message"]) == (400, words)
+    assert stored(tasks_table, dynamodb) == 0
+    assert httpx.get(f"{upstream['upstream']}/_control").json()["submits"] == before
+
+
+def test_good_media_pass_and_what_could_not_be_checked_is_shown(ask: Ask, inspected: None, upstream: Event) -> None:
+    """With the task, by input; a task whose media were all seen says nothing of it."""
+    good = {name: f"{upstream['upstream']}/media/{file}" for name, file in (("image_url", "actor.jpg"), ("video_url", "scene.mp4"))}
+    shown = []
+    for changes in (good, good | {"image_url": "https://media.invalid/a.jpg"}):
+        task_id = ask(callback_url=..., **changes).body["data"]["task_id"]
+        shown.append(ask("task", rawPath=f"/api/v1/tasks/{task_id}").body["data"].get("unchecked"))
+    assert shown == [None, {"image_url": "name does not resolve"}]
+
+
+@pytest.mark.parametrize(
+    ("checks", "unchecked"),
+    [("record", {"image_url": "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP"}), ("off", None)],
+)
+def test_the_deployment_decides_what_bad_media_mean(
+    ask: Ask, upstream: Event, monkeypatch: pytest.MonkeyPatch, checks: str, unchecked: Event | None
+) -> None:
+    """They may be recorded only, or never looked at."""
+    monkeypatch.setenv("MEDIA_CHECKS", checks)
+    forget()
+    media = f"{upstream['upstream']}/media/scene.mp4"
+    task_id = ask(callback_url=..., image_url=media, video_url=media).body["data"]["task_id"]
+    assert ask("task", rawPath=f"/api/v1/tasks/{task_id}").body["data"].get("unchecked") == unchecked
+
+
+def test_who_does_not_look_loads_nothing_for_it() -> None:
+    """A cold start knows neither the client of callers' URLs nor the parser."""
+    program = "import functions.submit.app, sys; print(sorted({'aiohttp', 'pymediainfo', 'imagesize'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 NOT_JSON = [
     "",
     "no",
@@ -539,17 +598,24 @@ def test_an_unknown_model_is_a_404_that_lists_the_known(ask: Ask) -> None:
     assert "alibaba/wan2.2-animate-mix" in heard.body["message"]
 
 
-def test_secrets_urls_and_payloads_stay_out_of_the_log(ask: Ask, capsys: pytest.CaptureFixture[str], upstream: Event) -> None:
+def test_secrets_urls_and_payloads_stay_out_of_the_log(
+    ask: Ask, inspected: None, capsys: pytest.CaptureFixture[str], upstream: Event
+) -> None:
     """Neither tokens nor keys nor what the caller sent."""
     handler = wiring.logger().registered_handler
     assert isinstance(handler, logging.StreamHandler)
     before = handler.setStream(sys.stdout)
-    ask(callback_url="http://127.0.0.1:9/secret-path", reference="my-private-reference")
+    media = {"image_url": "https://media.invalid/new_actor.jpg", "video_url": f"{upstream['upstream']}/media/new_actor.mp4"}
+    ask(**media, check_image=True)
+    ask(
+        **media | {"video_url": media["image_url"]}, callback_url="http://127.0.0.1:9/secret-path", reference="my-private-reference"
+    )
     ask(raw="{}", headers={"idempotency-key": "private-key"})
     poll_handler(sample("tick"), PollContext())
     handler.setStream(before)
     out, err = capsys.readouterr()
     assert "callback.attempted" in out
+    assert out.count('"media.checked"') == 4
     for private in (
         token_of("alice"),
         upstream["api_key"],

@@ -28,6 +28,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     found = [*scene.vendor.told] if not outcome.startswith("thaw") else []
     found += _of_quiet(scene)
     found += _of_payments(scene)
+    found += _of_media(scene)
     found += _of_budget(scene) if not outcome.startswith("thaw") else []
     for task_id in scene.names:
         item = scene.table.peek(TASKS, task_id)
@@ -77,6 +78,15 @@ def _of_payments(scene: Scene) -> Iterator[str]:
             yield f"{name} may have been paid {len(possible)} times, by {possible}"
         if sum(task.name == name for task in scene.vendor.tasks.values()) > 1:
             yield f"{name} was paid twice"
+
+
+def _of_media(scene: Scene) -> Iterator[str]:
+    for name, shown in scene.media.shown.items():
+        if not any(shown) and any(f'/{name}"' in item["request"]["S"] for item in scene.items_of(name)):
+            yield f"{name} is there, and its media were never good"
+    for post in scene.vendor.posts:
+        if post.sender in scene.media.warned:
+            yield f"{post.name} was paid by {post.sender}, who had seen that its media are bad"
 
 
 def _of_budget(scene: Scene) -> Iterator[str]:

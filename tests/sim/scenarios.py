@@ -97,6 +97,17 @@ async def is_refused(scene: Scene) -> None:
     await scene.submit("b").ended.wait()
 
 
+@_scenario({"a": "success delivered", "b": "success delivered"}, inspects=True)
+async def has_ugly_media(scene: Scene) -> None:
+    """Media are looked at first; what is bad is refused, and the key may be used for better."""
+    await scene.submit("ugly").ended.wait()
+    await scene.submit("ugly-b", key="k").ended.wait()
+    first = scene.submit("a", key="k")
+    await _insist(scene, "a", "k")
+    await first.ended.wait()
+    await scene.submit("b", late=2).ended.wait()
+
+
 @_scenario({"a": "success delivered"})
 async def uses_the_key_again(scene: Scene) -> None:
     """After 402 the same key may be used again, twice at once."""

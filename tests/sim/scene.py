@@ -13,15 +13,16 @@ from taskhook import callers, ports, query
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
 from taskhook.adapters.surroundings import HookUrls, LambdaWake, VendorKey
 from taskhook.hints import HintDesk, hint
+from taskhook.models import MediaFacts
 from taskhook.poll import Habits, PollReport, Rules, World, poll
 from taskhook.ports import PollKind, PollOutcome, Reply
-from taskhook.submit import Answer, Door, Order, Payer, RejectedError, submit
+from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import Json, State, Submission, SubmitOutcome
 from tests.sim.loop import VirtualLoop
 from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import START, Told, a_caller
+from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, Told, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
@@ -50,6 +51,7 @@ class Deployment:
     task_time: float = 22.0
     retention: timedelta = RETENTION
     immediate: bool = False
+    inspects: bool = False  # media are looked at
 
 
 @dataclass
@@ -224,6 +226,41 @@ class SimVendor:
                 return
 
 
+class SimMedia:
+    """`MediaProbe`: good media, but for the names that begin with `ugly`; keeps what it has shown to whom."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+        self.shown: dict[str, list[bool]] = defaultdict(list)  # by task's name: whether its image might be good
+        self.warned: set[str] = set()  # who has seen a bad one
+
+    async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
+        """Look at one."""
+        name = url.rpartition("/")[2]
+        if name.endswith(".mp4"):
+            return GOOD_VIDEO
+
+        async def effect() -> MediaFacts:
+            await asyncio.sleep(0.3)
+            return self._show(name, good=not name.startswith("ugly"))
+
+        async def strike(outcome: str) -> MediaFacts:
+            if outcome == "wrong":
+                return self._show(name, good=False)
+            await asyncio.sleep(limit.total_seconds())
+            self.shown[name].append(True)
+            return MediaFacts(doubt="slow host")
+
+        facts: MediaFacts = await self._scene.seam.interact("look", effect, strike)
+        return facts
+
+    def _show(self, name: str, *, good: bool) -> MediaFacts:
+        self.shown[name].append(good)
+        if not good:
+            self.warned.add(_sender())
+        return GOOD_IMAGE if good else MediaFacts(failure="cannot be fetched: its host answers 404")
+
+
 class SimReceivers:
     """`CallbackSender`: receivers that behave as their URL says, and keep every request."""
 
@@ -337,6 +374,7 @@ class Scene:
         self._usual = {"": 0.0}
         self.lagging(None)
         self.vendor = SimVendor(self)
+        self.media = SimMedia(self)
         self.receivers = SimReceivers(self)
         self.clock = self.seam.port(SeamClock(self.seam), ports.Clock)
         self.reporter = self.seam.port(self.told, ports.Reporter)
@@ -374,6 +412,7 @@ class Scene:
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
                 claim=CLAIM,
+                inspector=Inspector(lambda: self._media_port, enforce=True) if self.deployment.inspects else None,
                 payer=Payer(
                     tasks=container.tasks,
                     vendor=self._vendor_port,
@@ -548,6 +587,10 @@ class Scene:
     @property
     def _vendor_port(self) -> Any:
         return self.seam.port(self.vendor, ports.TaskApi)
+
+    @property
+    def _media_port(self) -> Any:
+        return self.seam.port(self.media, ports.MediaProbe)
 
     @property
     def _receivers_port(self) -> Any:

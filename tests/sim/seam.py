@@ -40,6 +40,7 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "submit": (
         *_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "not sent", "busy", "too many", "key refused", "refused", "slow",
     ),
+    "look": (*_DIED, *_FROZEN, *_TWINNED, "wrong", "slow"),
     "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
     "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
     "sleep": ("died before", "thaw before", "twin before"),

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from taskhook.models import MediaFacts
 from taskhook.ports import Caller, LeaseView, StoreUnavailableError
-from taskhook.submit import Answer, Door, Order, Payer, RejectedError, submit
+from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
-from tests.world import FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
 BODY = {"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/v.mp4", "mode": "wan-std"}
@@ -30,6 +31,8 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.vendor = FakeVendor(self.clock)
+        self.media = FakeMedia(self.clock)
+        self.inspector: Inspector | None = None
 
     async def submit(self, key: str | None = None, *, late: timedelta = timedelta(0), **changes: Any) -> Answer:
         """Submit the example, `late` after it arrived."""
@@ -52,7 +55,15 @@ class Desk:
             max_queued=3,
             requests_per_minute=self.rpm,
         )
-        return await submit(order, caller=self.caller, arrived_at=self.clock.now() - late, claim=CLAIM, payer=payer, door=door)
+        return await submit(
+            order,
+            caller=self.caller,
+            arrived_at=self.clock.now() - late,
+            claim=CLAIM,
+            inspector=self.inspector,
+            payer=payer,
+            door=door,
+        )
 
     @property
     def only_task(self) -> Task:
@@ -299,3 +310,115 @@ async def test_nobody_is_woken_while_somebody_lingers(desk: Desk) -> None:
     desk.clock.pass_by(timedelta(seconds=10))
     await desk.submit()
     assert len(desk.woken.task_ids) == 1
+
+
+# --- media ----------------------------------------------------------------------------------------------------------------
+
+SMALL = MediaFacts(size=1000, format="PNG", tracks=("Image",), width=150, height=4000)
+IMAGE_TOO_SMALL = "Value out of range: image_url is 150x4000 px; each side must be 200 to 4096"
+
+
+@pytest.fixture
+def inspected(desk: Desk) -> Desk:
+    """Give a fresh world that looks at media."""
+    desk.inspector = Inspector(probe=desk.media, enforce=True)
+    return desk
+
+
+async def test_media_that_break_a_limit_are_refused_before_anything_is_stored(inspected: Desk) -> None:
+    """The message names the input, what was measured, and the limit; the key may be used again."""
+    inspected.media.facts[BODY["image_url"]] = SMALL
+    with pytest.raises(RejectedError) as rejected:
+        await inspected.submit("k")
+    assert (rejected.value.status, rejected.value.message) == (400, IMAGE_TOO_SMALL)
+    assert (inspected.tasks.items, inspected.vendor.submits, inspected.woken.task_ids) == ({}, [], [])
+    assert sum(inspected.tasks.used.values()) == 0
+    assert (await inspected.submit("k", image_url="https://example.com/better.jpg")).status == 200
+
+
+async def test_both_media_are_wrong_and_both_are_named(inspected: Desk) -> None:
+    """Whoever mends a request wants to do it once."""
+    inspected.media.facts |= {
+        BODY["image_url"]: SMALL,
+        BODY["video_url"]: MediaFacts(failure="cannot be fetched: its host answers 404"),
+    }
+    with pytest.raises(RejectedError) as rejected:
+        await inspected.submit()
+    assert rejected.value.message == IMAGE_TOO_SMALL + ". Invalid parameters: video_url cannot be fetched: its host answers 404"
+
+
+async def test_media_are_looked_at_at_once_and_in_time(inspected: Desk) -> None:
+    """Both within three seconds, which leaves ten for the POST."""
+    before = inspected.clock.now()
+    answer = await inspected.submit()
+    assert inspected.media.looks == [(BODY["image_url"], timedelta(seconds=3)), (BODY["video_url"], timedelta(seconds=3))]
+    assert answer.task.submitted_at == answer.task.accepted_at == before + timedelta(seconds=1)
+    assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
+    assert inspected.told.events[:2] == [
+        ("media.checked", {"caller": "alice", "model": MODEL, "input": name, "outcome": "fine", "reason": None})
+        for name in ("image_url", "video_url")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("late", "limit", "state"),
+    [(3, 1.5, State.WATCHED), (4.6, None, State.WATCHED), (5.5, None, State.QUEUED), (9, None, State.QUEUED)],
+)
+async def test_a_late_request_is_looked_at_as_long_as_the_post_can_spare(
+    inspected: Desk, late: float, limit: float | None, state: State
+) -> None:
+    """What a cold start has used up is not taken from the vendor's time; with none left the task says so."""
+    answer = await inspected.submit(late=timedelta(seconds=late))
+    assert [given.total_seconds() for _, given in inspected.media.looks] == [limit] * 2 * (limit is not None)
+    assert answer.task.state is state
+    assert answer.task.unchecked == ({} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left"))
+
+
+async def test_what_could_not_be_checked_passes_and_is_noted(inspected: Desk) -> None:
+    """The vendor will know."""
+    inspected.media.facts[BODY["video_url"]] = MediaFacts(doubt="name does not resolve")
+    answer = await inspected.submit()
+    assert (answer.status, answer.task.unchecked) == (200, {"video_url": "name does not resolve"})
+    assert inspected.only_task.unchecked == answer.task.unchecked
+
+
+async def test_a_repeat_never_looks(inspected: Desk) -> None:
+    """Its first answer stands, whatever has become of the file."""
+    first = await inspected.submit("k")
+    inspected.media.facts[BODY["image_url"]] = SMALL
+    assert await inspected.submit("k") == first
+    assert len(inspected.media.looks) == 2
+
+
+async def test_a_key_that_may_be_used_again_looks_again(inspected: Desk) -> None:
+    """What it accepts is a new task."""
+    inspected.vendor.submit_outcomes.append(outcome(Submission.REFUSED_HERE, 402, "balance"))
+    await inspected.submit("k")
+    inspected.media.facts[BODY["image_url"]] = SMALL
+    with pytest.raises(RejectedError):
+        await inspected.submit("k")
+
+
+async def test_the_requests_own_switch_spares_the_image(inspected: Desk) -> None:
+    """As the vendor documents it; the video is looked at all the same."""
+    inspected.media.facts[BODY["image_url"]] = SMALL
+    assert (await inspected.submit(check_image=False)).status == 200
+    assert [url for url, _ in inspected.media.looks] == [BODY["video_url"]]
+
+
+async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspected: Desk) -> None:
+    """It passes, and the task says what the vendor will probably say too."""
+    inspected.inspector = Inspector(probe=inspected.media, enforce=False)
+    inspected.media.facts[BODY["image_url"]] = SMALL
+    answer = await inspected.submit()
+    assert (answer.status, answer.task.unchecked) == (200, {"image_url": IMAGE_TOO_SMALL})
+
+
+async def test_who_looks_at_nothing_makes_no_probe(desk: Desk) -> None:
+    """Neither where it is switched off, nor for a request that is not valid or a key that is known."""
+    await desk.submit("k")
+    desk.inspector = Inspector(probe=desk.media, enforce=True)
+    await desk.submit("k")
+    with pytest.raises(RejectedError):
+        await desk.submit("k", mode="no such mode")
+    assert desk.media.made == 0

@@ -46,7 +46,7 @@ def accepted(*, url: str | None = HOOK, paying: bool = True, reference: str | No
     order = Order.read(
         "alibaba/wan2.2-animate-mix", body, caller=a_caller(), targets=TargetPolicy(), webhook_url=None, idempotency_key="k"
     )
-    return order.task(a_caller(), START, claimed_until=START + CLAIM if paying else None)
+    return order.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
 
 
 def outcome(submission: Submission, status: int = 0, message: str = "the vendor's words") -> SubmitOutcome:

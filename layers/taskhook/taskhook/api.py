@@ -61,6 +61,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
             caller=caller,
             arrived_at=arrived_at,
             claim=remaining + CLAIM_MARGIN,
+            inspector=wiring.inspector(),
             payer=wiring.payer(),
             door=wiring.door(),
         )

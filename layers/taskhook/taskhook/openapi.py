@@ -185,6 +185,7 @@ def _schemas() -> dict[str, Any]:
         model_id=text,
         upstream_task_id=text,
         reference=text,
+        unchecked={"type": "object", "description": "Why an input's media could not be checked.", "additionalProperties": text},
         created_at={"type": "integer", "description": "Unix milliseconds."},
         result={"type": "object", "description": "The vendor's, with `resources[]`."},
         error=_object(["code", "message"], code={"type": "string", "enum": list(ErrorCode)}, message=text),

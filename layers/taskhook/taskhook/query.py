@@ -209,6 +209,8 @@ def task_answer(task: Task) -> Json:
         data["upstream_task_id"] = task.upstream_task_id
     if task.reference is not None:
         data["reference"] = task.reference
+    if task.unchecked:
+        data["unchecked"] = task.unchecked
     data["callback"] = {
         "state": task.callback,
         "attempts": task.attempts,

@@ -29,6 +29,14 @@ class FirstPoll(StrEnum):
     IMMEDIATE = "immediate"
 
 
+class MediaChecks(StrEnum):
+    """`enforce`: media that break the vendor's limits are refused. `record`: they pass, and the task says so."""
+
+    ENFORCE = "enforce"
+    RECORD = "record"
+    OFF = "off"
+
+
 class Switch(StrEnum):
     """Whether something is used."""
 
@@ -54,6 +62,7 @@ class Settings(BaseModel):
     requests_per_minute: int
     long_poll: Switch
     hints: Switch
+    media_checks: MediaChecks
     max_queued: int
     max_task_hours: int
     max_queue_hours: int

@@ -1,10 +1,12 @@
 """Accept a task, and the one code path that pays for it."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -12,7 +14,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taskhook import budget
-from taskhook.models import MODELS, Model
+from taskhook.models import MODELS, Judgement, MediaRule, Model, Verdict
 from taskhook.ports import (
     Budget,
     Caller,
@@ -20,6 +22,7 @@ from taskhook.ports import (
     Gates,
     Hooks,
     Lease,
+    MediaProbe,
     Reporter,
     StaleTaskError,
     StoreUnavailableError,
@@ -34,8 +37,10 @@ from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome,
 
 ANSWER_TIME = timedelta(seconds=13)  # the vendor's own client gives up at 15 s
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
+PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
 _REPEAT_STEP = timedelta(seconds=0.25)
+_STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 _STORE_TRIES = 4
 _STORE_STEP = timedelta(seconds=0.5)
 
@@ -67,6 +72,7 @@ class Order:
     keyed: bool  # the id follows from an idempotency key
     model: str
     request: str
+    media: tuple[tuple[MediaRule, str], ...]  # what is to be looked at, and where it is
     fingerprint: str
     callback_url: str | None
     reference: str | None
@@ -102,12 +108,17 @@ class Order:
             keyed=idempotency_key is not None,
             model=slug,
             request=minified(fields.model_dump(mode="json", exclude_unset=True)),
+            media=tuple(
+                (rule, getattr(fields, rule.field))
+                for rule in model.media
+                if not rule.unless_off or getattr(fields, rule.unless_off)
+            ),
             fingerprint=_digest(json.dumps(identity, sort_keys=True)),
             callback_url=callback_url or caller.callback_url,
             reference=own.reference,
         )
 
-    def task(self, caller: Caller, now: datetime, *, claimed_until: datetime | None) -> Task:
+    def task(self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None) -> Task:
         """Make the task: submitting under a claim, or queued where there is no time to pay before the answer is due."""
         paying = claimed_until is not None
         return Task(
@@ -118,6 +129,7 @@ class Order:
             fingerprint=self.fingerprint,
             callback_url=self.callback_url,
             reference=self.reference,
+            unchecked=unchecked,
             accepted_at=now,
             state=State.SUBMITTING if paying else State.QUEUED,
             submitted_at=now if paying else None,
@@ -134,6 +146,14 @@ class Answer:
     status: int
     message: str
     task: Task
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """Who looks at media before a task is taken."""
+
+    probe: Callable[[], MediaProbe]  # made when something is to be looked at, and not before
+    enforce: bool  # False: what is wrong passes, and the task says so
 
 
 @dataclass(frozen=True)
@@ -161,7 +181,16 @@ class Door:
     requests_per_minute: int
 
 
-async def submit(order: Order, *, caller: Caller, arrived_at: datetime, claim: timedelta, payer: Payer, door: Door) -> Answer:
+async def submit(
+    order: Order,
+    *,
+    caller: Caller,
+    arrived_at: datetime,
+    claim: timedelta,
+    inspector: Inspector | None,
+    payer: Payer,
+    door: Door,
+) -> Answer:
     """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
 
     `claim` is how long nobody else may touch the task: longer than this function can live. Raises RejectedError, and
@@ -170,11 +199,15 @@ async def submit(order: Order, *, caller: Caller, arrived_at: datetime, claim: t
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     first = await payer.tasks.get(order.task_id) if order.keyed else None
     if first is None or first.reusable:
+        limit = min(PROBE_TIME, deadline - LEAST_POST_TIME - _STORE_TIME - now)
+        unchecked = await _inspect(order, caller=caller, limit=limit, inspector=inspector, reporter=payer.reporter)
+        now = payer.clock.now()
         paying = now + LEAST_POST_TIME <= deadline and await _way_is_free(door, now)
         if not paying and await door.queue.queue_length(caller.caller, at_most=door.max_queued) >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
             raise RejectedError(429, message, retry_after=60)
-        task, is_new = await _accept(order.task(caller, now, claimed_until=now + claim if paying else None), tasks=payer.tasks)
+        wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
+        task, is_new = await _accept(wanted, tasks=payer.tasks)
     else:
         task, is_new = first, False
     if not is_new:
@@ -189,6 +222,33 @@ async def submit(order: Order, *, caller: Caller, arrived_at: datetime, claim: t
     if door.wake is not None and not task.state.final and not await _is_watched(door, payer.clock.now()):
         await door.wake.wake(task.task_id)
     return _answer(task)
+
+
+async def _inspect(
+    order: Order, *, caller: Caller, limit: timedelta, inspector: Inspector | None, reporter: Reporter
+) -> dict[str, str]:
+    """Look at all media at once, within `limit`; tell what could not be checked. Raises RejectedError where something is wrong."""
+    if inspector is None or not order.media:
+        return {}
+    if limit <= timedelta(0):
+        judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in order.media]
+    else:
+        probe = inspector.probe()
+        seen = await asyncio.gather(*(probe.look(url, limit=limit) for _, url in order.media))
+        judged = [rule.judge(facts) for (rule, _), facts in zip(order.media, seen, strict=True)]
+    for one in judged:
+        reporter.tell(
+            "media.checked",
+            caller=caller.caller,
+            model=order.model,
+            input=one.field,
+            outcome=one.verdict,
+            reason=one.reason or None,
+        )
+    wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
+    if wrong and inspector.enforce:
+        raise RejectedError(400, ". ".join(wrong))
+    return {one.field: one.reason for one in judged if one.verdict is not Verdict.FINE}
 
 
 async def _is_watched(door: Door, now: datetime) -> bool:

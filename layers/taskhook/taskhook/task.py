@@ -161,6 +161,7 @@ class Task(BaseModel):
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None
+    unchecked: dict[str, str] = {}  # by input: why its media could not be held against the vendor's limits
     accepted_at: Moment
     state: State
     nonce: str = ""  # who wrote last; the store sets a fresh one with every write

@@ -13,9 +13,9 @@ from aws_lambda_powertools import Logger, Metrics
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
 from taskhook.adapters.surroundings import HookUrls, LambdaWake, LogReporter, SystemClock, VendorKey
 from taskhook.adapters.vendor import ModellixApi
-from taskhook.ports import CallbackSender, Reporter, Wake
-from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, Settings, Switch
-from taskhook.submit import Door, Payer
+from taskhook.ports import CallbackSender, MediaProbe, Reporter, Wake
+from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
+from taskhook.submit import Door, Inspector, Payer
 from taskhook.targets import TargetPolicy
 
 if TYPE_CHECKING:
@@ -115,6 +115,20 @@ def callbacks() -> CallbackSender:
     from taskhook.adapters.callbacks import AiohttpCallbacks  # noqa: PLC0415  # submit never pays for it
 
     return AiohttpCallbacks(targets())
+
+
+@cache
+def media_probe() -> MediaProbe:
+    """The probe of media; aiohttp is loaded here, where something is looked at."""
+    from taskhook.adapters.media import AiohttpMediaProbe  # noqa: PLC0415  # a submit that looks at nothing never pays for it
+
+    return AiohttpMediaProbe(targets())
+
+
+def inspector() -> Inspector | None:
+    """Who looks at media; None where the deployment does not want it."""
+    checks = settings().media_checks
+    return None if checks is MediaChecks.OFF else Inspector(probe=media_probe, enforce=checks is MediaChecks.ENFORCE)
 
 
 @cache
