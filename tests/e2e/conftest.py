@@ -105,8 +105,8 @@ class User:
     def submit(self, marker: str, *, path: str = SUBMIT, key: str | None = None, **more: object) -> httpx.Response:
         """Submit the vendor's example with a marker."""
         body = {
-            "image_url": f"https://example.com/new_actor.jpg?{marker}",
-            "video_url": "https://example.com/original_scene.mp4",
+            "image_url": f"https://media.invalid/new_actor.jpg?{marker}",  # a name that resolves nowhere: nobody can look
+            "video_url": "https://media.invalid/original_scene.mp4",
             "mode": "wan-std",
             "reference": marker,
             **more,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,12 +113,20 @@ def test_the_deployed_functions_may_call_loopback(stack: Stack) -> None:
 def test_handlers_need_nothing_but_the_layer(function: str) -> None:
     """The emulator's own packages are on a function's path too, so only an import without them proves the layer whole."""
     built = build_folder()
-    code = f"import sys; sys.path[:0] = [{str(built / function)!r}, {str(built / 'Layer/python')!r}]; import app; app.handler"
+    path = [str(built / function), str(built / "Layer/python")]
+    code = f"import sys; sys.path[:0] = {path}; import app, taskhook.adapters.media; app.handler; import pymediainfo, imagesize"
     environment = {"AWS_DEFAULT_REGION": "us-east-1", "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-B", "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("stack")
+def test_the_layer_is_small() -> None:
+    """A cold start fetches it: 20 MB, zipped as `sam deploy` zips it."""
+    files = [path for path in (build_folder() / "Layer").rglob("*") if path.is_file()]
+    assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 20_000_000
 
 
 def test_every_port_is_on_loopback(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """A task all the way, as a user has it: submit, store, poll, signed callback; repeats, other callers, listings."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,15 +14,18 @@ import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from tests.corpus import image, video
 from tests.e2e.conftest import ROOT, SUBMIT, Inbox, Json, Stack, User, Vendor, eventually
+from tests.fileserver import handing_out
+from tests.listener import listening
 
 type Admin = Callable[..., Any]
 
 EXAMPLE = {
-    "image_url": "https://example.com/new_actor.jpg",
-    "video_url": "https://example.com/original_scene.mp4",
+    "image_url": "https://media.invalid/new_actor.jpg",
+    "video_url": "https://media.invalid/original_scene.mp4",
     "mode": "wan-std",
-}  # wan2.2-animate-mix.txt
+}  # wan2.2-animate-mix.txt, but for the host: on a machine with a network the vendor's is there, and has no such files
 
 
 def assert_one_verified(inbox: Inbox, task_id: str, secret: str) -> Json:
@@ -421,3 +425,41 @@ def test_bad_input_is_refused_and_leaves_nothing(
     assert set(answer.json()) == {"code", "message"}
     assert [task["task_id"] for task in user.tasks(limit=1)] == [task["task_id"] for task in newest]
     assert vendor.submits() == submits
+
+
+# --- media ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_bad_media_are_refused_before_they_cost_anything(user: User, vendor: Vendor, marker: str) -> None:
+    """An image that is too narrow, a video that is too long, a file that is gone: a 400, no task, no submit; good ones are paid."""
+    good, narrow = image("JPEG", 600, 800), image("PNG", 150, 4000)
+    files = {
+        "actor.jpg": good,
+        "narrow.png": narrow,
+        "scene.mp4": video("mp4", 640, 480, 5),
+        "long.mp4": video("mp4", 320, 240, 31),
+    }
+    submits = vendor.submits()
+
+    async def answer(image_name: str, video_name: str, key: str | None = None) -> tuple[int, str]:
+        image_url, video_url = f"{shelf.origin}/{image_name}?{marker}", f"{shelf.origin}/{video_name}"
+        heard = await asyncio.to_thread(user.submit, marker, key=key, image_url=image_url, video_url=video_url)
+        return heard.status_code, heard.json()["message"]
+
+    async with listening(handing_out(files)) as shelf:
+        narrow_words = "Value out of range: image_url is 150x4000 px; each side must be 200 to 4096"
+        assert await answer("narrow.png", "scene.mp4") == (400, narrow_words)
+        long_words = "Value out of range: video_url is 31.000 s long; it must be 2 to 30 s"
+        assert await answer("actor.jpg", "long.mp4", key=marker) == (400, long_words)
+        assert await answer("narrow.png", "long.mp4") == (400, f"{narrow_words}. {long_words}")
+        assert (await answer("gone.jpg", "scene.mp4"))[0] == 400
+        assert (vendor.submits(), vendor.paid(marker)) == (submits, [])
+        assert await answer("actor.jpg", "scene.mp4", key=marker) == (200, "success")
+    assert len(vendor.paid(marker)) == 1
+    assert "unchecked" not in user.stored(marker)
+
+
+def test_media_that_cannot_be_seen_from_here_are_left_to_the_vendor(user: User, marker: str) -> None:
+    """The task says of which, and why."""
+    task = user.task(user.accepted(marker))
+    assert task["unchecked"] == dict.fromkeys(("image_url", "video_url"), "name does not resolve")
