@@ -422,7 +422,7 @@ async def test_a_task_that_leaves_the_queue_between_two_looks_is_seen_by_one_of_
 
         return see
 
-    for look in list(looks):
+    for look in looks:
         monkeypatch.setattr(floor.tasks, look.__name__, leaving_after_the_first(look))
     await floor.tick()
     assert floor.now_of(queued).callback is CallbackState.DELIVERED
