@@ -285,7 +285,7 @@ def _odd_videos() -> Iterator[Row]:
     yield fine("sound.mp4", make=partial(sample, 5, sound=True))
     yield fine("rotated.mp4", make=lambda: rotated(video("mp4", 600, 200, 2)))
     yield wrong("rotated-thin.mp4", make=lambda: rotated(video("mp4", 600, 198, 2)), words="is 600x198 px")
-    for brand in (b"iso6", b"dash", b"hvc1", b"CAEP", b"?!\xff\0"):
+    for brand in (b"iso6", b"dash", b"hvc1", b"CAEP", b"M4B ", b"^t  ", b"?!\xff\0"):
         yield fine(f"{brand.hex()}.mp4", make=partial(branded, brand))
     yield fine("motion-jpeg.avi", make=partial(video, "avi", 320, 240, 3, codec="mjpeg", pixels="yuvj420p"))
     yield fine("old.mov", make=lambda: without(video("mov", 320, 240, 3), b"ftyp", b"wide"))

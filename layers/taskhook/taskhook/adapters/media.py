@@ -29,6 +29,7 @@ MOST_BYTES = 900_000  # of one file, however large it is
 PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for
 _FIRST = 65536  # bytes: the whole index of an ordinary video that has it in front
 _LEAST, _MOST = 8192, 65536  # bytes of a later range: few after a jump, more while the parser reads on
+_TEXT = 512  # bytes that tell a text from anything else
 _GONE = {401, 403, 404, 410}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NAME_TIME, _NAME_KEPT = 1.0, 60.0  # seconds: to look a name up, and to remember that it was in vain
@@ -156,7 +157,7 @@ class _Remote:
             case 200:
                 self.size = response.content_length
                 if not response.headers.get("content-encoding"):
-                    self.text = _is_text(await response.content.read(_LEAST))
+                    self.text = _is_text(await _first_bytes(response))
                 raise _DoubtError("no range support")
             case 416 if re.fullmatch(r"bytes \*/0", response.headers.get("content-range", "")):
                 self.size = 0
@@ -169,7 +170,8 @@ class _Remote:
         """Give `length` bytes from `offset`, and none where no more can be had: the parser then says what it knows."""
         if (found := self._kept(offset, length)) is not None:
             return found
-        assert self.size is not None  # noqa: S101  # else nobody would read
+        if self.size is None or offset >= self.size:
+            return b""
         start, window = self._windows[-1]
         reads_on = start <= offset <= start + len(window)
         self._next = min(self._next * 2, _MOST) if reads_on else _LEAST
@@ -220,12 +222,20 @@ def _content_range(response: aiohttp.ClientResponse) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.content.readexactly(_TEXT)
+    except asyncio.IncompleteReadError as all_of_it:
+        return all_of_it.partial
+
+
 def _is_text(head: bytes) -> bool:
     """Tell whether a file begins as a page or a message does: no media format does."""
+    head = head[:_TEXT]
     try:
-        text = head[:512].decode("utf-8-sig")
+        text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head[:512]) - 3:  # else a character was cut in two
+        if error.start < len(head) - 3:  # else a character was cut in two
             return False
         text = head[: error.start].decode("utf-8-sig")
     return bool(text) and all(character.isprintable() or character in "\t\n\r\f" for character in text)
@@ -267,7 +277,7 @@ async def _parse(remote: _Remote) -> _Parsed:
     finally:
         if parser.returncode is None:
             parser.kill()
-        await parser.wait()
+        await parser.communicate()  # `wait` alone would wait for ever where it has said more than was read
 
 
 async def _serve(parser: Process, remote: _Remote) -> _Parsed:

@@ -85,7 +85,7 @@ def main() -> None:
         "tracks": sorted({track["@type"] for track in others} & _KINDS),
         "cut_off": (general.get("extra") or {}).get("IsTruncated") == "Yes",
     }
-    if found["format"] and found["format"] == general.get("CodecID", "").strip() and "Image" not in found["tracks"]:
+    if found["format"] and found["format"] == general.get("CodecID") and "Image" not in found["tracks"]:
         found["format"] = "MPEG-4"  # named by a brand that MediaInfo does not know, of which there are many
     seen = next((track for kind in ("Video", "Image") for track in others if track["@type"] == kind), {})
     found |= {name.lower(): int(seen[name]) for name in ("Width", "Height") if name in seen}
