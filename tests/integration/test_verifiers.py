@@ -1,22 +1,40 @@
 """Our signatures before implementations that are not ours: each accepts what we sign, and refuses whatever was changed."""
 
+import asyncio
+import contextlib
+import http.server
 import os
+import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from taskhook import signature
+from taskhook.adapters.callbacks import AiohttpCallbacks
+from taskhook.adapters.surroundings import SystemClock
+from taskhook.deliver import try_out
+from taskhook.ports import Credential
+from taskhook.targets import TargetPolicy
 from taskhook.task import State, Task
+from tests.world import Told, a_caller
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "verifiers"
+RECEIVERS = ROOT / "events" / "receivers"
+STARTED_WITHIN_S = 30.0
 NPM_PACKAGE = "standardwebhooks@1.1.1"
 
 type Verifier = Callable[["Sent"], bool]
@@ -39,7 +57,7 @@ def sent(*secrets: str, age: timedelta = timedelta(0)) -> Sent:
     """Sign a real callback with these secrets; the receiver holds the last of them."""
     now = datetime.now(UTC)
     task = Task(
-        task_id="tk_1",
+        task_id=f"tk_{uuid.uuid4().hex[:22]}",
         caller="alice",
         model="alibaba/wan2.2-animate-mix",
         request="{}",
@@ -51,6 +69,19 @@ def sent(*secrets: str, age: timedelta = timedelta(0)) -> Sent:
     ).succeeded({"result": {"resources": []}}, now, retention=timedelta(0), claim=now)
     body = (task.message or "").encode()
     return Sent(secrets[-1], signature.headers(secrets, task.webhook_id, now - age, body), body)
+
+
+def changed(good: Sent, secret: str) -> dict[str, Sent]:
+    """Give what is not to be taken any more, each changed in one way; `secret` is one that signed it."""
+    moved = str(int(good.headers["webhook-timestamp"]) + 1)
+    return {
+        "body": replace(good, body=good.body.replace(b'"success"', b'"failure"', 1)),
+        "id": good.with_header("webhook-id", good.headers["webhook-id"] + "0"),
+        "time": good.with_header("webhook-timestamp", moved),
+        "old": sent(secret, age=timedelta(minutes=6)),
+        "early": sent(secret, age=-timedelta(minutes=6)),
+        "unsigned": good.with_header("webhook-signature", "v1,"),
+    }
 
 
 def python(received: Sent) -> bool:
@@ -79,6 +110,14 @@ def running(*command: str, **environment: str) -> Verifier:
         return ran.returncode == 0
 
     return verify
+
+
+async def eventually(look: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Look again and again until it is so."""
+    deadline = time.monotonic() + within_s
+    while not look():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 def _needed(program: str) -> str:
@@ -113,25 +152,100 @@ def npm() -> Verifier:
     return running(node, str(PROGRAMS / "verify.cjs"), NODE_PATH=str(folder / "node_modules"))
 
 
-@pytest.fixture(scope="module")
-def go(tmp_path_factory: pytest.TempPathFactory) -> Verifier:
-    """Give a verifier that uses Go's standard library."""
-    program = tmp_path_factory.mktemp("go") / "verify"
-    environment = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0"}
-    subprocess.run([_needed("go"), "build", "-o", program, PROGRAMS / "verify.go"], check=True, env=environment, timeout=250)
-    return running(str(program))
+@dataclass
+class Running:
+    """A sample receiver that runs: where it listens, the secret that it was started with, and where it keeps what it took."""
+
+    url: str
+    secret: str
+    inbox: Callable[[], list[str]]
+
+    def answer(self, received: Sent) -> int:
+        """Send it a callback, and return the status of its answer."""
+        headers = received.headers | {"content-type": "application/json"}
+        return httpx.post(self.url, headers=headers, content=received.body, trust_env=False, timeout=20).status_code
 
 
-@pytest.fixture(scope="module")
-def openssl() -> Verifier:
-    """Give a verifier that uses OpenSSL and a shell."""
-    _needed("openssl")
-    return running(_needed("bash"), str(PROGRAMS / "verify.sh"))
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
-@pytest.fixture(params=["python", "npm", "go", "openssl"])
+@contextlib.contextmanager
+def _serving(command: list[str], secret: str, port: int, folder: Path) -> Iterator[Running]:
+    """Start a sample that is a server of its own; what it prints is what it took."""
+    printed = folder / "printed"
+    with printed.open("wb") as out, subprocess.Popen(command, env=os.environ | {"SECRET": secret}, stdout=out) as process:
+        try:
+            deadline = time.monotonic() + STARTED_WITHIN_S
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                assert process.poll() is None, f"{command} has ended"
+                assert time.monotonic() < deadline, f"{command} does not listen"
+                time.sleep(0.02)
+            yield Running(f"http://127.0.0.1:{port}/hook", secret, lambda: printed.read_text().split("\n")[:-1])
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def _serving_cgi(program: Path, secret: str, folder: Path) -> Iterator[Running]:
+    """Run a sample as a web server runs a CGI program."""
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = self.headers["content-length"]
+            headers = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in self.headers.items()}
+            environment = os.environ | headers | {"CONTENT_LENGTH": length, "SECRET": secret, "INBOX": str(folder)}
+            ran = subprocess.run([program], input=self.rfile.read(int(length)), env=environment, capture_output=True, check=False)
+            status = re.match(rb"Status: (\d{3})\r\n\r\n", ran.stdout)
+            self.send_response(int(status[1]) if status and ran.returncode == 0 else 500)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
+            """Keep quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            inbox = lambda: [file.read_text() for file in folder.glob("msg_*")]  # noqa: E731  # what a row of the others is
+            yield Running(f"http://127.0.0.1:{server.server_port}/hook", secret, inbox)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module", params=["receive.py", "receive.mjs", "receive.go", "receive.sh"])
+def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Run each sample in turn, as its first lines say."""
+    program, secret, folder = RECEIVERS / request.param, signature.new_secret(), tmp_path_factory.mktemp("receiver")
+    if program.suffix == ".sh":
+        for needed in ("bash", "openssl"):
+            _needed(needed)
+        with _serving_cgi(program, secret, folder) as running_cgi:
+            yield running_cgi
+        return
+    port = _free_port()
+    match program.suffix:
+        case ".py":
+            command = [sys.executable, str(program), str(port)]
+        case ".mjs":
+            command = [_needed("node"), str(program), str(port)]
+        case _:
+            built = folder / "receive"
+            environment = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0"}
+            subprocess.run([_needed("go"), "build", "-o", built, program], check=True, env=environment, timeout=250)
+            command = [str(built), f"127.0.0.1:{port}"]
+    with _serving(command, secret, port, folder) as running_server:
+        yield running_server
+
+
+@pytest.fixture(params=["python", "npm"])
 def verifies(request: pytest.FixtureRequest) -> Verifier:
-    """Give each verifier in turn."""
+    """Give each reference library in turn."""
     verifier: Verifier = python if request.param == "python" else request.getfixturevalue(request.param)
     return verifier
 
@@ -142,14 +256,61 @@ def test_what_we_sign_verifies_and_nothing_else_does(verifies: Verifier) -> None
     good = sent(new, old)
     assert verifies(good)
     assert verifies(replace(good, secret=new))
-    moved = str(int(good.headers["webhook-timestamp"]) + 1)
-    tampered = {
-        "body": replace(good, body=good.body.replace(b'"success"', b'"failure"', 1)),
-        "id": good.with_header("webhook-id", good.headers["webhook-id"] + "0"),
-        "time": good.with_header("webhook-timestamp", moved),
-        "secret": replace(good, secret=signature.new_secret()),
-        "old": sent(old, age=timedelta(minutes=6)),
-        "early": sent(old, age=-timedelta(minutes=6)),
-        "unsigned": good.with_header("webhook-signature", "v1,"),
+    tampered = changed(good, old) | {"secret": replace(good, secret=signature.new_secret())}
+    assert [name for name, received in tampered.items() if verifies(received)] == []
+
+
+# --- the samples in events/receivers --------------------------------------------------------------------------------------
+
+
+async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
+    """Samples of both events, sent as every callback is, by the sender with its guard; each is taken once."""
+    caller = a_caller().model_copy(update={"secrets": (Credential(value=receiver.secret),)})
+    targets, kept = TargetPolicy(relaxed=True), len(receiver.inbox())
+    tried = await try_out(
+        {"callback_url": receiver.url},
+        caller=caller,
+        targets=targets,
+        callbacks=AiohttpCallbacks(targets),
+        clock=SystemClock(),
+        reporter=Told(),
+    )
+    assert [one.delivered for one in tried] == [True, True]
+    await eventually(lambda: len(receiver.inbox()) == kept + 2)
+    assert {"tk_sample_success________", "tk_sample_failure________"} <= set(re.findall(r"tk_sample_\w+", str(receiver.inbox())))
+
+
+async def test_a_sample_takes_a_message_once(receiver: Running) -> None:
+    """A repeat has the same id, and is answered as the first time; also where two secrets sign while one is replaced."""
+    kept = len(receiver.inbox())
+    first = sent(signature.new_secret(), receiver.secret)
+    another = sent(receiver.secret)
+    assert {receiver.answer(one) // 100 for one in (first, first, first, another)} == {2}
+    await eventually(lambda: len(receiver.inbox()) >= kept + 2)
+    assert len(receiver.inbox()) == kept + 2
+
+
+def test_a_sample_refuses_what_is_not_ours(receiver: Running) -> None:
+    """401, and nothing is kept; the receiver survives, whatever it is sent."""
+    kept = receiver.inbox()
+    good = sent(receiver.secret)
+    hostile = changed(good, receiver.secret) | {
+        "secret": sent(signature.new_secret()),
+        "no headers": replace(good, headers={}),
+        "no time": good.with_header("webhook-timestamp", ""),
+        "no number": good.with_header("webhook-timestamp", "x[$(touch /tmp/$$)]"),
+        "negative": good.with_header("webhook-timestamp", "-1"),
+        "huge": good.with_header("webhook-timestamp", "9" * 400),
+        "path": good.with_header("webhook-id", "../../etc/x"),
     }
-    assert [name for name, changed in tampered.items() if verifies(changed)] == []
+    answers = {name: receiver.answer(received) for name, received in hostile.items()}
+    assert answers == dict.fromkeys(hostile, 401)
+    assert receiver.inbox() == kept
+
+
+@pytest.mark.parametrize("program", sorted(RECEIVERS.iterdir()), ids=lambda program: program.name)
+def test_a_sample_is_short(program: Path) -> None:
+    """Under 25 lines that fit on a screen."""
+    lines = program.read_text().splitlines()
+    assert len(lines) < 25
+    assert max(map(len, lines)) <= 160

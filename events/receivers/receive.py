@@ -1,0 +1,23 @@
+"""Verify a callback, keep it once, answer; the work comes after. `SECRET=whsec_… python receive.py 8000`."""
+
+import base64, hmac, os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = base64.b64decode(os.environ["SECRET"].removeprefix("whsec_"))
+inbox: dict[str, bytes] = {}  # yours: a table whose key is the id; a worker goes through it
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        message, sent_at, sent = (self.headers.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
+        mac = hmac.digest(KEY, f"{message}.{sent_at}.".encode() + body, "sha256")
+        ours = any(hmac.compare_digest(b"v1," + base64.b64encode(mac), signature.encode()) for signature in sent.split())
+        fresh = sent_at.isascii() and sent_at.isdecimal() and abs(time.time() - float(sent_at)) < 300
+        if ours and fresh and inbox.setdefault(message, body) is body:
+            print(body.decode(), flush=True)
+        self.send_response(204 if ours and fresh else 401)
+        self.end_headers()
+
+
+ThreadingHTTPServer(("", int(sys.argv[1])), Receiver).serve_forever()
