@@ -1,0 +1,210 @@
+"""The admin command as people and programs meet it: help, tables, JSON, exit codes, and errors that say what to do."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from taskhook.__main__ import main
+from tests.local import stack
+
+LEVELS: tuple[list[str], ...] = (
+    [],
+    ["callers"],
+    ["callers", "add"],
+    ["callers", "list"],
+    ["callers", "rotate"],
+    ["callers", "disable"],
+)
+NO_CONFIGURATION = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
+
+type Ran = tuple[int, str, str]  # exit code, stdout, stderr
+type Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in an environment that holds no more of AWS than is given."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, **environment: str) -> Ran:
+        with monkeypatch.context() as context:
+            for name, value in (NO_CONFIGURATION | environment).items():
+                context.setenv(name, value)
+            context.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the environment of its first use
+            try:
+                code = main(arguments)
+            except SystemExit as left:
+                code = int(left.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def deployed(account_url: str) -> Iterator[str]:
+    """Deploy a stack that has nothing but the table of callers."""
+    name = f"admin-{uuid.uuid4().hex[:8]}"
+    client = boto3.client(
+        "cloudformation",
+        endpoint_url=account_url,
+        region_name=stack.REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    table = stack.template()["Resources"]["Callers"]
+    body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": {"Callers": table}}
+    client.create_stack(StackName=name, TemplateBody=json.dumps(body))
+    client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+    yield name
+    client.delete_stack(StackName=name)
+
+
+@pytest.fixture
+def admin(command: Command, deployed: str, account_url: str) -> Command:
+    """Run the command on the stack."""
+    return lambda *arguments: command("callers", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=" ".join)
+def test_help_has_examples_at_every_level(command: Command, level: list[str]) -> None:
+    """Whoever does not know what to type finds something to copy."""
+    code, shown, complaint = command(*level, "--help")
+    assert (code, complaint) == (0, "")
+    assert "\nexamples:\n  python -m taskhook callers " in shown
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=" ".join)
+def test_the_examples_are_good(command: Command, level: list[str]) -> None:
+    """Each gets as far as asking AWS, for which it has no credentials."""
+    _, shown, _ = command(*level, "--help")
+    for line in re.findall(r"^  python -m taskhook (.*)$", shown, re.MULTILINE):
+        words = re.split(r" >| \||     ", line)[0].split()  # without what a shell does with it, and without the remark
+        code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
+        assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
+
+
+def test_people_get_a_table_and_programs_json(admin: Command) -> None:
+    """The same facts, once as columns under headings, once as values of their own types."""
+    code, shown, note = admin("list")
+    assert (code, shown) == (0, "")
+    assert "callers add NAME" in note
+    code, added, note = admin("add", "shop", "--callback-url", "https://shop.example.com/hook")
+    assert code == 0
+    assert [line.split()[0] for line in added.splitlines()] == ["caller", "token", "signing"]
+    assert "Keep both now" in note
+    assert set(json.loads(admin("add", "depot", "--json")[1])) == {"caller", "token", "signing_secret"}
+    assert json.loads(admin("disable", "depot", "--json")[1]) == {"caller": "depot", "disabled": True}
+    rotated = json.loads(admin("rotate", "shop", "--token", "--json")[1])
+    assert rotated["token"].startswith("thk_shop_")
+
+    heading, *rows = (line.split() for line in admin("list")[1].splitlines())
+    assert heading == ["CALLER", "DISABLED", "TOKENS", "SECRETS", "CALLBACK", "URL", "CREATED"]
+    assert [row[:5] for row in rows] == [
+        ["depot", "yes", "1", "1", "-"],
+        ["shop", "no", "2", "1", "https://shop.example.com/hook"],
+    ]
+    listed = json.loads(admin("list", "--json")[1])
+    assert [(row["caller"], row["disabled"], row["tokens"], row["callback_url"]) for row in listed] == [
+        ("depot", True, 1, None),
+        ("shop", False, 2, "https://shop.example.com/hook"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["rotate", "nobody", "--token"], "`callers list` names them"),
+        (["disable", "nobody"], "`callers list` names them"),
+        (["add", "taken"], "`callers rotate taken --token`"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_that_says_what_can(admin: Command, arguments: list[str], advice: str) -> None:
+    """Exit code 1, nothing on stdout, one line on stderr."""
+    admin("add", "taken")
+    code, shown, complaint = admin(*arguments)
+    assert (code, shown, complaint.count("\n")) == (1, "", 1)
+    assert complaint.startswith("taskhook: ")
+    assert advice in complaint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["callers"],
+        ["nope"],
+        ["callers", "nope"],
+        ["callers", "add"],
+        ["callers", "add", "Not_A_Name"],
+        ["callers", "add", "x", "--callback-url", "ftp://example.com"],
+        ["callers", "rotate", "x"],
+        ["callers", "rotate", "x", "--token", "--secret"],
+        ["callers", "rotate", "x", "--token", "--overlap", "soon"],
+        ["callers", "list", "--js"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2_and_names_the_help(command: Command, arguments: list[str]) -> None:
+    """Before AWS is asked anything: there are no credentials here."""
+    code, shown, complaint = command(*arguments)
+    assert (code, shown) == (2, "")
+    assert complaint.startswith("taskhook: ")
+    assert "--help` has examples" in complaint
+
+
+@pytest.mark.parametrize(
+    ("environment", "advice"),
+    [
+        ({**ACCOUNT, "AWS_DEFAULT_REGION": ""}, "set AWS_DEFAULT_REGION"),
+        ({**ACCOUNT, "AWS_ENDPOINT_URL": "nowhere"}, "AWS_ENDPOINT_URL must be"),
+        ({"AWS_DEFAULT_REGION": "us-east-1"}, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
+        ({**ACCOUNT, "AWS_PROFILE": "nobody"}, "`aws configure list-profiles`"),
+        ({**ACCOUNT, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the network"),
+    ],
+    ids=["region", "endpoint", "credentials", "profile", "network"],
+)
+def test_trouble_with_aws_says_what_to_do(command: Command, environment: dict[str, str], advice: str) -> None:
+    """Instead of a trace."""
+    code, shown, complaint = command("callers", "list", **environment)
+    assert (code, shown, complaint.count("\n")) == (1, "", 1)
+    assert advice in complaint
+
+
+@pytest.mark.parametrize("name", ["nope", "deployed"])
+def test_a_stack_that_is_not_there_is_told_with_where_it_was_looked_for(
+    command: Command, account_url: str, deployed: str, name: str
+) -> None:
+    """Most often it is in another region."""
+    elsewhere = ACCOUNT | {"AWS_DEFAULT_REGION": "eu-west-1" if name == "deployed" else stack.REGION}
+    wanted = deployed if name == "deployed" else name
+    code, _, complaint = command("callers", "list", "--stack", wanted, **elsewhere, AWS_ENDPOINT_URL=account_url)
+    assert code == 1
+    assert f"no taskhook stack '{wanted}' in region {elsewhere['AWS_DEFAULT_REGION']}" in complaint
+    assert "--stack" in complaint
+
+
+def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
+    """Though AWS does not answer, and the request for it cannot be stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        environment = os.environ | NO_CONFIGURATION | ACCOUNT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
+        command: Any = [sys.executable, "-m", "taskhook", "callers", "list"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            deaf.settimeout(30)
+            connection, _ = deaf.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                shown, complaint = process.communicate(timeout=5)
+    assert (process.returncode, shown) == (130, "")
+    assert complaint == "\ntaskhook: interrupted; `callers list` tells what was done\n"
