@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 180.0
 ENDED_WITHIN_S = 30.0
+ALARM_EMAIL = "ops@example.com"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,9 @@ def ready(process: subprocess.Popen[bytes]) -> Stack:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One stack for all tests; its vendor works two seconds on a task and is generous."""
-    with started("--task-seconds", "2", "--rpm", "100000") as process:
+    """One stack for all tests, watched; its vendor works two seconds on a task and is generous."""
+    watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
+    with started("--task-seconds", "2", "--rpm", "100000", *(f"--parameter={switch}" for switch in watching)) as process:
         yield ready(process)
 
 

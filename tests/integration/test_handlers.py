@@ -99,6 +99,7 @@ def deployed(
     secret = secrets.create_secret(Name=f"key-{tasks_table}", SecretString=upstream["api_key"])
     environment = credentials | {
         "AWS_ENDPOINT_URL": account_url,
+        "STACK_NAME": "shop",
         "TASKS_TABLE": tasks_table,
         "CALLERS_TABLE": callers_table,
         "VENDOR_URL": upstream["upstream"],
@@ -203,6 +204,17 @@ def test_from_submit_to_tick_with_the_sample_events(ask: Ask, upstream: Event) -
     listing = ask("list", queryStringParameters={"status": "success"}).body["data"]
     assert [task["task_id"] for task in listing["tasks"]] == [data["task_id"]]
     assert ask("list").body["data"] == {"tasks": [], "next_cursor": None}
+
+
+def test_metrics_are_the_stacks_own_and_an_idle_tick_has_none(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several stacks live in one account; and a metric costs while it is written."""
+    ask(callback_url=...)
+    poll_handler(sample("tick"), PollContext())
+    written = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]
+    assert [line["service"] for line in written] == ["shop", "shop"]
+    assert (written[0]["TaskAccepted"], written[1]["VendorPolled"]) == ([1.0], [1.0])
+    poll_handler(sample("tick"), PollContext())
+    assert capsys.readouterr().out == ""
 
 
 def test_a_wake_serves_its_ids(ask: Ask) -> None:

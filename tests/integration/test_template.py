@@ -1,11 +1,14 @@
 """What the template promises: exact rights, kept data, and no relaxation outside the emulator."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from taskhook.settings import Settings
+from tests import watched
 from tests.local import stack
 
 TEMPLATE = stack.template()
@@ -13,7 +16,18 @@ RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
 FUNCTIONS = ("SubmitFunction", "PollFunction")
 ROLES = ("SubmitRole", "PollRole", "TickRole")
 TABLES = ("Tasks", "Callers")
-NAMES = {"TableName", "FunctionName", "RoleName", "LogGroupName", "LayerName"}
+ALARMS = (
+    "Undelivered",
+    "PollerSilent",
+    "VendorRefuses",
+    "AmbiguousSubmit",
+    "NearDeadline",
+    "WritesThrottled",
+    "ReadsThrottled",
+    "SubmitErrors",
+    "PollErrors",
+)
+NAMES = {"TableName", "FunctionName", "RoleName", "LogGroupName", "LayerName", "AlarmName", "DashboardName", "TopicName"}
 
 type Grant = tuple[str, str]
 
@@ -247,6 +261,71 @@ def test_every_path_reaches_submit() -> None:
     assert integration["Properties"]["IntegrationUri"] == {"Fn::GetAtt": ["SubmitFunction", "Arn"]}
     assert integration["Properties"]["PayloadFormatVersion"] == "2.0"
     assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
+
+
+# --- who watches -----------------------------------------------------------------------------------------------------------
+
+
+def dimensions(alarm: str) -> dict[str, Any]:
+    """Return the dimensions of an alarm's metric."""
+    return {dimension["Name"]: dimension["Value"] for dimension in properties(alarm)["Dimensions"]}
+
+
+def test_nobody_watches_unless_asked_to() -> None:
+    """Alarms and a dashboard cost money every month, idle or not."""
+    assert [TEMPLATE["Parameters"][name]["Default"] for name in ("Dashboard", "Alarms", "AlarmEmail")] == ["off", "off", ""]
+    conditions = {
+        "AWS::CloudWatch::Alarm": "HasAlarms",
+        "AWS::CloudWatch::Dashboard": "HasDashboard",
+        "AWS::SNS::Topic": "HasAlarmEmail",
+    }
+    for kind, condition in conditions.items():
+        assert {resource["Condition"] for resource in of_type(kind).values()} == {condition}
+    assert {name for name, value in RESOURCES.items() if "Condition" in value} == {*ALARMS, "AlarmTopic", "Board"}
+
+
+def test_an_address_without_alarms_is_refused() -> None:
+    """Whoever gives one expects mail."""
+    rule = TEMPLATE["Rules"]["AnAddressIsForAlarms"]
+    assert rule["RuleCondition"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
+    assert [it["Assert"] for it in rule["Assertions"]] == [{"Fn::Equals": [{"Ref": "Alarms"}, "on"]}]
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_is_about_this_stack_and_tells_somebody(name: str) -> None:
+    """One metric of this stack's own, and silence means well, except where silence is what it listens for."""
+    alarm, [*_, value] = properties(name), dimensions(name).values()
+    own = {"taskhook": {"service": {"Ref": "AWS::StackName"}}}
+    assert value in ("UpdateItem", "Query") or value["Ref"] in {"AWS::StackName", *FUNCTIONS}
+    assert dimensions(name) == own.get(alarm["Namespace"], dimensions(name))
+    assert alarm["TreatMissingData"] == ("breaching" if name == "PollerSilent" else "notBreaching")
+    assert alarm["AlarmActions"] == {"Fn::If": ["HasAlarmEmail", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]}
+
+
+def test_every_alarm_is_listed_here() -> None:
+    """Nine, as the parameter's description says."""
+    assert set(of_type("AWS::CloudWatch::Alarm")) == set(ALARMS)
+    assert "Nine alarms" in TEMPLATE["Parameters"]["Alarms"]["Description"]
+
+
+def test_a_silent_poller_rings_after_five_minutes() -> None:
+    """By Lambda's own count of invocations: a poller that does not run cannot say so itself."""
+    alarm = properties("PollerSilent")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Invocations", "Sum")
+    assert dimensions("PollerSilent") == {"FunctionName": {"Ref": "PollFunction"}}
+    assert (alarm["Period"] * alarm["EvaluationPeriods"], alarm["ComparisonOperator"], alarm["Threshold"]) == (
+        300,
+        "LessThanThreshold",
+        1,
+    )
+
+
+def test_the_dashboard_is_json_without_gaps() -> None:
+    """Whatever is put in for the names of the stack, and each place holds one widget."""
+    body = json.loads(re.sub(r"\$\{[\w:]+\}", "1", properties("Board")["DashboardBody"]["Fn::Sub"]))
+    places = [(widget["x"], widget["y"]) for widget in body["widgets"]]
+    assert places == [(column * 8, row * 6) for row in range(4) for column in range(3)]
+    assert {namespace for namespace, _ in watched.of_dashboard(body)} == {"taskhook", "AWS/Lambda", "AWS/DynamoDB"}
 
 
 def test_what_a_stack_tells() -> None:

@@ -52,6 +52,7 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(floor: HookDesk) -
     assert (floor.woken.ended, len(floor.vendor.polls)) == ([task.task_id], 1)
     assert floor.tasks.lease.hints(floor.clock.now())
     assert floor.now_of(task) == task
+    assert floor.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
 
 
 async def test_a_false_hint_changes_nothing(floor: HookDesk) -> None:

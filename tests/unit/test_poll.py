@@ -84,6 +84,10 @@ class Floor:
         """Read the task as it stands."""
         return self.tasks.items[task.task_id]
 
+    def facts(self, event: str) -> list[dict[str, Any]]:
+        """List what was told of one kind of event."""
+        return [facts for told, facts in self.told.events if told == event]
+
     async def run(self, duration: timedelta) -> None:
         """Let ticks come, a minute from start to start (never two at once here), for a while."""
         end = self.clock.now() + duration
@@ -105,6 +109,7 @@ async def test_an_idle_tick_writes_nothing(floor: Floor) -> None:
     report = await floor.tick()
     assert (report.lingered, report.steps, floor.tasks.writes, floor.tasks.lease.holder) == (False, {}, 0, "")
     assert floor.clock.now() == began
+    assert floor.told.events == []
 
 
 async def test_a_wake_watches_to_the_end_and_delivers_at_once(floor: Floor) -> None:
@@ -179,6 +184,7 @@ async def test_a_dead_submit_is_reaped_as_unknown_and_ends_as_such(floor: Floor)
     task = await floor.add(State.SUBMITTING)
     await floor.run(timedelta(minutes=2))
     assert floor.now_of(task).state is State.RESCUE
+    assert floor.facts("task.submitted") == [{"task_id": task.task_id, "caller": "alice", "outcome": "ambiguous"}]
     await floor.run(timedelta(minutes=15))
     ended = floor.now_of(task)
     assert (ended.error, ended.callback) == (ErrorCode.SUBMISSION_UNKNOWN, CallbackState.DELIVERED)
@@ -447,6 +453,70 @@ async def test_a_removed_caller_is_an_error_of_the_attempt(floor: Floor) -> None
     await floor.tick(task.task_id)
     assert floor.now_of(task).log[0].error == "caller_unreadable"
     assert floor.now_of(task).callback is CallbackState.WAITING
+
+
+# --- what an invocation tells of its load ----------------------------------------------------------------------------------
+
+
+async def test_polls_are_told_once_with_the_time_that_tasks_have_used(floor: Floor) -> None:
+    """One line an invocation, whatever the number of tasks; the one nearest to its deadline counts."""
+    for name in ("a", "b"):
+        await floor.add(State.WATCHED, name)
+    floor.clock.pass_by(timedelta(hours=18))
+    for upstream in floor.vendor.taken:
+        floor.vendor.taken[upstream] = floor.clock.now()
+    await floor.tick()
+    assert floor.facts("vendor.polled") == [{"count": len(floor.vendor.polls), "deadline_used": 75.0}]
+    assert floor.facts("vendor.unavailable") == []
+
+
+async def test_polls_without_an_answer_are_told_once_with_the_reason(floor: Floor) -> None:
+    """An outage of the vendor is one line an invocation, not one a poll."""
+    task = await floor.add(State.WATCHED)
+    floor.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.UNAVAILABLE, message="ConnectTimeout")] * 3)
+    await floor.tick(task.task_id)
+    assert floor.facts("vendor.unavailable") == [{"count": 3, "error": "ConnectTimeout"}]
+
+
+@pytest.mark.parametrize(("holds", "least_s", "most_s"), [(True, 0, 1), (False, 2, 5)])
+async def test_lateness_counts_from_when_the_task_is_last_known_to_have_run(
+    floor: Floor, *, holds: bool, least_s: float, most_s: float
+) -> None:
+    """A held poll sees the end itself; otherwise the poll before bounds how long it went unseen."""
+    floor.vendor.holds = holds
+    task = await floor.add(State.WATCHED)
+    await floor.tick(task.task_id)
+    [attempted] = floor.facts("callback.attempted")
+    [true] = lateness(floor)
+    assert true.total_seconds() <= attempted["late_s"]
+    assert least_s <= attempted["late_s"] <= most_s
+
+
+async def test_a_message_asked_for_again_is_not_late(floor: Floor) -> None:
+    """Whoever redelivers has waited because they wanted to; a retry has kept the receiver waiting since the end."""
+    floor.receivers.replies.append(Reply(status=500))
+    task = await floor.add(State.WATCHED)
+    await floor.run(timedelta(minutes=1))
+    await floor.tasks.swap(floor.now_of(task), floor.now_of(task).redelivered(floor.clock.now()))
+    await floor.tick()
+    failed, delivered, again = floor.facts("callback.attempted")
+    assert (failed["late_s"], again["late_s"]) == (None, None)
+    assert 5 <= delivered["late_s"] <= 15
+
+
+async def test_a_queue_that_waits_tells_its_oldest(floor: Floor) -> None:
+    """As far as it was looked at anyway; nothing is said where everything was served."""
+    old = await floor.add(State.QUEUED, "old")
+    floor.clock.pass_by(timedelta(hours=6))
+    await floor.add(State.QUEUED, "new", "bob")
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
+    await floor.tick()
+    [waited] = floor.facts("queue.waited")
+    assert waited == {"oldest_queued_s": 6 * 3600, "deadline_used": 25.0}
+    floor.told.events.clear()
+    await floor.run(timedelta(minutes=2))
+    assert floor.now_of(old).upstream_task_id is not None
+    assert floor.facts("queue.waited") == []
 
 
 # --- held polls, hints, budget, places -------------------------------------------------------------------------------------

@@ -53,7 +53,15 @@ def test_the_parameters_are_the_templates() -> None:
     assert [name for name, _ in rows] == list(parameters)
     for name, default in rows:
         if name != "PublicUrl":
-            assert default.strip("`") == str(parameters[name].get("Default", "none"))
+            assert default.strip("`") == str(parameters[name].get("Default") or "none")
+
+
+def test_every_alarm_has_a_row_in_operate() -> None:
+    """Whoever is woken by one finds its name there, and what to do."""
+    resources = template()["Resources"]
+    alarms = {name for name, resource in resources.items() if resource["Type"] == "AWS::CloudWatch::Alarm"}
+    rows = re.findall(r"^\| alarm ((?:`\w+`(?:, )?)+) ", section("Operate"), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(alarms)
 
 
 def test_the_error_codes_and_the_schedule_are_the_codes() -> None:

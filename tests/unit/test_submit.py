@@ -263,6 +263,8 @@ async def test_while_anybody_waits_nobody_overtakes(desk: Desk) -> None:
     for _ in range(3):
         assert (await desk.submit()).task.state is State.QUEUED
     assert (len(desk.vendor.submits), desk.tasks.gate_writes) == (1, 1)
+    lengths = [facts["queued"] for told, facts in desk.told.events if told == "task.accepted"]
+    assert lengths == [None, 2, 3]  # of the queue as the task joins it; the first was to be paid
 
 
 async def test_a_full_queue_is_a_429_and_stores_nothing(desk: Desk) -> None:

@@ -35,11 +35,13 @@ def covered(task: Task, now: datetime) -> bool:
     return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
 
 
-async def attempt(task: Task, courier: Courier) -> Task:
+async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = None) -> Task:
     """Make the next delivery attempt and store what came of it.
 
     `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
-    still long enough, and taken first when not. Raises StaleTaskError when somebody else has it, StoreUnavailableError.
+    still long enough, and taken first when not. `ran_until` is when the vendor's task is last known to have run: from then
+    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when somebody else has it,
+    StoreUnavailableError.
     """
     caller = await _caller(task, courier)
     now = courier.clock.now()
@@ -59,6 +61,7 @@ async def attempt(task: Task, courier: Courier) -> Task:
         ms=made.ms,
         state=after.callback,
         retry_in_s=None if made.next_at is None else round((made.next_at - made.at).total_seconds(), 1),
+        late_s=_lateness(after, courier.clock.now(), ran_until),
     )
     return await courier.tasks.swap(task, after)
 
@@ -88,6 +91,14 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
     )
     gone = reply.status == schedule.GONE
     return task.attempted(made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone)
+
+
+def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
+    """Tell how long the receiver has waited at most; None where it still does, or has asked for the message again."""
+    ended_at = ran_until or task.ended_at
+    if task.callback is not CallbackState.DELIVERED or task.earlier or ended_at is None:
+        return None
+    return round((now - ended_at).total_seconds(), 2)
 
 
 def _is_delivered(reply: Reply) -> bool:

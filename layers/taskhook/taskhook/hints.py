@@ -12,6 +12,7 @@ from taskhook.ports import (
     Lease,
     LeaseView,
     PollKind,
+    PollOutcome,
     Reporter,
     StaleTaskError,
     TaskApi,
@@ -65,7 +66,7 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
     if await desk.budget.take_tokens(1, window=budget.window(now), limit=limit) == 0:
         raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
     _remember(desk.looked_at, task_id, now)
-    outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
+    outcome = await _ask(task, upstream_task_id, desk)
     if outcome.kind is PollKind.MISSING and task.state is State.RESCUE:
         return  # not a task of ours
     if outcome.kind not in _KNOWN:
@@ -74,6 +75,15 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
         await _adopt(task, upstream_task_id, desk)
     if outcome.kind in _ENDED:
         await _tell_poller(task_id, lease, now, desk)
+
+
+async def _ask(task: Task, upstream_task_id: str, desk: HintDesk) -> PollOutcome:
+    """Ask the vendor, and tell that it was asked: it is a request of the budget, as the poller's are."""
+    outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
+    desk.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
+    if outcome.kind is PollKind.UNAVAILABLE:
+        desk.reporter.tell("vendor.unavailable", task_id=task.task_id, error=outcome.message)
+    return outcome
 
 
 async def _tell_poller(task_id: str, lease: LeaseView, now: datetime, desk: HintDesk) -> None:

@@ -131,6 +131,7 @@ class _Tracked:
     held: bool = False  # its poll waits at the vendor, and may be dropped
     hinted: bool = False  # a hint has brought it here
     answered: bool = True  # the vendor answered its last poll
+    ran_until: datetime | None = None  # when the vendor's task is last known to have run; what follows may be lateness
     not_before: datetime | None = None  # of its next step, whatever else is said
 
 
@@ -167,6 +168,11 @@ class _Loop:
         self.polls = asyncio.Semaphore(POLLS_AT_ONCE)
         self.hosts = Hosts(world.clock)
         self.parked: dict[str, str] = {}  # ids of due callbacks whose host has no use for them now, with that host
+        self.asked = 0  # polls, and of them those that said nothing, with the last one's reason
+        self.unanswered = 0
+        self.complaint = ""
+        self.deadline_used = 0.0  # by whichever polled task came nearest to its own
+        self.longest_wait: timedelta | None = None  # of a task in the queue that could not be served
         self.payer = Payer(
             tasks=world.tasks,
             vendor=world.vendor,
@@ -206,7 +212,21 @@ class _Loop:
             if self.has_lease:
                 with contextlib.suppress(StoreUnavailableError):
                     await self.world.lease.release(self.name)
+            self._tell_load()
         return PollReport(steps=dict(self.steps), lingered=self.lingers)
+
+    def _tell_load(self) -> None:
+        """Tell what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
+        if self.asked:
+            self.world.reporter.tell("vendor.polled", count=self.asked, deadline_used=round(100 * self.deadline_used, 1))
+        if self.unanswered:
+            self.world.reporter.tell("vendor.unavailable", count=self.unanswered, error=self.complaint)
+        if self.longest_wait is not None:
+            self.world.reporter.tell(
+                "queue.waited",
+                oldest_queued_s=round(self.longest_wait.total_seconds()),
+                deadline_used=round(100 * (self.longest_wait / self.rules.max_queue_age), 1),
+            )
 
     def _leave_to_the_lingering(self) -> None:
         """Keep only what cannot wait for its next scan: a task that is known to have ended."""
@@ -479,8 +499,7 @@ class _Loop:
             case _ if task.claimed(self.clock.now()):
                 return await self._look_again(task)
             case State.SUBMITTING:
-                self.steps["reaped"] += 1
-                return await self.world.tasks.swap(task, task.doubted())
+                return await self._reap(task)
             case State.RESCUE:
                 return await self._end_failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
@@ -492,11 +511,19 @@ class _Loop:
                 outcome = await self._ask(entry)
                 self.steps["polled"] += 1
                 entry.answered = outcome.kind not in {PollKind.UNAVAILABLE, PollKind.MISSING}
+                self._measure(entry, outcome, asked_at)
                 if outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
                     await self._doubt_hints(entry, asked_at)
                 return await self._polled(task, outcome, asked_at=asked_at)
             case _:
                 return await self._deliver(task)
+
+    async def _reap(self, task: Task) -> Task:
+        """Take over a submit whose process has died before it could store the vendor's answer."""
+        self.steps["reaped"] += 1
+        doubted = await self.world.tasks.swap(task, task.doubted())
+        self.world.reporter.tell("task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS)
+        return doubted
 
     async def _look_again(self, task: Task) -> Task:
         """See how far whoever has claimed the task has come: what it leaves to do is not to wait for the claim's end."""
@@ -563,7 +590,8 @@ class _Loop:
             if not granted or (self._closed() and not deliver.covered(task, self.clock.now())):
                 return task
             self.steps["delivered"] += 1
-            return await deliver.attempt(task, self.courier)
+            entry = self.tracked.get(task.task_id)
+            return await deliver.attempt(task, self.courier, ran_until=entry.ran_until if entry else None)
 
     # --- asking the vendor -----------------------------------------------------------------------------------------------
 
@@ -575,21 +603,43 @@ class _Loop:
             async with self.polls:
                 if self._closed() or self._paused():
                     return PollOutcome(kind=PollKind.UNAVAILABLE, message="not asked")
-                return await self.world.vendor.poll(task.upstream_task_id or "")
+                return await self._poll(task, hold=False)
         began = self.clock.now()
         self.probing.setdefault(task.model, began)
         entry.held = True
         try:
-            outcome = await self.world.vendor.poll(task.upstream_task_id or "", hold=True)
+            outcome = await self._poll(task, hold=True)
         finally:
             entry.held = False
             self.probing.pop(task.model, None)
         took = self.clock.now() - began
+        if took >= HOLD_SIGN and outcome.kind is not PollKind.UNAVAILABLE:
+            entry.ran_until = self.clock.now()  # the vendor held it for as long as the task ran
         if took >= HOLD_PROOF and outcome.kind is not PollKind.UNAVAILABLE:
             self.world.habits.found(task.model, self.clock.now(), holds=True)
         elif outcome.kind is PollKind.PENDING:
             self.world.habits.found(task.model, self.clock.now(), holds=False)
         return outcome
+
+    async def _poll(self, task: Task, *, hold: bool) -> PollOutcome:
+        self.asked += 1
+        outcome = await self.world.vendor.poll(task.upstream_task_id or "", hold=hold)
+        if outcome.kind is PollKind.UNAVAILABLE:
+            self.unanswered += 1
+            self.complaint = outcome.message
+        return outcome
+
+    def _measure(self, entry: _Tracked, outcome: PollOutcome, asked_at: datetime) -> None:
+        """Note how far the task is from its deadline, and until when it is known to have run at the vendor.
+
+        Where this is the first look at a task that has ended, that was when somebody else looked, as far as is known.
+        """
+        taken_at = entry.task.taken_at or entry.task.accepted_at
+        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self.rules.max_task_age)
+        if outcome.kind is PollKind.PENDING:
+            entry.ran_until = max(asked_at, entry.ran_until or asked_at)
+        elif entry.ran_until is None:
+            entry.ran_until = self.started if entry.hinted else max(taken_at, self.polled_until)
 
     async def _doubt_hints(self, entry: _Tracked, asked_at: datetime) -> None:
         """Trust hints no longer when a task has ended without one; the next true one is trusted again."""
@@ -642,6 +692,8 @@ class _Loop:
                 for head in self.gate.in_turn(heads):
                     try:
                         if self._closed() or not await self._serve_queued(head, alone=len(heads) == 1):
+                            waited = self.clock.now() - min(head.accepted_at for head in heads)
+                            self.longest_wait = max(waited, self.longest_wait or waited)
                             return
                         served = True
                     except StaleTaskError:  # somebody else has it, or the index shows it late

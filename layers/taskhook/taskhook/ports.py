@@ -306,4 +306,4 @@ class Reporter(Protocol):
     """Where the use cases tell what happened: one line per outcome, named `noun.verb`. Never raises."""
 
     def tell(self, event: str, **facts: str | float | None) -> None:
-        """Tell one outcome. Facts never hold secrets, URLs with queries, or payloads."""
+        """Tell one outcome, or `count` of them. Facts never hold secrets, URLs with queries, or payloads."""

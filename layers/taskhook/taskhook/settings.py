@@ -49,6 +49,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    stack_name: str  # the `service` of its metrics: several stacks live in one account
     tasks_table: str
     callers_table: str
     vendor_url: str

@@ -203,18 +203,20 @@ async def submit(
         unchecked = await _inspect(order, caller=caller, limit=limit, inspector=inspector, reporter=payer.reporter)
         now = payer.clock.now()
         paying = now + LEAST_POST_TIME <= deadline and await _way_is_free(door, now)
-        if not paying and await door.queue.queue_length(caller.caller, at_most=door.max_queued) >= door.max_queued:
+        waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
+        if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
             raise RejectedError(429, message, retry_after=60)
         wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payer.tasks)
     else:
-        task, is_new = first, False
+        waiting, task, is_new = 0, first, False
     if not is_new:
         if task.fingerprint != order.fingerprint:
             raise RejectedError(422, "Invalid parameters: header 'Idempotency-Key' was used before with a different request")
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
-    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model)
+    queued = waiting + 1 if task.state is State.QUEUED else None
+    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
     if task.state is State.SUBMITTING:
         task, _ = await pay(task, deadline=deadline, payer=payer)
     if task.state is State.QUEUED:

@@ -55,8 +55,8 @@ def logger() -> Logger:
 
 @cache
 def metrics() -> Metrics:
-    """Count outcomes, in the embedded metric format."""
-    return Metrics(namespace="taskhook", service="taskhook")
+    """Count outcomes, in the embedded metric format; each stack has its own."""
+    return Metrics(namespace="taskhook", service=settings().stack_name)
 
 
 def flush_metrics() -> None:
