@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -739,6 +740,71 @@ async def test_after_an_unanswered_poll_no_hint_is_waited_for(floor: Floor) -> N
     await floor.run(timedelta(minutes=2))
     first, second = (at for at, _ in floor.vendor.polls[:2])
     assert second - first <= timedelta(seconds=10)
+
+
+async def test_what_a_wake_has_ended_is_not_asked_about_again(floor: Floor) -> None:
+    """Who lingers looks at the table before a rare poll: no request is wasted, and the hint that came is not doubted."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.rules = replace(floor.rules, long_poll=False)
+    task = await floor.add(State.WATCHED)
+
+    async def tick() -> None:
+        await floor.clock.sleep(timedelta(seconds=20))  # so that the rare poll at 60 s is this invocation's
+        await floor.tick()
+
+    async def hint() -> None:
+        await floor.clock.sleep(floor.vendor.task_time)
+        await floor.tick(ended=(task.task_id,))
+
+    await asyncio.gather(tick(), hint())
+    assert len(floor.vendor.polls) == 1
+    assert floor.tasks.lease.hints(floor.clock.now())
+
+
+async def test_tasks_beyond_what_is_held_are_polled_by_age(floor: Floor) -> None:
+    """A vendor that holds polls is not asked every two seconds about those that find no hold free; nor are hints waited for."""
+    floor.vendor.holds = True
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.task_time = timedelta(seconds=90)
+    floor.rules = replace(floor.rules, requests_per_minute=100_000)
+    for number in range(130):
+        await floor.add(State.WATCHED, f"t{number}")
+    await floor.run(timedelta(minutes=3))
+    asked = Counter(upstream_task_id for _, upstream_task_id in floor.vendor.polls)
+    assert len(asked) == 130
+    assert max(asked.values()) <= 25
+    assert max(lateness(floor)) <= timedelta(seconds=10)
+
+
+async def test_held_polls_take_no_requests_from_submits(floor: Floor) -> None:
+    """A block for the window covers what will be asked in it, not what is asked already."""
+    floor.vendor.holds = True
+    floor.vendor.task_time = timedelta(minutes=5)
+    for number in range(40):
+        await floor.add(State.WATCHED, f"t{number}")
+
+    async def more() -> None:
+        for number in range(20):
+            await floor.clock.sleep(timedelta(seconds=2))
+            await floor.add(State.WATCHED, f"more{number}")
+
+    await asyncio.gather(floor.run(timedelta(minutes=2)), more())
+    assert sum(floor.tasks.used.values()) <= 1.1 * len(floor.vendor.polls)
+
+
+async def test_who_stops_hard_gives_the_lease_up_before_it_drains(floor: Floor) -> None:
+    """Where the tick is late, a wake that comes while the last attempt runs has nobody to leave its task to."""
+    floor.vendor.holds = True
+    floor.vendor.task_time = timedelta(seconds=83)
+    floor.receivers.answer_time = timedelta(seconds=15)
+    await floor.add(State.WATCHED)
+
+    async def wake() -> PollReport:
+        await floor.clock.sleep(timedelta(seconds=90))
+        return await floor.tick((await floor.add(State.WATCHED, "late")).task_id)
+
+    _, woken = await asyncio.gather(floor.tick(), wake())
+    assert woken.lingered
 
 
 # --- receivers' hosts ------------------------------------------------------------------------------------------------------

@@ -208,10 +208,10 @@ class _Loop:
                     self._leave_to_the_lingering()
                 await self._serve_once()
         finally:
-            await self._drain()
-            if self.has_lease:
+            if self.has_lease:  # first: who comes during the drain must not leave anything to this invocation
                 with contextlib.suppress(StoreUnavailableError):
                     await self.world.lease.release(self.name)
+            await self._drain()
             self._tell_load()
         return PollReport(steps=dict(self.steps), lingered=self.lingers)
 
@@ -411,9 +411,9 @@ class _Loop:
         taken_at = task.taken_at or task.accepted_at
         model = MODELS.get(task.model)
         first = timedelta(0) if self.rules.immediate or model is None else model.typical_minimum
-        if self._holding(task):
+        if self._holding(task) and self._hold_is_free():
             return max(after, taken_at + first)
-        if self.lease.hints(self.clock.now()) and answered:
+        if self.lease.hints(self.clock.now()) and answered and not self._holding(task):  # else hints are left to held polls
             return taken_at + schedule.next_rare_poll(after - taken_at)
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
@@ -462,7 +462,9 @@ class _Loop:
             self.window_empty = False
         if wanted > self.tokens and not self.window_empty:
             end = budget.window_end(now)
-            expected = sum(entry.due < end for entry in self.tracked.values() if entry.task.state is State.WATCHED)
+            expected = sum(
+                entry.due < end and not entry.held for entry in self.tracked.values() if entry.task.state is State.WATCHED
+            )
             try:
                 limit = self.limit - budget.reserve(self.limit)
                 taken = await self.world.budget.take_tokens(max(wanted, expected) - self.tokens, window=self.window, limit=limit)
@@ -508,6 +510,8 @@ class _Loop:
                 return await self._end_failed(task, ErrorCode.EXPIRED, "the task's deadline passed without an answer of the vendor")
             case State.WATCHED:
                 asked_at = self.clock.now()
+                if self._hint_is_due(entry, asked_at):  # which may have brought a wake here, that has ended the task
+                    task = await self._unchanged(task)
                 outcome = await self._ask(entry)
                 self.steps["polled"] += 1
                 entry.answered = outcome.kind not in {PollKind.UNAVAILABLE, PollKind.MISSING}
@@ -530,6 +534,13 @@ class _Loop:
         current = await self.world.tasks.get(task.task_id)
         if current is None:
             raise StaleTaskError(None)
+        return current
+
+    async def _unchanged(self, task: Task) -> Task:
+        """Make sure that a request to the vendor is not wasted. Raises StaleTaskError."""
+        current = await self._look_again(task)
+        if current.nonce != task.nonce:
+            raise StaleTaskError(current)
         return current
 
     async def _polled(self, task: Task, outcome: PollOutcome, *, asked_at: datetime) -> Task:
@@ -643,16 +654,23 @@ class _Loop:
 
     async def _doubt_hints(self, entry: _Tracked, asked_at: datetime) -> None:
         """Trust hints no longer when a task has ended without one; the next true one is trusted again."""
-        if self.lease.hints(asked_at) and not entry.hinted and not self._holding(entry.task):
+        if self._hint_is_due(entry, asked_at):
             self.lease = self.lease.model_copy(update={"hinted_at": None})
             with contextlib.suppress(StoreUnavailableError):
                 await self.world.lease.hinted(None)
 
+    def _hint_is_due(self, entry: _Tracked, now: datetime) -> bool:
+        """Tell whether a hint should tell of the task's end, and has not brought it here."""
+        return self.lease.hints(now) and not entry.hinted and not self._holding(entry.task)
+
     def _may_hold(self, task: Task) -> bool:
-        if not (self.rules.long_poll and self.lingers) or sum(entry.held for entry in self.tracked.values()) >= HOLDS_AT_ONCE:
+        if not (self.rules.long_poll and self.lingers and self._hold_is_free()):
             return False
         known = self.world.habits.holding(task.model, self.clock.now())
         return known if known is not None else task.model not in self.probing
+
+    def _hold_is_free(self) -> bool:
+        return sum(entry.held for entry in self.tracked.values()) < HOLDS_AT_ONCE
 
     def _holding(self, task: Task) -> bool:
         """Whether a poll of this task would be held, as far as is known."""
