@@ -304,6 +304,15 @@ async def test_a_paused_way_queues(desk: Desk) -> None:
     desk.clock.pass_by(timedelta(minutes=1))
 
 
+async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(desk: Desk) -> None:
+    """A submit's own 429 with Retry-After closes the way for the poller too, which would try the task at once."""
+    busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
+    desk.vendor.submit_outcomes.append(busy)
+    await desk.submit()
+    assert desk.tasks.the_gate.next_try(0, desk.clock.now()) == desk.clock.now() + timedelta(seconds=30)
+    assert desk.tasks.the_gate.waiting
+
+
 async def test_nobody_is_woken_while_somebody_lingers(desk: Desk) -> None:
     """Whoever lingers finds the task by itself; an invocation less to pay for."""
     desk.tasks.lease = LeaseView(holder="x", until=desk.clock.now() + timedelta(seconds=10))

@@ -217,10 +217,12 @@ async def submit(
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
     queued = waiting + 1 if task.state is State.QUEUED else None
     payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
+    outcome = None
     if task.state is State.SUBMITTING:
-        task, _ = await pay(task, deadline=deadline, payer=payer)
+        task, outcome = await pay(task, deadline=deadline, payer=payer)
     if task.state is State.QUEUED:
-        await _close_gate(door)
+        asked_for = outcome.retry_after if outcome is not None else None
+        await _close_gate(door, until=payer.clock.now() + asked_for if asked_for is not None else None)
     if door.wake is not None and not task.state.final and not await _is_watched(door, payer.clock.now()):
         await door.wake.wake(task.task_id)
     return _answer(task)
@@ -270,12 +272,18 @@ async def _way_is_free(door: Door, now: datetime) -> bool:
     return await door.budget.take_tokens(1, window=budget.window(now), limit=limit) > 0
 
 
-async def _close_gate(door: Door) -> None:
-    """Let those who come later queue behind; the poller opens the gate when nobody waits any more."""
-    with contextlib.suppress(StoreUnavailableError):  # it keeps the order fair, no more
+async def _close_gate(door: Door, *, until: datetime | None) -> None:
+    """Let those who come later queue behind, and the poller wait `until` then where the vendor asked for a pause.
+
+    The poller opens the gate when nobody waits any more.
+    """
+    with contextlib.suppress(StoreUnavailableError):  # it keeps the order fair, and the vendor says no again
         gate = await door.gates.gate()
-        if not gate.waiting:
-            await door.gates.set_gate(gate, gate.model_copy(update={"waiting": True}))
+        closed = gate.model_copy(update={"waiting": True})
+        if until is not None:
+            closed = closed.pause(until)
+        if closed != gate:
+            await door.gates.set_gate(gate, closed)
 
 
 async def pay(task: Task, *, deadline: datetime, payer: Payer) -> tuple[Task, SubmitOutcome]:
