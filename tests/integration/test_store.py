@@ -243,6 +243,8 @@ async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
     after = f"{milliseconds(START + timedelta(seconds=3)):013d}"
     bounded = await store.page("alice", after=after, until=a_task(5).listed, limit=4)
     assert [task.task_id[-1] for task in bounded.tasks] == ["4", "3"]
+    one_more = await store.page("alice", after="", until="~", limit=6)
+    assert (len(one_more.tasks), one_more.cursor) == (6, one_more.tasks[-1].listed)
     assert (await store.page("nobody", after="", until="~", limit=4)).tasks == ()
 
 

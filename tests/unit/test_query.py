@@ -67,6 +67,14 @@ async def test_since_is_inclusive_and_until_exclusive(tasks: MemoryTasks) -> Non
     assert numbers == [5, 4, 3]
 
 
+async def test_bounds_beyond_all_tasks_are_no_bounds(tasks: MemoryTasks) -> None:
+    """Times with more or fewer digits than a sort key has sort where they belong."""
+    for year in ("2286-12-31", "2300-01-01", "9999-12-31"):
+        assert len((await listed(tasks, until=year, limit="100"))[0]) == 25
+        assert (await listed(tasks, since=year)) == ([], None)
+    assert len((await listed(tasks, since="0001-01-01", limit="100"))[0]) == 25
+
+
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [

@@ -261,7 +261,10 @@ def _caller() -> Caller:
 def _body() -> Json:
     """Read the body as one JSON object, strictly: bounded, no duplicate keys, no NaN. Raises RejectedError."""
     raw = app.current_event.body or ""
-    content = base64.b64decode(raw) if app.current_event.is_base64_encoded else raw.encode(errors="replace")
+    try:
+        content = base64.b64decode(raw) if app.current_event.is_base64_encoded else raw.encode(errors="replace")
+    except ValueError as error:
+        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body is not base64") from error
     if len(content) > MAX_BODY:
         raise RejectedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes")
     try:
@@ -279,7 +282,14 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
     read = dict(pairs)
     if len(read) != len(pairs):
         raise ValueError("a key is given twice")
+    if not all(map(_is_text, read)):
+        raise ValueError("a key is no text")
     return read
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a string can be sent: half a surrogate pair, which JSON can spell, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _refuse_constant(name: str) -> None:

@@ -250,8 +250,8 @@ def _moment(name: str, value: str | None) -> datetime | None:
 
 
 def _listed(moment: datetime) -> str:
-    """Give the lowest sort key of a moment; no task is older than 1970."""
-    return f"{max(milliseconds(moment), 0):013d}"
+    """Give the lowest sort key of a moment; no task is older than 1970, or younger than what 13 digits can tell (2286)."""
+    return f"{min(max(milliseconds(moment), 0), 9_999_999_999_999):013d}"
 
 
 def _invalid(name: str, complaint: str) -> RejectedError:
