@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -253,3 +255,28 @@ async def test_refused_connection_is_no_guard_matter() -> None:
     async with sending(StandInPolicy(), [STAND_IN]) as callbacks:
         reply = await send(callbacks, f"http://{NAME}:{port}/hook")
     assert reply.error == "refused"
+
+
+async def test_lookups_that_hang_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have threads of their own: however many names have a dead name server, calls to AWS find theirs free."""
+    loop, asked, given_up = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        loop.call_soon_threadsafe(asked.release)
+        given_up.wait(LIMIT.total_seconds())
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)  # the system's, as no test can have a name server that is dead
+    loop.set_default_executor(ThreadPoolExecutor(2))
+    callbacks = AiohttpCallbacks(TargetPolicy(), limit=LIMIT)
+    sending = [asyncio.create_task(send(callbacks, f"https://r{number}.example.com/")) for number in range(4)]
+    try:
+        async with asyncio.timeout(LIMIT.total_seconds() / 2):
+            for _ in sending:
+                await asked.acquire()
+            assert await asyncio.to_thread(lambda: "free") == "free"
+    finally:
+        given_up.set()
+        replies = await asyncio.gather(*sending)
+        await callbacks.close()
+    assert {reply.error for reply in replies} == {"dns"}

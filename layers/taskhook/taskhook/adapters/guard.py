@@ -1,7 +1,10 @@
 """The one guard: every connection to a URL that a caller gave is opened by a socket that has checked where it goes."""
 
+import asyncio
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -11,6 +14,33 @@ from taskhook.targets import ForbiddenTargetError, TargetPolicy
 _KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs
 
 type _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
+
+
+class _SystemResolver(AbstractResolver):
+    """Looks names up on threads of its own: a dead name server holds one for long, and calls to AWS must not wait for it."""
+
+    def __init__(self, lookups: int) -> None:
+        self._threads = ThreadPoolExecutor(lookups, thread_name_prefix="lookup")
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """Look a name up. Raises OSError."""
+        ask = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=found_family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Begin no lookup any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _GuardedResolver(AbstractResolver):
@@ -52,7 +82,7 @@ def guarded_connector(
     return aiohttp.TCPConnector(
         limit=connections,
         limit_per_host=per_host,
-        resolver=_GuardedResolver(policy, resolver or aiohttp.DefaultResolver()),
+        resolver=_GuardedResolver(policy, resolver or _SystemResolver(connections)),
         socket_factory=open_socket,
         use_dns_cache=False,
         keepalive_timeout=_KEPT,
