@@ -232,6 +232,18 @@ async def test_a_late_answer_is_adopted_after_the_reaper(desk: Desk) -> None:
     assert (desk.only_task.state, desk.only_task.upstream_task_id) == (State.WATCHED, "task-0")
 
 
+async def test_a_late_refusal_keeps_its_callback(desk: Desk) -> None:
+    """The caller was told "unknown", so the callback tells the rest; a repeat of the key must not make another task of it."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
+    posting = asyncio.create_task(desk.submit("key-1"))
+    await desk.vendor.asked.wait()
+    await desk.tasks.swap(desk.only_task, desk.only_task.doubted())
+    await posting
+    assert (await desk.submit("key-1")).status == 502
+    assert (desk.only_task.error, desk.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.WAITING)
+    assert len(desk.vendor.submits) == 1
+
+
 async def test_an_outcome_that_cannot_be_stored_is_called_unknown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table fails after the POST: the caller hears the truth, the log gets the vendor's id."""
 

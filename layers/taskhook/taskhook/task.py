@@ -222,8 +222,12 @@ class Task(BaseModel):
 
     @property
     def reusable(self) -> bool:
-        """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's."""
-        return self.error is ErrorCode.UPSTREAM_REFUSED and self.answer_status == 502  # noqa: PLR2004  # HTTP
+        """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's.
+
+        Not where a callback says so: a late refusal, after the outcome was called unknown, ends its task like any other.
+        """
+        told = self.answer_status == 502 and self.callback is CallbackState.NONE  # noqa: PLR2004  # HTTP
+        return told and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
     def tried(self) -> int:
