@@ -85,10 +85,20 @@ def test_the_stack_ends_with_its_parent() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [("--parameter", "Nope=1"), ("--parameter", "RetentionDays"), ("--real-vendor",), ("--nope",)], ids=" ".join
+    "flags",
+    [
+        ("--parameter", "Nope=1"),
+        ("--parameter", "RetentionDays"),
+        ("--real-vendor",),
+        ("--nope",),
+        ("--port", "65536"),
+        ("--task-seconds", "nan"),
+        ("--rpm", "0"),
+    ],
+    ids=" ".join,
 )
 def test_wrong_usage_exits_2_and_starts_nothing(flags: tuple[str, ...]) -> None:
-    """An unknown parameter, and the real vendor without its key, are refused before anything starts."""
+    """An unknown parameter, a senseless number, and the real vendor without its key, are refused before anything starts."""
     with started(*flags) as process:
         assert process.wait(ENDED_WITHIN_S) == 2
         assert process.stdout is not None

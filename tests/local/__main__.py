@@ -51,21 +51,44 @@ def arguments() -> argparse.ArgumentParser:
         prog="python -m tests.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--port", type=int, default=8080, help="of the front door; 0: any free one (default: %(default)s)")
+    add("--port", type=_number(int, 0, 65535), default=8080, help="of the front door; 0: any free one (default: %(default)s)")
     add(
         "--task-seconds",
-        type=float,
+        type=_number(float, 0, 86_400),
         default=8.0,
         metavar="S",
         help="how long the emulated vendor works on a task (default: %(default)s)",
     )
-    add("--rpm", type=int, default=1000, metavar="N", help="calls a minute that it allows (default: %(default)s)")
-    add("--concurrent", type=int, default=100, metavar="N", help="tasks that it runs at once (default: %(default)s)")
+    add(
+        "--rpm",
+        type=_number(int, 1, 1_000_000),
+        default=1000,
+        metavar="N",
+        help="calls a minute that it allows (default: %(default)s)",
+    )
+    add(
+        "--concurrent",
+        type=_number(int, 1, 1_000_000),
+        default=100,
+        metavar="N",
+        help="tasks that it runs at once (default: %(default)s)",
+    )
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
     add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
     add("--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of template.yaml; may be repeated")
     add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
     return parser
+
+
+def _number[T: (int, float)](kind: Callable[[str], T], least: T, most: T) -> Callable[[str], T]:
+    def read(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        msg = f"{text!r} is not a number from {least} to {most}"
+        raise argparse.ArgumentTypeError(msg)
+
+    return read
 
 
 def _parameter(text: str) -> tuple[str, str]:
