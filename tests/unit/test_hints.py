@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -55,11 +56,15 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(floor: HookDesk) -
     assert floor.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
 
 
-async def test_a_false_hint_changes_nothing(floor: HookDesk) -> None:
-    """A hint is never believed: the vendor says that the task still runs."""
+async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(floor: HookDesk) -> None:
+    """A hint is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
     task = await floor.add(State.WATCHED)
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task)
+    assert (rejected.value.status, floor.woken.ended, floor.tasks.lease.hinted_at, floor.now_of(task)) == (503, [], None, task)
+    floor.clock.pass_by(floor.vendor.task_time)
     await floor.hint(task)
-    assert (floor.woken.ended, floor.tasks.lease.hinted_at, floor.now_of(task)) == ([], None, task)
+    assert floor.woken.ended == [task.task_id]
 
 
 @pytest.mark.parametrize("token", ["", "x", "token-of-tk_other"])
@@ -75,12 +80,12 @@ async def test_a_wrong_token_is_a_404_and_asks_nobody(floor: HookDesk, token: st
 async def test_a_flood_asks_the_vendor_once_a_second(floor: HookDesk) -> None:
     """However many hints come about one task."""
     task = await floor.add(State.WATCHED)
-    for _ in range(50):
-        await floor.hint(task)
-    assert len(floor.vendor.polls) == 1
-    floor.clock.pass_by(timedelta(seconds=1))
-    await floor.hint(task)
-    assert len(floor.vendor.polls) == 2
+    began = floor.clock.now()
+    while floor.clock.now() < began + timedelta(seconds=3):
+        with pytest.raises(RejectedError, match="Service unavailable"):
+            await floor.hint(task)
+        floor.clock.pass_by(timedelta(milliseconds=10))
+    assert len(floor.vendor.polls) == 3
 
 
 async def test_hints_share_the_vendors_budget(floor: HookDesk) -> None:
@@ -101,6 +106,7 @@ async def test_a_hint_about_a_held_poll_is_left_alone(floor: HookDesk) -> None:
     await floor.hint(task)
     assert floor.vendor.polls == []
     floor.tasks.lease = LeaseView(holder="x", until=until, held_models=("another/model",))
+    floor.clock.pass_by(floor.vendor.task_time)
     await floor.hint(task)
     assert len(floor.vendor.polls) == 1
 
@@ -118,7 +124,8 @@ async def test_a_hint_rescues_an_ambiguous_task(floor: HookDesk, ended: bool) ->
     """The vendor names its task; asked with our key it knows it, and the task is adopted."""
     task = await floor.add(State.RESCUE)
     floor.vendor.taken["task-late"] = floor.clock.now() - (floor.vendor.task_time if ended else timedelta(0))
-    await floor.hint(task, "task-late")
+    with contextlib.nullcontext() if ended else pytest.raises(RejectedError, match="does not show the end"):
+        await floor.hint(task, "task-late")
     adopted = floor.now_of(task)
     assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
     assert floor.woken.task_ids == [task.task_id]

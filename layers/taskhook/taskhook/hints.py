@@ -25,8 +25,7 @@ from taskhook.task import State, Task
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
 _REFRESH = timedelta(minutes=10)  # between two notes that hints come
-_ENDED = {PollKind.SUCCEEDED, PollKind.FAILED}
-_KNOWN = {PollKind.PENDING, *_ENDED}
+_KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
 
 
 @dataclass(frozen=True)
@@ -57,28 +56,29 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
         raise RejectedError(503, "Service unavailable: the submit is still in flight", retry_after=5)
     if task.state not in {State.WATCHED, State.RESCUE} or not (task.upstream_task_id or upstream_task_id):
         return
-    now = desk.clock.now()
-    lease = await desk.lease.view()
-    held = task.state is State.WATCHED and lease.holds(task.model, now)  # then that poll has the same news
-    if held or now < desk.looked_at.get(task_id, now - LEAST_GAP) + LEAST_GAP:
-        return
-    limit = budget.window_limit(desk.requests_per_minute)
-    if await desk.budget.take_tokens(1, window=budget.window(now), limit=limit) == 0:
-        raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
-    _remember(desk.looked_at, task_id, now)
-    outcome = await _ask(task, upstream_task_id, desk)
+    now, lease = desk.clock.now(), await desk.lease.view()
+    if task.state is State.WATCHED and lease.holds(task.model, now):
+        return  # that poll has the same news
+    outcome = await _ask(task, upstream_task_id, now, desk)
     if outcome.kind is PollKind.MISSING and task.state is State.RESCUE:
         return  # not a task of ours
     if outcome.kind not in _KNOWN:
         raise RejectedError(503, "Service unavailable: the vendor gave no answer about the task", retry_after=5)
     if task.state is State.RESCUE:
         await _adopt(task, upstream_task_id, desk)
-    if outcome.kind in _ENDED:
-        await _tell_poller(task_id, lease, now, desk)
+    if outcome.kind is PollKind.PENDING:  # the hint is early, and no other will come
+        raise RejectedError(503, "Service unavailable: the vendor does not show the end of the task yet", retry_after=2)
+    await _tell_poller(task_id, lease, now, desk)
 
 
-async def _ask(task: Task, upstream_task_id: str, desk: HintDesk) -> PollOutcome:
-    """Ask the vendor, and tell that it was asked: it is a request of the budget, as the poller's are."""
+async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk) -> PollOutcome:
+    """Ask the vendor within its budget, at most once a second about a task, and tell that it was asked. Raises RejectedError (503)."""
+    if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
+        raise RejectedError(503, "Service unavailable: the task was looked at a moment ago", retry_after=1)
+    limit = budget.window_limit(desk.requests_per_minute)
+    if await desk.budget.take_tokens(1, window=budget.window(now), limit=limit) == 0:
+        raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
+    _remember(desk.looked_at, task.task_id, now)
     outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
     desk.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
     if outcome.kind is PollKind.UNAVAILABLE:
