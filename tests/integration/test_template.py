@@ -222,6 +222,8 @@ def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
 def test_nothing_has_a_fixed_name() -> None:
     """Two stacks live in one account, and a retained table is in nobody's way."""
     assert [name for name in RESOURCES if NAMES & set(properties(name))] == ["ApiMayInvokeSubmit"]  # which refers to one
+    tick = properties("PollFunction")["Events"]["Tick"]["Properties"]
+    assert ("Name" in tick, tick["OmitName"]) == (False, True)  # else SAM gives it the name of its logical id
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
