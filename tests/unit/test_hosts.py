@@ -148,13 +148,14 @@ async def test_a_host_gets_its_own_share_and_no_more() -> None:
 async def test_no_more_than_all_places_are_taken_and_hosts_have_turns() -> None:
     """A place that becomes free goes to the host that has the fewest, not to whoever came first."""
     crowd = Crowd()
-    for number in range(25):
+    for number in range(90):
         await crowd.come(f"host-{number}", 10)
     assert len(crowd.inside) == PLACES
+    assert [crowd.inside.count(f"host-{number}") for number in (0, 70)] == [FIRST_PLACES, 1]  # where room is short, one each
     await crowd.end(1)
     assert len(crowd.inside) == PLACES
     assert crowd.inside.count("host-0") == FIRST_PLACES - 1
-    assert crowd.inside[-1] == "host-20"
+    assert crowd.inside[-1] == "host-80"
     while crowd.ends:
         await crowd.end(PLACES)
     assert (crowd.inside, all(task.done() for task in crowd.tasks)) == ([], True)

@@ -855,6 +855,18 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: 
     assert floor.told.count("receiver.rested") == 2
 
 
+async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: Floor) -> None:
+    """As when a provider is down who has many customers: each of their hosts holds one place, and some are left."""
+    floor = with_dead_hosts
+    for number in range(70):
+        await seed(floor, f"silent{number}", 10, overdue=timedelta(hours=1))
+    good = await seed(floor, "good", 50, overdue=timedelta(minutes=1))
+    began = floor.clock.now()
+    await floor.tick()
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in good)
+    assert max(at for at, *_ in floor.receivers.attempts) - began <= timedelta(seconds=2)
+
+
 async def test_a_host_that_is_back_gets_everything(with_dead_hosts: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left aside while it was down is found again, and delivered once each."""
     floor = with_dead_hosts

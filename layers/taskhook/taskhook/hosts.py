@@ -14,6 +14,7 @@ from taskhook.task import Task
 PLACES = 100  # deliveries at once, in all
 MOST_PLACES = 20  # of them for one host
 FIRST_PLACES = 5  # for a host that has not answered yet: many that are dead leave room for one that lives
+ROOM = 75  # free places; with fewer, a host that has not answered holds one alone
 FAILURES = 5  # in a row, which show that a host is down
 REST = timedelta(seconds=60)  # of a host that is down, until one attempt tries it again: the next tick does so anyway
 LEAST_THROTTLE = timedelta(seconds=5)
@@ -138,4 +139,5 @@ class Hosts:
             place.set_result(True)
 
     def _fits(self, host: str) -> bool:
-        return self._free > 0 and self._taken[host] < self._of(host).places
+        taken, places = self._taken[host], self._of(host).places
+        return self._free > 0 and taken < places and (taken == 0 or places > FIRST_PLACES or self._free >= ROOM)
