@@ -23,7 +23,7 @@ import aiohttp
 
 from tests.local import stack
 from tests.local.front import Front
-from tests.local.receiver import Receiver
+from tests.local.receiver import Delivery, Receiver
 from tests.local.vendor import VendorEmulator, VendorProfile, new_key, serving
 
 REAL_VENDOR = "https://api.modellix.ai"
@@ -140,7 +140,7 @@ async def _serve(options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as room:
         tell = room.enter_context(_lines())
         front = Front()
-        receiver = Receiver(on_delivery=lambda delivery: tell(asdict(delivery)))
+        receiver = Receiver(on_delivery=lambda delivery: _show(delivery, tell))
         try:
             endpoint = await room.enter_async_context(serving(front.app(), port=options.port))
         except OSError as error:
@@ -178,6 +178,13 @@ async def _serve(options: argparse.Namespace) -> None:
         await account.supervisor.wait()
         msg = "the emulated account is gone"
         raise stack.StackError(msg)
+
+
+def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
+    """Print a callback for programs, and beside it what somebody at a terminal wants to know."""
+    tell(asdict(delivery))
+    verdict = "verified" if delivery.verified else f"not verified ({delivery.reason})"
+    _say(f"callback {verdict}: {delivery.headers.get('x-modellix-event', delivery.path)} {delivery.task_id or ''}")
 
 
 async def _timed[T](what: str, work: Awaitable[T]) -> T:
