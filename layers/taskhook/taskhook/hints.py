@@ -72,7 +72,7 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
 
 
 async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk) -> PollOutcome:
-    """Ask the vendor within its budget, at most once a second about a task, and tell that it was asked. Raises RejectedError (503)."""
+    """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
     if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
         raise RejectedError(503, "Service unavailable: the task was looked at a moment ago", retry_after=1)
     limit = budget.window_limit(desk.requests_per_minute)
