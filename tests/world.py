@@ -13,12 +13,16 @@ from taskhook.budget import Gate
 from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
 from taskhook.ports import (
+    ArchiveUnavailableError,
     Caller,
     Credential,
     LeaseView,
+    Piece,
     PollKind,
     PollOutcome,
     Reply,
+    SourceChangedError,
+    SourceGoneError,
     StaleTaskError,
     TaskExistsError,
     TaskPage,
@@ -334,6 +338,108 @@ class Woken:
     async def wake(self, task_id: str, *, ended: bool = False) -> None:
         """Keep the id."""
         (self.ended if ended else self.task_ids).append(task_id)
+
+
+class MemoryArchive:
+    """`Archive` in a dict."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.media_types: dict[str, str] = {}
+        self.uploads: dict[tuple[str, str], dict[int, bytes]] = {}
+        self.puts: list[tuple[str, int]] = []
+        self.failing = 0  # how many of the next calls fail
+
+    async def begin(self, key: str, media_type: str) -> str:
+        """Begin an upload."""
+        self._answer()
+        upload = secrets.token_hex(8)
+        self.uploads[key, upload], self.media_types[key] = {}, media_type
+        return upload
+
+    async def parts(self, key: str, upload: str) -> list[int] | None:
+        """List the parts' sizes."""
+        self._answer()
+        parts = self.uploads.get((key, upload))
+        return None if parts is None else [len(part) for _, part in sorted(parts.items())]
+
+    async def put(self, key: str, upload: str, number: int, data: bytes) -> None:
+        """Keep a part."""
+        self._answer()
+        self.puts.append((key, number))
+        if (key, upload) not in self.uploads:
+            raise ArchiveUnavailableError("NoSuchUpload")
+        self.uploads[key, upload][number] = data
+
+    async def finish(self, key: str, upload: str) -> None:
+        """Make the file."""
+        self._answer()
+        if (key, upload) not in self.uploads:
+            raise ArchiveUnavailableError("NoSuchUpload")
+        self.files[key] = b"".join(part for _, part in sorted(self.uploads.pop((key, upload)).items()))
+
+    async def drop(self, key: str, upload: str) -> None:
+        """End an upload."""
+        self._answer()
+        self.uploads.pop((key, upload), None)
+
+    async def link(self, key: str) -> str | None:
+        """Make a link."""
+        self._answer()
+        return f"https://bucket.example.com/{key}?signature=1" if key in self.files else None
+
+    def _answer(self) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise ArchiveUnavailableError("SlowDown")
+
+
+@dataclass
+class FakeOriginals:
+    """`Originals` by URL, at a rate; what is not there is gone, and a read may break off or be told something else."""
+
+    clock: VirtualClock
+    files: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    reads: list[tuple[str, int]] = field(default_factory=list)
+    errors: deque[Exception | None] = field(default_factory=deque)  # of the next reads
+    tells_size: bool = True
+    pace: timedelta = timedelta(seconds=1)  # of a read
+    open: bool = False
+
+    async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
+        """Read a piece."""
+        self.open = True
+        self.reads.append((url, start))
+        await self.clock.sleep(self.pace)
+        if self.errors and (error := self.errors.popleft()) is not None:
+            raise error
+        if url not in self.files:
+            raise SourceGoneError("status_404")
+        whole, its = self.files[url], self.tags.get(url, "v1")
+        if tag is not None and tag != its:
+            raise SourceChangedError
+        data = whole[start : start + length]
+        last = start + len(data) == len(whole) if self.tells_size else len(data) < length
+        return Piece(data=data, size=len(whole) if self.tells_size else None, tag=its, media_type="video/mp4", last=last)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        self.open = False
+
+
+@dataclass
+class Started:
+    """`Archiver`: keeps the ids."""
+
+    task_ids: list[str] = field(default_factory=list)
+    failing: int = 0  # how many of the next starts fail
+
+    async def start(self, task_id: str) -> bool:
+        """Keep the id."""
+        self.task_ids.append(task_id)
+        self.failing -= 1
+        return self.failing < 0
 
 
 class FixedHooks:

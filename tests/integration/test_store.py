@@ -74,6 +74,26 @@ async def test_what_is_added_is_read(store: Store) -> None:
     assert await store.get("tk_0") is None
 
 
+async def test_what_is_copied_is_read(store: Store) -> None:
+    """The result, how far its copies are, and that nothing of it stays when the message is rendered."""
+    added = await store.add(a_task().submitted(TAKEN, START, retention=RETENTION))
+    data = {"result": {"resources": [{"url": "https://x.example.com/ü.mp4"}, {"url": "https://x.example.com/2.mp4"}]}}
+    archiving = await store.swap(added, added.archiving(data, START, new_token=lambda: "t" * 32))
+    assert await store.get(added.task_id) == archiving
+    done, going = archiving.copies
+    copies = (
+        done.model_copy(update={"archived": True, "size": 5_000_000_000, "tag": '"e"'}),
+        going.model_copy(update={"upload": "u"}),
+    )
+    copying = await store.swap(archiving, archiving.copying(copies, until=START + timedelta(seconds=20)))
+    assert await store.get(added.task_id) == copying
+    assert [task.task_id for task in await store.watched(None, known=())] == [added.task_id]
+    origin = "https://tasks.example.com"
+    ended = await store.swap(copying, copying.archived(origin, START, retention=RETENTION, claim=START))
+    assert await store.get(added.task_id) == ended
+    assert ended.result is None
+
+
 async def test_an_id_is_taken_once(store: Store) -> None:
     """The second one gets the first one's task."""
     added = await store.add(a_task())

@@ -208,6 +208,32 @@ class TaskMachine(RuleBasedStateMachine):
             assert (self.task.state, self.task.error) == (State.FAILED, error)
             assert (self.task.callback is CallbackState.WAITING) is (self.task.callback_url is not None)
 
+    @rule(files=st.integers(0, 3))
+    def archive(self, files: int) -> None:
+        """Succeed, where results are archived."""
+        data = {"result": {"resources": [{"url": f"https://files.example.com/{n}.mp4"} for n in range(files)]}}
+        if self.step({State.WATCHED}, lambda: self.task.archiving(data, self.now, new_token=lambda: "t" * 32)):
+            assert (self.task.state, len(self.task.copies), self.task.archiving_since) == (State.ARCHIVING, files, self.now)
+            assert self.task.copied is (files == 0)
+
+    @rule(settled=st.booleans(), on=st.booleans())
+    def copy(self, settled: bool, on: bool) -> None:  # noqa: FBT001  # filled in
+        """Note how far the copies are, and go on with them or not."""
+        copies = tuple(copy.model_copy(update={"archived": settled}) for copy in self.task.copies)
+        until = self.now + CLAIM if on else None
+        if self.step({State.ARCHIVING}, lambda: self.task.copying(copies, until=until)):
+            assert (self.task.copies, self.task.claimed(self.now)) == (copies, on)
+
+    @rule(linked=st.booleans())
+    def end_archiving(self, linked: bool) -> None:  # noqa: FBT001  # filled in
+        """End with what is copied."""
+        before, origin = self.task, "https://tasks.example.com" if linked else None
+        if self.step({State.ARCHIVING}, lambda: self.task.archived(origin, self.now, retention=RETENTION, claim=self.now + CLAIM)):
+            listed = json.loads(self.task.message or "")["data"]["result"]["resources"]
+            assert [file["archived"] for file in listed] == [copy.archived and linked for copy in before.copies]
+            assert [file.get("source_url", file["url"]) for file in listed] == [before.original(copy) for copy in before.copies]
+            assert self.task.result is None
+
     @rule()
     def claim_delivery(self) -> None:
         """Claim an attempt."""
@@ -295,7 +321,7 @@ class TaskMachine(RuleBasedStateMachine):
             partition, key = self.task.work
             if partition == "watch":
                 assert key == self.first.listed
-            if self.task.state in {State.SUBMITTING, State.WATCHED, State.RESCUE} or (
+            if self.task.state in {State.SUBMITTING, State.WATCHED, State.RESCUE, State.ARCHIVING} or (
                 self.task.state.final and self.task.attempts == 0 and self.task.next_attempt_at is None
             ):
                 assert partition == "watch"
@@ -308,7 +334,7 @@ class TaskMachine(RuleBasedStateMachine):
         told = None if self.task.answer_status is None else (self.task.answer_status, self.task.answer_message)
         assert self.told in {None, told}
         self.told = told
-        if self.task.state in {State.QUEUED, State.RESCUE, State.WATCHED}:
+        if self.task.state in {State.QUEUED, State.RESCUE, State.WATCHED, State.ARCHIVING}:
             assert told is not None
 
     @invariant()
@@ -606,6 +632,28 @@ def test_largest_item_fits_the_table(data: Json) -> None:
         made = Attempt(at=START, error="forbidden_target", ms=15000, answer="\U0001f600" * 40)
         task = task.attempted(made, delivered=False, retry_at=START, now=START, retention=RETENTION)
     assert item_size(task) < MAX_ITEM
+
+
+@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+def test_largest_archiving_item_fits_the_table(data: Json) -> None:
+    """With copies under way, and when the links to them are in the message."""
+    task = watched().archiving(data, START, new_token=lambda: "t" * 32)
+    under_way = {"upload": "u" * 512, "tag": "e" * 256, "size": 2**31, "archived": True}
+    copies = tuple(copy.model_copy(update=under_way) for copy in task.copies)
+    task = task.copying(copies, until=START).model_copy(
+        update={
+            "request": minified(BODY | {"image_url": "i" * 2048, "video_url": "v" * 2048}),
+            "callback_url": "c" * 2048,
+            "reference": "\U0001f600" * 200,
+            "upstream_task_id": "u" * 512,
+        }
+    )
+    assert item_size(task) < MAX_ITEM
+    ended = task.archived("https://" + "o" * 250, START, retention=RETENTION, claim=START)
+    for _ in range(MAX_LOG):
+        made = Attempt(at=START, error="forbidden_target", ms=15000, answer="\U0001f600" * 40)
+        ended = ended.attempted(made, delivered=False, retry_at=START, now=START, retention=RETENTION)
+    assert item_size(ended) < MAX_ITEM
 
 
 # --- what the vendor's answer to the paid POST means ----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from taskhook.models import MODELS
 from taskhook.ports import (
     HOLDS_AT_ONCE,
     POLLS_AT_ONCE,
+    Archiver,
     Budget,
     CallbackSender,
     CallerDirectory,
@@ -44,6 +45,8 @@ PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
 PAUSE_SHORT = timedelta(seconds=5)  # where nobody names a time
 PAUSE_KEY = timedelta(seconds=60)
+ARCHIVES_AT_ONCE = 25  # invocations that copy; the account's others are for submits
+ARCHIVE_LOOK = timedelta(seconds=5)  # by then an invocation that was started has claimed its task, or is done with it
 HOLD_SIGN = timedelta(seconds=1)  # a poll that has no answer by then is probably held
 HOLD_PROOF = timedelta(seconds=5)  # a pending that took this long was held; one that came sooner was not
 HOLD_DOUBT = timedelta(minutes=10)  # until a vendor that did not hold is tried again
@@ -60,6 +63,7 @@ class Rules:
     immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
     linger: bool = True
     long_poll: bool = True
+    origin: str | None = None  # of links to archived results; None: results are not archived
 
 
 @dataclass
@@ -99,6 +103,7 @@ class World:
     callers: CallerDirectory
     clock: Clock
     reporter: Reporter
+    archiver: Archiver | None = None
     habits: Habits = field(default_factory=Habits)
 
 
@@ -132,6 +137,7 @@ class _Tracked:
     hinted: bool = False  # a hint has brought it here
     answered: bool = True  # the vendor answered its last poll
     ran_until: datetime | None = None  # when the vendor's task is last known to have run; what follows may be lateness
+    sent_at: datetime | None = None  # when an invocation was started that copies its results
     not_before: datetime | None = None  # of its next step, whatever else is said
 
 
@@ -390,6 +396,8 @@ class _Loop:
     def _due(self, task: Task) -> datetime:
         """Tell when a task's next step is due, from the task alone."""
         now = self.clock.now()
+        if task.state is State.ARCHIVING:
+            return self.started if self._archived(task) else min(task.archive_by, task.claimed_until or self.started)
         if task.claimed_until is not None and task.claimed(now):  # somebody is at it, so what is read now is soon old
             return min(task.claimed_until, now + SCAN)
         match task.state:
@@ -498,6 +506,8 @@ class _Loop:
     async def _advance(self, entry: _Tracked) -> Task:
         task = entry.task
         match task.state:
+            case State.ARCHIVING:
+                return await self._archive(entry)
             case _ if task.claimed(self.clock.now()):
                 return await self._look_again(task)
             case State.SUBMITTING:
@@ -547,6 +557,8 @@ class _Loop:
         now = self.clock.now()
         taken_at = task.taken_at or task.accepted_at
         match outcome.kind:
+            case PollKind.SUCCEEDED if (archiving := self._archiving(task, outcome)) is not None:
+                return await self.world.tasks.swap(task, archiving)
             case PollKind.SUCCEEDED:
                 claim = self._first_claim(task, now)
                 return await self._end(task, task.succeeded(outcome.data, now, retention=self.rules.retention, claim=claim))
@@ -576,6 +588,44 @@ class _Loop:
         now = self.clock.now()
         claim = self._first_claim(task, now)
         return await self._end(task, task.failed(error, message, now, retention=self.rules.retention, claim=claim))
+
+    def _archiving(self, task: Task, outcome: PollOutcome) -> Task | None:
+        """Give what a success becomes while its results are archived; None where there is nothing to archive."""
+        if self.world.archiver is None or self.rules.origin is None:
+            return None
+        archiving = task.archiving(outcome.data, self.clock.now(), new_token=lambda: secrets.token_hex(16))
+        return archiving if archiving.copies else None
+
+    def _archived(self, task: Task) -> bool:
+        """Whether a task waits for its copies no longer; nor does it where archiving was switched off meanwhile."""
+        return task.copied or self.world.archiver is None or self.clock.now() >= task.archive_by
+
+    async def _archive(self, entry: _Tracked) -> Task:
+        """End a task whose results are archived, or can wait for that no longer; have them copied where nobody does."""
+        task, now = await self._look_again(entry.task), self.clock.now()
+        if task.state is not State.ARCHIVING:
+            return task
+        if self._archived(task):
+            claim = self._first_claim(task, now)
+            return await self._end(task, task.archived(self.rules.origin, now, retention=self.rules.retention, claim=claim))
+        entry.sent_at = None
+        if self.world.archiver is not None and not task.claimed(now):
+            if self._may_archive(now):
+                entry.sent_at = now  # it counts while it is asked for
+                if not await self.world.archiver.start(task.task_id):
+                    entry.sent_at = None
+            entry.not_before = min(now + (TICK if entry.sent_at else ARCHIVE_LOOK), task.archive_by)
+        return task
+
+    def _may_archive(self, now: datetime) -> bool:
+        """Whether one more invocation may copy; where not, those that do are looked at again, for some are done."""
+        archiving = [entry for entry in self.tracked.values() if entry.task.state is State.ARCHIVING]
+        copying = [entry for entry in archiving if entry.sent_at or entry.task.claimed(now)]
+        if len(copying) < ARCHIVES_AT_ONCE:
+            return True
+        for entry in copying:
+            entry.due = min(entry.due, max(now, (entry.sent_at or now) + ARCHIVE_LOOK))
+        return False
 
     def _first_claim(self, task: Task, now: datetime) -> datetime:
         """Tell until when the terminal write claims the first delivery: not at all where the host rests, and it cannot follow."""

@@ -292,6 +292,79 @@ class Wake(Protocol):
         """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick."""
 
 
+class Archiver(Protocol):
+    """Starts invocations that archive results, one for each task: copying never takes the poller's time or memory."""
+
+    async def start(self, task_id: str) -> bool:
+        """Have a task's results copied; False where that could not be asked for. Never raises."""
+
+
+class ArchiveUnavailableError(Exception):
+    """The archive could not be asked, or its answer was lost: what was put there may be there or not."""
+
+
+class Archive(Protocol):
+    """Where result files are kept, in uploads of parts that survive whoever makes them.
+
+    All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to repeat.
+    """
+
+    async def begin(self, key: str, media_type: str) -> str:
+        """Begin an upload and give its name. One that nobody ends is removed after a day."""
+
+    async def parts(self, key: str, upload: str) -> list[int] | None:
+        """List the sizes of the parts that are there, from the first on without a gap; None where the upload has ended."""
+
+    async def put(self, key: str, upload: str, number: int, data: bytes) -> None:
+        """Keep a part; the first one is number 1."""
+
+    async def finish(self, key: str, upload: str) -> None:
+        """Make the file of the upload's parts."""
+
+    async def drop(self, key: str, upload: str) -> None:
+        """End an upload without a file."""
+
+    async def link(self, key: str) -> str | None:
+        """Make a link to a file that works for some minutes; None where there is no such file."""
+
+
+class SourceGoneError(Exception):
+    """The original cannot be had, now or later; the text says why, in a word or two."""
+
+
+class SourceChangedError(Exception):
+    """The original is not what it was when copying began."""
+
+
+class SourceUnavailableError(Exception):
+    """The original cannot be had right now; the text says why, in a word or two."""
+
+
+class Piece(BaseModel):
+    """Some bytes of an original; shorter than was asked for only where it ends."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: bytes
+    size: int | None  # of the whole, where its server tells
+    tag: str  # names this version of it; empty where its server tells none
+    media_type: str = ""
+    last: bool = False
+
+
+class Originals(Protocol):
+    """The vendor's result files, each request through the guard. Holds one piece in memory, however large the file is."""
+
+    async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
+        """Read up to `length` bytes from `start` on, of the version `tag` (None: whichever there is).
+
+        Raises SourceGoneError, SourceChangedError, SourceUnavailableError.
+        """
+
+    async def close(self) -> None:
+        """Close what is open; reading opens anew."""
+
+
 class Clock(Protocol):
     """Time, so that a simulation can own it."""
 

@@ -21,6 +21,7 @@ _STATUSES = {
     State.SUBMITTING: "pending",
     State.RESCUE: "pending",
     State.WATCHED: "processing",
+    State.ARCHIVING: "processing",
     State.SUCCESS: "success",
     State.FAILED: "failed",
 }

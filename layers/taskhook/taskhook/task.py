@@ -6,6 +6,8 @@ r"""A task: its states, the only transitions between them, and the bodies render
       |  \------- claimed to be paid ---------->  |                          ^               ^
       |                                           +-- ambiguous -->  rescue --+---------------+  (submission_unknown)
       +---- expired, canceled ----------------------------------------------------------------+
+
+   watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
 ```
 
 Every transition returns a new value; whoever stores it does so on condition that nobody stored another one in between
@@ -13,6 +15,7 @@ Every transition returns a new value; whoever stores it does so on condition tha
 """
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -23,6 +26,8 @@ RESCUE_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched f
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
 HARD_STOP = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
+ARCHIVE_TIME = timedelta(minutes=15)  # how long a callback waits for its results to be archived
+MAX_COPIES = 10  # result files of one task that are archived; no known model has more
 MAX_LOG = 20
 MAX_EXCERPT = 160  # bytes of an answer kept in the log; a whole entry stays within 256
 MAX_VENDOR_DATA = 256 * 1024  # bytes; an item may hold 400 KB
@@ -38,6 +43,7 @@ class State(StrEnum):
     SUBMITTING = "submitting"
     WATCHED = "watched"
     RESCUE = "rescue"
+    ARCHIVING = "archiving"
     SUCCESS = "success"
     FAILED = "failed"
 
@@ -149,6 +155,29 @@ class Attempt(BaseModel):
     next_at: Moment | None = None  # of the attempt after this one
 
 
+class Copy(BaseModel):
+    """One result file on its way into the archive, as far as it has come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int  # of the vendor's resources
+    token: str  # part of the file's key and of the link to it: whoever knows it may read the file, and nobody can guess it
+    upload: str | None = None  # where what was copied so far is kept
+    size: int | None = None  # of the original, and
+    tag: str | None = None  # which version of it: a copy is never made of two
+    archived: bool = False
+    given_up: str | None = None  # why there will be no copy
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.archived or self.given_up is not None
+
+    def key(self, task_id: str) -> str:
+        """Give the file's name in the archive, which its link says too: the file is found long after the task is gone."""
+        return f"{task_id}/{self.n}/{self.token}"
+
+
 class Task(BaseModel):
     """One accepted submit, from the intent to the end of its callback. Unknown attributes are ignored: versions overlap."""
 
@@ -173,6 +202,9 @@ class Task(BaseModel):
     upstream_task_id: str | None = None
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
+    result: str | None = None  # what the vendor said of its success, until the message is rendered
+    archiving_since: Moment | None = None
+    copies: tuple[Copy, ...] = ()
 
     ended_at: Moment | None = None
     error: ErrorCode | None = None
@@ -234,6 +266,21 @@ class Task(BaseModel):
         """How many attempts of the schedule's present round have been made."""
         return self.attempts - self.earlier - self.soon
 
+    @property
+    def archive_by(self) -> datetime:
+        """When the callback waits for the archive no longer."""
+        return (self.archiving_since or self.accepted_at) + ARCHIVE_TIME
+
+    @property
+    def copied(self) -> bool:
+        """Whether nothing is left to be archived."""
+        return all(copy.settled for copy in self.copies)
+
+    def original(self, copy: Copy) -> str:
+        """Give the vendor's link to a file."""
+        url: str = json.loads(self.result or "{}")["result"]["resources"][copy.n]["url"]
+        return url
+
     def claimed(self, now: datetime) -> bool:
         """Tell whether somebody may be acting on the task right now."""
         return self.claimed_until is not None and now < self.claimed_until
@@ -294,6 +341,24 @@ class Task(BaseModel):
         """Watched → success, with the vendor's `data`; the same write claims the first delivery until `claim`."""
         self._require(State.WATCHED)
         return self._to(state=State.SUCCESS)._ended("success", kept_data(data), now, retention=retention, claim=claim)
+
+    def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
+        """Watched → archiving: keep the vendor's `data` until its files are copied, or the time for that is up."""
+        self._require(State.WATCHED)
+        kept = kept_data(data)
+        copies = tuple(Copy(n=n, token=new_token()) for n in _files(kept)[:MAX_COPIES])
+        return self._to(state=State.ARCHIVING, result=minified(kept), archiving_since=now, missing_since=None, copies=copies)
+
+    def copying(self, copies: tuple[Copy, ...], *, until: datetime | None) -> Self:
+        """Claim the copying until `until`, or give it up (None); remember how far it has come."""
+        self._require(State.ARCHIVING)
+        return self._to(copies=copies, claimed_until=until)
+
+    def archived(self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime) -> Self:
+        """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest."""
+        self._require(State.ARCHIVING)
+        ended = self._to(state=State.SUCCESS, result=None)
+        return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
     def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime) -> Self:
         """Queued, watched or rescue → failed; the same write claims the first delivery until `claim`."""
@@ -389,6 +454,17 @@ class Task(BaseModel):
 
     # --- bodies ----------------------------------------------------------------------------------------------------------
 
+    def _linked(self, origin: str | None) -> Json:
+        """Give the vendor's result with links to the copies in the place of its own."""
+        data: Json = json.loads(self.result or "{}")
+        keys = {copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None}
+        for n in _files(data):
+            file = data["result"]["resources"][n]
+            if n in keys:
+                file |= {"url": f"{origin}/r/{keys[n]}", "source_url": file["url"]}
+            file["archived"] = n in keys
+        return data
+
     def _render(self, message: str, data: Json) -> str:
         """Render the callback's body; the only place that does, called once per task."""
         assert self.ended_at is not None  # noqa: S101  # set by the only caller
@@ -426,6 +502,14 @@ def kept_data(data: Json) -> Json:
         listed = shortened["result"]["resources"]
         shortened["result"]["resources"] = listed[: len(listed) // 2]
     return shortened
+
+
+def _files(data: Json) -> list[int]:
+    """Tell which of the result's resources are files that could be copied."""
+    result = data.get("result")
+    resources = result.get("resources") if isinstance(result, dict) else None
+    listed = resources if isinstance(resources, list) else []
+    return [n for n, resource in enumerate(listed) if isinstance(resource, dict) and isinstance(resource.get("url"), str)]
 
 
 def minified(value: object) -> str:

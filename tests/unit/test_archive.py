@@ -1,0 +1,338 @@
+import asyncio
+import json
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+
+from taskhook import archive as archive_module
+from taskhook.archive import CLAIM, Desk, archive, link
+from taskhook.ports import ArchiveUnavailableError, PollKind, PollOutcome, SourceGoneError, SourceUnavailableError
+from taskhook.query import task_answer
+from taskhook.submit import RejectedError
+from taskhook.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, Json, State, Task
+from tests.unit.test_poll import Floor
+from tests.world import FakeOriginals, MemoryArchive, Started, Woken
+
+ORIGIN = "https://tasks.example.com"
+URL = "https://files.example.com/task-t.mp4"
+PART = 10
+BROKEN = SourceUnavailableError("reset")
+
+
+@dataclass
+class Shelf(Floor):
+    """Both functions' worlds in memory, where results are archived."""
+
+    woken: Woken = field(default_factory=Woken)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.archive, self.originals, self.started = MemoryArchive(), FakeOriginals(self.clock), Started()
+        self.originals.files[URL] = bytes(range(35))
+        self.rules = replace(self.rules, origin=ORIGIN)
+        self.world = replace(self.world, archiver=self.started)
+        self.desk = Desk(
+            tasks=self.tasks,
+            archive=self.archive,
+            originals=self.originals,
+            wake=self.woken,
+            clock=self.clock,
+            reporter=self.told,
+        )
+
+    async def succeed(self, *urls: str) -> Task:
+        """Have a task succeed, and wait for its copies."""
+        task = await self.add(State.WATCHED)
+        data = {"result": {"resources": [{"url": url, "type": "video"} for url in urls or (URL,)]}, "billing": {"amount": "0.24"}}
+        now = self.clock.now()
+        tokens = iter(f"{n:032x}" for n in range(100))
+        return await self.tasks.swap(task, task.archiving(data, now, new_token=lambda: next(tokens)))
+
+    async def copy(self, task: Task, within: timedelta = timedelta(minutes=10)) -> dict[str, int]:
+        """Invoke the archive function."""
+        report = await archive([task.task_id], hard_stop=self.clock.now() + within, desk=self.desk)
+        return report.files
+
+    def resources(self, task: Task) -> list[Json]:
+        """Read what the callback says of the files."""
+        listed: list[Json] = json.loads(self.now_of(task).message or "")["data"]["result"]["resources"]
+        return listed
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Give a fresh world in which parts are short."""
+    monkeypatch.setattr(archive_module, "PART", PART)
+    return Shelf()
+
+
+async def test_from_success_to_a_callback_with_a_stable_link(shelf: Shelf) -> None:
+    """The success is stored first and nobody told; the message is rendered when the copy is there."""
+    task = await shelf.add(State.WATCHED)
+    await shelf.tick(task.task_id)
+    archiving = shelf.now_of(task)
+    assert (archiving.state, archiving.message, shelf.started.task_ids) == (State.ARCHIVING, None, [task.task_id])
+    assert task_answer(archiving)["data"]["status"] == "processing"
+    assert shelf.receivers.attempts == []
+
+    shelf.originals.pace = timedelta(0)
+    assert await shelf.copy(task) == {"archived": 1}
+    assert shelf.woken.task_ids == [task.task_id]
+    await shelf.tick(task.task_id)
+    ended = shelf.now_of(task)
+    assert (ended.state, ended.callback, ended.result) == (State.SUCCESS, CallbackState.DELIVERED, None)
+    [resource] = shelf.resources(task)
+    [(key, content)] = shelf.archive.files.items()
+    assert content == shelf.originals.files[URL]
+    assert shelf.archive.media_types[key] == "video/mp4"
+    assert resource == {"url": f"{ORIGIN}/r/{key}", "source_url": URL, "archived": True}
+    assert task_answer(ended)["data"]["result"]["resources"] == [resource]
+    [(_, _, _, body)] = shelf.receivers.attempts
+    assert body.decode() == ended.message
+    assert shelf.tasks.writes == 6  # of which the success, the claim and the end of the copying are the archive's
+
+
+async def test_without_the_archive_nothing_changes(shelf: Shelf) -> None:
+    """The same task in a deployment that does not archive: the same body as ever, and not a write more."""
+    shelf.world = replace(shelf.world, archiver=None)
+    task = await shelf.add(State.WATCHED)
+    await shelf.tick(task.task_id)
+    assert shelf.resources(task) == [{"url": URL}]
+    assert shelf.tasks.writes == 3  # added, ended and claimed at once, delivered
+
+
+async def test_a_success_without_files_is_not_archived(shelf: Shelf) -> None:
+    """There is nothing to wait for."""
+    task = await shelf.add(State.WATCHED)
+    for data in ({}, {"result": None}, {"result": {"resources": ["x", {"url": 1}]}}):
+        assert task.archiving(data, shelf.clock.now(), new_token=str).copies == ()
+    shelf.vendor.task_time = timedelta(0)
+    shelf.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}))
+    await shelf.tick(task.task_id)
+    assert (shelf.now_of(task).state, shelf.started.task_ids) == (State.SUCCESS, [])
+
+
+async def test_the_callback_waits_a_quarter_of_an_hour(shelf: Shelf) -> None:
+    """Then it goes out with the vendor's link, and says so; ticks have tried again until then."""
+    task = await shelf.add(State.WATCHED)
+    await shelf.run(timedelta(minutes=17))
+    assert shelf.resources(task) == [{"url": URL, "archived": False}]
+    ended = shelf.now_of(task)
+    assert ended.ended_at is not None
+    assert ended.archiving_since is not None
+    assert timedelta(0) <= ended.ended_at - ended.archiving_since - ARCHIVE_TIME < timedelta(seconds=1)
+    assert 12 <= len(shelf.started.task_ids) <= 16
+
+
+async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(shelf: Shelf) -> None:
+    """Not only by the next tick."""
+    shelf.started.failing = 2
+    task = await shelf.add(State.WATCHED)
+    began = shelf.clock.now()
+    await shelf.tick(task.task_id)
+    assert shelf.started.task_ids == [task.task_id] * 3
+    assert shelf.clock.now() - began - shelf.vendor.task_time < timedelta(seconds=20)
+
+
+async def test_switched_off_meanwhile_it_ends_with_the_vendors_link(shelf: Shelf) -> None:
+    """Nobody could follow ours."""
+    task = await shelf.succeed()
+    await shelf.copy(task)
+    shelf.world, shelf.rules = replace(shelf.world, archiver=None), replace(shelf.rules, origin=None)
+    await shelf.tick(task.task_id)
+    assert shelf.resources(task) == [{"url": URL, "type": "video", "archived": False}]
+
+
+async def test_files_of_which_one_is_gone(shelf: Shelf) -> None:
+    """The callback goes out at once, with what there is; more than a few are never copied."""
+    urls = [f"https://files.example.com/{n}.mp4" for n in range(MAX_COPIES + 1)]
+    shelf.originals.files |= dict.fromkeys(urls[1:], b"x" * 20)
+    task = await shelf.succeed(*urls)
+    assert await shelf.copy(task) == {"given_up": 1, "archived": MAX_COPIES - 1}
+    await shelf.tick(task.task_id)
+    said = [(resource["archived"], resource["url"] in urls) for resource in shelf.resources(task)]
+    assert said == [(False, True), *[(True, False)] * (MAX_COPIES - 1), (False, True)]
+    assert shelf.told.count("archive.failed") == 1
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+@pytest.mark.parametrize("size", [1, PART, PART + 1, 3 * PART])
+async def test_every_size(shelf: Shelf, size: int, tells_size: bool) -> None:  # noqa: FBT001  # a column of the table
+    """Also where the last part is a whole one, and where the server tells no size."""
+    shelf.originals.files[URL] = bytes(range(size))
+    shelf.originals.tells_size = tells_size
+    assert await shelf.copy(await shelf.succeed()) == {"archived": 1}
+    assert list(shelf.archive.files.values()) == [bytes(range(size))]
+
+
+@pytest.mark.parametrize(("size", "reason"), [(0, "empty"), (101, "too_large")])
+@pytest.mark.parametrize("tells_size", [True, False])
+async def test_what_is_not_archived(
+    shelf: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    reason: str,
+    tells_size: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    """Nothing, and more than a limit."""
+    monkeypatch.setattr(archive_module, "MOST", 100)
+    shelf.originals.files[URL] = b"x" * size
+    shelf.originals.tells_size = tells_size
+    task = await shelf.succeed()
+    assert await shelf.copy(task) == {"given_up": 1}
+    assert shelf.now_of(task).copies[0].given_up == reason
+
+
+async def test_a_copy_goes_on_where_it_broke_off(shelf: Shelf) -> None:
+    """No byte is read twice, within an invocation and after one that ran out of time."""
+    shelf.originals.errors.extend([None, None, BROKEN])
+    task = await shelf.succeed()
+    assert await shelf.copy(task, within=timedelta(seconds=3.5)) == {"left": 1}
+    assert shelf.now_of(task).claimed_until is None
+    assert await shelf.copy(task) == {"archived": 1}
+    assert [start for _, start in shelf.originals.reads] == [0, 10, 20, 20, 30]
+    assert list(shelf.archive.files.values()) == [shelf.originals.files[URL]]
+    assert not shelf.originals.open
+
+
+async def test_a_killed_copy_is_gone_on_with_when_its_claim_is_over(shelf: Shelf) -> None:
+    """Until then nobody else copies; the claim is renewed for as long as somebody does."""
+    shelf.originals.pace = timedelta(seconds=14)
+    task = await shelf.succeed()
+    killed = asyncio.create_task(shelf.copy(task))
+    await shelf.clock.sleep(timedelta(seconds=30))
+    assert await shelf.copy(task) == {}
+    noted = shelf.now_of(task)
+    shelf.tasks.items[task.task_id] = noted.model_copy(update={"nonce": "of whoever comes after the kill"})
+    await killed  # its next note is refused
+    shelf.tasks.items[task.task_id] = noted
+    await shelf.clock.sleep(CLAIM)
+    reads = len(shelf.originals.reads)
+    assert await shelf.copy(task) == {"archived": 1}
+    assert shelf.originals.reads[reads][1] >= PART
+    assert list(shelf.archive.files.values()) == [shelf.originals.files[URL]]
+
+
+async def test_whoever_finished_and_was_killed_is_believed(shelf: Shelf) -> None:
+    """The file is there, the upload is not, and the task does not know it yet."""
+    task = await shelf.succeed()
+    key = task.copies[0].key(task.task_id)
+    copies = (task.copies[0].model_copy(update={"upload": "ended", "size": 35, "tag": "v1"}),)
+    await shelf.tasks.swap(task, task.copying(copies, until=None))
+    shelf.archive.files[key] = b"all of it"
+    assert await shelf.copy(task) == {"archived": 1}
+    assert shelf.originals.reads == []
+
+
+async def test_an_upload_that_was_removed_is_begun_anew(shelf: Shelf) -> None:
+    """Neither the file nor the upload is there."""
+    task = await shelf.succeed()
+    copies = (task.copies[0].model_copy(update={"upload": "removed", "size": 35, "tag": "v1"}),)
+    await shelf.tasks.swap(task, task.copying(copies, until=None))
+    assert await shelf.copy(task) == {"archived": 1}
+
+
+async def test_a_file_that_changes_is_copied_anew(shelf: Shelf) -> None:
+    """A copy is never made of two versions."""
+    task = await shelf.succeed()
+    copying = asyncio.create_task(shelf.copy(task))
+    await shelf.clock.sleep(timedelta(seconds=2.5))
+    shelf.originals.files[URL], shelf.originals.tags[URL] = b"y" * 45, "v2"
+    assert await copying == {"archived": 1}
+    assert list(shelf.archive.files.values()) == [b"y" * 45]
+    assert shelf.archive.uploads == {}
+
+
+async def test_three_failures_in_a_row_are_left_to_the_tick(shelf: Shelf) -> None:
+    """Each part that was put makes the count begin anew."""
+    shelf.originals.errors.extend([BROKEN, BROKEN, None, BROKEN, BROKEN, None, BROKEN, BROKEN, BROKEN])
+    task = await shelf.succeed()
+    assert await shelf.copy(task) == {"left": 1}
+    assert shelf.woken.task_ids == []
+    assert not shelf.now_of(task).claimed(shelf.clock.now())
+    assert await shelf.copy(task) == {"archived": 1}
+
+
+async def test_an_archive_that_does_not_answer_is_asked_again(shelf: Shelf) -> None:
+    """Whichever call it is."""
+    for failing in range(1, 3):
+        shelf.archive.failing = failing
+        task = await shelf.succeed()
+        assert await shelf.copy(task) == {"archived": 1}
+        shelf.tasks.items.clear()
+
+
+async def test_an_ended_task_is_left_alone(shelf: Shelf) -> None:
+    """Ended while copying: the message is rendered, so the copy comes too late and writes nothing."""
+    task = await shelf.succeed()
+    copying = asyncio.create_task(shelf.copy(task))
+    await shelf.clock.sleep(timedelta(seconds=1.5))
+    claimed = shelf.now_of(task)
+    now = shelf.clock.now()
+    ended = await shelf.tasks.swap(claimed, claimed.archived(ORIGIN, now, retention=timedelta(days=7), claim=now))
+    assert await copying == {}
+    assert shelf.now_of(task) == ended
+    assert await shelf.copy(task) == {}
+    assert shelf.woken.task_ids == []
+
+
+async def test_a_poisoned_copy_is_told_without_its_text(shelf: Shelf) -> None:
+    """Nothing of a stranger's error reaches the log but its class."""
+    shelf.originals.errors.append(ZeroDivisionError("https://files.example.com/?signature=secret"))
+    task = await shelf.succeed()
+    assert await shelf.copy(task) == {}
+    [facts] = [facts for event, facts in shelf.told.events if event == "task.crashed"]
+    assert facts == {"task_id": task.task_id, "error": "ZeroDivisionError"}
+
+
+async def test_nothing_told_names_a_link(shelf: Shelf) -> None:
+    """Neither the vendor's nor ours, nor the token in it."""
+    shelf.originals.errors.extend([SourceUnavailableError("reset"), None, SourceGoneError("status_403")])
+    task = await shelf.succeed()
+    await shelf.copy(task)
+    await shelf.tick(task.task_id)
+    told = repr(shelf.told.events)
+    assert "archive.failed" in told
+    assert "files.example.com" not in told
+    assert task.copies[0].token not in told
+
+
+async def test_few_are_copied_at_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait until one is done, and lose no minute with it."""
+    monkeypatch.setattr("taskhook.poll.ARCHIVES_AT_ONCE", 2)
+    tasks = []
+    for n in range(5):
+        task = await shelf.add(State.WATCHED, name=str(n))
+        shelf.originals.files[f"https://files.example.com/task-{n}.mp4"] = b"x"
+        tasks.append(task)
+    ticking = asyncio.create_task(shelf.tick())
+    await shelf.clock.sleep(timedelta(seconds=40))
+    assert len(set(shelf.started.task_ids)) == 2
+    for _ in range(5):
+        for task_id in shelf.started.task_ids:
+            await archive([task_id], hard_stop=shelf.clock.now() + timedelta(minutes=1), desk=shelf.desk)
+        await shelf.clock.sleep(timedelta(seconds=8))
+    assert set(shelf.started.task_ids) == {task.task_id for task in tasks}
+    await ticking
+    await shelf.tick(*shelf.woken.task_ids)
+    assert {shelf.now_of(task).state for task in tasks} == {State.SUCCESS}
+
+
+async def test_a_link_leads_to_the_file(shelf: Shelf) -> None:
+    """As long as it is kept, also when the task is not; anything else is a 404, and a silent archive a 503."""
+    task = await shelf.succeed()
+    await shelf.copy(task)
+    [key] = shelf.archive.files
+    shelf.tasks.items.clear()
+    assert await link(key, archive=shelf.archive) == f"https://bucket.example.com/{key}?signature=1"
+    for wrong in (key[:-1] + "g", key.replace("/0/", "/1/"), "../" + key, key + "/", key.upper(), ""):
+        with pytest.raises(RejectedError) as rejected:
+            await link(wrong, archive=shelf.archive)
+        assert rejected.value.status == 404
+    shelf.archive.failing = 1
+    with pytest.raises(RejectedError) as rejected:
+        await link(key, archive=shelf.archive)
+    assert rejected.value.status == 503
+    with pytest.raises(ArchiveUnavailableError):
+        raise rejected.value.__cause__ or AssertionError
