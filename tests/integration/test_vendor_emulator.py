@@ -1,6 +1,7 @@
 """The vendor emulator over real sockets: what it answers, what it refuses, what it counts and how it fails when told to."""
 
 import asyncio
+import hashlib
 import json
 import re
 import ssl
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from tests.local.bulk import Bulk
 from tests.local.receiver import Behaviour, Receiver
 from tests.local.vendor import MODELS, RESULT, VendorEmulator, VendorProfile, serving
 
@@ -526,6 +528,32 @@ async def test_file_faults_hit_downloads_only() -> None:
         assert (await client.get(url)).content == RESULT.read_bytes()
         await inject(client, on="media", fault="404")
         assert (await client.get("/media/scene.mp4")).status_code == 404
+
+
+async def test_result_files_may_be_of_any_size() -> None:
+    """Bytes that follow from the task's id, whole or from anywhere on; as slow as asked, cut off, or gone."""
+    async with vendor() as (_, client):
+        await client.post("/_control/results", json={"bytes": 2**21 + 7})
+        task_id = await submit(client)
+        [resource] = (await ended(client, task_id))["data"]["result"]["resources"]
+        url, bulk = resource["url"], Bulk(task_id, 2**21 + 7)
+        whole = (await client.get(url)).content
+        assert (resource["size"], len(whole), hashlib.sha256(whole).hexdigest()) == (bulk.size, bulk.size, bulk.digest())
+        rest = await client.get(url, headers={"Range": "bytes=1048577-", "If-Range": bulk.tag})
+        assert (rest.status_code, rest.headers["Content-Range"]) == (206, f"bytes 1048577-{bulk.size - 1}/{bulk.size}")
+        assert rest.content == whole[1048577:]
+        assert (await client.get(url, headers={"Range": "bytes=1-", "If-Range": '"other"'})).status_code == 200
+        assert (await client.get(url, headers={"Range": f"bytes={bulk.size}-"})).status_code == 416
+        await inject(client, on="file", fault="drop_after")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(url)
+        await client.post("/_control/results", json={"rate": 4 * 2**20})
+        began = time.monotonic()
+        assert (await client.get(url)).content == whole
+        assert time.monotonic() - began > 0.4
+        await client.post("/_control/results", json={"gone": True})
+        assert (await client.get(url)).status_code == 404
+        assert (await client.post("/_control/results", json={"bytes": 0})).status_code == 400
 
 
 async def test_faults_last_as_long_as_asked() -> None:

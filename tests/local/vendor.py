@@ -24,6 +24,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from tests.local.bulk import Bulk
+
 MEDIA = Path(__file__).parent / "media"
 SAMPLES = ("actor.jpg", "scene.mp4")
 RESULT = MEDIA / "result.mp4"
@@ -119,6 +121,16 @@ class Fault(BaseModel):
         return SLOW_DEFAULT_S if self.fault == "slow" else 0.0
 
 
+class Results(BaseModel):
+    """What result files are like from now on; `bytes` holds for tasks that end, everything else at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    bytes: int | None = Field(default=None, ge=1)  # null: the sample
+    rate: int | None = Field(default=None, ge=1)  # bytes a second
+    gone: bool = False  # every link is dead
+
+
 @dataclass(slots=True)
 class _ArmedFault:
     fault: Fault
@@ -142,6 +154,7 @@ class VendorTask:
     requests: int = 1
     hint_attempts: int = 0
     ended_at: float | None = None
+    bulk: Bulk | None = None  # its result; None: the sample
     # Rendered once: terminal answers stay byte-identical until they expire.
     answer: bytes = b""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -251,12 +264,14 @@ class VendorEmulator:
         self._running: Counter[str] = Counter()
         self._hints: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
+        self._results = Results()
 
     def app(self) -> web.Application:
         """Build the application that serves this state."""
         app = web.Application(middlewares=[envelope], client_max_size=16 * 2**20)
         app.router.add_post("/_control/faults", self._add_fault)
         app.router.add_delete("/_control/faults", self._clear_faults)
+        app.router.add_post("/_control/results", self._set_results)
         app.router.add_get("/_control", self._control)
         app.router.add_get("/api/v1/apikey/validate", self._validate_key)
         app.router.add_get("/api/v1/models", self._models)
@@ -310,6 +325,10 @@ class VendorEmulator:
 
     async def _clear_faults(self, _: web.Request) -> web.Response:
         self.clear_faults()
+        return json_response(success_body({}))
+
+    async def _set_results(self, request: web.Request) -> web.Response:
+        self._results = await control_body(request, Results)
         return json_response(success_body({}))
 
     async def _control(self, _: web.Request) -> web.Response:
@@ -416,8 +435,14 @@ class VendorEmulator:
     async def _result_file(self, request: web.Request) -> web.StreamResponse:
         fault = await self._strike("file", request)
         task = self.tasks.get(request.match_info["name"].removesuffix(".mp4"))
-        if task is None or task.outcome != "success" or task.ended_at is None or self._expired(task):
+        if task is None or task.outcome != "success" or task.ended_at is None or self._expired(task) or self._results.gone:
             raise web.HTTPNotFound
+        if task.bulk is not None and (fault is None or fault.fault in {"slow", "drop_after"}):
+            dropped = fault is not None and fault.fault == "drop_after"
+            answer = await task.bulk.serve(request, rate=self._results.rate, until=task.bulk.size // 2 if dropped else None)
+            if dropped:
+                raise DroppedError
+            return answer
         return await _file(request, RESULT, fault)
 
     async def _sample(self, request: web.Request) -> web.StreamResponse:
@@ -537,6 +562,7 @@ class VendorEmulator:
         if task.timer is not None:
             task.timer.cancel()
         task.ended_at = time.time()
+        task.bulk = Bulk(task.id, self._results.bytes) if self._results.bytes else None
         task.answer = self._terminal_answer(task, task.ended_at)
         self._running[task.api_key] -= 1
         task.ended.set()
@@ -571,7 +597,7 @@ class VendorEmulator:
                             "format": "mp4",
                             "role": "primary",
                             "duration": 4.0,
-                            "size": RESULT.stat().st_size,
+                            "size": task.bulk.size if task.bulk is not None else RESULT.stat().st_size,
                         }
                     ],
                     "metadata": {"video_count": 1, "request_id": f"req-{task.id.removeprefix('task-')}"},
