@@ -20,11 +20,13 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from standardwebhooks.webhooks import Webhook
 
+from functions.archive.app import handler as archive_handler
 from functions.poll.app import handler as poll_handler
 from functions.submit.app import handler as submit_handler
 from taskhook import api, wiring
 from taskhook.models import MODELS
 from tests.local import stack
+from tests.local.vendor import RESULT
 from tests.world import a_caller, token_of
 
 if TYPE_CHECKING:
@@ -223,6 +225,39 @@ def test_a_wake_serves_its_ids(ask: Ask) -> None:
     assert poll_handler(sample("wake"), PollContext())["steps"] == {}
     task_id = ask(callback_url=...).body["data"]["task_id"]
     assert poll_handler({"ended": [task_id]}, PollContext())["steps"]["ended"] == 1
+
+
+def test_an_archived_result_is_led_to(ask: Ask, monkeypatch: pytest.MonkeyPatch, account_url: str, upstream: Event) -> None:
+    """From success through the archive to the bytes, by the link in the answer; without the archive there is no such path."""
+    s3 = boto3.client(
+        "s3", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+    )
+    s3.create_bucket(Bucket="kept")
+    monkeypatch.setenv("RESULTS_BUCKET", "kept")
+    monkeypatch.setenv("ARCHIVE_FUNCTION", "not-there")  # so that the tick starts nothing, and this test does
+    forget()
+    task_id = ask(callback_url=...).body["data"]["task_id"]
+    path = f"/api/v1/tasks/{task_id}"
+    assert poll_handler(sample("tick"), PollContext())["steps"] == {"polled": 1}
+    assert ask("task", rawPath=path).body["data"]["status"] == "processing"
+    assert archive_handler(sample("archive") | {"wake": None}, PollContext()) == {"files": {}}
+    assert archive_handler({"archive": [task_id], "wake": None}, PollContext()) == {"files": {"archived": 1}}
+    assert poll_handler(sample("tick"), PollContext())["steps"] == {"ended": 1}
+    [resource] = ask("task", rawPath=path).body["data"]["result"]["resources"]
+    assert resource["source_url"].startswith(upstream["upstream"])
+
+    event = sample("task") | {"rawPath": resource["url"].removeprefix("https://tasks.example.com")}
+    event["requestContext"]["http"] |= {"path": event["rawPath"]}
+    del event["headers"]["authorization"]
+    led = submit_handler(event, SubmitContext())
+    assert (led["statusCode"], led["body"]) == (302, "")
+    got = httpx.get(led["headers"]["Location"], trust_env=False)
+    assert (got.content, got.headers["content-type"]) == (RESULT.read_bytes(), "video/mp4")
+    wiring.run(close())
+    monkeypatch.delenv("RESULTS_BUCKET")
+    forget()
+    assert Heard(submit_handler(event, SubmitContext())).status == 404
+    s3.close()
 
 
 def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream: Event) -> None:

@@ -13,8 +13,12 @@ from tests.local import stack
 
 TEMPLATE = stack.template()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
-FUNCTIONS = ("SubmitFunction", "PollFunction")
-ROLES = ("SubmitRole", "PollRole", "TickRole")
+FUNCTIONS = ("SubmitFunction", "PollFunction", "ArchiveFunction")
+ROLES = ("SubmitRole", "PollRole", "ArchiveRole", "TickRole")
+ARCHIVE = {  # what there is only with ArchiveResults=on
+    *("ArchiveFunction", "ArchiveRole", "ArchiveLogs", "Results", "ResultsOverTlsOnly"),
+    *("ArchiveMayWake", "PollMayArchive", "SubmitMayLink"),
+}
 TABLES = ("Tasks", "Callers")
 ALARMS = (
     "Undelivered",
@@ -31,6 +35,7 @@ NAMES = {"TableName", "FunctionName", "RoleName", "LogGroupName", "LayerName", "
 
 type Grant = tuple[str, str]
 
+FILES = "${Results.Arn}/*"
 TASKS, CALLERS, WORK, BY_CALLER = "Tasks.Arn", "Callers.Arn", "${Tasks.Arn}/index/work", "${Tasks.Arn}/index/by_caller"
 GRANTS: dict[str, set[Grant]] = {
     "SubmitRole": {
@@ -45,6 +50,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("lambda:InvokeFunction", "PollFunction.Arn"),
         ("logs:CreateLogStream", "SubmitLogs.Arn"),
         ("logs:PutLogEvents", "SubmitLogs.Arn"),
+        ("s3:GetObject", FILES),
     },
     "PollRole": {
         ("dynamodb:GetItem", TASKS),
@@ -55,6 +61,18 @@ GRANTS: dict[str, set[Grant]] = {
         ("secretsmanager:GetSecretValue", "Secret.Id"),
         ("logs:CreateLogStream", "PollLogs.Arn"),
         ("logs:PutLogEvents", "PollLogs.Arn"),
+        ("lambda:InvokeFunction", "ArchiveFunction.Arn"),
+    },
+    "ArchiveRole": {
+        ("dynamodb:GetItem", TASKS),
+        ("dynamodb:UpdateItem", TASKS),
+        ("s3:PutObject", FILES),
+        ("s3:ListMultipartUploadParts", FILES),
+        ("s3:AbortMultipartUpload", FILES),
+        ("s3:GetObject", FILES),
+        ("lambda:InvokeFunction", "PollFunction.Arn"),
+        ("logs:CreateLogStream", "ArchiveLogs.Arn"),
+        ("logs:PutLogEvents", "ArchiveLogs.Arn"),
     },
     "TickRole": {("lambda:InvokeFunction", "PollFunction.Arn")},
 }
@@ -76,9 +94,16 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def policies(role: str) -> list[dict[str, Any]]:
+    """List a role's own policies, and those that are there only with the archive."""
+    attached = [policy["Properties"] for policy in of_type("AWS::IAM::Policy").values()]
+    assert all(len(policy["Roles"]) == 1 for policy in attached)
+    return [*properties(role)["Policies"], *(policy for policy in attached if policy["Roles"] == [{"Ref": role}])]
+
+
 def grants(role: str) -> Iterator[Grant]:
     """Yield every action with the resource on which it is allowed, as the template writes it."""
-    for policy in properties(role)["Policies"]:
+    for policy in policies(role):
         for statement in policy["PolicyDocument"]["Statement"]:
             assert statement["Effect"] == "Allow"
             for action in as_list(statement["Action"]):
@@ -125,8 +150,8 @@ def test_a_role_may_do_exactly_this(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_has_a_wildcard(role: str) -> None:
-    """Neither an action nor a resource of a policy holds a `*`."""
-    assert [text for text in strings(properties(role)["Policies"]) if "*" in text] == []
+    """Neither an action nor a resource of a policy holds a `*`, but for the files of the one bucket."""
+    assert {text for text in strings(policies(role)) if "*" in text} <= {FILES}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -137,7 +162,9 @@ def test_nobody_deletes_tasks_or_writes_callers(role: str) -> None:
     assert role == "SubmitRole" or "dynamodb:PutItem" not in {action for action, _ in grants(role)}
 
 
-@pytest.mark.parametrize(("function", "role"), [("SubmitFunction", "SubmitRole"), ("PollFunction", "PollRole")])
+@pytest.mark.parametrize(
+    ("function", "role"), [("SubmitFunction", "SubmitRole"), ("PollFunction", "PollRole"), ("ArchiveFunction", "ArchiveRole")]
+)
 def test_a_function_has_its_own_role(function: str, role: str) -> None:
     """SAM adds managed policies with `Resource: *` to roles that it makes itself."""
     assert properties(function)["Role"] == {"Fn::GetAtt": [role, "Arn"]}
@@ -150,10 +177,51 @@ def test_every_function_is_listed_here() -> None:
 
 
 def test_the_environment_is_the_settings() -> None:
-    """Every variable is a field and every field a variable; only submit knows poll's name."""
+    """Every variable is a field and every field a variable; only submit knows poll's name, and only poll the archive's."""
     fields = {name.upper() for name in Settings.model_fields}
-    assert set(variables("SubmitFunction")) == fields
+    assert set(variables("SubmitFunction")) == fields - {"ARCHIVE_FUNCTION"}
     assert set(variables("PollFunction")) == fields - {"POLL_FUNCTION"}
+    assert set(variables("ArchiveFunction")) == fields - {"POLL_FUNCTION", "ARCHIVE_FUNCTION"}
+
+
+def test_without_the_archive_there_is_nothing_of_it() -> None:
+    """No bucket, no permission, no function: nothing that costs, or could be used."""
+    assert TEMPLATE["Parameters"]["ArchiveResults"]["Default"] == "off"
+    assert TEMPLATE["Conditions"]["Archives"] == {"Fn::Equals": [{"Ref": "ArchiveResults"}, "on"]}
+    everywhere = {"Fn::And": [{"Condition": "Archives"}, {"Fn::Not": [{"Condition": "IsEmulator"}]}]}
+    assert TEMPLATE["Conditions"]["ArchivesOverTls"] == everywhere
+    assert {name: resource["Condition"] for name, resource in RESOURCES.items() if "Condition" in resource} == {
+        name: "ArchivesOverTls" if name == "ResultsOverTlsOnly" else "Archives" for name in ARCHIVE
+    }
+    assert set(of_type("AWS::IAM::Policy")) < ARCHIVE
+    assert variables("SubmitFunction")["RESULTS_BUCKET"] == {"Fn::If": ["Archives", {"Ref": "Results"}, ""]}
+    assert variables("PollFunction")["ARCHIVE_FUNCTION"] == {"Fn::If": ["Archives", {"Ref": "ArchiveFunction"}, ""]}
+
+
+def test_the_bucket_is_closed_kept_and_tidy() -> None:
+    """Encrypted, over TLS alone, nothing public; what is abandoned or old goes by itself, and nothing with the stack."""
+    bucket, policy = RESOURCES["Results"], RESOURCES["ResultsOverTlsOnly"]
+    for resource in (bucket, policy):
+        assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    [encryption] = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    closed = bucket["Properties"]["PublicAccessBlockConfiguration"]
+    assert set(closed) == {"BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"}
+    assert set(closed.values()) == {True}
+    abandoned, old = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert abandoned["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert old["ExpirationInDays"] == {"Ref": "ArchiveDays"}
+    assert {rule["Status"] for rule in (abandoned, old)} == {"Enabled"}
+    [denied] = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert (denied["Effect"], denied["Principal"], denied["Action"]) == ("Deny", "*", "s3:*")
+    assert denied["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert denied["Resource"] == [{"Fn::GetAtt": ["Results", "Arn"]}, {"Fn::Sub": FILES}]
+
+
+def test_the_archiver_knows_no_secret() -> None:
+    """What reads a stranger's bytes could tell them to nobody."""
+    assert not {action for action, _ in grants("ArchiveRole")} & {"secretsmanager:GetSecretValue", "dynamodb:PutItem"}
+    assert CALLERS not in {resource for _, resource in grants("ArchiveRole")}
 
 
 @pytest.mark.parametrize("name", TEMPLATE["Parameters"])
@@ -238,6 +306,7 @@ def test_a_wake_is_never_repeated() -> None:
     once = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
     tick = properties("PollFunction")["Events"]["Tick"]
     assert properties("PollFunction")["EventInvokeConfig"] == once
+    assert properties("ArchiveFunction")["EventInvokeConfig"] == once
     assert (tick["Type"], tick["Properties"]["ScheduleExpression"]) == ("ScheduleV2", "rate(1 minute)")
     assert tick["Properties"]["RetryPolicy"] == once
 
@@ -332,4 +401,4 @@ def test_the_dashboard_is_json_without_gaps() -> None:
 
 def test_what_a_stack_tells() -> None:
     """The names that the admin command and the embedded stack look for."""
-    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", *FUNCTIONS}
+    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", "ResultsBucket", *FUNCTIONS}

@@ -10,7 +10,7 @@ from taskhook.task import CallbackState, ErrorCode
 _STATUS_TEXT = {
     "400": "The request is wrong; the message names the field.",
     "401": "The token is missing, malformed, wrong or disabled.",
-    "404": "There is no such path, model or task.",
+    "404": "There is no such path, model, task or result.",
     "409": "Not now or not ever, and the message says why: the first request with this key is in flight, there is no callback, …",
     "413": "The body is larger than 64 KB.",
     "422": "The Idempotency-Key was used with a different request, or the vendor refused the request.",
@@ -45,6 +45,7 @@ def document(server: str) -> dict[str, Any]:
             )
         },
         "/api/v1/callbacks/test": {"post": _try_out()},
+        "/r/{task_id}/{n}/{token}": {"get": _follow()},
         "/api/v1/apikey/validate": {
             "get": _operation("validateKey", "Tell whether the token is good.", {"$ref": "#/components/schemas/KeyAnswer"}, ["503"])
         },
@@ -114,6 +115,17 @@ def _of_task(name: str, summary: str, errors: list[str]) -> dict[str, Any]:
     operation = _operation(name, summary, {"$ref": "#/components/schemas/TaskAnswer"}, errors)
     operation["parameters"] = [{"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return operation
+
+
+def _follow() -> dict[str, Any]:
+    operation = _operation("followLink", "Lead to an archived result; the link is its own token.", {}, ["404", "503"])
+    operation["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("task_id", "n", "token")
+    ]
+    location = {"description": "For some minutes.", "schema": {"type": "string", "format": "uri"}}
+    del operation["responses"]["200"]
+    operation["responses"]["302"] = {"description": "Where the result is right now.", "headers": {"Location": location}}
+    return operation | {"security": []}
 
 
 def _redeliver() -> dict[str, Any]:
@@ -187,7 +199,7 @@ def _schemas() -> dict[str, Any]:
         reference=text,
         unchecked={"type": "object", "description": "Why an input's media could not be checked.", "additionalProperties": text},
         created_at={"type": "integer", "description": "Unix milliseconds."},
-        result={"type": "object", "description": "The vendor's, with `resources[]`."},
+        result={"type": "object", "description": "The vendor's, with `resources[]`; an archived one has `source_url` too."},
         error=_object(["code", "message"], code={"type": "string", "enum": list(ErrorCode)}, message=text),
         callback=_object(
             ["state", "attempts", "next_attempt_at", "log"],

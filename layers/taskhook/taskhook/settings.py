@@ -57,6 +57,8 @@ class Settings(BaseModel):
     public_url: str
     api_url: str  # the API's own, whatever the public one is
     poll_function: str = ""  # submit's alone: a function cannot name itself in its own environment
+    archive_function: str = ""  # poll's alone, and empty where results are not archived
+    results_bucket: str = ""  # empty likewise
     callback_targets: CallbackTargets
     callback_latency: CallbackLatency
     first_poll: FirstPoll

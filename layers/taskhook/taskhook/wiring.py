@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger, Metrics
 
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.surroundings import HookUrls, LambdaWake, LogReporter, SystemClock, VendorKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, SystemClock, VendorKey
 from taskhook.adapters.vendor import ModellixApi
-from taskhook.ports import CallbackSender, MediaProbe, Reporter, Wake
+from taskhook.ports import Archive, CallbackSender, MediaProbe, Reporter, Wake
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit import Door, Inspector, Payer
 from taskhook.targets import TargetPolicy
@@ -21,6 +21,7 @@ from taskhook.targets import TargetPolicy
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from taskhook.archive import Desk
     from taskhook.hints import HintDesk
     from taskhook.poll import Rules, World
 
@@ -188,6 +189,43 @@ def hint_desk() -> "HintDesk | None":
     )
 
 
+@cache
+def archive() -> Archive | None:
+    """Where results are kept; None where they are not. S3 is loaded here, and nowhere else."""
+    if not settings().results_bucket:
+        return None
+    from taskhook.adapters.archive_s3 import CLIENT, S3Archive  # noqa: PLC0415  # nobody else pays for it
+
+    return S3Archive(_client("s3", seconds=20, **CLIENT), settings().results_bucket)
+
+
+@cache
+def archiver() -> LambdaArchiver | None:
+    """The way to have results archived; None where they are not."""
+    if not settings().archive_function:
+        return None
+    wakes = None if settings().callback_latency is CallbackLatency.ECONOMY else os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+    return LambdaArchiver(_client("lambda", attempts=1), settings().archive_function, reporter(), wakes=wakes)
+
+
+@cache
+def archive_desk(wakes: str | None) -> "Desk":
+    """What it takes to archive; `wakes` is the function that waits for it."""
+    from taskhook.adapters.originals import AiohttpOriginals  # noqa: PLC0415  # nobody else pays for it
+    from taskhook.archive import Desk  # noqa: PLC0415
+
+    kept = archive()
+    assert kept is not None, "the archive function exists where results are archived, and nowhere else"  # noqa: S101
+    return Desk(
+        tasks=tasks(),
+        archive=kept,
+        originals=AiohttpOriginals(targets()),
+        wake=LambdaWake(_client("lambda", attempts=1, seconds=1), wakes, reporter()) if wakes else None,
+        clock=clock(),
+        reporter=reporter(),
+    )
+
+
 def poll_rules() -> "Rules":
     """What the deployment decided about polling."""
     from taskhook.poll import Rules  # noqa: PLC0415  # submit never pays for it
@@ -200,6 +238,7 @@ def poll_rules() -> "Rules":
         long_poll=settings().long_poll is Switch.ON,
         immediate=settings().first_poll is FirstPoll.IMMEDIATE,
         linger=settings().callback_latency is CallbackLatency.FAST,
+        origin=settings().public_url if settings().results_bucket else None,
     )
 
 
@@ -220,6 +259,7 @@ def poll_world() -> "World":
         callers=callers(),
         clock=clock(),
         reporter=reporter(),
+        archiver=archiver(),
     )
 
 
@@ -229,7 +269,7 @@ def _dynamodb() -> "DynamoDBClient":
     return client
 
 
-def _client(service: str, *, attempts: int = 3, seconds: int = 3) -> Any:
+def _client(service: str, *, attempts: int = 3, seconds: int = 3, **more: Any) -> Any:
     import boto3  # noqa: PLC0415  # once, in one place
     from botocore.config import Config  # noqa: PLC0415
 
@@ -239,5 +279,6 @@ def _client(service: str, *, attempts: int = 3, seconds: int = 3) -> Any:
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_AWS_THREADS,
         tcp_keepalive=True,
+        **more,
     )
     return boto3.client(service, config=config)

@@ -81,6 +81,26 @@ class LambdaWake:
             self._reporter.tell("poll.wake_failed", task_id=task_id, error=type(error).__name__)
 
 
+class LambdaArchiver:
+    """`Archiver`: an asynchronous invocation of the archive function, which is told whom to wake when it is done."""
+
+    def __init__(self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None) -> None:
+        self._client = client
+        self._function = function
+        self._reporter = reporter
+        self._wakes = wakes
+
+    async def start(self, task_id: str) -> bool:
+        """Have a task's results copied; a failure is told, and may be tried again."""
+        payload = json.dumps({"archive": [task_id], "wake": self._wakes}).encode()
+        try:
+            await asyncio.to_thread(self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload)
+        except (BotoCoreError, ClientError) as error:
+            self._reporter.tell("archive.start_failed", task_id=task_id, error=type(error).__name__)
+            return False
+        return True
+
+
 class HookUrls:
     """`Hooks`: the token is an HMAC of the task's id under the vendor key, so that whoever knows it is the vendor, or we."""
 

@@ -1,0 +1,24 @@
+"""The archive function: a task whose results are to be copied in, a report out."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from taskhook import wiring
+from taskhook.archive import archive
+
+RESERVE = timedelta(seconds=20)  # for the note of how far it has come
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Copy the results of `{"archive": [ids], "wake": function}`; the poll function named is woken when all are."""
+    remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    try:
+        report = wiring.run(
+            archive(event["archive"], hard_stop=wiring.clock().now() + remaining - RESERVE, desk=wiring.archive_desk(event["wake"]))
+        )
+    finally:
+        wiring.flush_metrics()
+    return asdict(report)
