@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from taskhook import poll, ports
+from taskhook import archive, poll, ports
 from tests.sim import checks
 from tests.sim.loop import seeded
 from tests.sim.scenarios import SCENARIOS
@@ -33,8 +33,10 @@ QUICK = 40
 STORMS = 10  # histories per seed in which anything may go wrong at any time
 STORM_SHARE = 0.02
 BEAT = timedelta(seconds=1)  # slower than the poller's own, for the sake of time; only lateness depends on it
+PART = 10  # bytes; results have a few dozen
 NEVER = {
     "CallbackSender.close": "no use case closes the sender; the process ends",
+    "Originals.close": "likewise",
     "Clock.now": "tells the time, and cannot fail",
 }
 
@@ -59,7 +61,7 @@ class Result:
 def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0) -> Scene:
     """Play a scenario once."""
     scenario = SCENARIOS[name]
-    with seeded(seed) as dice, mock.patch.object(poll, "BEAT", BEAT):
+    with seeded(seed) as dice, mock.patch.object(poll, "BEAT", BEAT), mock.patch.object(archive, "PART", PART):
         scene = Scene(scenario.deployment(), Seam(dice, plan, storm))
         scene.run(scenario.script)
     return scene

@@ -12,8 +12,8 @@ from taskhook import signature
 from taskhook.ports import PollKind
 from taskhook.schedule import RETRY_WAITS
 from taskhook.submit import Answer
-from taskhook.task import ErrorCode, State, Submission, milliseconds
-from tests.sim.scene import CALLERS, QUIET_WITHIN, TASKS, Scene, Visit
+from taskhook.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
+from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, Scene, Visit
 from tests.sim.table import Item
 from tests.world import START
 
@@ -35,6 +35,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
         if item is not None:
             task: dict[str, Any] = {name: _plain(value) for name, value in item.items()}
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
+            found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
     found += _of_messages(scene, outcome)
     for event, facts in scene.told.events:
@@ -144,6 +145,27 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is called lost, and the vendor has it"
     if error == ErrorCode.EXPIRED and (task["ended_at"] - task["taken_at"]) / 1000 < scene.deployment.max_task_age.total_seconds():
         yield "expired before its deadline"
+
+
+def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
+    if not scene.deployment.archives or task["state"] != State.SUCCESS:
+        return
+    if "result" in task or "archiving_since" not in task:
+        yield "has ended past the archive"
+        return
+    waited = (task["ended_at"] - task["archiving_since"]) / 1000
+    [resource] = json.loads(task["message"])["data"]["result"]["resources"]
+    if not resource["archived"]:
+        if "source_url" in resource or resource["url"].startswith(ORIGIN):
+            yield "leads to a copy that there is none of"
+        if waited < ARCHIVE_TIME.total_seconds() and not any("given_up" in copy for copy in task["copies"]):
+            yield f"has waited only {waited} s for its copy"
+        return
+    content, url = scene.bucket.files.get(resource["url"].removeprefix(f"{ORIGIN}/r/")), resource["source_url"]
+    if content not in {scene.originals.content(url, version) for version in range(scene.originals.versions[url] + 1)}:
+        yield f"its copy is none: {content!r}"
+    if waited > ARCHIVE_TIME.total_seconds() + 120 and not scene.seam.struck:
+        yield f"has waited {waited} s for its copy"
 
 
 def _of_answers(scene: Scene, outcome: str) -> Iterator[str]:

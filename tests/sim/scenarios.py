@@ -280,6 +280,45 @@ async def _second_caller(admin: Any) -> Any:
     return await callers.add("carol", callback_url=None, now=now, admin=admin)
 
 
+# --- archiving ---------------------------------------------------------------------------------------------------------------
+
+
+@_scenario({"a": "success delivered", "b": "success none"}, archives=True)
+async def archives(scene: Scene) -> None:
+    """Results are copied before anybody is called, and can be had by the link that was sent."""
+    await scene.submit("a").ended.wait()
+    await scene.submit("b", caller="bob", callback_url=None).ended.wait()
+    if await scene.until(lambda: _in_state(scene, "a", State.SUCCESS), 1800):
+        await scene.follow("a").ended.wait()
+
+
+@_scenario({"a": "success delivered"}, archives=True, changes=True)
+async def archives_what_changes(scene: Scene) -> None:
+    """The vendor's file becomes another one while it is copied."""
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, every=3, archives=True, pace=4.0)
+async def archive_is_killed(scene: Scene) -> None:
+    """Whoever copies is killed half-way; somebody goes on, and another task comes to its end meanwhile."""
+    await scene.submit("a").ended.wait()
+    if await scene.until(lambda: any(scene.bucket.uploads.values())):
+        await asyncio.sleep(5)
+        for invocation in scene.invocations:
+            if "archive" in invocation.name and not invocation.ended.is_set():
+                invocation.kill()
+    await scene.submit("b", caller="bob").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, every=4, archives=True, serves=False)
+async def archives_too_late(scene: Scene) -> None:
+    """The vendor's file server is down for longer than a callback waits, and up again for the next task."""
+    await scene.submit("a").ended.wait()
+    await asyncio.sleep(1200)
+    scene.deployment.serves = True
+    await scene.submit("b").ended.wait()
+
+
 # --- running --------------------------------------------------------------------------------------------------------------------
 
 
@@ -315,4 +354,8 @@ async def is_busy(scene: Scene) -> None:
 
 
 def _queued(scene: Scene, name: str) -> bool:
-    return any(item["state"]["S"] == State.QUEUED for item in scene.items_of(name))
+    return _in_state(scene, name, State.QUEUED)
+
+
+def _in_state(scene: Scene, name: str, state: State) -> bool:
+    return any(item["state"]["S"] == state for item in scene.items_of(name))

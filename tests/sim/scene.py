@@ -10,15 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskhook import callers, ports, query
+from taskhook.adapters.archive_s3 import S3Archive
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.surroundings import HookUrls, LambdaWake, VendorKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, VendorKey
+from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
 from taskhook.poll import Habits, PollReport, Rules, World, poll
-from taskhook.ports import PollKind, PollOutcome, Reply
+from taskhook.ports import Piece, PollKind, PollOutcome, Reply, SourceChangedError, SourceGoneError, SourceUnavailableError
 from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import Json, State, Submission, SubmitOutcome
+from tests.sim.bucket import MemoryS3
 from tests.sim.loop import VirtualLoop
 from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock
 from tests.sim.table import Item, MemoryDynamo
@@ -26,7 +29,8 @@ from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, Told, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
-SUBMIT_TIME, POLL_TIME = 20.0, 150.0  # the functions' own timeouts, as template.yaml has them
+ORIGIN = "https://tasks.example.com"
+SUBMIT_TIME, POLL_TIME, ARCHIVE_TIME = 20.0, 150.0, 900.0  # the functions' own timeouts, as template.yaml has them
 CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
 RESERVE = timedelta(seconds=30)
 RETENTION = timedelta(days=7)
@@ -52,6 +56,10 @@ class Deployment:
     retention: timedelta = RETENTION
     immediate: bool = False
     inspects: bool = False  # media are looked at
+    archives: bool = False
+    pace: float = 0.5  # seconds for which a part of a result is read
+    changes: bool = False  # a result is another one after its second part was read
+    serves: bool = True  # the vendor's file server answers
 
 
 @dataclass
@@ -320,13 +328,61 @@ class SimReceivers:
         """Have nothing to close."""
 
 
+class SimOriginals:
+    """`Originals`: the vendor's files, a few parts each, that may change under whoever copies them."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+        self.versions: dict[str, int] = defaultdict(int)
+        self.reads = 0
+
+    def content(self, url: str, version: int) -> bytes:
+        """Give a version of a file."""
+        return f"{version} {url[-10:]}".encode() * 3
+
+    async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
+        """Read a piece."""
+
+        async def effect() -> Piece:
+            await asyncio.sleep(self._scene.deployment.pace)
+            if not self._scene.deployment.serves:
+                raise SourceUnavailableError("status_503")
+            self.reads += 1
+            if self._scene.deployment.changes and self.reads == 2:
+                self.versions[url] += 1
+            version = self.versions[url]
+            if tag is not None and tag != str(version):
+                raise SourceChangedError
+            whole = self.content(url, version)
+            data = whole[start : start + length]
+            return Piece(data=data, size=len(whole), tag=str(version), last=start + len(data) == len(whole))
+
+        async def strike(outcome: str) -> Piece:
+            if outcome == "gone":
+                raise SourceGoneError("status_404")
+            if outcome == "changed":
+                self.versions[url] += 1
+            if outcome == "slow":
+                await asyncio.sleep(40)
+            if outcome == "reset":
+                raise SourceUnavailableError("reset")
+            return await effect()
+
+        answer: Piece = await self._scene.seam.interact("fetch", effect, strike)
+        return answer
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
 class _LambdaClient:
     def __init__(self, scene: "Scene") -> None:
         self._scene = scene
 
     def invoke(self, **request: Any) -> Json:
-        """Start the poll function on its own."""
-        self._scene.poll(json.loads(request["Payload"]))
+        """Start a function on its own."""
+        start = {"poll": self._scene.poll, "archive": self._scene.archive}[request["FunctionName"]]
+        start(json.loads(request["Payload"]))
         return {}
 
 
@@ -344,6 +400,8 @@ class _Container:
     callers: Any
     hooks: Any
     wake: Any
+    archiver: Any
+    archive: Any
     habits: Habits
     looked_at: dict[str, datetime]
 
@@ -376,6 +434,7 @@ class Scene:
         self.vendor = SimVendor(self)
         self.media = SimMedia(self)
         self.receivers = SimReceivers(self)
+        self.originals, self.bucket = SimOriginals(self), MemoryS3()
         self.clock = self.seam.port(SeamClock(self.seam), ports.Clock)
         self.reporter = self.seam.port(self.told, ports.Reporter)
         self.rules = Rules(
@@ -386,6 +445,7 @@ class Scene:
             immediate=self.deployment.immediate,
             linger=self.deployment.wakes,
             long_poll=self.deployment.holds,
+            origin=ORIGIN if self.deployment.archives else None,
         )
         self.admin = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerAdmin)
         self.people = {name: a_caller(name) for name in ("alice", "bob")}
@@ -461,12 +521,43 @@ class Scene:
                     callers=container.callers,
                     clock=self.clock,
                     reporter=self.reporter,
+                    archiver=container.archiver,
                     habits=container.habits,
                 ),
             )
 
         name = f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}" if event else "tick"
         return self._invoke(name, "poll", run, lambda: self.poll(event), POLL_TIME)
+
+    def archive(self, event: Json) -> Invocation:
+        """Invoke the archive function."""
+
+        async def run(container: _Container) -> ArchiveReport:
+            return await archive(
+                event["archive"],
+                hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
+                desk=Desk(
+                    tasks=container.tasks,
+                    archive=container.archive,
+                    originals=self.seam.port(self.originals, ports.Originals),
+                    wake=container.wake,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                ),
+            )
+
+        name = f"archive {','.join(sorted(self.name_of(task_id) for task_id in event['archive']))}"
+        return self._invoke(name, "archive", run, lambda: self.archive(event), ARCHIVE_TIME)
+
+    def follow(self, name: str) -> Invocation:
+        """Invoke the submit function with the link in a task's callback."""
+
+        async def run(container: _Container) -> str:
+            task = await container.tasks.get(self.id_of(name))
+            [resource] = json.loads(task.message)["data"]["result"]["resources"]
+            return await link(resource["url"].removeprefix(f"{ORIGIN}/r/"), archive=container.archive)
+
+        return self._invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
 
     def hint(self, hook: str, upstream_task_id: str) -> Invocation:
         """Invoke the submit function with the vendor's webhook."""
@@ -572,14 +663,20 @@ class Scene:
         protocols = (ports.TaskStore, ports.WorkIndex, ports.TaskHistory, ports.Lease, ports.Gates, ports.Budget)
         tasks = self.seam.port(DynamoTasks(_client(self.table), TASKS, clock=self.clock, reporter=self.reporter), *protocols)
         key = self.seam.port(VendorKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
-        hooks = self.seam.port(HookUrls("https://tasks.example.com", key), ports.Hooks)
+        hooks = self.seam.port(HookUrls(ORIGIN, key), ports.Hooks)
         wake = self.seam.port(LambdaWake(_client(_LambdaClient(self)), "poll", self.reporter), ports.Wake)
+        archiver = self.seam.port(
+            LambdaArchiver(_client(_LambdaClient(self)), "archive", self.reporter, wakes="poll"), ports.Archiver
+        )
+        archive = self.seam.port(S3Archive(_client(self.bucket), "results"), ports.Archive)
         directory = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerDirectory)
         return _Container(
             tasks,
             directory,
             hooks if self.deployment.hints else None,
             wake if self.deployment.wakes else None,
+            archiver if self.deployment.archives else None,
+            archive,
             Habits(),
             {},
         )
@@ -726,5 +823,7 @@ def _brief(answer: Any) -> str:
             return f"{answer.status} {answer.message}"
         case PollReport():
             return f"{answer.steps} lingered={answer.lingered}"
+        case ArchiveReport():
+            return str(answer.files)
         case _:
             return repr(answer)[:200]

@@ -43,6 +43,8 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "look": (*_DIED, *_FROZEN, *_TWINNED, "wrong", "slow"),
     "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
     "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
+    "s3": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "unavailable for good", "slow", "sdk retry", "answer lost"),
+    "fetch": (*_DIED, *_FROZEN, *_TWINNED, "reset", "gone", "changed", "slow"),
     "sleep": ("died before", "thaw before", "twin before"),
     "tell": ("died before",),
 }  # fmt: skip
@@ -56,6 +58,12 @@ _KINDS = {
     "batch_get_item": "lagging read",
     "get_secret_value": "key",
     "invoke": "invoke",
+    "create_multipart_upload": "s3",
+    "list_parts": "s3",
+    "upload_part": "s3",
+    "complete_multipart_upload": "s3",
+    "abort_multipart_upload": "s3",
+    "head_object": "s3",
 }
 
 
