@@ -7,7 +7,7 @@ import pytest
 
 from taskhook import archive as archive_module
 from taskhook.archive import CLAIM, Desk, archive, link
-from taskhook.ports import ArchiveUnavailableError, PollKind, PollOutcome, SourceGoneError, SourceUnavailableError
+from taskhook.ports import ArchiveUnavailableError, LeaseView, PollKind, PollOutcome, SourceGoneError, SourceUnavailableError
 from taskhook.query import task_answer
 from taskhook.submit import RejectedError
 from taskhook.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, Json, State, Task
@@ -123,6 +123,15 @@ async def test_the_callback_waits_a_quarter_of_an_hour(shelf: Shelf) -> None:
     assert ended.archiving_since is not None
     assert timedelta(0) <= ended.ended_at - ended.archiving_since - ARCHIVE_TIME < timedelta(seconds=1)
     assert 12 <= len(shelf.started.task_ids) <= 16
+
+
+async def test_whoever_sees_the_success_has_it_copied_at_once(shelf: Shelf) -> None:
+    """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
+    task = await shelf.add(State.WATCHED)
+    shelf.clock.pass_by(shelf.vendor.task_time)
+    shelf.tasks.lease = LeaseView(holder="another", until=shelf.clock.now() + timedelta(minutes=1))
+    await shelf.tick(ended=(task.task_id,))
+    assert (shelf.now_of(task).state, shelf.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
 
 async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(shelf: Shelf) -> None:

@@ -528,7 +528,8 @@ class _Loop:
                 self._measure(entry, outcome, asked_at)
                 if outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
                     await self._doubt_hints(entry, asked_at)
-                return await self._polled(task, outcome, asked_at=asked_at)
+                entry.task = await self._polled(task, outcome, asked_at=asked_at)
+                return await self._archive(entry) if entry.task.state is State.ARCHIVING else entry.task
             case _:
                 return await self._deliver(task)
 

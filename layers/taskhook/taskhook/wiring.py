@@ -220,7 +220,7 @@ def archive_desk(wakes: str | None) -> "Desk":
         tasks=tasks(),
         archive=kept,
         originals=AiohttpOriginals(targets()),
-        wake=LambdaWake(_client("lambda", attempts=1, seconds=1), wakes, reporter()) if wakes else None,
+        wake=LambdaWake(_client("lambda"), wakes, reporter()) if wakes else None,
         clock=clock(),
         reporter=reporter(),
     )
