@@ -190,7 +190,7 @@ def test_without_the_archive_there_is_nothing_of_it() -> None:
     assert TEMPLATE["Conditions"]["Archives"] == {"Fn::Equals": [{"Ref": "ArchiveResults"}, "on"]}
     everywhere = {"Fn::And": [{"Condition": "Archives"}, {"Fn::Not": [{"Condition": "IsEmulator"}]}]}
     assert TEMPLATE["Conditions"]["ArchivesOverTls"] == everywhere
-    assert {name: resource["Condition"] for name, resource in RESOURCES.items() if "Condition" in resource} == {
+    assert {name: RESOURCES[name]["Condition"] for name in ARCHIVE} == {
         name: "ArchivesOverTls" if name == "ResultsOverTlsOnly" else "Archives" for name in ARCHIVE
     }
     assert set(of_type("AWS::IAM::Policy")) < ARCHIVE
@@ -352,7 +352,7 @@ def test_nobody_watches_unless_asked_to() -> None:
     }
     for kind, condition in conditions.items():
         assert {resource["Condition"] for resource in of_type(kind).values()} == {condition}
-    assert {name for name, value in RESOURCES.items() if "Condition" in value} == {*ALARMS, "AlarmTopic", "Board"}
+    assert {name for name, value in RESOURCES.items() if "Condition" in value} == {*ALARMS, "AlarmTopic", "Board", *ARCHIVE}
 
 
 def test_an_address_without_alarms_is_refused() -> None:
