@@ -346,7 +346,7 @@ class Sink:
 
 async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
     """However large it is: two parts, and what lies in the sockets."""
-    large = Bulk("large", 12 * PART)
+    large = Bulk("large", 16 * PART)
 
     async def serve(request: web.Request) -> web.StreamResponse:
         return await large.serve(request)
@@ -383,5 +383,5 @@ async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
         finally:
             tracemalloc.stop()
     assert report.files == {"archived": 1}
-    assert client.sizes == [PART] * 12
-    assert most < 4 * PART
+    assert client.sizes == [PART] * 16
+    assert most < 6 * PART  # it is three and a half; what else this process remembers has room too
