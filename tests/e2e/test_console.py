@@ -209,7 +209,7 @@ def test_from_sign_in_to_redelivery(
 
     assert visitor.elsewhere == []  # no film before it is asked for
     visitor.button("Show the video").click()
-    page.wait_for_function("document.querySelector('video')?.readyState === 4")
+    eventually(lambda: page.evaluate("document.querySelector('video')?.readyState === 4"))  # waiting in the page takes an eval
     [result] = user.task(task_id)["result"]["resources"]
     assert {url for _, url in visitor.elsewhere} == {result["url"]}
     taken = page.screenshot(path=os.environ.get("PICTURE", str(tmp_path / "console.png")))
