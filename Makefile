@@ -46,6 +46,10 @@ check: tools ## format, lint, types, import contracts, template, locks
 bench: tools ## the figures of README (ARGS="NAME… --json FILE --quick")
 	@exec python -m tests.bench $(ARGS)
 
+.PHONY: picture
+picture: tools ## the console's picture in README, anew, from its test
+	PICTURE=tests/e2e/console.png python -m pytest tests/e2e/test_console.py -k redelivery
+
 .PHONY: fmt
 fmt: tools ## format, and mend what the linter can
 	ruff check --fix .

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract import check_answer
+
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 180.0
 ENDED_WITHIN_S = 30.0
@@ -85,6 +87,7 @@ HAPPENS_WITHIN_S = 25.0  # shorter than a claim or most waits for a tick, so tha
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 
 type Json = dict[str, Any]
+type Admin = Callable[..., Any]
 
 
 def eventually[T](look: Callable[[], T], within_s: float = HAPPENS_WITHIN_S) -> T:
@@ -96,12 +99,22 @@ def eventually[T](look: Callable[[], T], within_s: float = HAPPENS_WITHIN_S) -> 
     return seen
 
 
+def promised(answer: httpx.Response) -> None:
+    """Hold every answer to what the API says of itself."""
+    answer.read()
+    check_answer(answer.request.method, answer.request.url.path, answer.status_code, answer.json())
+
+
 class User:
     """A caller of the API; tests know their own tasks by a marker in image URL and reference."""
 
     def __init__(self, stack: Stack, token: str) -> None:
         self.http = httpx.Client(
-            base_url=stack.endpoint, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWERED_WITHIN_S, trust_env=False
+            base_url=stack.endpoint,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=ANSWERED_WITHIN_S,
+            trust_env=False,
+            event_hooks={"response": [promised]},
         )
 
     def submit(self, marker: str, *, path: str = SUBMIT, key: str | None = None, **more: object) -> httpx.Response:
@@ -217,6 +230,25 @@ def inbox(stack: Stack) -> Iterator[Inbox]:
     inbox = Inbox(stack)
     with inbox.http:
         yield inbox
+
+
+@pytest.fixture(scope="session")
+def admin(stack: Stack) -> Admin:
+    """The admin command, run against the stack; a call returns what it prints."""
+    environment = os.environ | {
+        "AWS_ENDPOINT_URL": stack.aws_endpoint_url,
+        "AWS_DEFAULT_REGION": stack.aws_region,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+    def run(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "taskhook", "callers", *arguments, "--stack", stack.stack, "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 @pytest.fixture

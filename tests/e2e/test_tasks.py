@@ -2,24 +2,17 @@
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tests.corpus import image, video
-from tests.e2e.conftest import ROOT, SUBMIT, Inbox, Json, Stack, User, Vendor, eventually
+from tests.e2e.conftest import SUBMIT, Admin, Inbox, Json, Stack, User, Vendor, eventually
 from tests.fileserver import handing_out
 from tests.listener import listening
-
-type Admin = Callable[..., Any]
 
 EXAMPLE = {
     "image_url": "https://media.invalid/new_actor.jpg",
@@ -242,25 +235,6 @@ def test_a_repeat_of_a_failed_submit_gets_the_same_error(
 # --- callers --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def admin(stack: Stack) -> Admin:
-    """The admin command, run against the stack; a call returns what it prints."""
-    environment = os.environ | {
-        "AWS_ENDPOINT_URL": stack.aws_endpoint_url,
-        "AWS_DEFAULT_REGION": stack.aws_region,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-    }
-
-    def run(*arguments: str) -> Any:
-        command = [sys.executable, "-m", "taskhook", "callers", *arguments, "--stack", stack.stack, "--json"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
-
-
 def test_callers_never_see_each_other(stack: Stack, user: User, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str) -> None:
     """Another caller's task is 404, its listing is empty, and the same key is another task, signed with its own secret."""
     added = admin("add", f"bob-{marker[:8]}")
@@ -374,7 +348,7 @@ def test_the_api_describes_itself(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/"), ("GET", "/api/v1/nothing"), ("DELETE", "/api/v1/tasks/x"), ("PUT", SUBMIT), ("POST", "/api/v1/team/balance")],
+    [("POST", "/"), ("GET", "/api/v1/nothing"), ("DELETE", "/api/v1/tasks/x"), ("PUT", SUBMIT), ("POST", "/api/v1/team/balance")],
 )
 def test_an_unknown_path_wears_the_envelope(user: User, method: str, path: str) -> None:
     """Every path reaches submit, so that a 404 looks like any other error."""

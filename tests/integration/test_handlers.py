@@ -2,6 +2,8 @@
 
 import base64
 import copy
+import gzip
+import hashlib
 import json
 import logging
 import re
@@ -25,6 +27,7 @@ from functions.poll.app import handler as poll_handler
 from functions.submit.app import handler as submit_handler
 from taskhook import api, wiring
 from taskhook.models import MODELS
+from tests.contract import check_answer, document
 from tests.local import stack
 from tests.local.vendor import RESULT
 from tests.world import a_caller, token_of
@@ -174,7 +177,9 @@ def ask(deployed: None) -> Ask:
         else:
             event |= changes
             event["requestContext"]["http"] |= {"path": event["rawPath"]}
-        return Heard(submit_handler(event, SubmitContext()))
+        heard = Heard(submit_handler(event, SubmitContext()))
+        check_answer(event["requestContext"]["http"]["method"], event["rawPath"], heard.status, heard.body)
+        return heard
 
     return send
 
@@ -328,7 +333,9 @@ def test_the_api_describes_itself(ask: Ask) -> None:
     assert "/api/v1/alibaba/wan2.2-animate-mix/async" in document["paths"]
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/lease"])
+@pytest.mark.parametrize(
+    "path", ["/console.html", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/lease"]
+)
 def test_any_other_path_is_a_404_in_the_envelope(ask: Ask, path: str) -> None:
     """Every path reaches submit, so every answer wears the envelope."""
     heard = ask("task", rawPath=path)
@@ -643,7 +650,112 @@ def test_every_route_is_described(ask: Ask) -> None:
         path = route.path.replace("<", "{").replace(">", "}")
         slugs = MODELS if "{model}" in path else ["provider/model"]
         routes |= {(str(route.method), path.replace("{provider}/{model}", slug)) for slug in slugs}
-    assert described == {route for route in routes if not route[1].startswith(("/hooks/", "/openapi"))}
+    for_people = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/docs")}
+    assert described == {route for route in routes if not route[1].startswith(("/hooks/", "/openapi"))} - for_people
+
+
+def test_the_examples_of_errors_are_the_real_ones(ask: Ask) -> None:
+    """Word for word, for those that a caller brings about."""
+    task_id = ask(headers={"idempotency-key": "once"}, callback_url=...).body["data"]["task_id"]
+    real = [
+        ask(mode="x"),
+        ask(token="Bearer x"),
+        ask("task", rawPath="/api/v1/tasks/tk_0000000000000000000000"),
+        ask("redeliver", rawPath=f"/api/v1/tasks/{task_id}/redeliver"),
+        ask(raw="x" * (64 * 1024 + 1)),
+        ask(headers={"idempotency-key": "once"}, callback_url=..., mode="wan-pro"),
+    ]
+    examples: dict[str, Event] = {}
+    for item in document()["paths"].values():
+        for operation in item.values():
+            for status, response in operation["responses"].items():
+                if "content" not in response:
+                    continue  # a redirect
+                examples[status] = response["content"]["application/json"]["example"]
+    assert [(heard.status, heard.body) for heard in real] == [
+        (int(status), examples[status]) for status in ("400", "401", "404", "409", "413", "422")
+    ]
+
+
+def test_the_example_of_a_task_is_like_a_real_one(ask: Ask, inbox: Inbox) -> None:
+    """What a delivered task has, the example has, no more and no less; a listing shows the same."""
+    task_id = delivered(ask, inbox)
+    shown = ask("task", rawPath=f"/api/v1/tasks/{task_id}").body["data"]
+    answer = document()["paths"]["/api/v1/tasks/{task_id}"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert set(shown) == set(answer["example"]["data"])
+    assert set(shown["request"]) == set(json.loads(sample("submit")["body"])) - {"callback_url", "reference"}
+    assert ask("list", queryStringParameters={}).body["data"]["tasks"] == [shown]
+
+
+# --- the pages for people -------------------------------------------------------------------------------------------------
+
+
+def page(path: str, method: str = "GET", **headers: str) -> Event:
+    """Ask for a page, and give the whole answer."""
+    event = sample("task")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = path
+    event["requestContext"]["http"]["method"] = method
+    event["headers"] = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer: Event = submit_handler(event, SubmitContext())
+    answer["headers"] = {name.lower(): value for name, value in answer["headers"].items()}
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None:
+    """For anybody, whole in one answer; the policy allows its own script and style by their hashes, and no other origin."""
+    answer = page(path)
+    assert (answer["statusCode"], answer["headers"]["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<script>" in answer["body"]
+    assert not re.search(r"""\b(src|href)=["'](https?:)?//|@import|url\(""", answer["body"])
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", answer["body"])
+    policy = dict(part.split(" ", 1) for part in answer["headers"]["content-security-policy"].split("; "))
+    for kind in ("script", "style"):
+        [content] = re.findall(f"<{kind}>(.*?)</{kind}>", answer["body"], re.DOTALL)
+        assert "/* page." not in content
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy.pop(f"{kind}-src") == f"'sha256-{digest}'"
+    assert policy == {
+        "default-src": "'none'",
+        "connect-src": "'self'",
+        "img-src": "data: https: http:",
+        "media-src": "https: http:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    assert answer["headers"]["referrer-policy"] == "no-referrer"
+    assert answer["headers"]["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json"])
+def test_what_changes_at_a_deployment_only_is_sent_small_and_once(deployed: None, path: str) -> None:
+    """Compressed for whoever takes it, not at all for whoever has it."""
+    plain, small = page(path), page(path, accept_encoding="br, gzip")
+    assert small["headers"]["content-encoding"] == "gzip"
+    assert gzip.decompress(base64.b64decode(small["body"])).decode() == plain["body"]
+    again = page(path, accept_encoding="gzip", if_none_match=plain["headers"]["etag"])
+    assert (again["statusCode"], again["body"]) == (304, "")
+    assert page(path, if_none_match='W/"another"')["statusCode"] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_who_asks_for_the_head_gets_no_body(deployed: None, path: str) -> None:
+    """And the same headers."""
+    head, whole = page(path, "HEAD"), page(path)
+    assert (head["statusCode"], head["body"], head["headers"]) == (200, "", whole["headers"])
+
+
+def test_the_pages_cost_a_submit_nothing() -> None:
+    """Neither they nor what describes the API is loaded with the function."""
+    code = (
+        "import sys, functions.submit.app; print([name for name in sys.modules if name in ('taskhook.pages', 'taskhook.openapi')])"
+    )
+    environment = {"AWS_DEFAULT_REGION": stack.REGION}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_unknown_model_is_a_404_that_lists_the_known(ask: Ask) -> None:

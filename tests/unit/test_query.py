@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -106,6 +107,18 @@ async def test_anothers_task_does_not_exist(tasks: MemoryTasks) -> None:
         assert rejected.value.status == 404
 
 
+async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
+    """Messages and requests count; the cursor goes on from there, and nothing is left out."""
+    tasks = MemoryTasks()
+    for number in range(60):
+        await tasks.add(a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})}))
+    found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
+    assert 20 < len(found) < 30
+    rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
+    more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
+    assert [task.task_id for task in found + rest + more] == [a_task(number).task_id for number in reversed(range(60))]
+
+
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     """A running task shows status, upstream id, reference and the callback's state."""
     answer = query.task_answer(a_task(1))
@@ -118,7 +131,21 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
         "reference": "my reference",
         "callback": {"state": CallbackState.NONE, "attempts": 0, "next_attempt_at": None, "log": []},
         "created_at": 1795435201000,
+        "stage": "watched",
+        "request": {},
     }
+
+
+def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
+    """In the form of the vendor's own times."""
+    times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
+    data = query.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
+    assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
+        1795435200000,
+        1795435201000,
+        "https://x.example.com/",
+    )
+    assert "ended_at" not in data
 
 
 async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:

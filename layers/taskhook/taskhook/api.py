@@ -1,6 +1,7 @@
 """Routes and envelope: HTTP in, one use case, HTTP out. The only importer of the HTTP resolver."""
 
 import base64
+import hashlib
 import json
 from datetime import timedelta
 from http import HTTPStatus
@@ -8,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
 
-from taskhook import callers, openapi, query, wiring
-from taskhook.models import MODELS
+from taskhook import callers, query, wiring
 from taskhook.ports import Caller, StoreUnavailableError
 from taskhook.query import Filter
 from taskhook.submit import Order, RejectedError, submit
@@ -17,6 +17,7 @@ from taskhook.task import Json, minified
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -28,9 +29,9 @@ CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
 app = APIGatewayHttpResolver()
 
 
-def handle(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """Answer one HTTP API event (payload format 2.0)."""
-    app.append_context(arrived_at=wiring.clock().now())
+def handle(event: dict[str, Any], context: "LambdaContext", *, pages: "Path") -> dict[str, Any]:
+    """Answer one HTTP API event (payload format 2.0); `pages` is the folder of the pages for people."""
+    app.append_context(arrived_at=wiring.clock().now(), pages=pages)
     answer: dict[str, Any] = app.resolve(event, context)
     return answer
 
@@ -68,15 +69,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
     )
     if answer.status != HTTPStatus.OK:
         return _error(answer.status, answer.message)
-    url = f"{wiring.settings().public_url}/api/v1/tasks/{answer.task.task_id}"
-    return _success(
-        {
-            "status": "pending",
-            "task_id": answer.task.task_id,
-            "model_id": answer.task.model,
-            "get_result": {"method": "GET", "url": url},
-        }
-    )
+    return _success(query.submitted_data(answer.task, wiring.settings().public_url))
 
 
 @app.get("/api/v1/tasks/<task_id>")
@@ -212,16 +205,34 @@ def validate_key() -> Response[str]:
 
 @app.get("/api/v1/models")
 def list_models() -> Response[str]:
-    """List the known models; the vendor's answer has no envelope here."""
+    """List the known models."""
     _caller()
-    listed = [{"slug": model.slug, "type": model.kind, "description": model.description} for model in MODELS.values()]
-    return _json(HTTPStatus.OK, {"models": listed})
+    return _json(HTTPStatus.OK, query.models_answer())
 
 
-@app.get("/openapi.json")
+# --- for people, and for machines that want to know: nothing of it is loaded or read before somebody asks --------------------
+
+
+@app.get("/", compress=True)
+@app.head("/")
+def show_console() -> Response[str]:
+    """Show the console."""
+    return _page("console")
+
+
+@app.get("/docs", compress=True)
+@app.head("/docs")
+def show_docs() -> Response[str]:
+    """Show the API's documentation."""
+    return _page("docs")
+
+
+@app.get("/openapi.json", compress=True)
 def describe() -> Response[str]:
     """Describe this API in OpenAPI 3.1."""
-    return _json(HTTPStatus.OK, openapi.document(wiring.settings().public_url))
+    from taskhook import openapi  # noqa: PLC0415  # submits never pay for it
+
+    return _cached(content_types.APPLICATION_JSON, minified(openapi.document(wiring.settings().public_url)), {})
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------------
@@ -316,6 +327,24 @@ def _success(data: Json) -> Response[str]:
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     return _json(status, {"code": int(status), "message": message}, headers)
+
+
+def _page(name: str) -> Response[str]:
+    from taskhook import pages  # noqa: PLC0415  # submits never pay for it
+
+    html = pages.read(app.context["pages"], name)
+    return _cached("text/html; charset=utf-8", html, pages.headers(html))
+
+
+def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[str]:
+    """Answer with what changes at a deployment only: a browser that has it already is told so."""
+    etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'  # weak: the same for the compressed and the plain form
+    headers = {"Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept-Encoding", **headers}
+    if etag in (app.current_event.headers.get("if-none-match") or ""):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, content_type=content_type, body="", headers=headers, compress=False)
+    if app.current_event.http_method == "HEAD":
+        body = ""
+    return Response(status_code=HTTPStatus.OK, content_type=content_type, body=body, headers=headers)
 
 
 def _json(status: int, body: Json, headers: dict[str, str] | None = None) -> Response[str]:

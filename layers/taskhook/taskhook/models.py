@@ -38,9 +38,15 @@ class AnimateRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_url: MediaUrl = Field(description="Character image: JPG/JPEG/PNG/BMP/WEBP, sides 200 to 4096 px, at most 5 MB.")
-    video_url: MediaUrl = Field(description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, at most 200 MB.")
-    mode: Mode = Field(description="`wan-std`: faster and cheaper; `wan-pro`: smoother.")
+    image_url: MediaUrl = Field(
+        description="Character image: JPG/JPEG/PNG/BMP/WEBP, sides 200 to 4096 px, at most 5 MB.",
+        examples=["https://example.com/new_actor.jpg"],
+    )
+    video_url: MediaUrl = Field(
+        description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, at most 200 MB.",
+        examples=["https://example.com/original_scene.mp4"],
+    )
+    mode: Mode = Field(description="`wan-std`: faster and cheaper; `wan-pro`: smoother.", examples=[Mode.STANDARD])
     check_image: Annotated[bool, Field(strict=True)] = Field(default=True, description="Whether the vendor inspects the image.")
 
 

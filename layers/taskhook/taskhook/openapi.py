@@ -1,68 +1,91 @@
-"""The API described in OpenAPI 3.1, from the same request models that validate it."""
+"""The API described in OpenAPI 3.1, from the request models that validate it and, for examples, from the code that answers.
 
+The vendor's `/hooks/…` is left out on purpose: its path carries a token, and it is nobody else's business.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
+from taskhook import query, signature
 from taskhook.models import MODELS, Model
-from taskhook.task import CallbackState, ErrorCode
+from taskhook.ports import Reply
+from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Submission, SubmitOutcome, Task
 
-_STATUS_TEXT = {
-    "400": "The request is wrong; the message names the field.",
-    "401": "The token is missing, malformed, wrong or disabled.",
-    "404": "There is no such path, model, task or result.",
-    "409": "Not now or not ever, and the message says why: the first request with this key is in flight, there is no callback, …",
-    "413": "The body is larger than 64 KB.",
-    "422": "The Idempotency-Key was used with a different request, or the vendor refused the request.",
-    "429": "Too many requests.",
-    "502": "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; see the message.",
-    "503": "The task table did not answer; nothing was sent to the vendor.",
+_DESCRIPTION = """\
+Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.
+
+Every answer is `{"code": 0, "message": "success", "data": …}`, every error `{"code": <HTTP status>, "message": "…"}`. \
+What API Gateway refuses by itself (its throttle) is `{"message": "…"}` with status 429 or 503."""
+_TAGS = {
+    "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
+    "Tasks": "Your own tasks, for as long as this deployment keeps them. Another caller's task does not exist for you.",
+    "Callbacks": "Your signing secrets, and a receiver tried out.",
+    "Deployment": "In the vendor's own form, so that its clients work here.",
+    "Events": "What is posted to a task's callback URL. Every attempt carries the same `webhook-id` and the same bytes.",
+}
+_SUBMITTED = datetime(2026, 11, 23, 15, 2, 40, 120000, tzinfo=UTC)
+_ENDED = _SUBMITTED + timedelta(seconds=84.4)
+_URL = "https://you.example.com/hook"
+_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105  # the one of the standard's own examples
+
+_REFUSED = "The vendor refused the request for good, and these are its words; nothing was paid."
+
+# Of each error: when it comes, and the words of one.
+_ERRORS = {
+    "400": (
+        "The request is wrong; the message names the field.",
+        "Invalid parameters: parameter 'mode': input should be 'wan-std' or 'wan-pro'",
+    ),
+    "401": (
+        "The token is missing, malformed, wrong or disabled.",
+        "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment",
+    ),
+    "403": (_REFUSED, "Forbidden: this model is not open to this key"),
+    "404": ("There is no such path, model, task or result.", "Resource not found: there is no such task"),
+    "405": (_REFUSED, "Method not allowed"),
+    "409": (
+        "Not now or not ever, and the message says why: the first request with this key is in flight, there is no callback, …",
+        "Conflict: the task has not ended, it is processing; its callback will come by itself",
+    ),
+    "413": ("The body is larger than 64 KB.", "Invalid parameters: the body is larger than 65536 bytes"),
+    "415": (_REFUSED, "Unsupported Media Type"),
+    "422": (
+        "The Idempotency-Key was used with a different request, or the vendor refused the request.",
+        "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
+    ),
+    "429": (
+        "As many of your tasks as may wait here wait already, or the API's own throttle.",
+        "Too many requests: 1000 of your tasks are queued already; wait until some have ended",
+    ),
+    "500": ("Our fault; the log has the trace.", "Internal error: see the log of the submit function"),
+    "502": (
+        "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; see the message.",
+        "Outcome unknown: whether the vendor took task tk_8sYPZtwvYeZ3gXxYh3nM4A is being watched; do not resubmit",
+    ),
+    "503": (
+        "The task table did not answer; nothing was sent to the vendor.",
+        "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
+    ),
 }
 
 
-def document(server: str) -> dict[str, Any]:
+def document(server: str) -> Json:
     """Describe every route; `server` is the origin that callers use."""
     paths: dict[str, Any] = {}
     for model in MODELS.values():
         for suffix in ("", "/async"):
-            paths[f"/api/v1/{model.slug}{suffix}"] = {"post": _submit(model, suffix)}
-    paths |= {
-        "/api/v1/tasks": {"get": _list()},
-        "/api/v1/tasks/{task_id}": {"get": _of_task("showTask", "Show one task.", ["401", "404", "503"])},
-        "/api/v1/tasks/{task_id}/cancel": {
-            "post": _of_task("cancelTask", "Take back a task that is still queued here.", ["401", "404", "409", "503"])
-        },
-        "/api/v1/tasks/{task_id}/redeliver": {
-            "post": _of_task("redeliverTask", "Deliver a callback again: same id, same bytes.", ["401", "404", "409", "503"])
-        },
-        "/api/v1/tasks/redeliver": {"post": _redeliver()},
-        "/api/v1/callbacks/secret": {
-            "get": _operation(
-                "showSecrets",
-                "Give the secrets that sign your callbacks.",
-                {"$ref": "#/components/schemas/Secrets"},
-                ["401", "503"],
-            )
-        },
-        "/api/v1/callbacks/test": {"post": _try_out()},
-        "/r/{task_id}/{n}/{token}": {"get": _follow()},
-        "/api/v1/apikey/validate": {
-            "get": _operation("validateKey", "Tell whether the token is good.", {"$ref": "#/components/schemas/KeyAnswer"}, ["503"])
-        },
-        "/api/v1/models": {
-            "get": _operation("listModels", "List the known models.", {"$ref": "#/components/schemas/Models"}, ["401", "503"])
-        },
-    }
+            paths[f"/api/v1/{model.slug}{suffix}"] = {"post": _submit(model, suffix, server)}
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "taskhook",
-            "version": "1",
-            "description": "Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.",
-        },
+        "info": {"title": "taskhook", "version": "1", "description": _DESCRIPTION},
         "servers": [{"url": server}],
         "security": [{"token": []}],
-        "paths": paths,
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
+        "paths": paths | _tasks() | _results() | _callbacks() | _deployment(),
+        "webhooks": {task.event: {"post": _webhook(task)} for task in (_succeeded(), _failed())},
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "`thk_<caller>_<43 characters>`"}},
             "schemas": _schemas(),
@@ -70,33 +93,300 @@ def document(server: str) -> dict[str, Any]:
     }
 
 
-def _submit(model: Model, suffix: str) -> dict[str, Any]:
+# --- operations -----------------------------------------------------------------------------------------------------------
+
+
+def _submit(model: Model, suffix: str, server: str) -> Json:
     name = "submit_" + model.slug.replace("/", "_").replace(".", "_").replace("-", "_") + suffix.replace("/", "_")
     operation = _operation(
         name,
+        "Submit" if not suffix else "Deployment",
         model.description,
-        {"$ref": "#/components/schemas/SubmitAnswer"},
-        ["400", "401", "404", "409", "413", "422", "429", "502", "503"],
+        answer="SubmitAnswer",
+        data=query.submitted_data(_accepted(model), server),
+        errors=["400", "401", "403", "404", "405", "409", "413", "415", "422", "429", "502", "503"],
     )
-    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _request_schema(model.request)}}}
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _request_schema(model.request),
+                "example": _request(model) | {"callback_url": _URL, "reference": "order-17"},
+            }
+        },
+    }
     operation["parameters"] = [
         {
             "name": "Idempotency-Key",
             "in": "header",
             "description": "The same key with the same request gets the first answer again; nothing is paid twice.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+            "example": "order-17",
         },
         {
             "name": "X-Webhook-URL",
             "in": "header",
             "description": "The same as `callback_url`, as the vendor has it.",
             "schema": {"type": "string", "format": "uri", "maxLength": 2048},
+            "example": _URL,
         },
     ]
     return operation
 
 
-def _request_schema(request: type[BaseModel]) -> dict[str, Any]:
+def _tasks() -> dict[str, Any]:
+    of_task = [
+        {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "tk_8sYPZtwvYeZ3gXxYh3nM4A"}
+    ]
+    listed = _operation(
+        "listTasks",
+        "Tasks",
+        "List your tasks, newest first. A rare filter may give few or none and a `next_cursor`: go on with it.",
+        answer="TaskList",
+        data={"tasks": [query.task_answer(_succeeded())["data"]], "next_cursor": None},
+        errors=["400", "401", "503"],
+    )
+    filters: dict[str, dict[str, Any]] = {
+        "status": {"type": "string", "enum": ["pending", "processing", "success", "failed"]},
+        "callback": {"type": "string", "enum": list(CallbackState), "description": "The state of the callback."},
+        "since": {"type": "string", "format": "date-time", "description": "Accepted then or later."},
+        "until": {"type": "string", "format": "date-time", "description": "Accepted before."},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        "cursor": {"type": "string", "description": "The `next_cursor` of the answer before."},
+    }
+    listed["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in filters.items()]
+    operations = {
+        "": ("get", "showTask", "Show one task: the vendor's answer, and what became of its callback.", _succeeded(), ()),
+        "/cancel": (
+            "post",
+            "cancelTask",
+            "Take back a task that is still queued here. It was never paid; its callback says `canceled`.",
+            _canceled(),
+            ("409",),
+        ),
+        "/redeliver": (
+            "post",
+            "redeliverTask",
+            "Deliver a callback again: same id, same bytes, fresh signature, a fresh round of the schedule.",
+            _succeeded().redelivered(_ENDED + timedelta(minutes=5)),
+            ("409",),
+        ),
+    }
+    shown = {}
+    for suffix, (method, name, summary, task, more) in operations.items():
+        data = query.task_answer(task)["data"]
+        operation = _operation(name, "Tasks", summary, answer="TaskAnswer", data=data, errors=["401", "404", *more, "503"])
+        shown[f"/api/v1/tasks/{{task_id}}{suffix}"] = {method: operation | {"parameters": of_task}}
+    return {"/api/v1/tasks": {"get": listed}, **shown, "/api/v1/tasks/redeliver": {"post": _redeliver()}}
+
+
+def _results() -> Json:
+    answers = _operation(
+        "followLink",
+        "Tasks",
+        "Lead to an archived result; the link is its own token, and works for as long as the file is kept.",
+        answer="Error",
+        data={},
+        errors=["404", "503"],
+    )
+    location = {"description": "Good for some minutes.", "schema": {"type": "string", "format": "uri"}}
+    found = {"302": {"description": "Where the result is right now.", "headers": {"Location": location}}}
+    errors = {status: answer for status, answer in answers["responses"].items() if status != "200"}
+    parts = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": example}
+        for name, example in (("task_id", "tk_8sYPZtwvYeZ3gXxYh3nM4A"), ("n", "0"), ("token", "9f86d081884c7d659a2feaa0c55ad015"))
+    ]
+    followed = answers | {"responses": found | errors, "parameters": parts, "security": []}
+    return {"/r/{task_id}/{n}/{token}": {"get": followed}}
+
+
+def _redeliver() -> Json:
+    operation = _operation(
+        "redeliverTasks",
+        "Tasks",
+        "Deliver many callbacks again, newest first; go on with `cursor` while `next_cursor` is not null.",
+        answer="Redelivered",
+        data={"count": 3, "next_cursor": None},
+        errors=["400", "401", "413", "503"],
+    )
+    when = {"type": "string", "format": "date-time", "description": "By time of acceptance."}
+    fields: dict[str, dict[str, Any]] = {
+        "state": {"type": "string", "enum": [CallbackState.UNDELIVERED, CallbackState.DELIVERED], "default": "undelivered"},
+        "since": when,
+        "until": when,
+        "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 100},
+        "cursor": {"type": "string"},
+    }
+    return operation | _json_body(fields, {"state": "undelivered", "since": query.iso(_SUBMITTED), "limit": 500})
+
+
+def _callbacks() -> dict[str, Any]:
+    samples = [
+        query.tried_answer(task, Reply(status=200, elapsed=timedelta(milliseconds=38), answer="ok"), delivered=True)
+        for task in (_succeeded(), _failed())
+    ]
+    tried = _operation(
+        "tryReceiver",
+        "Callbacks",
+        "Send a signed sample of each event to a receiver, and tell what it said.",
+        answer="Samples",
+        data={"samples": samples},
+        errors=["400", "401", "413", "503"],
+    )
+    url = {"type": "string", "format": "uri", "maxLength": 2048, "description": "Without it the caller's default."}
+    secrets = _operation(
+        "showSecrets",
+        "Callbacks",
+        "Give the secrets that sign your callbacks now; while one is being replaced, both sign.",
+        answer="Secrets",
+        data={"secrets": [{"secret": _SECRET, "expires_at": None}]},
+        errors=["401", "503"],
+    )
+    return {
+        "/api/v1/callbacks/secret": {"get": secrets},
+        "/api/v1/callbacks/test": {"post": tried | _json_body({"callback_url": url}, {"callback_url": _URL})},
+    }
+
+
+def _deployment() -> dict[str, Any]:
+    key = _operation(
+        "validateKey",
+        "Deployment",
+        "Tell whether the token is good; never a 401.",
+        answer="KeyAnswer",
+        data={"is_valid": True},
+        errors=["503"],
+    )
+    key["security"] = [{"token": []}, {}]
+    models = _operation(
+        "listModels",
+        "Deployment",
+        "List the known models; this answer has no envelope.",
+        answer="Models",
+        data={},
+        errors=["401", "503"],
+    )
+    models["responses"]["200"]["content"]["application/json"]["example"] = query.models_answer()
+    return {"/api/v1/apikey/validate": {"get": key}, "/api/v1/models": {"get": models}}
+
+
+def _operation(name: str, tag: str, summary: str, *, answer: str, data: Json, errors: list[str]) -> Json:
+    done = {"schema": {"$ref": f"#/components/schemas/{answer}"}, "example": {"code": 0, "message": "success", "data": data}}
+    responses: dict[str, Any] = {"200": {"description": "Done.", "content": {"application/json": done}}}
+    for status in [*errors, "500"]:
+        description, message = _ERRORS[status]
+        failed = {"schema": {"$ref": "#/components/schemas/Error"}, "example": {"code": int(status), "message": message}}
+        responses[status] = {"description": description, "content": {"application/json": failed}}
+        if status in {"409", "429", "503"}:
+            seconds = {"description": "Seconds to wait, where waiting helps.", "schema": {"type": "integer"}}
+            responses[status]["headers"] = {"Retry-After": seconds}
+    return {"operationId": name, "tags": [tag], "summary": summary, "responses": responses}
+
+
+def _json_body(fields: dict[str, dict[str, Any]], example: Json) -> Json:
+    schema = {"type": "object", "properties": fields, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+
+
+def _webhook(task: Task) -> Json:
+    body = (task.message or "").encode()
+    standard = signature.headers([_SECRET], task.webhook_id, _ENDED, body)
+    sent = {
+        "webhook-id": ("The message's id, the same on every attempt: deduplicate on it.", standard["webhook-id"]),
+        "webhook-timestamp": ("Unix seconds of this attempt.", standard["webhook-timestamp"]),
+        "webhook-signature": (
+            "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, one for each valid secret, separated by a space.",
+            standard["webhook-signature"],
+        ),
+        "X-Modellix-Event": ("As `type`.", task.event),
+        "X-Modellix-Task-ID": ("As `data.task_id`.", task.task_id),
+        "X-Modellix-Delivery-ID": ("As `webhook-id`.", task.webhook_id),
+        "X-Modellix-Retry-Count": ("How many attempts there were before this one.", "0"),
+    }
+    answers = {
+        "2XX": "Delivered. Anything else, or nothing within 15 s, is tried again by the schedule, for 75 h.",
+        "409": "Soon: in 10 s, up to five times, not counted. 425 is the same.",
+        "410": "Gone: once more in an hour; a second 410 is the end.",
+        "429": "Too fast: the whole host has a rest, and `Retry-After` is obeyed. So with 502 and 504.",
+    }
+    how = "succeeded" if task.state is State.SUCCESS else "failed"
+    return {
+        "operationId": f"task_{how}",
+        "tags": ["Events"],
+        "summary": f"A task has {how}.",
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}, "example": example}
+            for name, (about, example) in sent.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/Task{how.title()}"}, "example": json.loads(body)}
+            },
+        },
+        "responses": {status: {"description": description} for status, description in answers.items()},
+    }
+
+
+# --- examples: made by the code that makes the real ones ------------------------------------------------------------------
+
+
+def _request(model: Model) -> Json:
+    return {name: field.examples[0] for name, field in model.request.model_fields.items() if field.examples}
+
+
+def _accepted(model: Model) -> Task:
+    return Task(
+        task_id="tk_8sYPZtwvYeZ3gXxYh3nM4A",
+        caller="you",
+        model=model.slug,
+        request=json.dumps(_request(model)),
+        fingerprint="",
+        callback_url=_URL,
+        reference="order-17",
+        accepted_at=_SUBMITTED,
+        submitted_at=_SUBMITTED,
+        state=State.SUBMITTING,
+        callback=CallbackState.WAITING,
+    )
+
+
+def _watched() -> Task:
+    taken = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-17c0ffee")
+    return _accepted(next(iter(MODELS.values()))).submitted(taken, _SUBMITTED + timedelta(seconds=0.9), retention=timedelta(0))
+
+
+def _delivered(task: Task) -> Task:
+    made = Attempt(at=_ENDED, status=200, ms=38, answer="ok")
+    return task.attempted(made, delivered=True, retry_at=None, now=_ENDED, retention=timedelta(0))
+
+
+def _succeeded() -> Task:
+    data: Json = {
+        "duration": 83500,
+        "result": {"resources": [{"url": "https://example.com/result.mp4", "type": "video"}]},
+        "billing": {"amount": "0.2400"},
+        "result_expires_at": 1796075999265,
+    }
+    return _delivered(_watched().succeeded(data, _ENDED, retention=timedelta(0), claim=_ENDED))
+
+
+def _failed() -> Task:
+    why = "The input image has no human body or multiple human bodies."
+    return _delivered(_watched().failed(ErrorCode.UPSTREAM_FAILED, why, _ENDED, retention=timedelta(0), claim=_ENDED))
+
+
+def _canceled() -> Task:
+    busy = SubmitOutcome(submission=Submission.BUSY)
+    queued = _accepted(next(iter(MODELS.values()))).submitted(busy, _SUBMITTED, retention=timedelta(0))
+    return queued.failed(ErrorCode.CANCELED, query.CANCELED, _ENDED, retention=timedelta(0), claim=_ENDED)
+
+
+# --- schemas --------------------------------------------------------------------------------------------------------------
+
+
+def _request_schema(request: type[BaseModel]) -> Json:
     schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     schema["properties"] |= {
@@ -111,146 +401,142 @@ def _request_schema(request: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-def _of_task(name: str, summary: str, errors: list[str]) -> dict[str, Any]:
-    operation = _operation(name, summary, {"$ref": "#/components/schemas/TaskAnswer"}, errors)
-    operation["parameters"] = [{"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return operation
-
-
-def _follow() -> dict[str, Any]:
-    operation = _operation("followLink", "Lead to an archived result; the link is its own token.", {}, ["404", "503"])
-    operation["parameters"] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("task_id", "n", "token")
-    ]
-    location = {"description": "For some minutes.", "schema": {"type": "string", "format": "uri"}}
-    del operation["responses"]["200"]
-    operation["responses"]["302"] = {"description": "Where the result is right now.", "headers": {"Location": location}}
-    return operation | {"security": []}
-
-
-def _redeliver() -> dict[str, Any]:
-    operation = _operation(
-        "redeliverTasks", "Deliver many callbacks again.", {"$ref": "#/components/schemas/Redelivered"}, ["400", "401", "503"]
-    )
-    when = {"type": "string", "format": "date-time", "description": "By time of acceptance."}
-    fields: dict[str, dict[str, Any]] = {
-        "state": {"type": "string", "enum": [CallbackState.UNDELIVERED, CallbackState.DELIVERED], "default": "undelivered"},
-        "since": when,
-        "until": when,
-        "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 100},
-        "cursor": {"type": "string"},
-    }
-    return operation | _json_body(fields)
-
-
-def _try_out() -> dict[str, Any]:
-    operation = _operation(
-        "tryReceiver", "Send a signed sample of each event.", {"$ref": "#/components/schemas/Samples"}, ["400", "401", "503"]
-    )
-    url = {"type": "string", "format": "uri", "maxLength": 2048, "description": "Without it the caller's default."}
-    return operation | _json_body({"callback_url": url})
-
-
-def _json_body(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": fields, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _list() -> dict[str, Any]:
-    operation = _operation(
-        "listTasks", "List the caller's tasks, newest first.", {"$ref": "#/components/schemas/TaskList"}, ["400", "401", "503"]
-    )
-    filters: dict[str, dict[str, Any]] = {
-        "status": {"type": "string", "enum": ["pending", "processing", "success", "failed"]},
-        "callback": {"type": "string", "enum": list(CallbackState)},
-        "since": {"type": "string", "format": "date-time"},
-        "until": {"type": "string", "format": "date-time"},
-        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
-        "cursor": {"type": "string"},
-    }
-    operation["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in filters.items()]
-    return operation
-
-
-def _operation(name: str, summary: str, answer: dict[str, Any], errors: list[str]) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": {"description": "Done.", "content": {"application/json": {"schema": answer}}}}
-    for status in [*errors, "500"]:
-        responses[status] = {
-            "description": _STATUS_TEXT.get(status, "Our fault; the log has the trace."),
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-    return {"operationId": name, "summary": summary, "responses": responses}
-
-
-def _schemas() -> dict[str, Any]:
+def _schemas() -> Json:
     requests = {
         definition: schema
         for model in MODELS.values()
         for definition, schema in model.request.model_json_schema().get("$defs", {}).items()
     }
     text = {"type": "string"}
+    moment = {"type": "string", "format": "date-time"}
+    maybe = {"type": ["string", "null"], "format": "date-time"}
     status = {"type": "string", "enum": ["pending", "processing", "success", "failed"]}
-    task = _object(
-        ["status", "task_id", "model_id", "callback", "created_at"],
-        status=status,
-        task_id=text,
-        model_id=text,
-        upstream_task_id=text,
-        reference=text,
-        unchecked={"type": "object", "description": "Why an input's media could not be checked.", "additionalProperties": text},
-        created_at={"type": "integer", "description": "Unix milliseconds."},
-        result={"type": "object", "description": "The vendor's, with `resources[]`; an archived one has `source_url` too."},
-        error=_object(["code", "message"], code={"type": "string", "enum": list(ErrorCode)}, message=text),
-        callback=_object(
-            ["state", "attempts", "next_attempt_at", "log"],
-            state={"type": "string", "enum": list(CallbackState)},
-            attempts={"type": "integer"},
-            next_attempt_at={"type": ["string", "null"], "format": "date-time"},
-            log={"type": "array", "items": {"$ref": "#/components/schemas/Attempt"}},
-        ),
-    )
     get_result = _object(["method", "url"], method=text, url=text)
     submitted = _object(
         ["status", "task_id", "model_id", "get_result"], status=status, task_id=text, model_id=text, get_result=get_result
     )
-    attempt = {
+    said = {
         "status": {"type": "integer", "description": "The receiver's."},
         "error": {"type": "string", "description": "What kept a status from coming."},
-        "ms": {"type": "integer"},
+        "ms": {"type": "integer", "description": "How long it took."},
         "answer": {"type": "string", "description": "The first bytes, control characters escaped."},
     }
-    moment = {"type": "string", "format": "date-time"}
     sample = _object(
-        ["type", "webhook_id", "delivered", "ms", "answer"], type=text, webhook_id=text, delivered={"type": "boolean"}, **attempt
+        ["type", "webhook_id", "delivered", "ms", "answer"], type=text, webhook_id=text, delivered={"type": "boolean"}, **said
     )
-    secret = _object(["secret", "expires_at"], secret=text, expires_at={"type": ["string", "null"], "format": "date-time"})
+    secret = _object(["secret", "expires_at"], secret=text, expires_at=maybe | {"description": "null: for good."})
     model = _object(["slug", "type", "description"], slug=text, type=text, description=text)
+    cursor = {"type": ["string", "null"], "description": "null: there is no more."}
     return requests | {
-        "Error": _object(["code", "message"], code={"type": "integer"}, message=text),
+        "Error": _object(["code", "message"], code={"type": "integer", "description": "The HTTP status."}, message=text),
         "SubmitAnswer": _envelope(submitted),
-        "Task": task,
+        "Task": _task(),
         "TaskAnswer": _envelope({"$ref": "#/components/schemas/Task"}),
         "TaskList": _envelope(
             _object(
                 ["tasks", "next_cursor"],
                 tasks={"type": "array", "items": {"$ref": "#/components/schemas/Task"}},
-                next_cursor={"type": ["string", "null"]},
+                next_cursor=cursor,
             )
         ),
         "KeyAnswer": _envelope(_object(["is_valid"], is_valid={"type": "boolean"})),
-        "Attempt": _object(["at", "ms", "answer"], at=moment, next_at=moment, **attempt),
-        "Redelivered": _envelope(
-            _object(["count", "next_cursor"], count={"type": "integer"}, next_cursor={"type": ["string", "null"]})
-        ),
+        "Attempt": _object(["at", "ms", "answer"], at=moment, next_at=moment, **said),
+        "Redelivered": _envelope(_object(["count", "next_cursor"], count={"type": "integer"}, next_cursor=cursor)),
         "Samples": _envelope(_object(["samples"], samples={"type": "array", "items": sample})),
         "Secrets": _envelope(_object(["secrets"], secrets={"type": "array", "items": secret})),
         "Models": _object(["models"], models={"type": "array", "items": model}),
+        "TaskSucceeded": _event(State.SUCCESS, ["result"], result=_RESULT),
+        "TaskFailed": _event(State.FAILED, ["error"], error=_failure()),
     }
 
 
-def _envelope(data: dict[str, Any]) -> dict[str, Any]:
+_VENDORS: Json = {"additionalProperties": True}  # whatever else the vendor says is passed on
+_RESULT: Json = {
+    "type": "object",
+    "description": "The vendor's.",
+    "properties": {
+        "resources": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"url": {"type": "string"}, "type": {"type": "string"}}} | _VENDORS,
+        }
+    },
+} | _VENDORS
+
+
+def _failure() -> Json:
+    return _object(["code", "message"], code={"type": "string", "enum": list(ErrorCode)}, message={"type": "string"})
+
+
+def _task() -> Json:
+    text = {"type": "string"}
+    task = _object(
+        ["status", "task_id", "model_id", "stage", "callback", "created_at", "request"],
+        status={
+            "type": "string",
+            "enum": ["pending", "processing", "success", "failed"],
+            "description": "`pending`: the vendor does not have the task yet; `processing`: it has.",
+        },
+        task_id=text,
+        model_id=text,
+        upstream_task_id=text | {"description": "The vendor's own id."},
+        reference=text | {"description": "Yours."},
+        unchecked={"type": "object", "description": "Why an input's media could not be checked.", "additionalProperties": text},
+        stage={
+            "type": "string",
+            "enum": list(State),
+            "description": "Where it stands here. `queued`: waits for a place at the vendor, and can be canceled; "
+            "`rescue`: whether the vendor took it is not known, and being watched.",
+        },
+        created_at={"type": "integer", "description": "When it was accepted. Unix milliseconds, as all four."},
+        submitted_at={"type": "integer", "description": "When the paid request went out."},
+        taken_at={"type": "integer", "description": "When the vendor was known to have it."},
+        ended_at={"type": "integer", "description": "When its end was known."},
+        result=_RESULT,
+        duration={"description": "The vendor's: how long it took, in milliseconds."},
+        billing={"type": "object", "description": "The vendor's."},
+        result_expires_at={"description": "Until when the vendor keeps the result, in its own form."},
+        truncated={"type": "boolean", "description": "The vendor's answer was too large to be kept whole."},
+        error=_failure(),
+        callback=_object(
+            ["state", "attempts", "next_attempt_at", "log"],
+            state={"type": "string", "enum": list(CallbackState)},
+            attempts={"type": "integer", "description": "All that were ever made; `log` has the last 20."},
+            next_attempt_at={"type": ["string", "null"], "format": "date-time"},
+            log={"type": "array", "items": {"$ref": "#/components/schemas/Attempt"}},
+        ),
+        callback_url=text | {"description": "Where the callback goes."},
+        request={"type": "object", "description": "What the vendor was sent."},
+    )
+    return task | _VENDORS
+
+
+def _event(state: State, required: list[str], **more: Any) -> Json:
+    text = {"type": "string"}
+    event = "prediction.task.succeeded" if state is State.SUCCESS else "prediction.task.failed"
+    data = _object(
+        ["status", "task_id", "model_id", *required],
+        status={"type": "string", "const": state},
+        task_id=text,
+        upstream_task_id=text,
+        model_id=text,
+        reference=text,
+        **more,
+    )
+    if state is State.SUCCESS:
+        data |= _VENDORS
+    return _object(
+        ["type", "timestamp", "code", "message", "data"],
+        type={"type": "string", "const": event},
+        timestamp={"type": "string", "format": "date-time", "description": "When the task ended."},
+        code={"type": "integer", "const": 0},
+        message=text,
+        data=data,
+    )
+
+
+def _envelope(data: Json) -> Json:
     return _object(["code", "message", "data"], code={"type": "integer", "const": 0}, message={"type": "string"}, data=data)
 
 
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+def _object(required: list[str], **properties: Any) -> Json:
     return {"type": "object", "required": required, "properties": properties}

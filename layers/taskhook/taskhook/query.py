@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from taskhook.models import MODELS
 from taskhook.ports import Caller, Clock, Reply, Reporter, StaleTaskError, TaskHistory, TaskStore, Wake
 from taskhook.submit import RejectedError
 from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Task, milliseconds
@@ -15,6 +16,7 @@ _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 _PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
 MAX_AGAIN = 500  # callbacks delivered again by one call
 _AGAIN_PAGE = 100  # tasks read at a time for that
+CANCELED = "canceled by its caller; it was never paid"
 _TASK_ID = re.compile(r"tk_[A-Za-z0-9_-]{22}")
 _STATUSES = {
     State.QUEUED: "pending",
@@ -116,7 +118,7 @@ async def cancel(
     try:
         if task.state is not State.QUEUED:
             raise RejectedError(409, f"Conflict: only a queued task can be canceled; this one is {_STATUSES[task.state]}")
-        canceled = task.failed(ErrorCode.CANCELED, "canceled by its caller; it was never paid", now, retention=retention, claim=now)
+        canceled = task.failed(ErrorCode.CANCELED, CANCELED, now, retention=retention, claim=now)
         canceled = await tasks.swap(task, canceled)
     except StaleTaskError as stale:
         raise RejectedError(409, "Conflict: the task is being submitted right now") from stale
@@ -193,7 +195,7 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
         for task in page.tasks:
             if wanted.matches(task):
                 found.append(task)
-                size += len(task.message or "")
+                size += len(task.message or "") + len(task.request)
             if len(found) == wanted.limit or size > _MAX_SIZE:
                 return found, task.listed
         if page.cursor is None:
@@ -203,13 +205,11 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
 
 
 def task_answer(task: Task) -> Json:
-    """Render the vendor's task answer, with what only taskhook knows: upstream id, reference, callback."""
+    """Render the vendor's task answer, with what only taskhook knows: upstream id, reference, callback, times, the request."""
     body: Json = json.loads(task.message) if task.message else {}
     data: Json = body.get("data") or {"status": _STATUSES[task.state], "task_id": task.task_id, "model_id": task.model}
-    if task.upstream_task_id is not None:
-        data["upstream_task_id"] = task.upstream_task_id
-    if task.reference is not None:
-        data["reference"] = task.reference
+    ours = {"upstream_task_id": task.upstream_task_id, "reference": task.reference, "callback_url": task.callback_url}
+    data |= {name: value for name, value in ours.items() if value is not None}
     if task.unchecked:
         data["unchecked"] = task.unchecked
     data["callback"] = {
@@ -218,8 +218,31 @@ def task_answer(task: Task) -> Json:
         "next_attempt_at": iso(task.next_attempt_at),
         "log": [_entry(attempt) for attempt in task.log],
     }
-    data["created_at"] = milliseconds(task.accepted_at)
+    times = {
+        "created_at": task.accepted_at,
+        "submitted_at": task.submitted_at,
+        "taken_at": task.taken_at,
+        "ended_at": task.ended_at,
+    }
+    data |= {name: milliseconds(moment) for name, moment in times.items() if moment is not None}
+    data |= {"stage": task.state, "request": json.loads(task.request)}
     return {"code": 0, "message": body.get("message", "success"), "data": data}
+
+
+def submitted_data(task: Task, origin: str) -> Json:
+    """Say of an accepted task what its submitter is told, in the vendor's form; `origin` is the one that callers use."""
+    url = f"{origin}/api/v1/tasks/{task.task_id}"
+    return {
+        "status": "pending",
+        "task_id": task.task_id,
+        "model_id": task.model,
+        "get_result": {"method": "GET", "url": url},
+    }
+
+
+def models_answer() -> Json:
+    """List the known models; the vendor's answer has no envelope here."""
+    return {"models": [{"slug": model.slug, "type": model.kind, "description": model.description} for model in MODELS.values()]}
 
 
 def tried_answer(sample: Task, reply: Reply, *, delivered: bool) -> Json:

@@ -1,0 +1,555 @@
+"""The console and the documentation as people have them: in a browser, against the embedded stack."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import boto3
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
+
+from taskhook.adapters import dynamodb
+from taskhook.task import Attempt, CallbackState, ErrorCode, State, Task
+from tests.e2e.conftest import HAPPENS_WITHIN_S, Admin, Inbox, Json, Stack, User, Vendor, eventually
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+PASSIVE = {"image", "media"}  # what may come from elsewhere, once somebody has clicked
+
+LARGEST_PICTURE = 150_000
+HOSTILE = "\"'><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+
+ZONE = "Europe/Berlin"
+
+type Scheme = Literal["light", "dark"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+
+class Visitor:
+    """Somebody in front of the console, who notices what a browser complains of and whom it talks to."""
+
+    def __init__(self, browser: Browser, stack: Stack, **context: Any) -> None:
+        self._stack = stack
+        self._context = browser.new_context(base_url=stack.endpoint, locale="en-GB", timezone_id=ZONE, **context)
+        self.page = self._context.new_page()
+        self.page.set_default_timeout(HAPPENS_WITHIN_S * 1000)
+        self.expected: set[int] = set()  # statuses that a test provokes, and that the browser therefore reports
+        self.complaints: list[str] = []
+        self.elsewhere: list[tuple[str, str]] = []  # kind and address of what was asked of another origin
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", self._asked)
+        self.page.on("request", self._requested)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        status = re.search(r"responded with a status of (\d+)", message.text)
+        if message.type in {"error", "warning"} and not (status and int(status[1]) in self.expected):
+            self.complaints.append(message.text)
+
+    def _asked(self, dialog: Dialog) -> None:
+        self.complaints.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _requested(self, request: Request) -> None:
+        if not request.url.startswith((f"{self._stack.endpoint}/", "data:")):
+            self.elsewhere.append((request.resource_type, request.url))
+
+    def signed_in(self, token: str, address: str = "/") -> "Visitor":
+        """Open an address as a caller."""
+        script = f"if (location.href !== 'about:blank') sessionStorage.setItem('token', '{token}')"
+        self._context.add_init_script(script)
+        self.page.goto("about:blank")  # a change of the fragment alone would not load the page anew
+        self.page.goto(address)
+        return self
+
+    @contextlib.contextmanager
+    def offline(self) -> Iterator[None]:
+        """Lose the network while the block lasts."""
+        self._context.set_offline(offline=True)
+        yield
+        self._context.set_offline(offline=False)
+
+    def leave(self) -> None:
+        """Go, content: nothing was complained of, and nothing but films and pictures came from elsewhere."""
+        self._context.close()
+        assert self.complaints == []
+        assert {kind for kind, _ in self.elsewhere} <= PASSIVE
+
+    # --- what is on the page ---------------------------------------------------------------------------------------------
+
+    def heading(self, name: str | re.Pattern[str]) -> Locator:
+        """Find a heading."""
+        return self.page.get_by_role("heading", name=name)
+
+    def button(self, name: str) -> Locator:
+        """Find a button."""
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def step(self, text: str) -> Locator:
+        """Find a step of a task's timeline."""
+        return self.page.locator(".timeline li").filter(has_text=text)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all visitors."""
+    expect.set_options(timeout=HAPPENS_WITHIN_S * 1000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, stack: Stack) -> Iterator[Callable[..., Visitor]]:
+    """Bring visitors in; at the end of a test each of them must be content."""
+    visitors: list[Visitor] = []
+
+    def come(**context: Any) -> Visitor:
+        visitors.append(Visitor(browser, stack, **context))
+        return visitors[-1]
+
+    yield come
+    for visitor in visitors:
+        visitor.leave()
+
+
+@pytest.fixture
+def newcomer(stack: Stack, admin: Admin, marker: str) -> Iterator[User]:
+    """Add a caller without any tasks."""
+    newcomer = User(stack, admin("add", f"new-{marker[:8]}")["token"])
+    with newcomer.http:
+        yield newcomer
+
+
+def token_of(user: User) -> str:
+    """Give a user's token."""
+    return user.http.headers["authorization"].removeprefix("Bearer ")
+
+
+@pytest.fixture
+def stored(stack: Stack) -> Callable[[Task], None]:
+    """Put tasks into the table as they are, past the API and its rules."""
+    account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.aws_region)
+    outputs = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url).describe_stacks(StackName=stack.stack)
+    table = next(out["OutputValue"] for out in outputs["Stacks"][0]["Outputs"] if out["OutputKey"] == "TasksTable")
+    client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
+    return lambda task: client.put_item(TableName=table, Item=dynamodb._item(dynamodb._attributes(task))) and None
+
+
+def a_task(user: User, number: int, **changes: Any) -> Task:
+    """Make a task of a user's, ended yesterday."""
+    then = datetime.now(UTC) - timedelta(days=1, seconds=number)
+    caller = token_of(user).split("_")[1]
+    task = Task(
+        task_id=f"tk_{os.urandom(11).hex()}",
+        caller=caller,
+        model="alibaba/wan2.2-animate-mix",
+        request="{}",
+        fingerprint="",
+        reference=f"number {number}",
+        accepted_at=then,
+        submitted_at=then,
+        state=State.WATCHED,
+    )
+    ended = task.succeeded({"result": {"resources": []}}, then + timedelta(seconds=70), retention=timedelta(days=7), claim=then)
+    return ended.model_copy(update=changes)
+
+
+def assert_accessible(page: Page) -> None:
+    """Let axe look at the page: it finds nothing serious."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    told = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in {"serious", "critical"}]
+    assert told == [], page.url
+
+
+# --- the whole way --------------------------------------------------------------------------------------------------------
+
+
+def test_from_sign_in_to_redelivery(
+    stack: Stack, user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, tmp_path: Path
+) -> None:
+    """Sign in, submit through the form, watch the task end, see a callback refused and then arrive, look at the film, redeliver."""
+    visitor = visit(viewport={"width": 1200, "height": 860})
+    page = visitor.page
+    page.goto("/")
+    page.get_by_label("Caller token").fill(stack.token)
+    visitor.button("Sign in").click()
+    expect(visitor.heading("Tasks")).to_be_visible()
+
+    path = f"campaign/{marker[:6]}"
+    inbox.behave(path, 503, body="deploying, back in a moment")
+    page.get_by_role("link", name="Submit a task").click()
+    page.get_by_label("image_url").fill(f"{stack.upstream}/media/actor.jpg")
+    page.get_by_label("video_url").fill(f"{stack.upstream}/media/scene.mp4")
+    page.get_by_label("mode", exact=True).select_option("wan-pro")
+    page.get_by_label("callback_url").fill(inbox.url(path))
+    page.get_by_label("reference").fill("campaign-42/scene-7")
+    visitor.button("Submit").click()
+
+    expect(visitor.heading("campaign-42/scene-7")).to_be_visible()
+    task_id = urlsplit(page.url).fragment.removeprefix("/tasks/")
+    for step in ("Accepted", "Submitted to the vendor", "Processing", "Succeeded"):
+        expect(visitor.step(step)).to_be_visible()
+    refused = visitor.step("Callback, attempt 1: answered 503")
+    expect(refused).to_contain_text("deploying, back in a moment")
+    expect(visitor.step("Callback, attempt 2: answered 200")).to_be_visible(timeout=25_000)
+    assert [delivery["status_answered"] for delivery in inbox.deliveries(task_id)] == [503, 200]
+
+    assert visitor.elsewhere == []  # no film before it is asked for
+    visitor.button("Show the video").click()
+    eventually(lambda: page.evaluate("document.querySelector('video')?.readyState === 4"))  # waiting in the page takes an eval
+    [result] = user.task(task_id)["result"]["resources"]
+    assert {url for _, url in visitor.elsewhere} == {result["url"]}
+    taken = page.screenshot(path=os.environ.get("PICTURE", str(tmp_path / "console.png")))
+    assert len(taken) < LARGEST_PICTURE
+
+    visitor.button("Redeliver callback").click()
+    expect(visitor.step("Callback, attempt 3: answered 200")).to_be_visible(timeout=25_000)
+    deliveries = inbox.deliveries(task_id)
+    assert all(delivery["verified"] for delivery in deliveries)
+    assert len({(delivery["headers"]["webhook-id"], delivery["body"]) for delivery in deliveries}) == 1
+    assert page.evaluate("document.querySelector('video') !== null")  # it has gone on playing
+
+    page.get_by_role("link", name="Tasks", exact=True).click()
+    row = page.get_by_role("row").filter(has_text=task_id)
+    expect(row).to_contain_text("success")
+    expect(row).to_contain_text("delivered")
+    visitor.button("Sign out").click()
+    expect(visitor.heading("Sign in")).to_be_visible()
+    assert page.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
+
+
+def test_the_form_is_filled_in_again_and_says_what_the_server_says(
+    stack: Stack, user: User, vendor: Vendor, inbox: Inbox, visit: Callable[..., Visitor], marker: str
+) -> None:
+    """The server's own words stand beside the fields that they name; a task can be submitted again with a change."""
+    task_id = user.accepted(marker, callback_url=inbox.url(marker))
+    visitor = visit().signed_in(token_of(user), f"/#/submit?from={task_id}")
+    visitor.expected = {400}
+    page, video = visitor.page, visitor.page.get_by_label("video_url")
+    expect(page.get_by_label("image_url")).to_have_value(re.compile(marker))
+    expect(page.get_by_label("callback_url")).to_have_value(inbox.url(marker))
+    video.fill("")
+    page.get_by_label("callback_url").fill("gopher://example.com")
+    page.get_by_label("mode", exact=True).select_option("")
+    visitor.button("Submit").click()
+    expect(video).to_have_attribute("aria-invalid", "true")
+    expect(video).to_be_focused()
+    expect(page.locator("#field-video_url-complaint")).to_have_text("Is required")
+    expect(page.locator("#field-mode-complaint")).to_have_text("Is required")
+    video.fill("https://media.invalid/original_scene.mp4")
+    page.get_by_label("mode", exact=True).select_option("wan-std")
+    visitor.button("Submit").click()
+    expect(page.locator("#field-callback_url-complaint")).to_have_text("Must be an http or https URL")
+    page.get_by_label("callback_url").fill(inbox.url(marker))
+    video.fill(f"{stack.upstream}/media/actor.jpg")
+    visitor.button("Submit").click()
+    expect(page.locator("#field-video_url-complaint")).to_contain_text("must be")  # what a look at the file has shown
+    assert len(vendor.paid(marker)) == 1
+    video.fill("https://media.invalid/original_scene.mp4")
+    visitor.button("Submit").click()
+    expect(visitor.step("Succeeded")).to_be_visible()
+    expect(page.get_by_text("Not checked here: video_url, name does not resolve.")).to_be_visible()
+    assert len(vendor.paid(marker)) == 2
+
+
+def test_a_lost_answer_is_no_second_payment(user: User, vendor: Vendor, visit: Callable[..., Visitor], marker: str) -> None:
+    """Who presses Submit again after the network was away has paid once."""
+    visitor = visit().signed_in(token_of(user), "/#/submit")
+    page = visitor.page
+    visitor.button("Fill in the example").click()
+    page.get_by_label("image_url").fill(f"https://media.invalid/new_actor.jpg?{marker}")
+    page.get_by_label("video_url").fill("https://media.invalid/original_scene.mp4")
+    page.get_by_label("callback_url").fill("")
+    page.route(re.compile("/api/v1/alibaba/"), lambda route: (route.fetch(), route.abort()))
+    visitor.button("Submit").click()
+    expect(page.get_by_role("alert")).to_contain_text("nothing is paid twice")
+    page.unroute(re.compile("/api/v1/alibaba/"))
+    visitor.button("Submit").click()
+    expect(visitor.step("Accepted")).to_be_visible()
+    assert len(vendor.paid(marker)) == 1
+    visitor.complaints = [text for text in visitor.complaints if "ERR_FAILED" not in text]
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_lives(newcomer: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str) -> None:
+    """Empty at first, it shows a task as it is accepted and until it has ended; it rests while nobody sees it."""
+    visitor = visit()
+    page, clock = visitor.page, visitor.page.clock
+    clock.install()
+    visitor.signed_in(token_of(newcomer))
+    expect(page.get_by_text("No tasks yet.")).to_be_visible()
+    task_id = newcomer.accepted(marker, callback_url=inbox.url(marker))
+    clock.run_for(5_000)
+    row = page.get_by_role("row").filter(has_text=task_id)
+    expect(row).to_be_visible()
+    newcomer.ended(task_id)
+    clock.run_for(5_000)
+    expect(row).to_contain_text("delivered")
+
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+    clock.run_for(10_000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    clock.run_for(3_600_000)
+    assert asked == []
+    with page.expect_request("**/api/v1/tasks?*"):
+        page.evaluate("delete document.hidden, document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_filters_and_pages(newcomer: User, stored: Callable[[Task], None], visit: Callable[..., Visitor]) -> None:
+    """By callback and time, page by page and back, in the address so that it can be kept."""
+    for number in range(30):
+        stored(a_task(newcomer, number, callback=CallbackState.UNDELIVERED if number == 29 else CallbackState.NONE))
+    visitor = visit().signed_in(token_of(newcomer))
+    page, rows = visitor.page, visitor.page.locator("tbody tr")
+    expect(rows).to_have_count(25)
+    visitor.button("Older »").click()
+    expect(rows).to_have_count(5)
+    expect(rows.first).to_contain_text("number 25")
+    page.reload()
+    expect(rows).to_have_count(5)
+    visitor.button("Newest").click()
+    expect(rows.first).to_contain_text("number 0")
+    page.get_by_label("Callback").select_option("undelivered")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("number 29")
+    expect(visitor.button("Redeliver all of them")).to_be_visible()
+    visitor.button("Clear").click()
+    page.get_by_label("Accepted from").fill((datetime.now(ZoneInfo(ZONE)) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M"))
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+
+
+def test_a_queued_task_is_taken_back(user: User, vendor: Vendor, visit: Callable[..., Visitor], marker: str) -> None:
+    """After a question; what it would have cost is not paid."""
+    with vendor.fault("429", times=None):
+        task_id = user.accepted(marker)
+        visitor = visit().signed_in(token_of(user), f"/#/tasks/{task_id}")
+        visitor.expected = {409}  # the poller may just be asking the vendor for a place
+        expect(visitor.step("Queued")).to_contain_text("Not paid for yet.")
+
+        def taken_back() -> bool:
+            if visitor.button("Cancel task").is_visible():
+                visitor.button("Cancel task").click()
+                visitor.button("Cancel the task").click()
+            visitor.page.wait_for_timeout(500)
+            return visitor.step("Failed").is_visible()
+
+        eventually(taken_back)
+        expect(visitor.step("Failed")).to_contain_text("canceled")
+    assert vendor.paid(marker) == []
+
+
+def hostile_task(user: User, state: State) -> Task:
+    """Make a task whose every field is an attack; only what decides about rules of our own is not."""
+    said: Json = {HOSTILE: HOSTILE, "url": "javascript:window.broken = 1", "type": HOSTILE}
+    data = dict.fromkeys(
+        ("status", "task_id", "model_id", "reference", "result_expires_at", "billing", "truncated", HOSTILE), HOSTILE
+    )
+    outcome: Json = {"error": {"code": HOSTILE, "message": HOSTILE}, "result": {"resources": [said, HOSTILE, None]}}
+    now = datetime.now(UTC)
+    return a_task(user, 0).model_copy(
+        update={
+            "model": HOSTILE,
+            "reference": HOSTILE,
+            "request": json.dumps({HOSTILE: HOSTILE, "image_url": f"https://example.com/{HOSTILE}"}),
+            "callback_url": HOSTILE,
+            "upstream_task_id": HOSTILE,
+            "state": state,
+            "error": ErrorCode.UPSTREAM_FAILED,
+            "message": json.dumps({"message": HOSTILE, "data": data | outcome}),
+            "callback": CallbackState.UNDELIVERED,
+            "attempts": 2,
+            "log": (Attempt(at=now, status=500, answer=HOSTILE), Attempt(at=now, error=HOSTILE, answer=HOSTILE)),
+        }
+    )
+
+
+@pytest.mark.parametrize("state", [State.SUCCESS, State.FAILED])
+def test_what_is_hostile_shows_as_text(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor], marker: str, state: State
+) -> None:
+    """Every field of a task, and what a receiver answers, is text: nothing of it is an element, a link or a script."""
+    task = hostile_task(newcomer, state)
+    stored(task)
+    inbox.behave(marker, 200, body=HOSTILE, times=2)
+    visitor = visit().signed_in(token_of(newcomer))
+    page = visitor.page
+    shown = page.get_by_text(HOSTILE, exact=True)
+    expect(page.get_by_role("row").filter(has_text=HOSTILE)).to_have_count(1)
+
+    page.goto(f"/#/tasks/{task.task_id}")
+    expect(visitor.heading(HOSTILE)).to_be_visible()
+    page.get_by_text("The API's answer").click()
+    assert shown.count() >= 6  # heading, id, model, vendor's id, URL, answers
+    assert page.locator("main :is(script, img, iframe, video)").count() == 0
+    assert page.locator("main a[href^='javascript' i]").count() == 0
+
+    page.goto(f"/#/submit?from={task.task_id}")
+    expect(page.get_by_label("reference")).to_have_value(HOSTILE)
+    page.goto("/#/callbacks")
+    page.get_by_label("Callback URL").fill(inbox.url(marker))
+    visitor.button("Send samples").click()
+    expect(shown).to_have_count(2)
+    assert page.evaluate("window.broken") is None
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_token_and_one_that_ends(
+    stack: Stack, newcomer: User, admin: Admin, visit: Callable[..., Visitor], marker: str
+) -> None:
+    """Neither gets in, and whoever was in is told why not any more."""
+    visitor = visit()
+    page = visitor.page
+    page.clock.install()
+    page.goto("/#/callbacks")
+    page.get_by_label("Caller token").fill("thk_nobody_" + "x" * 43)
+    visitor.button("Sign in").click()
+    expect(page.get_by_role("alert")).to_have_text("This deployment does not accept that token.")
+    page.get_by_label("Caller token").fill(token_of(newcomer))
+    visitor.button("Sign in").click()
+    expect(page.get_by_text("No tasks yet.")).to_be_visible()
+    visitor.expected = {401}
+    page.evaluate("sessionStorage.setItem('token', sessionStorage.getItem('token').slice(0, -4) + 'gone')")
+    page.clock.run_for(5_000)
+    expect(page.get_by_role("alert")).to_contain_text("Your token is not accepted any more")
+    expect(visitor.heading("Sign in")).to_be_visible()
+
+
+def test_an_api_that_is_away_and_comes_back(newcomer: User, visit: Callable[..., Visitor]) -> None:
+    """What was seen stays, with the reason and when it is tried again; then the view lives on by itself."""
+    visitor = visit()
+    page, clock, alert = visitor.page, visitor.page.clock, visitor.page.get_by_role("alert")
+    clock.install()
+    visitor.signed_in(token_of(newcomer))
+    expect(page.get_by_text("No tasks yet.")).to_be_visible()
+    with visitor.offline():
+        clock.run_for(5_000)
+        expect(alert).to_contain_text("No answer")
+    visitor.button("Try again").click()
+    expect(alert).to_have_count(0)
+    busy = {"status": 429, "headers": {"retry-after": "7"}, "json": {"message": "Too Many Requests"}}
+    page.route(re.compile("/api/v1/tasks"), lambda route: route.fulfill(**busy))
+    clock.run_for(5_000)
+    expect(alert).to_contain_text("Too Many Requests. Trying again every 7 s.")
+    page.unroute(re.compile("/api/v1/tasks"))
+    clock.run_for(7_000)
+    expect(alert).to_have_count(0)
+    assert all("ERR_INTERNET_DISCONNECTED" in text or "429" in text for text in visitor.complaints)
+    visitor.complaints.clear()
+
+
+def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]) -> None:
+    """Both are said, with a way back."""
+    visitor = visit().signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
+    visitor.expected = {404}
+    expect(visitor.heading("No such task")).to_be_visible()
+    visitor.page.goto("/#/nowhere")
+    visitor.page.get_by_role("link", name="To the tasks").click()
+    expect(visitor.heading("Tasks")).to_be_visible()
+
+
+# --- for everybody ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_is_accessible(user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, scheme: Scheme) -> None:
+    """In the eyes of axe, in light and dark, and on a phone; with the keyboard alone one gets to the content."""
+    task_id = user.accepted(marker, callback_url=inbox.url(marker))
+    user.ended(task_id)
+    visitor = visit(color_scheme=scheme, reduced_motion="reduce")
+    visitor.expected = {400}
+    page = visitor.page
+    page.goto("/")
+    expect(visitor.heading("Sign in")).to_be_visible()
+    assert_accessible(page)
+    visitor.signed_in(token_of(user), "/#/tasks?callback=undelivered")
+    expect(visitor.button("Redeliver all of them")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.goto("/#/tasks")
+    expect(page.get_by_role("row").filter(has_text=task_id)).to_be_visible()
+    assert_accessible(page)
+    page.goto(f"/#/tasks/{task_id}")
+    expect(visitor.step("Callback, attempt 1")).to_be_visible()
+    page.get_by_text("The API's answer").click()
+    assert_accessible(page)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360  # nothing to push aside
+    page.goto("/#/submit")
+    visitor.button("Submit").click()
+    expect(page.locator("#field-image_url-complaint")).to_have_text("Is required")
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.goto("/#/callbacks")
+    page.get_by_label("Callback URL").fill(inbox.url(marker))
+    visitor.button("Send samples").click()
+    visitor.button("Show the secrets").click()
+    expect(page.get_by_text("whsec_")).to_be_visible()
+    expect(page.locator(".samples .good")).to_have_count(2)
+    assert_accessible(page)
+
+
+def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marker: str) -> None:
+    """The first stop skips the header; a task opens by Enter, and its refresh does not take the focus away."""
+    task_id = user.accepted(marker)
+    user.ended(task_id, "none")
+    visitor = visit().signed_in(token_of(user))
+    page = visitor.page
+    link = page.get_by_role("link", name=marker, exact=True)
+    expect(link).to_be_visible()
+    page.reload()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    link.focus()
+    later = user.accepted(f"later-{marker}")
+    expect(page.get_by_role("row").filter(has_text=later)).to_be_visible()
+    expect(link).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(visitor.heading(marker)).to_be_visible()
+
+
+# --- the documentation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_documentation_shows_everything(user: User, visit: Callable[..., Visitor], scheme: Scheme) -> None:
+    """Every operation with its parameters, fields, errors and examples, and every event; without a token."""
+    document = user.http.get("/openapi.json").json()
+    visitor = visit(color_scheme=scheme)
+    page = visitor.page
+    page.goto("/docs")
+    expect(visitor.heading("The API of taskhook")).to_be_visible()
+    items = {**document["paths"], **document["webhooks"]}
+    operations = [(title, operation) for title, item in items.items() for operation in item.values()]
+    expect(page.get_by_role("article")).to_have_count(len(operations))
+    for title, operation in operations:
+        text = page.locator(f"#{operation['operationId']}").text_content() or ""
+        expected = [title, operation["summary"].replace("`", "")]
+        expected += [parameter["name"] for parameter in operation.get("parameters", [])]
+        for status, response in operation["responses"].items():
+            expected += [status] * (status != "200") + [response["description"].replace("`", "")] * (status != "200")
+        for holder in (operation.get("requestBody", {}), *operation["responses"].values()):
+            expected += [json.dumps(one["example"], indent=2, ensure_ascii=False) for one in holder.get("content", {}).values()]
+        assert [part for part in expected if part not in text] == [], title
+    shown = page.locator("main").text_content() or ""
+    fields = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", {})}
+    assert [name for name in fields - {"code", "message", "data"} if name not in shown] == []
+    assert_accessible(page)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
