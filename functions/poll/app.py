@@ -1,5 +1,9 @@
 """The poll function: the tick or a wake in, a report out."""
 
+import gc
+
+gc.disable()  # see submit
+
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -8,6 +12,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from taskhook import wiring
 from taskhook.poll import poll
+
+gc.freeze()
+gc.enable()
 
 RESERVE = timedelta(seconds=30)  # between the loop's hard stop and the function's own end
 

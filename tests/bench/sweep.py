@@ -60,9 +60,7 @@ def _client(url: str) -> "DynamoDBClient":
 
 def _filled(client: "DynamoDBClient", name: str, count: int) -> str:
     """Make a table as the template has it, with `count` queued tasks and `count` callbacks that wait until next year."""
-    properties = stack.template()["Resources"]["Tasks"]["Properties"]
-    wanted: dict[str, Any] = {key: properties[key] for key in ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")}
-    client.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **wanted)
+    stack.make_table(client, "Tasks", name)
     paused = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     client.put_item(TableName=name, Item={"task_id": {"S": "gate"}, "waiting": {"BOOL": True}, "paused_until": {"N": str(paused)}})
     rows = list(_items(count))

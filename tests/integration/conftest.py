@@ -1,6 +1,6 @@
 import os
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
@@ -43,13 +43,8 @@ def dynamodb(account_url: str) -> "DynamoDBClient":
 
 def _made_from_template(client: "DynamoDBClient", resource: str) -> str:
     """Make a table as the template has it, under a name of its own."""
-    properties: dict[str, Any] = stack.template()["Resources"][resource]["Properties"]
-    wanted = {
-        name: properties[name] for name in ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes") if name in properties
-    }
     name = f"{resource}-{os.urandom(4).hex()}"
-    client.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **wanted)
-    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+    stack.make_table(client, resource, name)
     return name
 
 

@@ -14,11 +14,14 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import boto3
 import yaml
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template.yaml"
@@ -214,6 +217,15 @@ async def add_caller(account: Account, name: str) -> tuple[str, str]:
     printed = await account.run(sys.executable, "-m", "taskhook", "callers", "add", name, "--stack", STACK, "--json")
     caller = json.loads(printed)
     return caller["token"], caller["signing_secret"]
+
+
+def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:
+    """Make a table as the template has it, under a name of its own."""
+    properties = template()["Resources"][resource]["Properties"]
+    given = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    wanted: dict[str, Any] = {key: properties[key] for key in given if key in properties}
+    client.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **wanted)
+    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
 
 
 def template(path: Path = TEMPLATE) -> dict[str, Any]:

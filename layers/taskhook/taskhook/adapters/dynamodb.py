@@ -11,10 +11,11 @@ from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ValidationError
 
+from taskhook.adapters.attributes import Attributes, plain
+from taskhook.adapters.attributes import item as _item
 from taskhook.budget import Gate
 from taskhook.ports import (
     Caller,
@@ -31,8 +32,6 @@ from taskhook.task import Task, milliseconds
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-Attributes = dict[str, Any]
-
 _GET_MANY = 100  # BatchGetItem's own limit
 _CALLER_KEPT, _STRANGER_KEPT = timedelta(seconds=60), timedelta(seconds=5)
 _CACHED_CALLERS = 1000
@@ -42,8 +41,6 @@ _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
 _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
-_serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
 
 
 class DynamoTasks:
@@ -199,7 +196,7 @@ class DynamoTasks:
 
     async def _push_back(self, unreadable: Attributes) -> None:
         """Move an item that cannot be read out of the way, counted; it is never deleted, and read again later."""
-        item = {name: _deserialize(unreadable[name]) for name in ("task_id", "work", "work_at") if name in unreadable}
+        item = plain({name: unreadable[name] for name in ("task_id", "work", "work_at") if name in unreadable})
         at, task_id = str(item.get("work_at")), item.get("task_id")
         caller, hash_sign, when = at.rpartition("#")
         if item.get("work") == "queue" and when > f"{milliseconds(self._clock.now()):013d}":
@@ -430,12 +427,8 @@ def _attributes(model: BaseModel) -> Attributes:
     return attributes
 
 
-def _item(attributes: Attributes) -> Attributes:
-    return {name: _serialize(value) for name, value in attributes.items()}
-
-
 def _plain(item: Attributes) -> Attributes:
-    attributes = {name: _deserialize(value) for name, value in item.items()}
+    attributes = plain(item)
     if "expires_at" in attributes:
         attributes["expires_at"] = attributes["expires_at"] * 1000
     return attributes

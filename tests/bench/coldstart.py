@@ -1,0 +1,84 @@
+"""How long a cold start takes: import and first event as a whole process, beside the floor and beside a naive layer.
+
+*Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as `pip` or a plain
+`sam build` leaves it. All on the same interpreter with nothing else on its path, in turns; each figure is the median of the
+ratios of its round. The first event of submit is a submit (tables and secret in MiniStack, the vendor's emulator), that of
+poll a tick with nothing due.
+"""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tests import layer
+from tests.bench.surroundings import QUIET, surroundings
+from tests.local import stack
+
+DRIVER = Path(__file__).with_name("first_event.py")
+FLOOR = "import sys; sys.path.insert(0, sys.argv[1]); import boto3; boto3.client('dynamodb')"
+
+
+def measure(*, quick: bool, seed: int) -> dict[str, Any]:
+    """Build the layers and let the processes take turns."""
+    del seed  # nothing here is drawn by lot
+    with tempfile.TemporaryDirectory() as folder:
+        ours = layer.build(Path(folder, "ours"))
+        naive = layer.naive(Path(folder, "naive"))
+        floor = layer.floor(Path(folder, "floor"))
+        commands = {
+            "floor": ["-c", FLOOR, str(floor)],
+            "submit": _first_event("submit", ours),
+            "poll": _first_event("poll", ours),
+            "naive": _first_event("submit", naive),
+            "naive_poll": _first_event("poll", naive),
+        }
+        runs = asyncio.run(_rounds(commands, 3 if quick else 21))
+    figures: dict[str, Any] = {f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"}
+    figures["ms"] = {name: round(statistics.median(taken) * 1000) for name, taken in runs.items()}
+    print(json.dumps(figures), file=sys.stderr, flush=True)
+    return figures
+
+
+def _first_event(function: str, packages: Path) -> list[str]:
+    event = {"submit": "submit", "poll": "tick"}[function]
+    milliseconds = {"submit": 20_000, "poll": 150_000}[function]
+    folder, sample = stack.ROOT / "functions" / function, (stack.ROOT / f"events/{event}.json").read_text()
+    return [str(DRIVER), str(folder), str(packages), sample, str(milliseconds)]
+
+
+async def _rounds(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
+    """Run each command once a round, after one that warms the files; give the seconds of each run."""
+    runs: dict[str, list[float]] = {name: [] for name in commands}
+    async with surroundings() as environment:
+        for turn in range(rounds + 1):
+            order = list(commands) if turn % 2 else list(reversed(commands))
+            for name in order:
+                tasks = {"TASKS_TABLE": QUIET} if "poll" in name else {}
+                took = await asyncio.to_thread(_run, commands[name], environment | tasks)
+                if turn:
+                    runs[name].append(took)
+    return runs
+
+
+def _run(command: list[str], environment: dict[str, str]) -> float:
+    """Run one process; give its seconds from start to end."""
+    began = perf_counter()
+    process = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", *command], env=environment, capture_output=True, check=False, text=True
+    )
+    took = perf_counter() - began
+    # submit's answer says that the task was accepted, poll's report that there was nothing to do.
+    answer = process.stdout.splitlines()[-1:]
+    if process.returncode or (answer and not any(sign in answer[0] for sign in ('"statusCode": 200', '"steps": {}'))):
+        raise RuntimeError(f"{command[1]}: {answer} {process.stderr}")
+    return took
+
+
+def _median_ratio(ours: list[float], floor: list[float]) -> float:
+    return round(statistics.median(one / other for one, other in zip(ours, floor, strict=True)), 2)

@@ -1,0 +1,86 @@
+"""What the functions find around them: an emulated account with tables, a caller and a secret, and a vendor beside it."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import boto3
+from aiohttp import web
+
+from taskhook.adapters.attributes import item
+from tests.local import stack
+from tests.local.vendor import serving
+from tests.world import a_caller
+
+QUIET = "Quiet"  # a table of tasks in which nobody puts any
+
+
+@contextlib.asynccontextmanager
+async def surroundings() -> AsyncIterator[dict[str, str]]:
+    """Start them; give the environment of both functions.
+
+    A wake is taken by a listener of our own: the account would start a process for it beside what is being measured.
+    """
+    async with contextlib.AsyncExitStack() as room:
+        account = await room.enter_async_context(stack.emulated_account())
+        upstream = await room.enter_async_context(_vendor())
+        wakes = web.Application()
+        wakes.router.add_post("/{path:.*}", _taken)
+        waking = await room.enter_async_context(serving(wakes))
+        await stack.answering(account)
+        yield {
+            **await asyncio.to_thread(_furnish, account.endpoint_url, upstream["api_key"]),
+            "AWS_ENDPOINT_URL": account.endpoint_url,
+            "AWS_ENDPOINT_URL_LAMBDA": waking,
+            "VENDOR_URL": upstream["upstream"],
+        }
+
+
+@contextlib.asynccontextmanager
+async def _vendor() -> AsyncIterator[dict[str, str]]:
+    """Start a vendor in a process of its own; give its origin and a key."""
+    vendor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.local.vendor", "--task-seconds", "999999", "--no-hints", "--no-long-poll"),
+        *("--rpm", "100000000", "--concurrent", "1000000"),
+        cwd=stack.ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert vendor.stdout is not None
+    try:
+        yield json.loads(await vendor.stdout.readline())
+    finally:
+        vendor.terminate()
+        await vendor.wait()
+
+
+async def _taken(_: web.Request) -> web.Response:
+    return web.Response(status=202)
+
+
+def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
+    """Make tables, caller and secret; give the environment that names them."""
+    session = boto3.Session(region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    dynamodb = session.client("dynamodb", endpoint_url=account_url)
+    for name, resource in (("Tasks", "Tasks"), (QUIET, "Tasks"), ("Callers", "Callers")):
+        stack.make_table(dynamodb, resource, name)
+    dynamodb.put_item(TableName="Callers", Item=item(a_caller().model_dump(exclude_none=True)))
+    secret = session.client("secretsmanager", endpoint_url=account_url).create_secret(Name="key", SecretString=vendor_key)
+    variables = stack.template()["Globals"]["Function"]["Environment"]["Variables"]
+    parameters = {name: str(one.get("Default", "")) for name, one in stack.template()["Parameters"].items()}
+    defaults = {name: parameters[value["Ref"]] for name, value in variables.items() if value.get("Ref") in parameters}
+    return {
+        **defaults,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": stack.REGION,
+        "TASKS_TABLE": "Tasks",
+        "CALLERS_TABLE": "Callers",
+        "VENDOR_KEY_SECRET": secret["ARN"],
+        "PUBLIC_URL": "https://tasks.example.com",
+        "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
+        "POLL_FUNCTION": "poll",
+        "CALLBACK_TARGETS": "public",
+        "REQUESTS_PER_MINUTE": "100000",
+    }
