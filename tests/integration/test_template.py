@@ -402,3 +402,15 @@ def test_the_dashboard_is_json_without_gaps() -> None:
 def test_what_a_stack_tells() -> None:
     """The names that the admin command and the embedded stack look for."""
     assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", "ResultsBucket", *FUNCTIONS}
+
+
+def test_nothing_is_traced_unless_somebody_wants_it() -> None:
+    """Off by default, and the right to record goes with the switch."""
+    assert TEMPLATE["Parameters"]["Tracing"]["Default"] == "off"
+    assert TEMPLATE["Conditions"]["Traces"] == {"Fn::Equals": [{"Ref": "Tracing"}, "on"]}
+    assert TEMPLATE["Globals"]["Function"]["Tracing"] == {"Fn::If": ["Traces", "Active", "PassThrough"]}
+    policy = of_type("AWS::IAM::Policy")
+    assert list(policy) == ["TracesPolicy"]
+    assert policy["TracesPolicy"]["Condition"] == "Traces"
+    [statement] = properties("TracesPolicy")["PolicyDocument"]["Statement"]
+    assert set(statement["Action"]) == {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}

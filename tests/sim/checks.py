@@ -1,6 +1,7 @@
 """The invariants, checked from the outside: what the vendor was asked, what receivers got, what the tables hold."""
 
 import json
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -201,7 +202,7 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     body = json.loads(visit.body)
     if not State(stored.get("state", {"S": "queued"})["S"]).final:
         yield "was called back before its end was stored"
-    elif stored["message"]["S"].encode() != visit.body:
+    elif zlib.decompress(stored["message"]["B"]) != visit.body:
         yield "was called back with another message than the stored one"
     if body["type"] == "prediction.task.succeeded":
         upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]

@@ -27,6 +27,8 @@ def _typed(value: Any) -> Attributes:
             return {"BOOL": value}
         case str():
             return {"S": value}
+        case bytes():
+            return {"B": value}
         case int():
             return {"N": str(value)}
         case dict():

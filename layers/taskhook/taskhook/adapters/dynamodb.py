@@ -7,12 +7,13 @@ that made the condition fail: if that item bears our nonce, the first try had su
 import asyncio
 import contextlib
 import secrets
+import zlib
 from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from taskhook.adapters.attributes import Attributes, plain
 from taskhook.adapters.attributes import item as _item
@@ -326,7 +327,7 @@ class DynamoTasks:
     def _read(self, item: Attributes | None) -> Task | None:
         try:
             return Task.model_validate(_plain(item)) if item else None
-        except (ValidationError, TypeError, ArithmeticError):
+        except (TypeError, ValueError, ArithmeticError, zlib.error):
             return None
 
 
@@ -415,11 +416,16 @@ async def _call(method: Callable[..., Any], **request: Any) -> Any:
 
 
 def _attributes(model: BaseModel) -> Attributes:
-    """Turn a model into attributes: names as they are, defaults left out, and for a task what the indexes and TTL need."""
+    """Turn a model into attributes: names as they are, defaults left out, and for a task what the indexes and TTL need.
+
+    A message is stored compressed: it is most of an item, and writes are most of the bill.
+    """
     if not isinstance(model, Task):
         return model.model_dump(exclude_none=True)
-    attributes = model.model_dump(exclude_defaults=True)
+    attributes = model.kept.model_dump(exclude_defaults=True)
     attributes["listed"] = model.listed
+    if model.message is not None:
+        attributes["message"] = zlib.compress(model.message.encode())
     if model.work is not None:
         attributes["work"], attributes["work_at"] = model.work
     if model.expires_at is not None:
@@ -431,4 +437,6 @@ def _plain(item: Attributes) -> Attributes:
     attributes = plain(item)
     if "expires_at" in attributes:
         attributes["expires_at"] = attributes["expires_at"] * 1000
+    if isinstance(attributes.get("message"), bytes):
+        attributes["message"] = zlib.decompress(attributes["message"]).decode()
     return attributes
