@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from http import HTTPStatus
+from pathlib import Path
 
 import aiohttp
 
@@ -76,6 +77,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
     add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
     add("--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of template.yaml; may be repeated")
+    add("--meter", type=Path, metavar="FILE", help="count into a file what the functions ask of DynamoDB, in units that AWS bills")
     add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
     return parser
 
@@ -152,7 +154,7 @@ async def _serve(options: argparse.Namespace) -> None:
         receiver_url = await room.enter_async_context(serving(receiver.app()))
 
         _say("sam build, MiniStack, sam deploy: up to a minute the first time")
-        account = await room.enter_async_context(stack.emulated_account())
+        account = await room.enter_async_context(stack.emulated_account(options.meter and options.meter.absolute()))
         built, _ = await asyncio.gather(
             _timed("functions and layer built", stack.build(account)), _timed("emulated account started", stack.answering(account))
         )

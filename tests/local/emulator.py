@@ -2,9 +2,19 @@
 
 Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS account can ever
 have it relaxed. Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by name.
+
+Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units as MiniStack
+reports them, indexes included; read units, which it gets wrong, from the sizes of what it answers.
 """
 
+import json
+import math
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 CLOUDFORMATION = "ministack.services.cloudformation"
@@ -26,7 +36,83 @@ def main() -> None:
 
     for name in ("engine", "handlers", "changesets", "stacks"):
         vars(import_module(f"{CLOUDFORMATION}.{name}"))["_evaluate_conditions"] = evaluate_with_pseudo_parameters
+    if "METER" in os.environ:
+        meter = Meter(Path(os.environ["METER"]))
+        dynamodb = import_module("ministack.services.dynamodb")
+        for name in ("put_item", "update_item", "delete_item", "get_item", "batch_get_item", "query", "scan"):
+            vars(dynamodb)[f"_{name}"] = meter.counting(name, vars(dynamodb)[f"_{name}"])
     import_module("ministack.app").main()
+
+
+type Request = dict[str, Any]
+type Answer = tuple[int, dict[str, str], str | bytes]
+
+
+class Meter:
+    """Calls, read units and write units, by operation and kind of item; the file always holds the sums so far."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    def counting(self, name: str, operation: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
+        """Wrap one operation."""
+
+        def counted(request: Request) -> Answer:
+            status, headers, body = operation(request | {"ReturnConsumedCapacity": "INDEXES"})
+            kind = _kind(request)
+            with self._lock:
+                self._sums[f"calls {name} {kind}"] += 1
+                if name in {"put_item", "update_item", "delete_item"}:
+                    # A condition that failed costs what the item would have.
+                    units = json.loads(body)["ConsumedCapacity"]["CapacityUnits"] if status == 200 else 1.0
+                    self._sums[f"write {name} {kind}"] += units
+                elif status == 200:
+                    self._sums[f"read {name} {kind}"] += _read_units(request, json.loads(body))
+                fresh = self._file.with_suffix(".new")
+                fresh.write_text(json.dumps(self._sums))
+                fresh.replace(self._file)
+            return status, headers, body
+
+        return counted
+
+
+def _kind(request: Request) -> str:
+    """Tell tasks from control items and callers by the key."""
+    key = request.get("Key") or request.get("Item") or {}
+    name = next((value["S"] for field, value in key.items() if field in {"task_id", "caller"}), request.get("IndexName", "tasks"))
+    return "task" if name.startswith("tk_") else str(name).partition("#")[0]
+
+
+def _read_units(request: Request, answer: Request) -> float:
+    """Bill what was read: items one by one where they were named, together where they were searched; at least one unit."""
+    named = (
+        [answer.get("Item", {})] if "Key" in request else [item for items in answer.get("Responses", {}).values() for item in items]
+    )
+    sizes = [sum(map(size, answer["Items"]))] if "Items" in answer else [size(item) for item in named] or [0]
+    return sum(max(1, math.ceil(one / 4096)) for one in sizes) * (1.0 if request.get("ConsistentRead") else 0.5)
+
+
+def size(item: dict[str, Any]) -> int:
+    """Weigh an item as DynamoDB does: names and values, numbers by their digits, three bytes for a list or a map."""
+    return sum(len(name.encode()) + _weight(*next(iter(value.items()))) for name, value in item.items())
+
+
+def _weight(kind: str, value: Any) -> int:
+    match kind:
+        case "S":
+            return len(value.encode())
+        case "B":
+            return len(value) * 3 // 4 if isinstance(value, str) else len(value)
+        case "N":
+            return math.ceil(len(value.strip("-")) / 2) + 1
+        case "L":
+            return 3 + sum(_weight(*next(iter(entry.items()))) + 1 for entry in value)
+        case "M":
+            return 3 + sum(len(name.encode()) + _weight(*next(iter(entry.items()))) + 1 for name, entry in value.items())
+        case _:
+            return 1
 
 
 if __name__ == "__main__":

@@ -102,8 +102,11 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def emulated_account() -> AsyncIterator[Account]:
-    """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process."""
+async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
+    """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process.
+
+    What DynamoDB is asked is counted into the file `meter`.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = clean_environment() | {
@@ -115,6 +118,8 @@ async def emulated_account() -> AsyncIterator[Account]:
         "MINISTACK_REGION": REGION,
         "SFTP_ENABLED": "0",
     }
+    if meter is not None:
+        environment["METER"] = str(meter)
     supervisor = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.local.supervisor", WORK, MINISTACK_PYTHON, ROOT / "tests/local/emulator.py"),
         cwd=ROOT,

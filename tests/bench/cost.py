@@ -1,0 +1,382 @@
+"""What a million tasks and an idle month cost: tasks run through the embedded stack, and what AWS would bill is counted.
+
+Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll), write units as
+DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100
+tasks of two minutes always running are 2.16 million a month; one invocation lingers, and reads, all that time. Kept: a month.
+The cold start and the emulator's 50 ms of waiting for each invocation are in the milliseconds. Prices: `prices.py`.
+
+Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The durable function runs.
+"""
+
+import asyncio
+import io
+import json
+import re
+import secrets
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+
+from tests.bench import prices
+from tests.bench.lateness import SUBMITS_AT_ONCE, _Deliveries, _stack
+from tests.bench.prices import GB, MILLION
+from tests.local import stack
+from tests.local.emulator import size
+
+RUNNING, TASK_S = 100, 120
+PER_MONTH = RUNNING * prices.MONTH_S / TASK_S  # tasks
+MEMORY_GB = stack.template()["Globals"]["Function"]["MemorySize"] / 1024
+LONG = 500  # bytes of a URL
+SHOWN = ("api", "requests", "submit", "poll", "writes", "reads", "logs", "metrics", "kept", "fixed")
+_REPORT = re.compile(r"^REPORT .*Duration: ([0-9.]+) ms\tBilled.*Max Memory Used: ([0-9]+) MB")
+
+
+@dataclass
+class Counted:
+    """What has been billed so far, or between two looks."""
+
+    at: float
+    units: Counter[str]
+    invocations: Counter[str] = field(default_factory=Counter)
+    milliseconds: Counter[str] = field(default_factory=Counter)
+    log_bytes: Counter[str] = field(default_factory=Counter)
+    metrics: set[str] = field(default_factory=set)
+    peak_mb: dict[str, int] = field(default_factory=dict)
+
+    def since(self, other: "Counted") -> "Counted":
+        """Tell what came after another look."""
+        pairs = ("units", "invocations", "milliseconds", "log_bytes")
+        return Counted(
+            at=self.at - other.at,
+            metrics=self.metrics,
+            peak_mb=self.peak_mb,
+            **{name: getattr(self, name) - getattr(other, name) for name in pairs},
+        )
+
+    def sum(self, kind: str) -> float:
+        """Add up units of one kind: `write`, `read`."""
+        return sum(units for name, units in self.units.items() if name.startswith(kind))
+
+
+class Account:
+    """A stack that runs, its meter and its logs."""
+
+    def __init__(self, ready: dict[str, str], meter: Path, deliveries: _Deliveries, client: httpx.AsyncClient) -> None:
+        self.ready, self.deliveries, self.client = ready, deliveries, client
+        self._meter = meter
+        session = boto3.Session(region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test")
+        self.aws: Callable[[str], Any] = lambda service: session.client(service, endpoint_url=ready["aws_endpoint_url"])
+        self._submitted = 0
+
+    async def look(self) -> Counted:
+        """Read the meter and the logs."""
+        return await asyncio.to_thread(self._look)
+
+    def _look(self) -> Counted:
+        counted = Counted(at=time.monotonic(), units=Counter(json.loads(self._meter.read_text())))
+        logs = self.aws("logs")
+        for group in logs.describe_log_groups()["logGroups"]:
+            name = "submit" if "Submit" in group["logGroupName"] else "poll"
+            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group["logGroupName"]):
+                for event in page["events"]:
+                    counted.log_bytes[name] += len(event["message"].encode()) + 26  # CloudWatch's own share of an event
+                    if report := _REPORT.match(event["message"]):
+                        counted.invocations[name] += 1
+                        counted.milliseconds[name] += round(float(report[1]))
+                        counted.peak_mb[name] = max(int(report[2]), counted.peak_mb.get(name, 0))
+                    elif event["message"].startswith('{"_aws"'):
+                        [directive] = json.loads(event["message"])["_aws"]["CloudWatchMetrics"]
+                        counted.metrics |= {metric["Name"] for metric in directive["Metrics"]}
+        return counted
+
+    async def slow_vendor(self) -> None:
+        """Let the vendor take its usual time."""
+        for on, seconds in (("submit", 0.4), ("task", 0.2)):
+            fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
+            (await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)).raise_for_status()
+
+    async def serve(self, tasks: int, *, url_bytes: int, task_s: float) -> None:
+        """Submit tasks, a few at once, and wait until every callback has come and what came of it is stored."""
+        slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
+
+        async def submit(number: int) -> None:
+            body = {
+                "image_url": _url(f"{self.ready['upstream']}/media/actor.jpg?n={number}&task_seconds={task_s}&x=", url_bytes),
+                "video_url": _url(f"{self.ready['upstream']}/media/scene.mp4?x=", url_bytes),
+                "mode": "wan-std",
+                "callback_url": _url(f"{self.ready['receiver']}/bill?x=", url_bytes),
+                "reference": f"order-{number}",
+            }
+            async with slots:
+                answer = await self.client.post(
+                    f"{self.ready['endpoint']}/api/v1/alibaba/wan2.2-animate-mix",
+                    json=body,
+                    headers={"Authorization": f"Bearer {self.ready['token']}"},
+                )
+                answer.raise_for_status()
+
+        await asyncio.gather(*(submit(self._submitted + number) for number in range(tasks)))
+        self._submitted += tasks
+        async with asyncio.timeout(task_s + 240):
+            await self.deliveries.at_least(self._submitted)
+        await asyncio.sleep(5)
+
+    def item_bytes(self) -> float:
+        """Weigh what is kept of a task, on average: its item and its row in the caller's index, and what DynamoDB adds to each."""
+        resource = self.aws("cloudformation").describe_stack_resource(StackName=self.ready["stack"], LogicalResourceId="Tasks")
+        table = resource["StackResourceDetail"]["PhysicalResourceId"]
+        items = [item for page in self.aws("dynamodb").get_paginator("scan").paginate(TableName=table) for item in page["Items"]]
+        kept = [item for item in items if item["task_id"]["S"].startswith("tk_")]
+        keys = ("task_id", "caller", "listed")
+        return sum(size(item) + size({name: item[name] for name in keys}) + 200 for item in kept) / len(kept)
+
+
+def _url(start: str, length: int) -> str:
+    """Make a URL of so many bytes that nobody can compress, as signed URLs are; or as short as it is."""
+    return start + secrets.token_hex(length)[: max(0, length - len(start))]
+
+
+def measure(*, quick: bool, seed: int) -> dict[str, Any]:
+    """Run both modes and the durable function; give dollars."""
+    del seed  # nothing here is drawn by lot
+    long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (1000, 200, 100)
+    fast = asyncio.run(_fast(long_tasks, short_tasks, standing_s=20 if quick else 45))
+    economy, idle_month, durable = asyncio.run(_economy(slow_tasks))
+    figures: dict[str, Any] = {
+        "wru_per_task_short": fast["wru_short"],
+        "wru_per_task_long": fast["wru_long"],
+        "fast_per_million": _total(fast["dollars"]),
+        "economy_per_million": _total(economy["dollars"]),
+        "idle_month": _total(idle_month),
+        "terms": {"fast": _rounded(fast["dollars"]), "economy": _rounded(economy["dollars"]), "idle": _rounded(idle_month)},
+        "counted": {"fast": fast["counted"], "economy": economy["counted"]},
+        "alternatives_per_million": _alternatives(fast, durable),
+        "durable": durable,
+    }
+    print(json.dumps(figures, indent=1), file=sys.stderr, flush=True)
+    return figures
+
+
+async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        meter = Path(folder, "meter.json")
+        async with (
+            _stack("--meter", str(meter), "--rpm", "100000", "--concurrent", "10000", "--parameter", "FirstPoll=typical") as (
+                ready,
+                deliveries,
+            ),
+            httpx.AsyncClient(timeout=120) as client,
+        ):
+            account = Account(ready, meter, deliveries, client)
+            await account.slow_vendor()
+            await account.serve(2, url_bytes=0, task_s=1)  # whatever is cold
+            began = await account.look()
+            await account.serve(short_tasks, url_bytes=0, task_s=5)
+            middle = await account.look()
+            standing = asyncio.create_task(account.serve(RUNNING, url_bytes=0, task_s=standing_s + 30))
+            await asyncio.sleep(25)  # all are running by now
+            before = await account.look()
+            await asyncio.sleep(standing_s)
+            after = await account.look()
+            await standing
+            start = await account.look()
+            await account.serve(long_tasks, url_bytes=LONG, task_s=5)
+            await asyncio.sleep(65)  # for the report of the invocation that lingered
+            end = await account.look()
+            kept = await asyncio.to_thread(account.item_bytes)
+    short, long, still = middle.since(began), end.since(start), after.since(before)
+    lingered_s = end.since(began).milliseconds["poll"] / 1000
+    overlap = max(1.0, lingered_s / end.since(began).at)
+    per_task_s = TASK_S / RUNNING
+    dollars = _common(long, long_tasks, kept) | {
+        "poll": per_task_s * overlap * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "writes": (long.sum("write") / long_tasks + still.sum("write") / still.at * per_task_s) * prices.WRITE_UNIT * MILLION,
+        "reads": (long.sum("read") / long_tasks + still.sum("read") / still.at * per_task_s) * prices.READ_UNIT * MILLION,
+    }
+    return {
+        "dollars": dollars,
+        "wru_short": round(short.sum("write") / short_tasks, 2),
+        "wru_long": round(long.sum("write") / long_tasks, 2),
+        "counted": _shown(long, long_tasks, kept) | {"standing_per_s": {k: round(v / still.at, 2) for k, v in still.units.items()}},
+    }
+
+
+async def _economy(tasks: int) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        meter = Path(folder, "meter.json")
+        flags = ("--rpm", "100000", "--concurrent", "10000", "--parameter", "CallbackLatency=economy")
+        async with _stack("--meter", str(meter), *flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
+            account = Account(ready, meter, deliveries, client)
+            await account.slow_vendor()
+            await asyncio.sleep(65)  # a tick with a cold start
+            idle_from = await account.look()
+            await asyncio.sleep(65)
+            idle = (await account.look()).since(idle_from)
+            await account.serve(2, url_bytes=0, task_s=1)
+            start = await account.look()
+            await account.serve(tasks, url_bytes=LONG, task_s=TASK_S - 20)
+            end = await account.look()
+            kept = await asyncio.to_thread(account.item_bytes)
+            durable = await _durable(account)
+    counted = end.since(start)
+    ticks = idle.invocations["poll"]
+    ticks_a_month = prices.MONTH_S / 60
+    per_tick = {
+        "requests": prices.LAMBDA_REQUEST,
+        "poll": idle.milliseconds["poll"] / ticks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND,
+        "writes": idle.sum("write") / ticks * prices.WRITE_UNIT,
+        "reads": idle.sum("read") / ticks * prices.READ_UNIT,
+        "logs": idle.log_bytes["poll"] / ticks / GB * prices.LOG_GB,
+    }
+    idle_month = {name: dollars * ticks_a_month for name, dollars in per_tick.items()}
+    idle_month["fixed"] = prices.SECRET_MONTH + ticks_a_month * prices.SCHEDULE
+    dollars = _common(counted, tasks, kept) | {
+        "poll": counted.milliseconds["poll"] / tasks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "writes": counted.sum("write") / tasks * prices.WRITE_UNIT * MILLION,
+        "reads": counted.sum("read") / tasks * prices.READ_UNIT * MILLION,
+    }
+    return {"dollars": dollars, "counted": _shown(counted, tasks, kept)}, idle_month, durable
+
+
+def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
+    """Price a million tasks but for what depends on the mode."""
+    monthly = prices.METRIC_MONTH * len(counted.metrics) / PER_MONTH
+    fixed = (prices.SECRET_MONTH + prices.MONTH_S / 60 * prices.SCHEDULE) / PER_MONTH
+    return {
+        "api": prices.HTTP_API_REQUEST * MILLION,
+        "requests": sum(counted.invocations.values()) / tasks * prices.LAMBDA_REQUEST * MILLION,
+        "submit": counted.milliseconds["submit"] / tasks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "logs": sum(counted.log_bytes.values()) / tasks / GB * prices.LOG_GB * MILLION,
+        "metrics": monthly * MILLION,
+        "kept": kept / GB * (prices.TABLE_GB_MONTH + prices.PITR_GB_MONTH) * MILLION,
+        "fixed": fixed * MILLION,
+    }
+
+
+def _shown(counted: Counted, tasks: int, kept: float) -> dict[str, Any]:
+    return {
+        "units_per_task": {name: round(units / tasks, 2) for name, units in sorted(counted.units.items()) if units / tasks >= 0.01},
+        "submit_ms": round(counted.milliseconds["submit"] / tasks),
+        "log_bytes": {name: round(size / tasks) for name, size in counted.log_bytes.items()},
+        "metrics": sorted(counted.metrics),
+        "kept_bytes": round(kept),
+        "peak_mb": counted.peak_mb,
+    }
+
+
+def _total(dollars: dict[str, float]) -> float:
+    return round(sum(dollars.values()), 2)
+
+
+def _rounded(dollars: dict[str, float]) -> dict[str, float]:
+    return {name: round(dollars[name], 2) for name in SHOWN if name in dollars}
+
+
+# --- the alternatives ------------------------------------------------------------------------------------------------------
+
+
+def _alternatives(fast: dict[str, Any], durable: dict[str, Any]) -> dict[str, float]:
+    """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
+    seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB
+    front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
+    polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
+    deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
+    own_writes = 4 * prices.WRITE_UNIT
+    del fast
+    operations, written = durable.get("operations", 14), durable.get("bytes_written", 7500)
+    kept = written / GB * prices.DURABLE_GB_MONTH / 2
+    per_task = {
+        "durable_functions": operations * prices.DURABLE_OPERATION
+        + written / GB * prices.DURABLE_GB_WRITTEN
+        + kept
+        + polls
+        + front,
+        "step_functions_wait_loop": 33 * prices.TRANSITION + polls + deliver + front,
+        "sqs_delay_queue": 12 * prices.SQS_REQUEST + polls + deliver + own_writes + front,
+    }
+    return {name: round(dollars * MILLION, 1) for name, dollars in per_task.items()}
+
+
+async def _durable(account: Account) -> dict[str, Any]:
+    """Run the same job as a durable function on the emulator, ten polls, and count its operations and what they write."""
+    try:
+        return await asyncio.to_thread(_run_durable, account)
+    except Exception as error:  # noqa: BLE001  # the emulator's support is young; the arithmetic stands without it
+        return {"did_not_run": f"{type(error).__name__}: {error}"}
+
+
+def _run_durable(account: Account) -> dict[str, Any]:
+    functions, iam = account.aws("lambda"), account.aws("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    role = iam.create_role(RoleName="durable", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
+    rights = {"Effect": "Allow", "Action": "lambda:*", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
+    iam.put_role_policy(RoleName="durable", PolicyName="durable", PolicyDocument=document)
+    functions.create_function(
+        FunctionName="durable",
+        Runtime="python3.13",
+        Role=role["Role"]["Arn"],
+        Handler="durable.handler",
+        Code={"ZipFile": _durable_package()},
+        Timeout=60,
+        MemorySize=256,
+        DurableConfig={"ExecutionTimeout": 600, "RetentionPeriodInDays": 14},
+    )
+    functions.get_waiter("function_active_v2").wait(FunctionName="durable")
+    key_arn = account.aws("cloudformation").describe_stack_resource(StackName=account.ready["stack"], LogicalResourceId="Secret")
+    secret = account.aws("secretsmanager").get_secret_value(SecretId=key_arn["StackResourceDetail"]["PhysicalResourceId"])
+    media = account.ready["upstream"]
+    event = {
+        "vendor": media,
+        "key": secret["SecretString"],
+        "model": "alibaba/wan2.2-animate-mix",
+        "gap": 2,
+        "callback_url": f"{account.ready['receiver']}/durable",
+        "request": {
+            "image_url": f"{media}/media/actor.jpg?task_seconds=19",
+            "video_url": f"{media}/media/scene.mp4",
+            "mode": "wan-std",
+        },
+    }
+    functions.invoke(FunctionName="durable", Qualifier="$LATEST", InvocationType="Event", Payload=json.dumps(event).encode())
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        executions = functions.list_durable_executions_by_function(FunctionName="durable")["DurableExecutions"]
+        if executions and executions[0]["Status"] != "RUNNING":
+            break
+        time.sleep(1)
+    [execution] = executions
+    arn = execution["DurableExecutionArn"]
+    history = functions.get_durable_execution_history(DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000)["Events"]
+    kinds = Counter(event["EventType"] for event in history)
+    begun = ("ExecutionStarted", "StepStarted", "WaitStarted")
+    return {
+        "status": execution["Status"],
+        "operations": sum(kinds[kind] for kind in begun),
+        "bytes_written": len(json.dumps(history, default=str)),
+        "events": dict(kinds),
+    }
+
+
+def _durable_package() -> bytes:
+    """Pack the handler and the SDK; the emulator brings boto3."""
+    spec = find_spec("aws_durable_execution_sdk_python")
+    assert spec is not None
+    assert spec.origin is not None
+    sdk = Path(spec.origin).parent
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(Path(__file__).with_name("durable.py"), "durable.py")
+        for path in sdk.rglob("*.py"):
+            archive.write(path, path.relative_to(sdk.parent))
+    return packed.getvalue()
