@@ -151,7 +151,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     del seed  # nothing here is drawn by lot
     long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (1000, 200, 100)
     fast = asyncio.run(_fast(long_tasks, short_tasks, standing_s=20 if quick else 45))
-    economy, idle_month, durable = asyncio.run(_economy(slow_tasks))
+    economy, idle_month = asyncio.run(_economy(slow_tasks, task_s=20 if quick else TASK_S - 20))
     figures: dict[str, Any] = {
         "wru_per_task_short": fast["wru_short"],
         "wru_per_task_long": fast["wru_long"],
@@ -160,8 +160,8 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
         "idle_month": _total(idle_month),
         "terms": {"fast": _rounded(fast["dollars"]), "economy": _rounded(economy["dollars"]), "idle": _rounded(idle_month)},
         "counted": {"fast": fast["counted"], "economy": economy["counted"]},
-        "alternatives_per_million": _alternatives(fast, durable),
-        "durable": durable,
+        "alternatives_per_million": _alternatives(fast["durable"]),
+        "durable": fast["durable"],
     }
     print(json.dumps(figures, indent=1), file=sys.stderr, flush=True)
     return figures
@@ -171,7 +171,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     with tempfile.TemporaryDirectory() as folder:
         meter = Path(folder, "meter.json")
         async with (
-            _stack("--meter", str(meter), "--rpm", "100000", "--concurrent", "10000", "--parameter", "FirstPoll=typical") as (
+            _stack("--meter", str(meter), "--rpm", "100000", "--concurrent", "10000") as (
                 ready,
                 deliveries,
             ),
@@ -191,9 +191,10 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
             await standing
             start = await account.look()
             await account.serve(long_tasks, url_bytes=LONG, task_s=5)
-            await asyncio.sleep(65)  # for the report of the invocation that lingered
+            await asyncio.sleep(10)  # for the report of the invocation that lingered
             end = await account.look()
             kept = await asyncio.to_thread(account.item_bytes)
+            durable = await _durable(account)
     short, long, still = middle.since(began), end.since(start), after.since(before)
     lingered_s = end.since(began).milliseconds["poll"] / 1000
     overlap = max(1.0, lingered_s / end.since(began).at)
@@ -205,13 +206,14 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     }
     return {
         "dollars": dollars,
+        "durable": durable,
         "wru_short": round(short.sum("write") / short_tasks, 2),
         "wru_long": round(long.sum("write") / long_tasks, 2),
         "counted": _shown(long, long_tasks, kept) | {"standing_per_s": {k: round(v / still.at, 2) for k, v in still.units.items()}},
     }
 
 
-async def _economy(tasks: int) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         meter = Path(folder, "meter.json")
         flags = ("--rpm", "100000", "--concurrent", "10000", "--parameter", "CallbackLatency=economy")
@@ -224,10 +226,9 @@ async def _economy(tasks: int) -> tuple[dict[str, Any], dict[str, float], dict[s
             idle = (await account.look()).since(idle_from)
             await account.serve(2, url_bytes=0, task_s=1)
             start = await account.look()
-            await account.serve(tasks, url_bytes=LONG, task_s=TASK_S - 20)
+            await account.serve(tasks, url_bytes=LONG, task_s=task_s)
             end = await account.look()
             kept = await asyncio.to_thread(account.item_bytes)
-            durable = await _durable(account)
     counted = end.since(start)
     ticks = idle.invocations["poll"]
     ticks_a_month = prices.MONTH_S / 60
@@ -245,7 +246,7 @@ async def _economy(tasks: int) -> tuple[dict[str, Any], dict[str, float], dict[s
         "writes": counted.sum("write") / tasks * prices.WRITE_UNIT * MILLION,
         "reads": counted.sum("read") / tasks * prices.READ_UNIT * MILLION,
     }
-    return {"dollars": dollars, "counted": _shown(counted, tasks, kept)}, idle_month, durable
+    return {"dollars": dollars, "counted": _shown(counted, tasks, kept)}, idle_month
 
 
 def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
@@ -285,14 +286,13 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
 # --- the alternatives ------------------------------------------------------------------------------------------------------
 
 
-def _alternatives(fast: dict[str, Any], durable: dict[str, Any]) -> dict[str, float]:
+def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
     """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
     seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
     own_writes = 4 * prices.WRITE_UNIT
-    del fast
     operations, written = durable.get("operations", 14), durable.get("bytes_written", 7500)
     kept = written / GB * prices.DURABLE_GB_MONTH / 2
     per_task = {

@@ -302,6 +302,9 @@ def _client(service: str, *, attempts: int = 3, seconds: int = 3, **more: Any) -
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_AWS_THREADS,
         tcp_keepalive=True,
+        # Worked out anew for each request, a long name and a look at what the service looks at too are an eighth of a submit.
+        user_agent="taskhook",
+        parameter_validation=False,
         **more,
     )
     return _aws().create_client(service, config=config)
