@@ -49,7 +49,8 @@ BOTH_LOAD = {
     "taskhook.wiring",
 }
 LOADED = {
-    "submit": BOTH_LOAD | {"anyio", "h11", "httpcore", "sniffio", "taskhook.api", "taskhook.callers", "taskhook.openapi", "taskhook.query"},
+    "submit": BOTH_LOAD
+    | {"anyio", "h11", "httpcore", "sniffio", "taskhook.api", "taskhook.callers", "taskhook.openapi", "taskhook.query"},
     "poll": BOTH_LOAD | {"taskhook.deliver", "taskhook.hosts", "taskhook.poll", "taskhook.schedule"},
 }
 NOT_THE_LAYERS = sys.stdlib_module_names | {"app"}
