@@ -21,6 +21,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ class Account:
                     json=body,
                     headers={"Authorization": f"Bearer {self.ready['token']}"},
                 )
-                answer.raise_for_status()
+                if answer.status_code != HTTPStatus.OK:
+                    raise RuntimeError(f"a submit was answered {answer.status_code} {answer.text[:300]}")
 
         await asyncio.gather(*(submit(self._submitted + number) for number in range(tasks)))
         self._submitted += tasks
@@ -304,7 +306,7 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
 
 def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
     """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
-    seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB
+    seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB, as their authors reckon
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
