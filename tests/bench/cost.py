@@ -38,7 +38,9 @@ from tests.local.emulator import size
 
 RUNNING, TASK_S = 100, 120
 PER_MONTH = RUNNING * prices.MONTH_S / TASK_S  # tasks
-MEMORY_GB = stack.template()["Globals"]["Function"]["MemorySize"] / 1024
+SUBMIT_GB, POLL_GB = (
+    stack.template()["Resources"][f"{name}Function"]["Properties"]["MemorySize"] / 1024 for name in ("Submit", "Poll")
+)
 LONG = 500  # bytes of a URL
 SHOWN = ("api", "requests", "submit", "poll", "writes", "reads", "logs", "metrics", "kept", "fixed")
 _REPORT = re.compile(r"^REPORT .*\tDuration: ([0-9.]+) ms\tBilled")
@@ -217,7 +219,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     overlap = max(1.0, lingered_s / end.since(began).at)
     per_task_s = TASK_S / RUNNING
     dollars = _common(long, long_tasks, kept) | {
-        "poll": per_task_s * overlap * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "poll": per_task_s * overlap * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": (long.sum("write") / long_tasks + still.sum("write") / still.at * per_task_s) * prices.WRITE_UNIT * MILLION,
         "reads": (long.sum("read") / long_tasks + still.sum("read") / still.at * per_task_s) * prices.READ_UNIT * MILLION,
     }
@@ -251,7 +253,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
     ticks_a_month = prices.MONTH_S / 60
     per_tick = {
         "requests": prices.LAMBDA_REQUEST,
-        "poll": idle.milliseconds["poll"] / ticks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND,
+        "poll": idle.milliseconds["poll"] / ticks / 1000 * POLL_GB * prices.LAMBDA_GB_SECOND,
         "writes": idle.sum("write") / ticks * prices.WRITE_UNIT,
         "reads": idle.sum("read") / ticks * prices.READ_UNIT,
         "logs": idle.log_bytes["poll"] / ticks / GB * prices.LOG_GB,
@@ -259,7 +261,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
     idle_month = {name: dollars * ticks_a_month for name, dollars in per_tick.items()}
     idle_month["fixed"] = prices.SECRET_MONTH + ticks_a_month * prices.SCHEDULE
     dollars = _common(counted, tasks, kept) | {
-        "poll": counted.milliseconds["poll"] / tasks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "poll": counted.milliseconds["poll"] / tasks / 1000 * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": counted.sum("write") / tasks * prices.WRITE_UNIT * MILLION,
         "reads": counted.sum("read") / tasks * prices.READ_UNIT * MILLION,
     }
@@ -273,7 +275,7 @@ def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
     return {
         "api": counted.invocations["submit"] / tasks * prices.HTTP_API_REQUEST * MILLION,  # the vendor's hints come this way too
         "requests": sum(counted.invocations.values()) / tasks * prices.LAMBDA_REQUEST * MILLION,
-        "submit": counted.milliseconds["submit"] / tasks / 1000 * MEMORY_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "submit": counted.milliseconds["submit"] / tasks / 1000 * SUBMIT_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "logs": sum(counted.log_bytes.values()) / tasks / GB * prices.LOG_GB * MILLION,
         "metrics": monthly * MILLION,
         "kept": kept / GB * (prices.TABLE_GB_MONTH + prices.PITR_GB_MONTH) * MILLION,

@@ -352,7 +352,8 @@ def test_nobody_watches_unless_asked_to() -> None:
     }
     for kind, condition in conditions.items():
         assert {resource["Condition"] for resource in of_type(kind).values()} == {condition}
-    assert {name for name, value in RESOURCES.items() if "Condition" in value} == {*ALARMS, "AlarmTopic", "Board", *ARCHIVE}
+    conditional = {*ALARMS, *ARCHIVE, "AlarmTopic", "Board", "TracesPolicy"}
+    assert {name for name, value in RESOURCES.items() if "Condition" in value} == conditional
 
 
 def test_an_address_without_alarms_is_refused() -> None:
