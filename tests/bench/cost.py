@@ -117,6 +117,13 @@ class Account:
                     peaks[name] = max(peaks[name], round(int(peak) / 1024))
         return dict(peaks)
 
+    async def ticked(self, times: int) -> Counted:
+        """Wait until poll has been invoked so often; give what was counted by then."""
+        async with asyncio.timeout(60.0 * times + 60):
+            while (counted := await self.look()).invocations["poll"] < times:
+                await asyncio.sleep(2)
+        return counted
+
     async def slow_vendor(self) -> None:
         """Let the vendor take its usual time."""
         for on, seconds in (("submit", 0.4), ("task", 0.2)):
@@ -239,10 +246,8 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         async with _stack("--meter", str(meter), *flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
             account = Account(ready, meter, deliveries, client)
             await account.slow_vendor()
-            await asyncio.sleep(65)  # a tick with a cold start
-            idle_from = await account.look()
-            await asyncio.sleep(65)
-            idle = (await account.look()).since(idle_from)
+            first = await account.ticked(1)  # with a cold start
+            idle = (await account.ticked(first.invocations["poll"] + 1)).since(first)
             await account.serve(2, url_bytes=0, task_s=1)
             start = await account.look()
             await account.serve(tasks, url_bytes=LONG, task_s=task_s)
