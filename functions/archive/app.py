@@ -1,5 +1,9 @@
 """The archive function: a task whose results are to be copied in, a report out."""
 
+import gc
+
+gc.disable()  # see submit
+
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -8,6 +12,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from taskhook import wiring
 from taskhook.archive import archive
+
+gc.freeze()
+gc.enable()
 
 RESERVE = timedelta(seconds=20)  # for the note of how far it has come
 

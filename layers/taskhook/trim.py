@@ -15,6 +15,10 @@ from typing import Any
 OPERATIONS = {
     "dynamodb": {"BatchGetItem", "GetItem", "PutItem", "Query", "UpdateItem"},
     "lambda": {"Invoke"},
+    "s3": {
+        *("AbortMultipartUpload", "CompleteMultipartUpload", "CreateMultipartUpload", "GetObject", "HeadObject", "ListParts"),
+        "UploadPart",
+    },
     "secretsmanager": {"GetSecretValue"},
 }
 # Sources of compiled modules and types for a checker, none of which is read at run time.
