@@ -108,7 +108,7 @@ class MemoryTasks:
     def _store(self, task: Task) -> Task:
         self.writes += 1
         stored = task.model_copy(update={"nonce": secrets.token_hex(8)})
-        self.items[task.task_id] = stored.kept
+        self.items[task.task_id] = stored
         self.index.pop(task.task_id, None)
         if stored.work is not None:
             self.index[task.task_id] = stored.work

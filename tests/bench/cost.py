@@ -169,7 +169,7 @@ class Account:
 
 def _url(start: str, length: int) -> str:
     """Make a URL of so many bytes that nobody can compress, as signed URLs are; or as short as it is."""
-    return start + secrets.token_hex(length)[: max(0, length - len(start))]
+    return start + secrets.token_urlsafe(length)[: max(0, length - len(start))]
 
 
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
 
 from taskhook.adapters import dynamodb
+from taskhook.adapters.attributes import item
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Task
 from tests.e2e.conftest import HAPPENS_WITHIN_S, Admin, Inbox, Json, Stack, User, Vendor, eventually
 
@@ -144,7 +145,7 @@ def stored(stack: Stack) -> Callable[[Task], None]:
     outputs = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url).describe_stacks(StackName=stack.stack)
     table = next(out["OutputValue"] for out in outputs["Stacks"][0]["Outputs"] if out["OutputKey"] == "TasksTable")
     client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
-    return lambda task: client.put_item(TableName=table, Item=dynamodb._item(dynamodb._attributes(task))) and None
+    return lambda task: client.put_item(TableName=table, Item=item(dynamodb._attributes(task))) and None
 
 
 def a_task(user: User, number: int, **changes: Any) -> Task:

@@ -1,15 +1,13 @@
 """The invariants, checked from the outside: what the vendor was asked, what receivers got, what the tables hold."""
 
 import json
-import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from boto3.dynamodb.types import TypeDeserializer
-
 from taskhook import signature
+from taskhook.adapters.attributes import plain, unpacked
 from taskhook.ports import PollKind
 from taskhook.schedule import RETRY_WAITS
 from taskhook.submit import Answer
@@ -18,7 +16,6 @@ from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, Scene, Visit
 from tests.sim.table import Item
 from tests.world import START
 
-_plain: Callable[[Any], Any] = TypeDeserializer().deserialize
 # Where nobody dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.
 _EXACT = {"", "twin before", "twin after", "stale", "out of order", "sdk retry", "beaten", "lost", "twice", "late"}
 _KNOWN_END = {ErrorCode.CANCELED, ErrorCode.QUEUE_EXPIRED}
@@ -34,7 +31,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for task_id in scene.names:
         item = scene.table.peek(TASKS, task_id)
         if item is not None:
-            task: dict[str, Any] = {name: _plain(value) for name, value in item.items()}
+            task = plain(item)
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
@@ -84,7 +81,7 @@ def _of_payments(scene: Scene) -> Iterator[str]:
 
 def _of_media(scene: Scene) -> Iterator[str]:
     for name, shown in scene.media.shown.items():
-        if not any(shown) and any(f'/{name}"' in item["request"]["S"] for item in scene.items_of(name)):
+        if not any(shown) and any(f'/{name}"' in unpacked(plain(item)["request"]) for item in scene.items_of(name)):
             yield f"{name} is there, and its media were never good"
     for post in scene.vendor.posts:
         if post.sender in scene.media.warned:
@@ -155,7 +152,7 @@ def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
         yield "has ended past the archive"
         return
     waited = (task["ended_at"] - task["archiving_since"]) / 1000
-    [resource] = json.loads(task["message"])["data"]["result"]["resources"]
+    [resource] = json.loads(unpacked(task["message"]))["data"]["result"]["resources"]
     if not resource["archived"]:
         if "source_url" in resource or resource["url"].startswith(ORIGIN):
             yield "leads to a copy that there is none of"
@@ -202,14 +199,14 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     body = json.loads(visit.body)
     if not State(stored.get("state", {"S": "queued"})["S"]).final:
         yield "was called back before its end was stored"
-    elif zlib.decompress(stored["message"]["B"]) != visit.body:
+    elif unpacked(plain(stored)["message"]).encode() != visit.body:
         yield "was called back with another message than the stored one"
     if body["type"] == "prediction.task.succeeded":
         upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]
         if upstream.reported is not PollKind.SUCCEEDED or upstream.name not in visit_names(scene, visit):
             yield "was called back with a success that is not its own"
     caller = scene.table.peek(CALLERS, stored["caller"]["S"]) or {}
-    secrets = [_plain(secret["M"]["value"]) for secret in caller["secrets"]["L"]]
+    secrets = [secret["value"] for secret in plain(caller)["secrets"]]
     at, given = int(visit.headers["webhook-timestamp"]), visit.headers["webhook-signature"].split(" ")
     if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(given):
         yield "carries no signature of its caller"

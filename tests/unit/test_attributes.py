@@ -8,7 +8,7 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.adapters.attributes import item, plain
+from taskhook.adapters.attributes import item, packed, plain, unpacked
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(min_value=-(10**37), max_value=10**37) | st.text(),
@@ -38,3 +38,19 @@ def test_what_has_no_kind_is_refused() -> None:
     """A float would lose digits, and nothing of ours is one."""
     with pytest.raises(TypeError, match="float"):
         item({"a": 1.5})
+
+
+@given(st.text())
+def test_what_was_packed_is_unpacked(text: str) -> None:
+    """It is never longer than it was, whatever it is."""
+    assert unpacked(packed(text)) == text
+    assert len(packed(text)) <= len(text.encode())
+
+
+def test_what_is_stored_stays_readable() -> None:
+    """These bytes are in tables; whoever changes what texts have in common could not read them any more."""
+    text = '{"image_url":"https://example.com/a.jpg","video_url":"https://example.com/b.mp4","mode":"wan-std"}'
+    stored = packed(text)
+    assert isinstance(stored, bytes)
+    assert len(stored) < len(text) / 2
+    assert unpacked(bytes.fromhex("c39e87522b80292527552f393f573f11941970642a6475497a90b044cb65b500")) == text

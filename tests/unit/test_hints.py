@@ -116,7 +116,7 @@ async def test_a_hint_during_the_submit_is_asked_to_come_again(floor: HookDesk) 
     task = await floor.add(State.SUBMITTING)
     with pytest.raises(RejectedError) as rejected:
         await floor.hint(task)
-    assert (rejected.value.status, floor.now_of(task)) == (503, task.kept)
+    assert (rejected.value.status, floor.now_of(task)) == (503, task)
 
 
 @pytest.mark.parametrize("ended", [True, False])

@@ -244,17 +244,6 @@ async def test_a_late_refusal_keeps_its_callback(desk: Desk) -> None:
     assert len(desk.vendor.submits) == 1
 
 
-async def test_a_late_refusal_after_the_reaper_queues_the_whole_request(desk: Desk) -> None:
-    """The table has kept no request while it was being paid; whoever sent it puts it back."""
-    desk.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
-    posting = asyncio.create_task(desk.submit())
-    await desk.vendor.asked.wait()
-    assert desk.only_task.request == ""
-    await desk.tasks.swap(desk.only_task, desk.only_task.doubted())
-    await posting
-    assert (desk.only_task.state, "wan-std" in desk.only_task.request) == (State.QUEUED, True)
-
-
 async def test_an_outcome_that_cannot_be_stored_is_called_unknown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table fails after the POST: the caller hears the truth, the log gets the vendor's id."""
 

@@ -140,7 +140,7 @@ class TaskMachine(RuleBasedStateMachine):
     def requeue(self, submission: Submission) -> None:
         """Learn that nothing was taken, for a reason that passes."""
         legal = {State.SUBMITTING, State.RESCUE}
-        if self.step(legal, lambda: self.in_hand().submitted(outcome(submission, 429), self.now, retention=RETENTION)):
+        if self.step(legal, lambda: self.task.submitted(outcome(submission, 429), self.now, retention=RETENTION)):
             assert (self.task.state, self.task.claimed_until, self.task.submitted_at) == (State.QUEUED, None, None)
 
     @rule(submission=st.sampled_from([Submission.REFUSED, Submission.REFUSED_HERE]))
@@ -149,7 +149,7 @@ class TaskMachine(RuleBasedStateMachine):
         before = self.task
         status = 422 if submission is Submission.REFUSED else 401
         legal = {State.SUBMITTING, State.RESCUE}
-        if self.step(legal, lambda: self.in_hand().submitted(outcome(submission, status), self.now, retention=RETENTION)):
+        if self.step(legal, lambda: self.task.submitted(outcome(submission, status), self.now, retention=RETENTION)):
             if submission is Submission.REFUSED_HERE and before.answer_status is not None:
                 assert self.task.state is State.QUEUED
             else:
@@ -348,20 +348,9 @@ class TaskMachine(RuleBasedStateMachine):
         assert Task.model_validate(self.task.model_dump(mode="json", exclude_none=True)) == self.task
 
     @invariant()
-    def the_request_stays_while_it_may_be_sent(self) -> None:
-        """No longer, and a table has it only while the task is queued."""
-        sendable = self.task.state in {State.QUEUED, State.SUBMITTING}
-        assert self.task.request == (self.first.request if sendable else "")
-        assert self.task.kept.request == (self.first.request if self.task.state is State.QUEUED else "")
-
-    def in_hand(self) -> Task:
-        """Whoever settles a task has its request, whatever the table says."""
-        return self.task.in_hand(self.first.request)
-
-    @invariant()
     def identity_stays(self) -> None:
         """What makes the task that task never changes."""
-        names = ("task_id", "caller", "model", "fingerprint", "callback_url", "reference", "accepted_at")
+        names = ("task_id", "caller", "model", "request", "fingerprint", "callback_url", "reference", "accepted_at")
         assert [getattr(self.task, name) for name in names] == [getattr(self.first, name) for name in names]
 
 
@@ -476,11 +465,8 @@ def test_late_doubt_adds_nothing_to_a_rescue() -> None:
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE])
 def test_late_proof_that_nothing_was_taken_queues_a_rescued_task(submission: Submission) -> None:
     """The submitter was told that the outcome is unknown; now it is known, and the callback will come."""
-    rescued = accepted().doubted()
-    task = rescued.in_hand(accepted().request).submitted(outcome(submission, 429), START, retention=RETENTION)
-    assert (task.state, task.answer_status, task.request) == (State.QUEUED, 502, accepted().request)
-    with pytest.raises(IllegalTransitionError, match="no request"):
-        rescued.submitted(outcome(submission, 429), START, retention=RETENTION)
+    task = accepted().doubted().submitted(outcome(submission, 429), START, retention=RETENTION)
+    assert (task.state, task.answer_status) == (State.QUEUED, 502)
 
 
 def test_attempt_is_illegal_before_the_end() -> None:

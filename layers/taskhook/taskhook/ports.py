@@ -41,7 +41,7 @@ class StoreUnavailableError(Exception):
 
 
 class TaskStore(Protocol):
-    """The tasks as `Task.kept`, each read and written consistently. Every method may raise StoreUnavailableError."""
+    """The tasks, each read and written consistently. Every method may raise StoreUnavailableError."""
 
     async def add(self, task: Task) -> Task:
         """Store a new task. Raises TaskExistsError; safe to repeat."""

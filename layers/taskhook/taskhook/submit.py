@@ -312,7 +312,7 @@ async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer) -> Task:
         except StaleTaskError as stale:
             if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
                 return stale.current or task
-            task = stale.current.in_hand(task.request)  # reaped meanwhile; the vendor's answer settles it after all
+            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
         except StoreUnavailableError:
             await payer.clock.sleep(_STORE_STEP)
     payer.reporter.tell(

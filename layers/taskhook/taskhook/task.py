@@ -186,7 +186,7 @@ class Task(BaseModel):
     task_id: str
     caller: str
     model: str
-    request: str  # minified JSON, the bytes that the vendor gets; empty once nobody may send it any more
+    request: str  # minified JSON, the bytes that the vendor gets
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None
@@ -253,11 +253,6 @@ class Task(BaseModel):
         return "retry", f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
 
     @property
-    def kept(self) -> Self:
-        """What a table keeps: whoever pays has the request in hand, and should he die, nobody sends it a second time."""
-        return self._to(request="") if self.state is State.SUBMITTING else self
-
-    @property
     def reusable(self) -> bool:
         """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's.
 
@@ -304,7 +299,7 @@ class Task(BaseModel):
         match outcome.submission:
             case Submission.TAKEN:
                 return self._answered(200)._to(
-                    state=State.WATCHED, request="", upstream_task_id=outcome.upstream_task_id, taken_at=now, claimed_until=None
+                    state=State.WATCHED, upstream_task_id=outcome.upstream_task_id, taken_at=now, claimed_until=None
                 )
             case Submission.BUSY | Submission.NOT_SENT:
                 return self._requeued()
@@ -321,15 +316,11 @@ class Task(BaseModel):
             case Submission.AMBIGUOUS:
                 return self.doubted()
 
-    def in_hand(self, request: str) -> Self:
-        """Give the request back to a task that a table gave; only who sent it has it."""
-        return self._to(request=request)
-
     def doubted(self) -> Self:
         """Submitting → rescue: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
         message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
-        return self._answered(502, message)._to(state=State.RESCUE, request="", claimed_until=None)
+        return self._answered(502, message)._to(state=State.RESCUE, claimed_until=None)
 
     def adopted(self, upstream_task_id: str, now: datetime) -> Self:
         """Rescue → watched: the vendor's own word has named the task."""
@@ -440,8 +431,6 @@ class Task(BaseModel):
         return self if self.answer_status is not None else self._to(answer_status=status, answer_message=message)
 
     def _requeued(self) -> Self:
-        if not self.request:
-            raise IllegalTransitionError(f"{self.task_id} has no request to wait with")
         return self._answered(200)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
 
     def _failed(
@@ -455,7 +444,7 @@ class Task(BaseModel):
         self, message: str, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None, call_back: bool = True
     ) -> Self:
         waiting = call_back and self.callback_url is not None
-        ended = self._to(ended_at=now, request="", missing_since=None)
+        ended = self._to(ended_at=now, missing_since=None)
         return ended._to(
             message=ended._render(message, data),
             callback=CallbackState.WAITING if waiting else CallbackState.NONE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel
 
-from taskhook.adapters.attributes import Attributes, plain
+from taskhook.adapters.attributes import Attributes, packed, plain, unpacked
 from taskhook.adapters.attributes import item as _item
 from taskhook.budget import Gate
 from taskhook.ports import (
@@ -41,6 +41,7 @@ _WRITE_AGAIN = timedelta(seconds=0.5)
 _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
+_BULKY = {"callback_url", "message", "request", "result"}
 _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
 
 
@@ -418,14 +419,14 @@ async def _call(method: Callable[..., Any], **request: Any) -> Any:
 def _attributes(model: BaseModel) -> Attributes:
     """Turn a model into attributes: names as they are, defaults left out, and for a task what the indexes and TTL need.
 
-    A message is stored compressed: it is most of an item, and writes are most of the bill.
+    What is bulky is stored compressed: writes are most of the bill, and are billed by the size of the item.
     """
     if not isinstance(model, Task):
         return model.model_dump(exclude_none=True)
-    attributes = model.kept.model_dump(exclude_defaults=True)
+    attributes = model.model_dump(exclude_defaults=True)
     attributes["listed"] = model.listed
-    if model.message is not None:
-        attributes["message"] = zlib.compress(model.message.encode())
+    for name in _BULKY & attributes.keys():
+        attributes[name] = packed(attributes[name])
     if model.work is not None:
         attributes["work"], attributes["work_at"] = model.work
     if model.expires_at is not None:
@@ -437,6 +438,6 @@ def _plain(item: Attributes) -> Attributes:
     attributes = plain(item)
     if "expires_at" in attributes:
         attributes["expires_at"] = attributes["expires_at"] * 1000
-    if isinstance(attributes.get("message"), bytes):
-        attributes["message"] = zlib.decompress(attributes["message"]).decode()
+    for name in _BULKY & attributes.keys():
+        attributes[name] = unpacked(attributes[name])
     return attributes
