@@ -268,7 +268,7 @@ def test_the_admin_command_adds_rotates_and_disables(stack: Stack, vendor: Vendo
     secret = admin("rotate", name, "--secret")["signing_secret"]
     token = admin("rotate", name, "--token", "--overlap", "0s")["token"]
     gone = admin("add", f"dora-{marker[:8]}")["token"]
-    assert admin("disable", f"dora-{marker[:8]}")["disabled"] == "true"
+    assert admin("disable", f"dora-{marker[:8]}")["disabled"] is True
     assert {caller["caller"] for caller in admin("list")} >= {name, "local"}
 
     for refused in (added["token"], gone):
