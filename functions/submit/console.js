@@ -105,6 +105,7 @@ const WORDS = {
   submitting: ["busy live", "submitting"],
   watched: ["busy live", "processing"],
   rescue: ["wait", "outcome unknown"],
+  archiving: ["busy live", "archiving"],
   success: ["good", "success"],
   failed: ["bad", "failed"],
   waiting: ["wait", "waiting"],
@@ -722,6 +723,8 @@ function timeline(task) {
         ],
       ),
     );
+  if (task.stage === "archiving")
+    list.push(item("busy", "Archiving", null, "The result is there, and is being copied here.", true));
   if (task.stage === "watched") list.push(item("busy", "Result", null, "The vendor is at it.", true));
   if (task.ended_at)
     list.push(

@@ -74,7 +74,7 @@ function command(method, path, operation) {
   const filled = (operation.parameters ?? []).reduce((text, one) => text.replace(`{${one.name}}`, one.example), path);
   const parts = [
     `curl -sS${method === "post" && !body ? " -X POST" : ""} ${api.servers[0].url}${filled}`,
-    `-H "Authorization: Bearer $TOKEN"`,
+    ...(operation.security?.length === 0 ? [] : [`-H "Authorization: Bearer $TOKEN"`]),
   ];
   if (body) parts.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`);
   return parts.join(" \\\n  ");
@@ -92,9 +92,11 @@ function article(operation, verb, title, left, right) {
 
 function operationOf({ path, method, operation }) {
   const { parameters, requestBody, responses } = operation;
-  const { 200: done, ...failures } = responses;
+  const isDone = ([status]) => /^[23]/.test(status);
+  const [status, done] = Object.entries(responses).find(isDone);
+  const failures = Object.entries(responses).filter((one) => !isDone(one));
   const answer = bodyOf(done);
-  const wrapped = resolved(api, answer.schema).properties?.data; // what is inside the envelope
+  const wrapped = answer && resolved(api, answer.schema).properties?.data; // what is inside the envelope
   const call = command(method, path, operation);
   return article(
     operation,
@@ -103,7 +105,7 @@ function operationOf({ path, method, operation }) {
     [
       parameters && section("Parameters", parametersOf(parameters)),
       requestBody && section("Request", fieldsOf(bodyOf(requestBody).schema, false)),
-      section(wrapped ? ["Answer, in ", el.code("data")] : "Answer", fieldsOf(wrapped ?? answer.schema, true)),
+      answer && section(wrapped ? ["Answer, in ", el.code("data")] : "Answer", fieldsOf(wrapped ?? answer.schema, true)),
     ],
     [
       section(
@@ -111,10 +113,20 @@ function operationOf({ path, method, operation }) {
         el.pre({ class: "json", tabindex: 0, role: "region", "aria-label": `Call of ${path}` }, call),
         el.div(copier(call, "the call")),
       ),
-      section("Answer", json(answer.example, `Answer of ${method} ${path}`)),
-      section("Errors", el.div(Object.entries(failures).map(failureOf))),
+      section(
+        "Answer",
+        answer
+          ? json(answer.example, `Answer of ${method} ${path}`)
+          : el.div({ class: "status" }, el.span({ class: "verb" }, status), prose(done.description), headersOf(done)),
+      ),
+      section("Errors", el.div(failures.map(failureOf))),
     ],
   );
+}
+
+function headersOf(response) {
+  const line = ([name, header]) => el.p({ class: "soft" }, el.code(name), ` ${header.description}`);
+  return Object.entries(response.headers ?? {}).map(line);
 }
 
 function failureOf([status, response]) {
@@ -122,9 +134,7 @@ function failureOf([status, response]) {
     { class: "status" },
     el.summary(el.span({ class: "verb" }, status), prose(response.description)),
     json(bodyOf(response).example, `Example of status ${status}`),
-    Object.entries(response.headers ?? {}).map(([name, header]) =>
-      el.p({ class: "soft" }, el.code(name), ` ${header.description}`),
-    ),
+    headersOf(response),
   );
 }
 
