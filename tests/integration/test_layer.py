@@ -49,8 +49,7 @@ BOTH_LOAD = {
     "taskhook.wiring",
 }
 LOADED = {
-    "submit": BOTH_LOAD
-    | {"anyio", "h11", "httpcore", "sniffio", "taskhook.api", "taskhook.callers", "taskhook.openapi", "taskhook.query"},
+    "submit": BOTH_LOAD | {"anyio", "h11", "httpcore", "sniffio", "taskhook.api", "taskhook.callers", "taskhook.query"},
     "a look at media": {
         *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "multidict", "propcache", "yarl"),
         *("taskhook.adapters.guard", "taskhook.adapters.media", "taskhook.adapters.mediainfo"),
@@ -149,7 +148,7 @@ async def test_a_cold_start_loads_this_and_no_more(layers: dict[str, Path]) -> N
             assert '"statusCode": 200' in answer or '"steps": {}' in answer, answer
             loaded[name] = {known_as(module) for module in modules.split()[1:] if module[0] != "_"} - NOT_THE_LAYERS
     loaded["a look at media"] -= loaded["submit"]
-    assert loaded == LOADED
+    assert {name: sorted(loaded[name] ^ LOADED[name]) for name in LOADED} == dict.fromkeys(LOADED, [])
 
 
 def known_as(module: str) -> str:
