@@ -148,7 +148,7 @@ async def test_a_cold_start_loads_this_and_no_more(layers: dict[str, Path]) -> N
             assert '"statusCode": 200' in answer or '"steps": {}' in answer, answer
             loaded[name] = {known_as(module) for module in modules.split()[1:] if module[0] != "_"} - NOT_THE_LAYERS
     loaded["a look at media"] -= loaded["submit"]
-    assert {name: sorted(loaded[name] ^ LOADED[name]) for name in LOADED} == dict.fromkeys(LOADED, [])
+    assert [(name, module) for name in LOADED for module in sorted(loaded[name] ^ LOADED[name])] == []
 
 
 def known_as(module: str) -> str:
