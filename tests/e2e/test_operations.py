@@ -109,4 +109,11 @@ def test_every_metric_that_is_watched_is_written(
     own = {metric for metric in watched.of_alarms(alarms) | watched.of_dashboard(dashboard) if not metric[0].startswith("AWS/")}
     assert {namespace for namespace, _ in own} == {"taskhook"}
     # An invocation writes its metrics as it ends, and it is relieved by the next tick at the latest.
-    eventually(lambda: not own - set(written(account, stack)), within_s=90)
+    missing = own
+
+    def all_seen() -> bool:
+        nonlocal missing
+        missing = own - set(written(account, stack))
+        return not missing
+
+    eventually(all_seen, within_s=90)
