@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("delivery", "engine", "lateness", "media", "sweep")
+BENCHES = ("delivery", "engine", "kills", "lateness", "load", "media", "sweep")
 SEED = 20261123
 
 
