@@ -1,6 +1,7 @@
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -9,6 +10,7 @@ import pytest_asyncio
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
 from taskhook.adapters.surroundings import SystemClock
 from tests.local import stack
+from tests.local.dynamodb_local import NotHereError, dynamodb_local
 from tests.world import Told
 
 if TYPE_CHECKING:
@@ -29,16 +31,39 @@ async def account_url() -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def dynamodb(account_url: str) -> "DynamoDBClient":
-    """Give a client for DynamoDB: the one named by AWS_ENDPOINT_URL_DYNAMODB, or the emulated account's."""
-    client: DynamoDBClient = boto3.client(
-        "dynamodb",
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_DYNAMODB", account_url),
-        region_name=stack.REGION,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+def dynamodb(request: pytest.FixtureRequest) -> "DynamoDBClient":
+    """Give a client for DynamoDB: of the endpoint named by AWS_ENDPOINT_URL_DYNAMODB, or the emulated account's."""
+    return _client(os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or request.getfixturevalue("account_url"))
+
+
+@pytest.fixture(scope="session")
+def another_dynamodb() -> Iterator["DynamoDBClient"]:
+    """Give a client for AWS's own DynamoDB Local, where Java and Maven are on the machine."""
+    with contextlib.ExitStack() as room:
+        try:
+            url = room.enter_context(dynamodb_local())
+        except NotHereError as error:
+            pytest.skip(f"DynamoDB Local: {error}")
+        yield _client(url)
+
+
+def _client(url: str) -> "DynamoDBClient":
+    """Make a client; the keys are anybody's where the endpoint is an emulator."""
+    keys: dict[str, Any] = {}
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    client: DynamoDBClient = boto3.client("dynamodb", endpoint_url=url, region_name=stack.REGION, **keys)
     return client
+
+
+@contextlib.contextmanager
+def made_from_template(client: "DynamoDBClient", resource: str) -> Iterator[str]:
+    """Make a table as the template has it, and delete it in the end."""
+    name = _made_from_template(client, resource)
+    try:
+        yield name
+    finally:
+        client.delete_table(TableName=name)
 
 
 def _made_from_template(client: "DynamoDBClient", resource: str) -> str:
@@ -51,17 +76,15 @@ def _made_from_template(client: "DynamoDBClient", resource: str) -> str:
 @pytest.fixture
 def tasks_table(dynamodb: "DynamoDBClient") -> Iterator[str]:
     """Give an empty `Tasks` table, as the template makes it."""
-    name = _made_from_template(dynamodb, "Tasks")
-    yield name
-    dynamodb.delete_table(TableName=name)
+    with made_from_template(dynamodb, "Tasks") as name:
+        yield name
 
 
 @pytest.fixture
 def callers_table(dynamodb: "DynamoDBClient") -> Iterator[str]:
     """Give an empty `Callers` table, as the template makes it."""
-    name = _made_from_template(dynamodb, "Callers")
-    yield name
-    dynamodb.delete_table(TableName=name)
+    with made_from_template(dynamodb, "Callers") as name:
+        yield name
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """One exam for the fake and the real table: whoever passes it may stand in for the other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.adapters.surroundings import SystemClock
 from taskhook.budget import Gate
 from taskhook.ports import Credential, LeaseView, StaleTaskError, TaskExistsError
 from taskhook.task import Attempt, ErrorCode, State, Submission, SubmitOutcome, Task, milliseconds
+from tests.integration.conftest import made_from_template
+from tests.sim.table import MemoryDynamo
 from tests.world import START, MemoryCallers, MemoryTasks, Told, a_caller
 
 if TYPE_CHECKING:
@@ -24,18 +27,58 @@ Store = MemoryTasks | DynamoTasks
 Directory = MemoryCallers | DynamoCallers
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def store(request: pytest.FixtureRequest) -> Store:
+def a_client() -> Any:
+    """Make the client in memory that the simulator runs the real adapter on: it takes the exam too."""
+    return MemoryDynamo({"Tasks": "task_id", "Callers": "caller"})
+
+
+DATABASES = ("dynamodb", "another_dynamodb")  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+
+
+@pytest.fixture(params=["memory", "simulated", *DATABASES])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """Give each store in turn."""
-    found: Store = MemoryTasks() if request.param == "memory" else request.getfixturevalue("dynamo_tasks")
-    return found
+    if request.param == "memory":
+        yield MemoryTasks()
+    elif request.param == "simulated":
+        yield DynamoTasks(a_client(), "Tasks", clock=SystemClock(), reporter=Told())
+    else:
+        client = request.getfixturevalue(request.param)
+        with made_from_template(client, "Tasks") as table:
+            yield DynamoTasks(client, table, clock=SystemClock(), reporter=Told())
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def directory(request: pytest.FixtureRequest) -> Directory:
+@pytest.fixture(params=["memory", "simulated", *DATABASES])
+def directory(request: pytest.FixtureRequest) -> Iterator[Directory]:
     """Give each directory of callers in turn."""
-    found: Directory = MemoryCallers() if request.param == "memory" else request.getfixturevalue("dynamo_callers")
-    return found
+    if request.param == "memory":
+        yield MemoryCallers()
+    elif request.param == "simulated":
+        yield DynamoCallers(a_client(), "Callers", clock=SystemClock())
+    else:
+        client = request.getfixturevalue(request.param)
+        with made_from_template(client, "Callers") as table:
+            yield DynamoCallers(client, table, clock=SystemClock())
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> "DynamoDBClient":
+    """Give each database in turn, to those who look at items."""
+    client: DynamoDBClient = request.getfixturevalue(request.param)
+    return client
+
+
+@pytest.fixture
+def tasks_table(database: "DynamoDBClient") -> Iterator[str]:
+    """Give an empty `Tasks` table in it."""
+    with made_from_template(database, "Tasks") as name:
+        yield name
+
+
+@pytest.fixture
+def dynamo_tasks(database: "DynamoDBClient", tasks_table: str, told: Told) -> DynamoTasks:
+    """Give the real store on that table."""
+    return DynamoTasks(database, tasks_table, clock=SystemClock(), reporter=told)
 
 
 def a_task(number: int = 1, caller: str = "alice", state: State = State.SUBMITTING) -> Task:
@@ -368,25 +411,58 @@ class LostAnswers:
         return call
 
 
-@pytest.fixture
-def losing(dynamodb: "DynamoDBClient", dynamo_tasks: DynamoTasks) -> LostAnswers:
-    """Put a client that loses answers between the store and its table."""
-    client = LostAnswers(dynamodb)
-    dynamo_tasks._client = client  # type: ignore[assignment]  # it has every method
+def losing(adapter: DynamoTasks | DynamoCallers) -> LostAnswers:
+    """Put a client that loses answers between an adapter and its table."""
+    client = LostAnswers(adapter._client)
+    adapter._client = client  # type: ignore[assignment]  # it has every method
     return client
 
 
-async def test_a_repeated_write_knows_its_own_success(dynamo_tasks: DynamoTasks, losing: LostAnswers) -> None:
+async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
     """The retry of a write whose answer was lost fails on the first one's nonce, and that is success."""
-    losing.lose = True
-    added = await dynamo_tasks.add(a_task())
-    losing.lose = True
-    doubted = await dynamo_tasks.swap(added, added.doubted())
-    assert await dynamo_tasks.get(added.task_id) == doubted
+    if isinstance(store, MemoryTasks):
+        pytest.skip("a dict loses no answers")
+    client = losing(store)
+    client.lose = True
+    added = await store.add(a_task())
+    client.lose = True
+    doubted = await store.swap(added, added.doubted())
+    assert await store.get(added.task_id) == doubted
+    client.lose = True
+    lease = LeaseView(holder="a", until=START + timedelta(minutes=1))
+    assert await store.take(LeaseView(), lease, takeover=False)
+    client.lose = True
+    assert (await store.set_gate(Gate(), Gate(waiting=True))).waiting
+
+
+async def test_a_repeated_write_of_a_caller_knows_its_own_success(directory: Directory) -> None:
+    """Also where a caller is made or changed."""
+    if isinstance(directory, MemoryCallers):
+        pytest.skip("a dict loses no answers")
+    client, caller = losing(directory), a_caller()
+    client.lose = True
+    assert await directory.add(caller)
+    client.lose = True
+    assert await directory.update(caller, caller.model_copy(update={"disabled": True}))
+    assert not await directory.add(caller)
+
+
+async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
+    """Two pollers read it at once; the second push does not undo what came after the first."""
+    now = 0.0
+    table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: now)
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+    item = {"task_id": {"S": "bad"}, "work": {"S": "retry"}, "work_at": {"S": "0000000000000_bad"}, "state": {"S": "?"}}
+    table.write("Tasks", item)
+    now = 1.0
+    table.write("Tasks", item | {"work_at": {"S": "0000000000009_bad"}})
+    table.lag = lambda _key: 0.5
+    assert await store.retries(START, known=()) == []
+    assert table.peek("Tasks", "bad") == item | {"work_at": {"S": "0000000000009_bad"}}
 
 
 async def test_an_item_has_work_or_expires_but_never_both(
-    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
+    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
 ) -> None:
     """TTL must never take a task that still has something to do; its clock counts in seconds."""
     task = await dynamo_tasks.add(a_task())
@@ -396,35 +472,35 @@ async def test_an_item_has_work_or_expires_but_never_both(
     ]
     for step in [Task.model_copy, *steps]:
         task = await dynamo_tasks.swap(task, step(task))
-        item = dynamodb.get_item(TableName=tasks_table, Key={"task_id": {"S": task.task_id}})["Item"]
+        item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": task.task_id}})["Item"]
         assert ("work" in item) is ("work_at" in item)
         assert ("work" in item) is not ("expires_at" in item)
     assert item["expires_at"] == {"N": str(int((START + RETENTION).timestamp()))}
 
 
 async def test_what_a_newer_version_wrote_survives_our_writes(
-    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
+    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks
 ) -> None:
     """During a deploy two versions run: unknown attributes are ignored and kept."""
     task = await dynamo_tasks.add(a_task())
     key = {"task_id": {"S": task.task_id}}
-    dynamodb.update_item(
+    database.update_item(
         TableName=tasks_table, Key=key, UpdateExpression="SET novelty = :v", ExpressionAttributeValues={":v": {"S": "kept"}}
     )
     read = await dynamo_tasks.get(task.task_id)
     assert read == task
     await dynamo_tasks.swap(task, task.doubted())
-    assert dynamodb.get_item(TableName=tasks_table, Key=key)["Item"]["novelty"] == {"S": "kept"}
+    assert database.get_item(TableName=tasks_table, Key=key)["Item"]["novelty"] == {"S": "kept"}
 
 
 @pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
 async def test_an_unreadable_item_is_told_and_hides_nobody(
-    dynamodb: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: Told, partition: str
+    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: Told, partition: str
 ) -> None:
     """It is pushed back where others wait behind it, counted, and never deleted."""
     at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[partition]
     bad = {"task_id": {"S": "bad"}, "work": {"S": partition}, "work_at": {"S": at}, "state": {"S": "?"}}
-    dynamodb.put_item(TableName=tasks_table, Item=bad)
+    database.put_item(TableName=tasks_table, Item=bad)
     queued = await dynamo_tasks.add(a_task(1, state=State.QUEUED))
     watched = await dynamo_tasks.add(a_task(2))
     looks: dict[str, Callable[[], Awaitable[list[Task]]]] = {
@@ -436,7 +512,7 @@ async def test_an_unreadable_item_is_told_and_hides_nobody(
     await look()
     assert await look() == {"watch": [watched], "queue": [queued], "retry": []}[partition]
     assert told.count("task.unreadable") >= 1
-    item = dynamodb.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
+    item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
     assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
 
 

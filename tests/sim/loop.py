@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from typing import Any
 
 from tests.world import START
@@ -22,7 +25,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._elapsed = 0.0
         self._last = 0.0, START
         self._clock_resolution = 1e-6
-        self._selector = self
+        self._ready: deque[Any]
+        self._scheduled: list[Any]
+        self._stopping: bool
 
     def time(self) -> float:
         """Tell the virtual seconds since the start."""
@@ -36,12 +41,47 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._last = self._elapsed, moment
         return moment
 
-    def select(self, timeout: float | None) -> list[object]:
-        """Wait, as the base class asks its selector to: by moving the clock."""
-        if timeout is None:
+    async def pause(self, seconds: float) -> None:
+        """Wait; as `asyncio.sleep`, and cheaper."""
+        over = self.create_future()
+        self.call_at(self._elapsed + seconds, _end, over)
+        await over
+
+    def call_soon[*Ts](self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+        """Run it in this round or the next; as the base class, without its checks."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at[*Ts](
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Run it then; as the base class, without its checks."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True  # type: ignore[attr-defined]  # as the base class does
+        heappush(self._scheduled, timer)
+        return timer
+
+    def _run_once(self) -> None:
+        """Run who can run; when nobody can, move the clock to the next timer."""
+        ready, timers = self._ready, self._scheduled
+        while timers and timers[0]._cancelled:
+            heappop(timers)._scheduled = False
+        if not ready and not timers and not self._stopping:
             raise RuntimeError("everybody waits, and nothing will ever happen")
-        self._elapsed += max(timeout, 0)
-        return []
+        if timers and not ready and not self._stopping:
+            self._elapsed = max(self._elapsed, timers[0]._when)
+        while timers and timers[0]._when <= self._elapsed:
+            timer = heappop(timers)
+            timer._scheduled = False
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
+        """Leave it where it is until its time has come."""
 
     def run_in_executor(  # type: ignore[override]  # what comes back is awaited at once, and need not be a future
         self, _executor: Any, func: Callable[..., Any], *args: Any
@@ -50,11 +90,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         assert not args
         return self._threads(func)
 
-    def _process_events(self, _events: object) -> None:
-        """Have none."""
-
     def _write_to_self(self) -> None:
         """Need no waking: there is one thread."""
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
 
 
 @contextlib.contextmanager

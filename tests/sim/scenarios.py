@@ -9,8 +9,8 @@ from typing import Any
 from taskhook import callers
 from taskhook.ports import PollKind
 from taskhook.submit import Answer, RejectedError
-from taskhook.task import State, Submission, milliseconds
-from tests.sim.scene import TASKS, Deployment, Scene
+from taskhook.task import CallbackState, State, Submission, milliseconds
+from tests.sim.scene import TASKS, TICK, Deployment, Scene
 
 Script = Callable[[Scene], Awaitable[None]]
 
@@ -23,16 +23,16 @@ class Scenario:
     script: Script
     deployment: Callable[[], Deployment]
     ends: dict[str, str] = field(default_factory=dict)  # by task: `success delivered`, `failed none`, …
-    every: int = 1  # of so many points one is tried, where a replay takes long; `--all` tries each
+    beat: float = 2.0  # seconds between a poller's looks at what is due; slower where it waits long, for the sake of time
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def _scenario(ends: dict[str, str], *, every: int = 1, **deployment: Any) -> Callable[[Script], Script]:
+def _scenario(ends: dict[str, str], *, beat: float = 2.0, **deployment: Any) -> Callable[[Script], Script]:
     def keep(script: Script) -> Script:
         name = script.__name__
-        SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, every)
+        SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, beat)
         return script
 
     return keep
@@ -73,14 +73,14 @@ async def repeats_with_key(scene: Scene) -> None:
     await scene.submit("a", key="k", reference="other").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, every=3, places=1, task_time=25.0)
+@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, places=1, task_time=25.0)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
         await scene.submit(name, caller=caller).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, every=3, places=1, task_time=90.0)
+@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, places=1, task_time=90.0)
 async def cancels(scene: Scene) -> None:
     """Queued tasks taken back, one of them twice; what runs cannot be."""
     for name in ("a", "b", "c"):
@@ -153,7 +153,7 @@ async def queue_is_full(scene: Scene) -> None:
     await scene.submit("b").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, places=0, max_queue_age=timedelta(minutes=4))
+@_scenario({"a": "failed delivered"}, beat=8.0, places=0, max_queue_age=timedelta(minutes=3))
 async def waits_too_long(scene: Scene) -> None:
     """There never is a place."""
     await scene.submit("a").ended.wait()
@@ -162,12 +162,33 @@ async def waits_too_long(scene: Scene) -> None:
 # --- watching ----------------------------------------------------------------------------------------------------------------
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, every=3, task_time=140.0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, task_time=140.0)
 async def is_handed_over(scene: Scene) -> None:
     """Tasks that outlive the invocation which began to watch them."""
     await scene.submit("a").ended.wait()
     await asyncio.sleep(20)
     await scene.submit("b", caller="bob").ended.wait()
+
+
+@_scenario(dict.fromkeys("abcdef", "success delivered"))
+async def ends_at_the_hand_over(scene: Scene) -> None:
+    """Tasks that end while one invocation relieves the other: before the tick, with it, and while the old one drains."""
+    await scene.tick.wait()
+    began = scene.loop.time()
+    for number, name in enumerate("abcdef"):
+        # Looked at every 2 s from its 20th second on, so that each is found ended at another moment around the next tick.
+        scene.vendor.times[name] = TICK - 1.5 + 0.7 * number - (scene.loop.time() - began)
+        await scene.submit(name, callback_url=f"https://r{number}.example.com/ok").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"}, holds=True, immediate=True)
+async def is_held_at_the_hand_over(scene: Scene) -> None:
+    """Held polls that the relieved invocation drops, and their ends right then."""
+    await scene.tick.wait()
+    began = scene.loop.time()
+    for name, after in (("a", 0.6), ("b", 1.9)):
+        scene.vendor.times[name] = TICK + after - (scene.loop.time() - began)
+        await scene.submit(name).ended.wait()
 
 
 @_scenario({"a": "success delivered"}, holds=True, immediate=True, task_time=70.0)
@@ -182,20 +203,20 @@ async def fails(scene: Scene) -> None:
     await scene.submit("bad").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, every=3, task_time=1e9, max_task_age=timedelta(minutes=6))
+@_scenario({"a": "failed delivered"}, beat=8.0, task_time=1e9, max_task_age=timedelta(minutes=4))
 async def meets_its_deadline(scene: Scene) -> None:
     """The vendor never ends the task."""
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, every=8, task_time=1e9, max_task_age=timedelta(minutes=6))
+@_scenario({"a": "failed delivered"}, beat=8.0, task_time=1e9, max_task_age=timedelta(minutes=4))
 async def meets_its_hard_stop(scene: Scene) -> None:
     """The vendor does not answer any more, for days."""
     scene.vendor.misses = [PollKind.UNAVAILABLE] * 100_000
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "failed delivered", "b": "success delivered"}, every=3, task_time=130.0)
+@_scenario({"a": "failed delivered", "b": "success delivered"}, task_time=130.0)
 async def is_lost(scene: Scene) -> None:
     """The vendor forgets one task, and another one for a moment."""
     await scene.submit("a").ended.wait()
@@ -240,23 +261,48 @@ async def saves_money(scene: Scene) -> None:
 # --- calling back ------------------------------------------------------------------------------------------------------------
 
 
-def _receiver(behaviour: str, end: str, *, task_time: float = 22.0) -> None:
+def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float = 2.0) -> None:
     async def script(scene: Scene) -> None:
         await scene.submit("a", callback_url=f"https://r.example.com/{behaviour}").ended.wait()
         await scene.submit("b", callback_url="https://other.example.com/ok", caller="bob").ended.wait()
 
-    name = f"receiver_{behaviour.replace('-', '_')}"
-    SCENARIOS[name] = Scenario(name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, every=5)
+    name = f"receiver_{behaviour.replace('-', '_').replace('+', '_after_')}"
+    SCENARIOS[name] = Scenario(name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, beat)
 
 
 _receiver("503-503-503-ok", "success delivered")
-_receiver("timeout-ok", "success delivered")
+_receiver("timeout-reset-ok", "success delivered")
 _receiver("302-429-409-ok", "success delivered")
-_receiver("500", "success undelivered")
+_receiver("425-425-502-504-ok", "success delivered")
+_receiver("503+40-429+8-404-ok", "success delivered")
+_receiver("500", "success undelivered", beat=8.0)
 _receiver("410", "success undelivered")
+_receiver("410-ok", "success delivered")
 
 
-@_scenario({"a": "success delivered"}, every=4)
+@_scenario({"a": "success delivered"})
+async def tries_a_receiver(scene: Scene) -> None:
+    """Samples first, then the task itself."""
+    await scene.try_out("https://r.example.com/500-ok").ended.wait()
+    await scene.submit("a").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"})
+async def delivers_again(scene: Scene) -> None:
+    """One message that was delivered, one that waits for its next attempt, and all that were given up."""
+    await scene.submit("a").ended.wait()
+    await scene.submit("b", callback_url="https://r.example.com/503-503-ok").ended.wait()
+    await scene.submit("c", callback_url="https://r.example.com/410-410-ok").ended.wait()
+    await scene.redeliver("a").ended.wait()  # too early
+    await scene.until(lambda: _is(scene, "a", "delivered") and _attempts(scene, "b") > 1)
+    for name in ("a", "b", "a"):
+        await scene.redeliver(name).ended.wait()
+    await scene.until(lambda: _is(scene, "c", "undelivered"), 6000, step=20)  # an hour, and until the index shows it
+    await asyncio.sleep(2)
+    await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
+
+
+@_scenario({"a": "success delivered"})
 async def rotates_its_secret(scene: Scene) -> None:
     """A new signing secret between two attempts; for a while both sign."""
     await scene.command("rotate", _second_caller).ended.wait()
@@ -298,7 +344,7 @@ async def archives_what_changes(scene: Scene) -> None:
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, every=3, archives=True, pace=4.0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, archives=True, pace=4.0)
 async def archive_is_killed(scene: Scene) -> None:
     """Whoever copies is killed half-way; somebody goes on, and another task comes to its end meanwhile."""
     await scene.submit("a").ended.wait()
@@ -310,7 +356,7 @@ async def archive_is_killed(scene: Scene) -> None:
     await scene.submit("b", caller="bob").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, every=4, archives=True, serves=False)
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=8.0, archives=True, serves=False)
 async def archives_too_late(scene: Scene) -> None:
     """The vendor's file server is down for longer than a callback waits, and up again for the next task."""
     await scene.submit("a").ended.wait()
@@ -322,7 +368,7 @@ async def archives_too_late(scene: Scene) -> None:
 # --- running --------------------------------------------------------------------------------------------------------------------
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, every=4, task_time=40.0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, task_time=40.0)
 async def is_deployed(scene: Scene) -> None:
     """Another version runs too: attributes, models and states that this one does not know."""
     await scene.submit("a").ended.wait()
@@ -341,7 +387,7 @@ async def is_deployed(scene: Scene) -> None:
     await scene.submit("c", late=6).ended.wait()
 
 
-@_scenario(dict.fromkeys("abcde", "success delivered"), every=4, places=2, task_time=25.0, hints=True)
+@_scenario(dict.fromkeys("abcde", "success delivered"), places=2, task_time=25.0, hints=True)
 async def is_busy(scene: Scene) -> None:
     """Several callers at once, few places, receivers that fail, a list in between."""
     await asyncio.gather(
@@ -359,3 +405,11 @@ def _queued(scene: Scene, name: str) -> bool:
 
 def _in_state(scene: Scene, name: str, state: State) -> bool:
     return any(item["state"]["S"] == state for item in scene.items_of(name))
+
+
+def _is(scene: Scene, name: str, callback: str) -> bool:
+    return any(item.get("callback", {"S": ""})["S"] == callback for item in scene.items_of(name))
+
+
+def _attempts(scene: Scene, name: str) -> int:
+    return sum(int(item.get("attempts", {"N": "0"})["N"]) for item in scene.items_of(name))

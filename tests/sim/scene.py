@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from taskhook import callers, ports, query
+from taskhook import callers, deliver, ports, query
 from taskhook.adapters.archive_s3 import S3Archive
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, _plain
 from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, VendorKey
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
-from taskhook.poll import Habits, PollReport, Rules, World, poll
+from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, poll
 from taskhook.ports import Piece, PollKind, PollOutcome, Reply, SourceChangedError, SourceGoneError, SourceUnavailableError
 from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
-from taskhook.task import Json, State, Submission, SubmitOutcome
+from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task
 from tests.sim.bucket import MemoryS3
 from tests.sim.loop import VirtualLoop
-from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock
+from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock, _impossible
 from tests.sim.table import Item, MemoryDynamo
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, Told, a_caller
 
@@ -37,7 +37,8 @@ RETENTION = timedelta(days=7)
 TICK = 60.0
 QUIET_WITHIN = 12 * 86400.0  # virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
 MISS = 512  # minutes between ticks at most, while nothing changes: days pass in a few of them
-PATIENCE = 6  # ticks without a change until then
+PATIENCE = 3  # ticks without a change until then
+PATIENT_STEP = 10.0
 
 
 @dataclass
@@ -117,6 +118,7 @@ class SimVendor:
         self.script: dict[str, list[Submission | str]] = defaultdict(list)  # by name: what becomes of its POSTs
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, whoever they are
         self.misses: list[PollKind] = []  # what becomes of the next polls
+        self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
 
     async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
         """Take the task, or refuse it."""
@@ -159,7 +161,7 @@ class SimVendor:
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         post.taken = True
         upstream = f"up-{len(self.tasks)}-{post.name}"
-        ends = now + self._scene.deployment.task_time
+        ends = now + self.times.get(post.name, self._scene.deployment.task_time)
         self.tasks[upstream] = Upstream(post.name, now, hook, ends, fails=post.name.startswith("bad"))
         if hook is not None:
             self._scene.aside(self._leave_hints(upstream))
@@ -275,7 +277,7 @@ class SimReceivers:
     def __init__(self, scene: "Scene") -> None:
         self._scene = scene
         self.visits: list[Visit] = []
-        self.sending: dict[str, list[Visit]] = defaultdict(list)
+        self.samples: list[Visit] = []  # of no task
 
     async def send(self, url: str, headers: Any, body: bytes) -> Reply:
         """Take one attempt."""
@@ -284,11 +286,13 @@ class SimReceivers:
             scene.loop.now(), url, dict(headers), body, _sender(), None, scene.table.peek(TASKS, headers["x-modellix-task-id"])
         )
 
+        visits = self.samples if "_sample_" in headers["x-modellix-task-id"] else self.visits
+
         async def effect() -> Reply:
-            self.visits.append(visit)
+            visits.append(visit)
             visit.at, visit.stored = scene.loop.now(), scene.table.peek(TASKS, headers["x-modellix-task-id"])
             await asyncio.sleep(0.1)
-            reply = self._reply(url)
+            reply = self._reply(url, visits)
             visit.status, visit.until = reply.status, scene.loop.time()
             return reply
 
@@ -299,7 +303,7 @@ class SimReceivers:
                 await asyncio.sleep(15)
                 return Reply(error="timeout", elapsed=timedelta(seconds=15))
             if outcome == "error":
-                self.visits.append(visit)
+                visits.append(visit)
                 visit.status = 500
                 return Reply(status=500, elapsed=timedelta(milliseconds=10))
             if outcome == "slow":
@@ -313,19 +317,27 @@ class SimReceivers:
         answer: Reply = await scene.seam.interact("send", effect, strike)
         return answer
 
-    def _reply(self, url: str) -> Reply:
-        """Behave: `https://r.example.com/500-500-ok` answers 500 twice, and the last word for ever."""
+    def _reply(self, url: str, visits: list[Visit]) -> Reply:
+        """Behave: `https://r.example.com/500-503+40-ok` answers 500, 503 with `Retry-After: 40`, and the last word for ever."""
         words = url.rpartition("/")[2].split("-")
-        before = sum(visit.url == url for visit in self.visits) - 1
-        word = words[min(before, len(words) - 1)]
+        before = sum(visit.url == url for visit in visits) - 1
+        word, _, retry_after = words[min(before, len(words) - 1)].partition("+")
+        elapsed = timedelta(milliseconds=100)
         if word == "ok":
-            return Reply(status=200, elapsed=timedelta(milliseconds=100))
+            return Reply(status=200, elapsed=elapsed)
         if word.isdigit():
-            return Reply(status=int(word), elapsed=timedelta(milliseconds=100))
-        return Reply(error=word, elapsed=timedelta(milliseconds=100))
+            return Reply(
+                status=int(word), retry_after=timedelta(seconds=int(retry_after)) if retry_after else None, elapsed=elapsed
+            )
+        return Reply(error=word, elapsed=elapsed)
 
     async def close(self) -> None:
-        """Have nothing to close."""
+        """Have nothing to close; whoever closes may die there all the same."""
+        await self._scene.seam.interact("close", _nothing, _impossible)
+
+
+async def _nothing() -> None:
+    """Have no effect."""
 
 
 class SimOriginals:
@@ -372,7 +384,8 @@ class SimOriginals:
         return answer
 
     async def close(self) -> None:
-        """Have nothing to close."""
+        """Have nothing to close; whoever closes may die there all the same."""
+        await self._scene.seam.interact("close", _nothing, _impossible)
 
 
 class _LambdaClient:
@@ -412,6 +425,8 @@ class Scene:
 
     deployment: Deployment
     seam: Seam
+    beat: float = 2.0
+    people: dict[str, ports.Caller] = field(default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")})
     table: MemoryDynamo = field(init=False)
     told: Told = field(default_factory=Told)
     answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # by task's name: what its submitter heard
@@ -420,7 +435,11 @@ class Scene:
     poison: set[str] = field(default_factory=set)  # ids of items that no version of ours can read
     ended_at: float = 0.0
     acting: bool = True  # the scenario's script still runs
+    patient: bool = False  # it waits for something that takes long
+    tick: asyncio.Event = field(default_factory=asyncio.Event)  # the first one has come
     _idle: dict[str, list[_Container]] = field(default_factory=lambda: defaultdict(list))
+    _plays: asyncio.Task[None] = field(init=False)
+    _acts: asyncio.Task[None] | None = None
     _asides: list[asyncio.Task[Any]] = field(default_factory=list)
     _lives: list[asyncio.Task[Any]] = field(default_factory=list)
     _pristine: Context = field(default_factory=copy_context)
@@ -448,7 +467,6 @@ class Scene:
             origin=ORIGIN if self.deployment.archives else None,
         )
         self.admin = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerAdmin)
-        self.people = {name: a_caller(name) for name in ("alice", "bob")}
         for caller in self.people.values():
             self.loop.run_until_complete(self.admin.inner.add(caller))
 
@@ -596,6 +614,52 @@ class Scene:
 
         return self._invoke(f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME)
 
+    def redeliver(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have a message delivered again."""
+
+        async def run(container: _Container) -> Any:
+            return await query.redeliver(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self._invoke(f"redeliver {name}", "submit", run, lambda: self.redeliver(name, caller), SUBMIT_TIME)
+
+    def redeliver_many(self, state: CallbackState, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have every message of that state delivered again."""
+
+        async def run(container: _Container) -> Any:
+            return await query.redeliver_many(
+                query.Filter(callback=state),
+                caller=self.people[caller],
+                history=container.tasks,
+                tasks=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self._invoke(f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME)
+
+    def try_out(self, url: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to send a receiver samples."""
+
+        async def run(container: _Container) -> Any:
+            return await deliver.try_out(
+                {"callback_url": url},
+                caller=self.people[caller],
+                targets=TargetPolicy(),
+                callbacks=self._receivers_port,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self._invoke(f"try {caller}", "submit", run, lambda: self.try_out(url, caller), SUBMIT_TIME)
+
     def listing(self, caller: str = "alice") -> Invocation:
         """Invoke the submit function to list tasks, and to authenticate."""
 
@@ -697,31 +761,60 @@ class Scene:
 
     def run(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
         """Play the script while ticks come, then let ticks come until nothing is left to do."""
+        self._acts = self.loop.create_task(self._act(script))
+        self.begin()
+        self._end()
+
+    def begin(self) -> None:
+        """Let ticks come; who has no script goes on step by step, to the finish."""
+        self._plays = self.loop.create_task(self._play())
+
+    def go_on(self, seconds: float) -> None:
+        """Let everybody go on for a while."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def finish(self) -> None:
+        """Let ticks come until nothing is left to do."""
+        self.acting = False
+        self._end()
+
+    def _end(self) -> None:
         try:
-            self.loop.run_until_complete(self._play(script))
+            self.loop.run_until_complete(self._plays)
         finally:
             self.seam.over = True
-            left = asyncio.all_tasks(self.loop)
-            for task in left:
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*left, *self._asides, *self._lives, return_exceptions=True))
+            self.loop.run_until_complete(self._clear())
             self.loop.close()
 
-    async def _play(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
-        acting = self.loop.create_task(self._act(script))
+    async def _clear(self) -> None:
+        left = asyncio.all_tasks(self.loop) - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, *self._asides, *self._lives, return_exceptions=True)
+
+    async def _play(self) -> None:
         misses, unchanged, before = 1, 0, ""
         await asyncio.sleep(self.seam.dice.uniform(1, 59))
         while self.loop.time() < QUIET_WITHIN:
             if self._nothing_left() and await self.until(self.quiet, POLL_TIME):  # who lingers needs no company
                 break
             self.poll({})
+            self.tick.set()
             await asyncio.sleep(TICK)
             now = self.fingerprint()
-            unchanged = unchanged + 1 if now == before and not self.acting else 0
+            unchanged = unchanged + 1 if now == before and (self.patient or not self.acting) else 0
             misses, before = min(misses * 2, MISS) if unchanged >= PATIENCE else 1, now
-            await asyncio.sleep(TICK * (misses - 1))
+            await asyncio.sleep(TICK * min(misses - 1, self._idle_ticks()))
         self.ended_at = self.loop.time()
-        await acting
+        if self._acts is not None:
+            await self._acts
+
+    def _idle_ticks(self) -> int:
+        """Count the whole ticks before the one that finds the next retry: none of those may be missed, or it would be late."""
+        waiting = [item for item in self.table.working(TASKS) if item["work"]["S"] == "retry"]
+        due = [int(item["work_at"]["S"].partition("_")[0]) for item in waiting if item["task_id"]["S"] not in self.poison]
+        rest = (min(due) / 1000 - START.timestamp() - self.loop.time()) if due else QUIET_WITHIN
+        return max(int(rest / TICK) - 1, 0)
 
     async def _act(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
         await script(self)
@@ -755,18 +848,42 @@ class Scene:
         about = sorted(invocation.name.split(" ")[1] for invocation in self.invocations if not invocation.ended.is_set())
         return "|".join([*sorted(rows), *about])
 
-    def beat(self, request: Json) -> None:
-        """Write a control item first, as another invocation might."""
-        key = request["Key"]["task_id"]["S"]
-        item = dict(self.table.peek(TASKS, key) or request["Key"])
+    def rival(self, request: Json) -> None:
+        """Write the item first, as another invocation might that then dies."""
+        table = request["TableName"]
+        key = (request.get("Key") or request["Item"])["task_id" if table == TASKS else "caller"]["S"]
+        item = self.table.peek(table, key)
+        if table == CALLERS:
+            token = {"M": {"value": {"S": "rival"}}}
+            self.table.write(table, request["Item"] | {"tokens": {"L": [token]}})
+        elif key.startswith("tk_"):
+            self.table.write(table, self._rivals(item, request))
+        else:
+            self.table.write(table, dict(item or request["Key"]) | self._rivals_control(key))
+
+    def _rivals(self, item: Item | None, request: Json) -> Item:
+        """Take a task one step further, or take nothing but the right to do so."""
+        if item is None:
+            added: Item = request["Item"]
+            return added | {"nonce": {"S": "rival"}}
+        if item["task_id"]["S"] in self.poison:
+            return item | {"work_at": request["ExpressionAttributeValues"][":later"]}
+        task, now = Task.model_validate(_plain(item)), self.loop.now()
+        if task.state is State.QUEUED:
+            task = task.claim_submit(now, until=now + PAY_CLAIM)
+        elif task.state is State.SUBMITTING:
+            task = task.doubted()
+        elif task.callback is CallbackState.WAITING and task.state.final:
+            task = task.claim_delivery(until=now + deliver.CLAIM)
+        return item(_attributes(task.model_copy(update={"nonce": "rival"})))
+
+    def _rivals_control(self, key: str) -> Item:
         if key == "lease":
             until = str(round((self.loop.now() + timedelta(seconds=90)).timestamp() * 1000))
-            item |= {"holder": {"S": "rival"}, "until": {"N": until}, "holds": {"BOOL": False}}
-        elif key == "gate":
-            item |= {"nonce": {"S": "rival"}, "waiting": {"BOOL": True}}
-        else:
-            item |= {"used": {"N": "1000000"}}
-        self.table.write(TASKS, item)
+            return {"holder": {"S": "rival"}, "until": {"N": until}, "held_models": {"L": []}}
+        if key == "gate":
+            return {"nonce": {"S": "rival"}, "waiting": {"BOOL": True}}
+        return {"used": {"N": "1000000"}}
 
     def lagging(self, lag: Callable[[str], float] | None) -> None:
         """Let reads of indexes and batches be that old; as usual, an item is some milliseconds behind."""
@@ -795,13 +912,14 @@ class Scene:
         """List the items of a task."""
         return [item for task_id, names in self.names.items() if name in names and (item := self.table.peek(TASKS, task_id))]
 
-    async def until(self, met: Callable[[], bool], within: float = 600.0) -> bool:
-        """Wait, as a script does, until something has come about; False when it does not."""
+    async def until(self, met: Callable[[], bool], within: float = 600.0, *, step: float = 0.2) -> bool:
+        """Wait, as a script does, until something has come about; False when it does not. Long steps let ticks be left out."""
+        self.patient = step >= PATIENT_STEP
         end = self.loop.time() + within
         while not met():
             if self.loop.time() >= end:
                 return False
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(step)
         return True
 
 

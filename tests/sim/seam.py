@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,10 +29,7 @@ _DOWN = ("unavailable", "unavailable for good", "throttled", "outage", "slow")
 
 # What may become of a call, by kind. Only the outcome that a kind cannot have is missing.
 OUTCOMES: dict[str, tuple[str, ...]] = {
-    "write": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good"),
-    "control write": (
-        *_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good", "beaten",
-    ),
+    "write": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good", "beaten"),
     "read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN),
     "lagging read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "stale", "out of order"),
     "key": (*_DIED, *_FROZEN, "unavailable for good"),
@@ -45,10 +42,11 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
     "s3": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "unavailable for good", "slow", "sdk retry", "answer lost"),
     "fetch": (*_DIED, *_FROZEN, *_TWINNED, "reset", "gone", "changed", "slow"),
+    "close": (*_DIED, *_FROZEN, *_TWINNED),
     "sleep": ("died before", "thaw before", "twin before"),
     "tell": ("died before",),
 }  # fmt: skip
-_TABLE = {"write", "control write", "read", "lagging read"}
+_TABLE = {"write", "read", "lagging read"}
 _KINDS = {
     "put_item": "write",
     "update_item": "write",
@@ -117,8 +115,8 @@ class Backstage(Protocol):
     def fingerprint(self) -> str:
         """Describe what stands in the tables, to tell an interaction from its repetition."""
 
-    def beat(self, request: dict[str, Any]) -> None:
-        """Let somebody else write the control item first."""
+    def rival(self, request: dict[str, Any]) -> None:
+        """Let somebody else write the item first."""
 
     def lagging(self, lag: Callable[[str], float] | None) -> None:
         """Let reads of indexes and batches be that old; None: as usual."""
@@ -156,9 +154,6 @@ class Seam:
         """Make a blocking call of an AWS client, which `asyncio.to_thread` brings here."""
         assert isinstance(call, partial)
         method, request = call.args[0], call.keywords
-        kind = _KINDS[method.__name__]
-        if kind == "write" and not str(request.get("Key", {}).get("task_id", {}).get("S", "tk_")).startswith("tk_"):
-            kind = "control write"
 
         async def effect() -> Any:
             return method(**request)
@@ -166,7 +161,7 @@ class Seam:
         async def strike(outcome: str) -> Any:
             return await self._strike_aws(outcome, effect, request)
 
-        return await self.interact(kind, effect, strike, what=method.__name__)
+        return await self.interact(_KINDS[method.__name__], effect, strike, what=method.__name__)
 
     async def interact(
         self, kind: str, effect: Callable[[], Awaitable[Any]], strike: Callable[[str], Awaitable[Any]], *, what: str = ""
@@ -175,10 +170,12 @@ class Seam:
         invocation, call = INVOCATION.get(), _CALL.get()
         if invocation is None:
             return await effect()  # the simulator's own
-        await self._stand(invocation)
+        if self._hindered(invocation):
+            await self._stand(invocation)
         outcome = call.stuck if call is not None and call.stuck else self._next(kind, invocation, call, what)
-        await asyncio.sleep(self.dice.uniform(0.001, 0.02))
-        await self._stand(invocation)
+        await self.loop.pause(self.dice.uniform(0.001, 0.02))
+        if self._hindered(invocation):
+            await self._stand(invocation)
         try:
             if outcome is None and what and self.loop.time() < self.outage_until and kind in _TABLE:
                 outcome = "unavailable"
@@ -187,8 +184,9 @@ class Seam:
             return await self._common(outcome, invocation, call, effect, strike)
         finally:
             if "read" not in kind:
-                await asyncio.sleep(self.dice.uniform(0.001, 0.02))
-            await self._stand(invocation)
+                await self.loop.pause(self.dice.uniform(0.001, 0.02))
+            if self._hindered(invocation):
+                await self._stand(invocation)
 
     def tell(self) -> None:
         """Let one line be told, unless the process is killed right there."""
@@ -206,7 +204,7 @@ class Seam:
         assert invocation is not None
 
         async def effect() -> None:
-            await asyncio.sleep(max(duration.total_seconds(), 0))
+            await self.loop.pause(max(duration.total_seconds(), 0))
 
         await self._stand(invocation)
         outcome = self._next("sleep", invocation, _CALL.get(), "")
@@ -247,6 +245,9 @@ class Seam:
         self.note(f"!!! {invocation.name} {site}: {outcome}")
         self.struck += [(method, outcome) for method in (call.methods if call else ())]
         return outcome
+
+    def _hindered(self, invocation: Invocation) -> bool:
+        return self.over or invocation.dead or invocation.frozen_until > self.loop.time()
 
     async def _stand(self, invocation: Invocation) -> None:
         """Let the dead and the frozen do nothing."""
@@ -325,7 +326,7 @@ class Seam:
                 self.outage_until = self.loop.time() + OUTAGE
                 raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
             case "beaten":
-                self.backstage.beat(request)
+                self.backstage.rival(request)
                 return await effect()
             case "stale" | "out of order":
                 ages: dict[str, float] = {}
@@ -357,12 +358,15 @@ class SeamClock:
         await self._seam.sleep(duration)
 
 
-def methods_of(*protocols: type) -> Iterator[tuple[str, str]]:
+@cache
+def methods_of(*protocols: type) -> list[tuple[str, str]]:
     """List what protocols ask for: the method, and its full name."""
-    for protocol in protocols:
-        for name in vars(protocol):
-            if callable(getattr(protocol, name)) and (not name.startswith("_") or name == "__call__"):
-                yield name, f"{protocol.__name__}.{name}"
+    return [
+        (name, f"{protocol.__name__}.{name}")
+        for protocol in protocols
+        for name in vars(protocol)
+        if callable(getattr(protocol, name)) and (not name.startswith("_") or name == "__call__")
+    ]
 
 
 class _Ported:
@@ -402,16 +406,18 @@ def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., 
 
 
 def _call(full: str, frame: Any) -> PortCall:
-    while (name := _file(frame.f_code.co_filename)) == "seam.py":
+    while frame.f_code.co_filename == __file__:
         frame = frame.f_back
     outer = _CALL.get()
-    within = f"{outer.site} > " if outer is not None else ""  # an adapter may need a port itself
-    return PortCall(f"{within}{full} {name}:{frame.f_lineno}", (full, *(outer.methods if outer else ())))
+    site = _site(full, frame.f_code.co_filename, frame.f_lineno)
+    if outer is None:
+        return PortCall(site, (full,))
+    return PortCall(f"{outer.site} > {site}", (full, *outer.methods))  # an adapter may need a port itself
 
 
 @cache
-def _file(path: str) -> str:
-    return Path(path).name
+def _site(full: str, path: str, line: int) -> str:
+    return f"{full} {Path(path).name}:{line}"
 
 
 async def _impossible(outcome: str) -> Any:

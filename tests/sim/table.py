@@ -80,10 +80,13 @@ class MemoryDynamo:
             item = self._then(table, key)
             if item is not None and hash_key in item and range_key in item and _holds(request, "KeyConditionExpression", item):
                 rows.append(item)
-        rows.sort(key=lambda item: item[range_key]["S"], reverse=not request.get("ScanIndexForward", True))
+        rows.sort(
+            key=lambda item: (item[range_key]["S"], item[self._keys[table]]["S"]), reverse=not request.get("ScanIndexForward", True)
+        )
         start = request.get("ExclusiveStartKey")
         if start is not None:
-            raise NotImplementedError("pages")
+            [at] = [number for number, item in enumerate(rows) if item[self._keys[table]] == start[self._keys[table]]]
+            rows = rows[at + 1 :]
         limit = request.get("Limit", len(rows))
         kept = {self._keys[table], hash_key, range_key}
         answer: dict[str, Any] = {"Items": [{name: item[name] for name in kept} for item in rows[:limit]]}

@@ -56,6 +56,15 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(floor: HookDesk) -
     assert floor.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
 
 
+async def test_only_so_many_looks_are_remembered(floor: HookDesk) -> None:
+    """A process that stays warm for long does not grow."""
+    floor.vendor.task_time = timedelta(0)
+    for number in range(1200):
+        await floor.hint(await floor.add(State.WATCHED, str(number)), f"task-{number}")
+        floor.clock.pass_by(timedelta(seconds=6))
+    assert len(floor.desk.looked_at) == 1000
+
+
 async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(floor: HookDesk) -> None:
     """A hint is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
     task = await floor.add(State.WATCHED)

@@ -292,6 +292,20 @@ async def test_a_task_that_reappears_is_not_lost(floor: Floor) -> None:
     assert floor.now_of(task).state is State.SUCCESS
 
 
+async def test_what_404s_have_shown_is_stored_for_whoever_comes_next(floor: Floor) -> None:
+    """The first of them, and that it was followed by a good answer."""
+    floor.rules = replace(floor.rules, linger=False)
+    floor.vendor.task_time = timedelta(hours=1)
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(minutes=2))
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.MISSING))
+    await floor.tick()
+    assert floor.now_of(task).missing_since is not None
+    floor.clock.pass_by(timedelta(minutes=1))
+    await floor.tick()
+    assert floor.now_of(task).missing_since is None
+
+
 async def test_a_throttled_vendor_is_left_alone_for_as_long_as_it_says(floor: Floor) -> None:
     """After a 429 with Retry-After no poll is made before its time is over."""
     task = await floor.add(State.WATCHED)
@@ -433,6 +447,54 @@ async def test_a_task_that_leaves_the_queue_between_two_looks_is_seen_by_one_of_
         monkeypatch.setattr(floor.tasks, look.__name__, leaving_after_the_first(look))
     await floor.tick()
     assert floor.now_of(queued).callback is CallbackState.DELIVERED
+
+
+async def test_whoever_leaves_claims_nothing_more(floor: Floor) -> None:
+    """Five attempts fill the host's places when the invocation is relieved; the sixth is left, unclaimed, to the next one."""
+    floor.receivers.answer_time = timedelta(seconds=10)
+    now = floor.clock.now()
+    for number in range(6):
+        task = await floor.add(State.WATCHED, str(number))
+        await floor.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now))
+
+    async def relieve() -> None:
+        await floor.clock.sleep(timedelta(seconds=3))
+        floor.tasks.lease = LeaseView(holder="newer", until=floor.clock.now() + STOP)
+
+    await asyncio.gather(floor.tick(), relieve())
+    assert len(floor.receivers.attempts) == 5
+    assert [task.claimed(floor.clock.now()) for task in floor.tasks.items.values() if task.attempts == 0] == [False]
+
+
+async def test_a_claimed_task_is_looked_at_once_a_scan(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for another's claim reads no more often than it looks for work."""
+    await floor.add(State.SUBMITTING)  # claimed for 35 s
+    looks = []
+    get = floor.tasks.get
+
+    async def counted(task_id: str) -> Task | None:
+        looks.append(floor.clock.now())
+        return await get(task_id)
+
+    monkeypatch.setattr(floor.tasks, "get", counted)
+    await floor.tick()
+    assert all(later - earlier >= poll_module.SCAN for earlier, later in pairwise(looks))
+    assert len(looks) > 5
+
+
+async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of the queue was paid by another invocation a moment ago; the caller behind it is served all the same."""
+    late, queued = await floor.add(State.WATCHED, "late", "alice"), await floor.add(State.QUEUED, "next", "bob")
+    heads = floor.tasks.queue_heads
+
+    async def lagging() -> list[Task]:
+        return [late, *await heads()]
+
+    monkeypatch.setattr(floor.tasks, "queue_heads", lagging)
+    await floor.tick()
+    assert floor.vendor.submits == ["https://example.com/next.jpg"]
+    assert floor.now_of(queued).state is State.SUCCESS
+    assert floor.told.count("queue.crashed") == 0
 
 
 async def test_economy_makes_one_pass_a_tick(floor: Floor) -> None:

@@ -44,6 +44,21 @@ async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str 
     return [int(task.task_id[3:]) for task in found], cursor
 
 
+async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
+    """What the vendor has is paid for; so it stays."""
+    with pytest.raises(RejectedError) as rejected:
+        await query.cancel(
+            a_task(1).task_id,
+            caller=ALICE,
+            tasks=tasks,
+            wake=None,
+            clock=VirtualClock(),
+            reporter=Told(),
+            retention=timedelta(days=7),
+        )
+    assert rejected.value.status == 409
+
+
 async def test_pages_hold_every_task_once_newest_first(tasks: MemoryTasks) -> None:
     """Following the cursor gives all of one's own and nobody else's."""
     numbers: list[int] = []

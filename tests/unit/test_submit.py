@@ -7,7 +7,7 @@ import pytest
 
 from taskhook.models import MediaFacts
 from taskhook.ports import Caller, LeaseView, StoreUnavailableError
-from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
+from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, pay, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
@@ -333,6 +333,25 @@ async def test_nobody_is_woken_while_somebody_lingers(desk: Desk) -> None:
     desk.clock.pass_by(timedelta(seconds=10))
     await desk.submit()
     assert len(desk.woken.task_ids) == 1
+
+
+@pytest.mark.parametrize(("claim_s", "left_s"), [(7, 60), (60, 7)], ids=["its claim ends", "the answer is due"])
+async def test_without_time_for_an_answer_nothing_is_sent(desk: Desk, claim_s: float, left_s: float) -> None:
+    """Right before the first byte: whoever thawed too late, or whose claim is nearly over, does not pay."""
+    now = desk.clock.now()
+    order = Order.read(MODEL, BODY, caller=desk.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
+    task = await desk.tasks.add(order.task(desk.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s)))
+    payer = Payer(tasks=desk.tasks, vendor=desk.vendor, hooks=None, clock=desk.clock, reporter=desk.told, retention=RETENTION)
+    paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payer=payer)
+    assert (desk.vendor.submits, paid.state) == ([], State.QUEUED)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "a\x00b"], ids=["empty", "too long", "unprintable"])
+async def test_an_idempotency_key_is_1_to_255_printable_characters(desk: Desk, key: str) -> None:
+    """Nothing is stored for any other."""
+    with pytest.raises(RejectedError) as rejected:
+        await desk.submit(key)
+    assert (rejected.value.status, desk.tasks.items) == (400, {})
 
 
 # --- media ----------------------------------------------------------------------------------------------------------------

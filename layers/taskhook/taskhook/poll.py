@@ -398,8 +398,8 @@ class _Loop:
         now = self.clock.now()
         if task.state is State.ARCHIVING:
             return self.started if self._archived(task) else min(task.archive_by, task.claimed_until or self.started)
-        if task.claimed_until is not None and task.claimed(now):  # somebody is at it, so what is read now is soon old
-            return min(task.claimed_until, now + SCAN)
+        if task.claimed(now):  # somebody is at it, so what is read now is soon old
+            return min(task.claimed_until or now, now + SCAN)
         match task.state:
             case State.SUBMITTING:
                 return self.started

@@ -100,7 +100,7 @@ class DynamoTasks:
                 TableName=self._table,
                 Key=_item({"task_id": old.task_id}),
                 UpdateExpression=update,
-                ConditionExpression="attribute_exists(task_id) AND nonce = :old",
+                ConditionExpression="nonce = :old",
                 ExpressionAttributeNames=names,
                 ExpressionAttributeValues=_item({**values, ":old": old.nonce}),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -213,7 +213,7 @@ class DynamoTasks:
                 TableName=self._table,
                 Key=_item({"task_id": task_id}),
                 UpdateExpression="SET work_at = :later ADD unreadable :one",
-                ConditionExpression="attribute_exists(task_id) AND work_at = :at",
+                ConditionExpression="work_at = :at",
                 ExpressionAttributeValues=_item({":later": later, ":at": at, ":one": 1}),
             )
 
@@ -278,7 +278,7 @@ class DynamoTasks:
             update,
             {":old": old.nonce, **{f":{name}": value for name, value in fields.items()}},
             names={f"#{name}": name for name in Gate.model_fields},
-            ConditionExpression="attribute_not_exists(task_id) OR nonce = :old OR nonce = :nonce",
+            ConditionExpression="attribute_not_exists(task_id) OR nonce = :old",
         )
         return new if stored else await self.gate()
 

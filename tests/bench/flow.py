@@ -1,0 +1,273 @@
+"""Tasks that flow through a deployed stack while things go wrong, and what must be true of them in the end."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from tests.local.vendor import TASK_FAULTS
+
+ROOT = Path(__file__).parents[2]
+SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
+SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
+INSIST_S = 150.0  # longer than any claim: then even a submit that was killed has its answer
+REFUSED = {400, 403, 404, 405, 413, 415, 422}
+STATUSES = ("302", "401", "402", "403", "404", "408", "409", "425", "429", "500", "503")
+KEY_FAULTS = frozenset({"401", "402"})
+SUBMIT_FAULTS = (*sorted(TASK_FAULTS), *STATUSES)
+# A 404 is believed the second time, and 401 and 402 rest the polls for a minute: one of each kind is enough.
+POLL_FAULTS = tuple(fault for fault in SUBMIT_FAULTS if fault != "402")
+SETBACKS: tuple[dict[str, Any], ...] = (
+    {"status": 503},
+    {"status": 0},
+    {"status": 500, "delay_s": 1.0},
+    {"status": 302},
+    {"status": 404},
+)
+
+type Json = dict[str, Any]
+type Listing = Callable[[], Awaitable[list[Json]]]
+
+
+@dataclass
+class Sent:
+    """One task as its submitter knows it."""
+
+    number: int
+    caller: str
+    task_id: str | None = None  # of an accepted one
+    refused: bool = False
+    tries: int = 0
+
+
+@dataclass
+class Flow:
+    """N tasks of several callers, through one stack."""
+
+    endpoint: str
+    upstream: str
+    receiver: str
+    callers: dict[str, tuple[str, str]]  # token and signing secret, by name
+    mark: str
+    seed: int
+    task_seconds: tuple[float, float] = (1.0, 6.0)
+    sent: list[Sent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
+        self.http = httpx.AsyncClient(timeout=30, trust_env=False, limits=httpx.Limits(max_connections=64))
+
+    async def submit_all(self, tasks: int, *, per_second: float) -> None:
+        """Submit as careful clients do: each with a key of its own, again until there is an answer."""
+        slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
+        names = sorted(self.callers)
+        self.sent = [Sent(number, names[number % len(names)]) for number in range(tasks)]
+        seconds = [round(self.dice.uniform(*self.task_seconds), 2) for _ in self.sent]
+        began = time.monotonic()
+
+        async def one(sent: Sent) -> None:
+            await asyncio.sleep(max(began + sent.number / per_second - time.monotonic(), 0))
+            if sent.number % 2 == 0:  # of every three attempts one fails: those of even tasks are made twice
+                await self._set_back(sent.number)
+            await self._submit(sent, seconds[sent.number], slots)
+
+        await asyncio.gather(*(one(sent) for sent in self.sent))
+
+    async def _submit(self, sent: Sent, seconds: float, slots: asyncio.Semaphore) -> None:
+        body = {
+            "image_url": f"{self.upstream}/media/actor.jpg?{self.mark}={sent.number}&task_seconds={seconds}",
+            "video_url": f"{self.upstream}/media/scene.mp4",
+            "mode": "wan-std",
+            "callback_url": f"{self.receiver}/{self.mark}/{sent.number}",
+        }
+        headers = {"Authorization": f"Bearer {self.callers[sent.caller][0]}", "Idempotency-Key": f"{self.mark}-{sent.number}"}
+        deadline = time.monotonic() + INSIST_S
+        while time.monotonic() < deadline:
+            sent.tries += 1
+            with contextlib.suppress(httpx.TransportError):
+                async with slots:
+                    answer = await self.http.post(f"{self.endpoint}{SUBMIT}", json=body, headers=headers)
+                named = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)
+                if named and (answer.status_code == 200 or "Outcome unknown" in answer.text):
+                    sent.task_id = named[0]
+                    return
+                if answer.status_code in REFUSED:
+                    sent.refused = True
+                    return
+            await asyncio.sleep(self.dice.uniform(0.5, 2))
+        raise RuntimeError(f"task {sent.number} never got an answer, in {sent.tries} tries")
+
+    async def _set_back(self, number: int) -> None:
+        behaviour = {"path": f"/{self.mark}/{number}", "times": 1, **SETBACKS[number // 2 % len(SETBACKS)]}
+        (await self.http.post(f"{self.receiver}/_control", json=behaviour)).raise_for_status()
+
+    async def inject(self, rounds: int, *, every_s: float, spare: frozenset[str] = frozenset()) -> Counter[str]:
+        """Let the vendor go wrong in every way it knows, one after another; but for those that are spared."""
+        injected: Counter[str] = Counter()
+        faults = [("submit", fault) for fault in SUBMIT_FAULTS] + [("task", fault) for fault in POLL_FAULTS]
+        faults = [(on, fault) for on, fault in faults if fault not in spare]
+        for _ in range(rounds):
+            self.dice.shuffle(faults)
+            faults.sort(
+                key=lambda one: one[1] not in KEY_FAULTS
+            )  # before any task is queued, which they would hold up for a minute
+            for on, fault in faults:
+                more = {"seconds": 3.0} if fault == "slow" else {}
+                answer = await self.http.post(f"{self.upstream}/_control/faults", json={"on": on, "fault": fault, **more})
+                answer.raise_for_status()
+                injected[f"{on} {fault}"] += 1
+                await asyncio.sleep(0 if fault in KEY_FAULTS else every_s)
+        return injected
+
+    async def settled(self, deliveries: Listing, *, within_s: float, look_s: float = 2.0) -> None:
+        """Wait until every accepted task has been called back, or the time is over."""
+        deadline = time.monotonic() + within_s
+        accepted = {sent.task_id for sent in self.sent if sent.task_id}
+        while time.monotonic() < deadline:
+            called = {delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200}
+            if accepted <= called:
+                return
+            await asyncio.sleep(look_s)
+
+    async def audit(self, deliveries: list[Json]) -> "Audit":
+        """Look from the outside: what the vendor was paid, what the receiver got, what the API says of the rest."""
+        control = (await self.http.get(f"{self.upstream}/_control", timeout=120)).json()
+        upstream: dict[int, list[Json]] = defaultdict(list)
+        for task in control["tasks"]:
+            if found := re.search(rf"[?&]{self.mark}=(\d+)&", task["request"]["image_url"]):
+                upstream[int(found[1])].append(task)
+        messages: dict[str, list[Json]] = defaultdict(list)
+        for delivery in deliveries:
+            messages[delivery["task_id"]].append(delivery)
+        audit = Audit(accepted=0, refused=sum(sent.refused for sent in self.sent))
+        audit.double_paid = sum(len(tasks) > 1 for tasks in upstream.values())
+        for sent in self.sent:
+            if sent.task_id is None:
+                continue
+            audit.accepted += 1
+            came = messages[sent.task_id]
+            taken = [delivery for delivery in came if delivery["status_answered"] == 200]
+            audit.duplicates += max(len(taken) - 1, 0)
+            if len({(one["headers"]["webhook-id"], one["body"]) for one in came}) > 1:
+                audit.broken.append(f"{sent.task_id} has several ids or bodies")
+            audit.broken += [f"{sent.task_id}: {why}" for one in came if (why := self._refute(sent, one))]
+            if taken:
+                audit.delivered += 1
+                ended = next((task["ended_at"] for task in upstream[sent.number]), None)
+                body = json.loads(taken[0]["body"])
+                audit.outcomes[body["data"].get("error", {}).get("code", "success")] += 1
+                if ended is not None and body["data"]["status"] == "success":
+                    audit.late.append(taken[0]["answered_at"] - ended)
+                if body["data"]["status"] == "success" and not upstream[sent.number]:
+                    audit.broken.append(f"{sent.task_id} is a success that the vendor does not know")
+                continue
+            audit.left.append(await self._show(sent))
+        return audit
+
+    def _refute(self, sent: Sent, delivery: Json) -> str | None:
+        try:
+            Webhook(self.callers[sent.caller][1]).verify(delivery["body"], delivery["headers"])
+        except WebhookVerificationError as error:
+            return str(error)
+        return None
+
+    async def _show(self, sent: Sent) -> Json:
+        headers = {"Authorization": f"Bearer {self.callers[sent.caller][0]}"}
+        answer = await self.http.get(f"{self.endpoint}/api/v1/tasks/{sent.task_id}", headers=headers)
+        shown: Json = answer.json().get("data", {"status": f"answered {answer.status_code}"})
+        return shown
+
+
+@dataclass
+class Audit:
+    """What came of the tasks."""
+
+    accepted: int
+    refused: int
+    delivered: int = 0
+    duplicates: int = 0
+    double_paid: int = 0
+    broken: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    late: list[float] = field(default_factory=list)  # seconds from the vendor's end to the first 2xx
+    left: list[Json] = field(default_factory=list)  # accepted and not called back, as the API shows them
+
+    @property
+    def lost(self) -> int:
+        """Count those that nobody will hear of: not called back, and neither on their way nor honestly given up."""
+        on_its_way = {"waiting", "undelivered"}
+        return sum(
+            task.get("callback", {}).get("state") not in on_its_way and task.get("error", {}).get("code") != "upstream_refused"
+            for task in self.left
+        )
+
+
+class Deliveries:
+    """What a stack of one's own says on its stdout."""
+
+    def __init__(self) -> None:
+        self.all: list[Json] = []
+
+    async def read(self, stdout: asyncio.StreamReader) -> None:
+        """Read the stack's lines to their end."""
+        while line := await stdout.readline():
+            self.all.append(json.loads(line))
+
+    async def listed(self) -> list[Json]:
+        """List them."""
+        return self.all
+
+
+@contextlib.asynccontextmanager
+async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveries, int]]:
+    """Start an embedded stack; give its first line, what it says of callbacks, and its process id."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.local", "--port", "0", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=2**24
+    )
+    stdout = process.stdout
+    assert stdout is not None
+    try:
+        ready = json.loads(await stdout.readline() or "null")
+        if ready is None:
+            raise RuntimeError("the stack did not start")
+        deliveries = Deliveries()
+        reading = asyncio.create_task(deliveries.read(stdout))
+        yield ready, deliveries, process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+    await reading
+
+
+async def add_callers(ready: dict[str, str], names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """Add callers beside the one that the stack comes with; give everybody's token and signing secret."""
+    known = {"local": (ready["token"], ready["signing_secret"])}
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": ready["aws_endpoint_url"],
+        "AWS_DEFAULT_REGION": ready["aws_region"],
+        "PATH": "/usr/bin:/bin",
+    }
+    for name in names:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "taskhook", "callers", "add", name, "--stack", ready["stack"], "--json"),
+            cwd=ROOT,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate()
+        caller = json.loads(printed)
+        known[name] = (caller["token"], caller["signing_secret"])
+    return known

@@ -1,0 +1,70 @@
+"""The API's own description, used against it."""
+
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+from tests.e2e.conftest import Stack, eventually
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+EXAMPLES = 12  # of each call, in each mode
+ANSWERED_WITHIN_S = 20
+
+
+def stored(stack: Stack) -> set[str]:
+    """List the ids of all tasks in the table."""
+    account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.aws_region)
+    cloudformation = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url)
+    table = cloudformation.describe_stack_resource(StackName=stack.stack, LogicalResourceId="Tasks")
+    name = table["StackResourceDetail"]["PhysicalResourceId"]
+    pages = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url).get_paginator("scan").paginate(TableName=name)
+    ids = {item["task_id"]["S"] for page in pages for item in page["Items"]}
+    return {task_id for task_id in ids if task_id.startswith("tk_")}
+
+
+def operations(stack: Stack) -> dict[str, Any]:
+    """Read the description that the deployment gives of itself."""
+    document = httpx.get(f"{stack.endpoint}/openapi.json", trust_env=False).raise_for_status().json()
+    results: list[Any] = list(schemathesis.openapi.from_dict(document).get_all_operations())
+    return {result.ok().label: result.ok() for result in results}
+
+
+@pytest.mark.timeout(180)
+def test_no_request_crashes_the_api_or_leaves_a_trace_where_it_was_refused(stack: Stack) -> None:
+    """Whatever the description allows or forbids: no 5xx, no answer that it does not describe, no task that nobody was told of."""
+    before, accepted, calls = stored(stack), set[str](), 0
+    headers = {"Authorization": f"Bearer {stack.token}"}
+
+    def attack(operation: Any, mode: GenerationMode) -> None:
+        @seed(20261123)
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: Any) -> None:
+            nonlocal calls
+            calls += 1
+            answer = case.call(base_url=stack.endpoint, headers=headers, timeout=ANSWERED_WITHIN_S)
+            if answer.status_code == 200 and case.path.startswith("/api/v1/alibaba/"):
+                accepted.add(answer.json()["data"]["task_id"])
+            case.validate_response(answer, checks=CHECKS)
+
+        send()
+
+    described = operations(stack)
+    for operation in described.values():
+        for mode in GenerationMode:
+            attack(operation, mode)
+    assert calls > 10 * len(described)
+    assert eventually(lambda: stored(stack) - before == accepted)

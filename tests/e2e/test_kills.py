@@ -1,0 +1,38 @@
+"""Worker processes of both functions die in the middle of their work; no task is lost, none is paid twice."""
+
+import asyncio
+import random
+
+from tests.bench.flow import Flow
+from tests.bench.kills import Killer
+from tests.e2e.conftest import Inbox, Stack, Vendor
+
+TASKS, KILLS = 40, 12
+WITHIN_S = 35.0  # longer than a claim
+
+
+async def test_no_kill_loses_a_task_or_pays_for_one_twice(stack: Stack, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+    """SIGKILL while tasks flow, the vendor goes wrong in every way, and of three attempts at a receiver one fails."""
+    callers = {"local": (stack.token, stack.signing_secret)}
+    flow = Flow(stack.endpoint, stack.upstream, stack.receiver, callers, f"m{marker}", seed=20261123, task_seconds=(1, 4))
+    killer = Killer(stack.aws_endpoint_url, random.Random(20261123))
+
+    async def deliveries() -> list[dict[str, object]]:
+        answer = await flow.http.get(f"{stack.receiver}/_control")
+        return [one for one in answer.json()["deliveries"] if one["path"].startswith(f"/m{marker}/")]
+
+    try:
+        injected, _, _ = await asyncio.gather(
+            flow.inject(rounds=1, every_s=0.4), flow.submit_all(TASKS, per_second=2.5), killer.run(KILLS, in_flight=6)
+        )
+    finally:
+        vendor.http.delete("/_control/faults").raise_for_status()
+    await flow.settled(deliveries, within_s=WITHIN_S)
+    audit = await flow.audit(await deliveries())
+    await flow.http.aclose()
+    assert len(injected) > 40
+    assert killer.killed.total() >= 10
+    assert set(killer.killed) == {"submit", "poll"}
+    assert audit.accepted + audit.refused == TASKS
+    assert (audit.lost, audit.double_paid, audit.broken) == (0, 0, [])
+    assert audit.delivered > TASKS / 3  # what is left waits for its rescue, or for its next attempt

@@ -1,0 +1,325 @@
+"""Does anybody notice? `python -m tests.sim.mutations [--only TEXT] [--list]`.
+
+Finds in the source of the product every condition of a write, every look at a nonce, every claim, every write ahead of an
+effect, and every look for what was there before. Removes one at a time, in a copy of the package, and runs the cheapest test
+that could notice, then the next: unit tests, the store's exam over a table in memory, the simulator. Exit code 1 when
+something can be removed and nobody notices.
+"""
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "layers/taskhook/taskhook"
+SOURCES = (
+    "adapters/dynamodb.py",
+    "archive.py",
+    "callers.py",
+    "deliver.py",
+    "hints.py",
+    "poll.py",
+    "query.py",
+    "submit.py",
+    "task.py",
+)
+ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
+# Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
+_CLAIMS = {"claimed", "claimed_until", "covered", "LEAST_POST_TIME"}
+_DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
+_SPLIT = re.compile(r" (AND|OR) ")
+# The cheapest first: the tests of the module itself, of those that use it, then the simulator.
+UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
+
+
+@dataclass(frozen=True, order=True)
+class Mutation:
+    """One thing removed from one file."""
+
+    file: str
+    function: str
+    kind: str
+    what: str
+    becomes: str
+    start: int  # in characters
+    end: int
+    line: int
+
+    @property
+    def name(self) -> str:
+        """Name it, whatever line it stands in."""
+        return f"{self.file} {self.function}: {self.kind}: {self.what} -> {self.becomes}"
+
+    def apply(self, source: str) -> str:
+        """Write the source without it."""
+        return source[: self.start] + self.becomes + source[self.end :]
+
+
+class _Finder(ast.NodeVisitor):
+    """Looks through one file."""
+
+    def __init__(self, file: str, source: str) -> None:
+        self.file, self.source = file, source
+        self.starts = [0]
+        for line in source.splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line))
+        self.found: list[Mutation] = []
+        self.functions: list[str] = []
+        self.tree = ast.parse(source)
+        self.visit(self.tree)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # ast's way
+        """Remember where we are."""
+        self._within(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """Remember where we are."""
+        self._within(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """Remember where we are."""
+        self._within(node)
+
+    def _within(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.functions.append(node.name)
+        self.generic_visit(node)
+        self.functions.pop()
+
+    # --- conditions and nonces of writes ---------------------------------------------------------------------------------
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        """Find the conditions of writes: as a whole, and each of their terms."""
+        text = node.value
+        if not isinstance(text, str) or not _is_condition(text):
+            return
+        parts = _SPLIT.split(text)
+        self._add(node, "condition", repr(ALWAYS))
+        for index in range(0, len(parts), 2) if len(parts) > 1 else ():
+            rest = parts[2:] if index == 0 else parts[: index - 1] + parts[index + 1 :]
+            self._add(node, "condition", repr(" ".join(rest)))
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        """Find the looks at who wrote last."""
+        text = self._text(node)
+        if "nonce" in text or "failed.item) ==" in text.replace("))", ")"):
+            self._add(node, "nonce", "True")
+            self._add(node, "nonce", "False")
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Find fresh nonces, joined conditions, guards of transitions, and claims that are handed on."""
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if name == "model_copy" and "token_hex" in self._text(node):
+            assert isinstance(node.func, ast.Attribute)
+            self._add(node, "nonce", self._text(node.func.value))
+        if name == "join" and self._text(node).startswith('" AND "'):
+            self._add(node, "condition", repr(ALWAYS))
+        if name == "_require" and self.file == "task.py":
+            self._add(node, "guard", "None")
+        for keyword in node.keywords:
+            if keyword.arg == "ReturnValuesOnConditionCheckFailure":
+                self._add(keyword.value, "nonce", '"NONE"')
+            if keyword.arg == "claimed_until" and self._text(keyword.value) != "None":
+                self._add(keyword.value, "claim", "None")
+        self.generic_visit(node)
+
+    # --- claims, and what was there before -------------------------------------------------------------------------------
+
+    def visit_If(self, node: ast.If) -> None:
+        """Look at what is tested."""
+        self._test(node.test)
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        """Look at what is tested."""
+        self._test(node.test)
+        self.generic_visit(node)
+
+    def visit_While(self, node: ast.While) -> None:
+        """Look at what is tested."""
+        self._test(node.test)
+        self.generic_visit(node)
+
+    def visit_match_case(self, node: ast.match_case) -> None:
+        """Look at what is tested."""
+        if node.guard is not None:
+            self._test(node.guard)
+        self.generic_visit(node)
+
+    def visit_Return(self, node: ast.Return) -> None:
+        """Look at answers that are tests."""
+        if isinstance(node.value, ast.BoolOp | ast.Compare):
+            self._test(node.value)
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        """Find bounds by a claim: `task.claimed_until or deadline`."""
+        if isinstance(node.op, ast.Or) and self._text(node.values[0]).endswith(".claimed_until"):
+            self._add(node, "claim", self._text(node.values[-1]))
+        self.generic_visit(node)
+
+    def _test(self, test: ast.expr) -> None:
+        """Find the single tests that speak of a claim, or of what was there before."""
+        if isinstance(test, ast.BoolOp):
+            for part in test.values:
+                self._test(part)
+            return
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            self._test(test.operand)
+            return
+        if (
+            isinstance(test, ast.Compare)
+            and isinstance(test.ops[0], ast.Is | ast.IsNot)
+            and self._text(test.comparators[0]) == "None"
+        ):
+            return  # there is nothing to compare with
+        words = {child.attr for child in ast.walk(test) if isinstance(child, ast.Attribute)}
+        words |= {child.id for child in ast.walk(test) if isinstance(child, ast.Name)}
+        kind = "claim" if words & _CLAIMS else "dedupe" if words & _DEDUPES else ""
+        if kind:
+            self._add(test, kind, "True")
+            self._add(test, kind, "False")
+
+    # --- writes ahead ----------------------------------------------------------------------------------------------------
+
+    def visit_Await(self, node: ast.Await) -> None:
+        """Find the writes of tasks: what is stored before, and after, anything is done."""
+        call = node.value
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr in {"add", "swap"}
+            and self._text(call.func.value).rpartition(".")[2] == "tasks"
+        ):
+            self._add(node, "write-ahead", self._text(call.args[-1]))
+        self.generic_visit(node)
+
+    # --- keeping ---------------------------------------------------------------------------------------------------------
+
+    def _at(self, line: int, column: int) -> int:
+        begins = self.starts[line - 1]
+        text = self.source[begins : self.starts[line]]
+        return begins + len(text.encode()[:column].decode())
+
+    def _text(self, node: ast.AST) -> str:
+        return ast.get_source_segment(self.source, node) or ""
+
+    def _add(self, node: ast.expr, kind: str, becomes: str) -> None:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start, end = self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
+        what = " ".join(self.source[start:end].split())
+        found = Mutation(self.file, ".".join(self.functions), kind, what, becomes, start, end, node.lineno)
+        if (start, end, becomes) not in {(one.start, one.end, one.becomes) for one in self.found}:
+            self.found.append(found)
+
+
+def _is_condition(text: str) -> bool:
+    """Tell a condition of a write from the condition of a query and from an update."""
+    written = re.fullmatch(
+        r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)( (AND|OR) (attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+))*", text
+    )
+    return written is not None
+
+
+def find() -> list[Mutation]:
+    """List everything that can be removed."""
+    return [found for file in SOURCES for found in _Finder(file, (PACKAGE / file).read_text()).found]
+
+
+# --- who notices -------------------------------------------------------------------------------------------------------------
+
+
+def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
+    """List the tests to ask, the cheapest first; the simulator is asked by other means."""
+    store = ["tests/integration/test_store.py", "-k", "simulated or moved"]
+    own = Path(file).stem
+    if own == "dynamodb":
+        yield "store", store
+    if own in UNIT:
+        yield "unit", [f"tests/unit/test_{own}.py"]
+    yield "units", [f"tests/unit/test_{name}.py" for name in UNIT if name != own]
+
+
+def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
+    """Give who notices the mutation; an empty string when nobody does. Runs in a process of its own."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "taskhook"
+        shutil.copytree(PACKAGE, copy)
+        (copy / mutation.file).write_text(mutation.apply((copy / mutation.file).read_text()))
+        sys.path.insert(0, folder)
+        sys.dont_write_bytecode = True
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            who = _who_notices(mutation.file, copy, quick=quick)
+    return mutation, who, time.monotonic() - began
+
+
+def _who_notices(file: str, copy: Path, *, quick: bool) -> str:
+    import pytest  # noqa: PLC0415  # loaded before the fork; named where it is used
+
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    for stage, arguments in _stages(file):
+        code = pytest.main([*options, *arguments])
+        loaded = Path(importlib.import_module("taskhook").__file__ or "").parent
+        assert loaded == copy, f"{loaded} was tested, not the copy"
+        if code != 0:
+            return stage
+    from tests.sim import __main__ as sim  # noqa: PLC0415  # of the copy
+    from tests.sim.scenarios import SCENARIOS  # noqa: PLC0415
+
+    for stage, some in (("simulator, quick", True), ("simulator", False))[: 1 if quick else 2]:
+        for name in SCENARIOS:
+            result, _ = sim.explore([name], sim.SEED, quick=some, each=1, workers=1)
+            if result.violations:
+                return f"{stage}: {name}"
+    return ""
+
+
+def _preload() -> None:
+    """Load what does not depend on the package, once for all processes."""
+    for name in ("aiohttp", "boto3", "boto3.dynamodb.types", "botocore.session", "httpx", "pydantic", "pytest"):
+        importlib.import_module(name)
+
+
+def main() -> int:
+    """Remove one thing after the other."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim.mutations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="those whose name holds it")
+    parser.add_argument("--quick", action="store_true", help="do not ask the whole simulator, only a share of it")
+    parser.add_argument("--list", action="store_true", help="name them, and run nothing")
+    options = parser.parse_args()
+    wanted = [mutation for mutation in find() if options.only in mutation.name]
+    if options.list:
+        print("\n".join(mutation.name for mutation in wanted))
+        return 0
+    os.chdir(ROOT)
+    _preload()
+    began, survivors = time.monotonic(), []
+    with multiprocessing.get_context("fork").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
+        for mutation, who, seconds in pool.imap_unordered(partial(notice, quick=options.quick), wanted, chunksize=1):
+            what = f"{mutation.file}:{mutation.line} {mutation.kind}: {mutation.what[:90]} -> {mutation.becomes[:60]}"
+            print(f"{who or 'NOBODY':24} {seconds:5.1f} s  {what}", flush=True)
+            if not who:
+                survivors.append(mutation)
+    print(f"\n{len(wanted)} removed, {len(wanted) - len(survivors)} noticed, {time.monotonic() - began:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

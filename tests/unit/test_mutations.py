@@ -1,0 +1,43 @@
+from collections import Counter
+
+import pytest
+
+from tests.sim.mutations import PACKAGE, Mutation, find
+
+# What the proof rests on; `python -m tests.sim.mutations` removes each and shows that somebody notices.
+LEAST = {"claim": 25, "condition": 16, "dedupe": 28, "guard": 9, "nonce": 12, "write-ahead": 13}
+NAMED = {
+    "adapters/dynamodb.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
+    "adapters/dynamodb.py DynamoTasks.swap: condition: 'nonce = :old'",
+    "adapters/dynamodb.py DynamoTasks.take: condition: 'attribute_not_exists(holder) OR holder = :seen OR holder = :holder'",
+    "adapters/dynamodb.py DynamoTasks.release: condition: 'holder = :holder'",
+    "adapters/dynamodb.py DynamoTasks.set_gate: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
+    "adapters/dynamodb.py DynamoTasks.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
+    "adapters/dynamodb.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
+    "adapters/dynamodb.py DynamoTasks.add: nonce: current.nonce != task.nonce",
+    "adapters/dynamodb.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
+    "deliver.py attempt: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
+    "poll.py _Loop._store_end: write-ahead: await self.world.tasks.swap(task, ended)",
+    "poll.py _Loop._serve_queued: write-ahead: await self.world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
+    "submit.py _accept: write-ahead: await tasks.add(wanted)",
+    "submit.py submit: dedupe: task.fingerprint != order.fingerprint",
+    "submit.py pay: claim: limit < LEAST_POST_TIME",
+}
+
+
+def test_the_finder_still_finds_what_the_proof_rests_on() -> None:
+    """What is moved or written otherwise must be found again, and nothing gets lost on the way."""
+    found = find()
+    kinds = Counter(mutation.kind for mutation in found)
+    assert {kind: kinds[kind] for kind in LEAST if kinds[kind] < LEAST[kind]} == {}
+    names = {mutation.name.partition(" -> ")[0].replace('"', "'") for mutation in found}
+    assert sorted(NAMED - names) == []
+
+
+@pytest.mark.parametrize("mutation", find(), ids=lambda mutation: f"{mutation.file}:{mutation.line} {mutation.kind}")
+def test_every_mutation_is_a_program(mutation: Mutation) -> None:
+    """A mutation that does not compile would be noticed for the wrong reason."""
+    source = (PACKAGE / mutation.file).read_text()
+    changed = mutation.apply(source)
+    assert changed != source
+    compile(changed, mutation.file, "exec")
