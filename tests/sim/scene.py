@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskhook import callers, deliver, ports, query
+from taskhook.adapters import attributes
 from taskhook.adapters.archive_s3 import S3Archive
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, _plain
 from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, VendorKey
@@ -875,7 +876,7 @@ class Scene:
             task = task.doubted()
         elif task.callback is CallbackState.WAITING and task.state.final:
             task = task.claim_delivery(until=now + deliver.CLAIM)
-        return item(_attributes(task.model_copy(update={"nonce": "rival"})))
+        return attributes.item(_attributes(task.model_copy(update={"nonce": "rival"})))
 
     def _rivals_control(self, key: str) -> Item:
         if key == "lease":
