@@ -134,6 +134,40 @@ async def test_whoever_sees_the_success_has_it_copied_at_once(shelf: Shelf) -> N
     assert (shelf.now_of(task).state, shelf.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
 
+async def test_whoever_copies_is_left_alone_until_the_claim_is_over(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else is asked meanwhile, and the task is not read again and again."""
+    task = await shelf.succeed()
+    until = shelf.clock.now() + timedelta(seconds=40)
+    await shelf.tasks.swap(task, task.copying(task.copies, until=until))
+    looks = []
+    get = shelf.tasks.get
+
+    async def counted(task_id: str) -> Task | None:
+        looks.append(shelf.clock.now())
+        return await get(task_id)
+
+    monkeypatch.setattr(shelf.tasks, "get", counted)
+    await shelf.tick()
+    assert [look for look in looks if look < until] == []
+    assert shelf.started.task_ids == [task.task_id]
+
+
+async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index showed the task unclaimed; the table, looked at right before, does not."""
+    shelf.rules = replace(shelf.rules, linger=False)
+    task = await shelf.succeed()
+    get = shelf.tasks.get
+
+    async def claimed_meanwhile(task_id: str) -> Task | None:
+        if not shelf.now_of(task).claimed(shelf.clock.now()):
+            await shelf.tasks.swap(task, task.copying(task.copies, until=shelf.clock.now() + CLAIM))
+        return await get(task_id)
+
+    monkeypatch.setattr(shelf.tasks, "get", claimed_meanwhile)
+    await shelf.tick()
+    assert shelf.started.task_ids == []
+
+
 async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(shelf: Shelf) -> None:
     """Not only by the next tick."""
     shelf.started.failing = 2
