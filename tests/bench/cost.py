@@ -192,7 +192,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
         "idle_month": _total(idle_month),
         "terms": {"fast": _rounded(fast["dollars"]), "economy": _rounded(economy["dollars"]), "idle": _rounded(idle_month)},
         "counted": {"fast": fast["counted"], "economy": economy["counted"]},
-        "alternatives_per_million": _alternatives(fast["durable"]),
+        "alternatives_per_million": _alternatives(),
         "durable": fast["durable"],
     }
     print(json.dumps(figures, indent=1), file=sys.stderr, flush=True)
@@ -213,23 +213,24 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
             await account.slow_vendor()
             await account.serve(2, url_bytes=0, task_s=1)  # whatever is cold
             began = await account.look()
-            await account.serve(short_tasks, url_bytes=0, task_s=5)
-            middle = await account.look()
-            standing = asyncio.create_task(account.serve(RUNNING, url_bytes=0, task_s=standing_s + 30))
-            await asyncio.sleep(25)  # all are running by now
+            standing = asyncio.create_task(account.serve(RUNNING, url_bytes=0, task_s=standing_s + 60))
+            await asyncio.sleep(50)  # all are running by now
             before = await account.look()
             await asyncio.sleep(standing_s)
             after = await account.look()
             await standing
+            await asyncio.sleep(5)  # for the report of the invocation that lingered
+            stood = await account.look()
+            await account.serve(short_tasks, url_bytes=0, task_s=5)
             start = await account.look()
             await account.serve(long_tasks, url_bytes=LONG, task_s=5)
             await asyncio.sleep(10)  # for the report of the invocation that lingered
             end = await account.look()
             kept = await asyncio.to_thread(account.item_bytes)
             durable = await _durable(account)
-    short, long, still = middle.since(began), end.since(start), after.since(before)
-    lingered_s = end.since(began).milliseconds["poll"] / 1000
-    overlap = max(1.0, lingered_s / end.since(began).at)
+    short, long, still = start.since(stood), end.since(start), after.since(before)
+    # Who hands over goes on for a moment; and not less than one, for the second before the first and after the last.
+    overlap = max(1.0, stood.since(began).milliseconds["poll"] / 1000 / stood.since(began).at)
     per_task_s = TASK_S / RUNNING
     dollars = _common(long, long_tasks, kept) | {
         "poll": per_task_s * overlap * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
@@ -319,14 +320,14 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
 # --- the alternatives ------------------------------------------------------------------------------------------------------
 
 
-def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
+def _alternatives() -> dict[str, float]:
     """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
     seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB, as their authors reckon
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
     own_writes = 4 * prices.WRITE_UNIT
-    operations, written = durable.get("operations", 14), durable.get("bytes_written", 7500)
+    operations, written = 14, 7500  # start, submit, the wait and its ten looks, deliver; bytes with the state of each
     kept = written / GB * prices.DURABLE_GB_MONTH / 2
     per_task = {
         "durable_functions": operations * prices.DURABLE_OPERATION
@@ -394,10 +395,11 @@ def _run_durable(account: Account) -> dict[str, Any]:
     arn = execution["DurableExecutionArn"]
     history = functions.get_durable_execution_history(DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000)["Events"]
     kinds = Counter(event["EventType"] for event in history)
-    begun = ("ExecutionStarted", "StepStarted", "WaitStarted")
+    operations = sum(kinds[kind] for kind in ("ExecutionStarted", "StepStarted", "WaitStarted"))
     return {
         "status": execution["Status"],
-        "operations": sum(kinds[kind] for kind in begun),
+        "operations": operations,
+        "operations_per_million": round(operations * prices.DURABLE_OPERATION * MILLION, 1),
         "bytes_written": len(json.dumps(history, default=str)),
         "events": dict(kinds),
     }
