@@ -140,7 +140,7 @@ class Flow:
                 return
             await asyncio.sleep(look_s)
 
-    async def audit(self, deliveries: list[Json]) -> "Audit":
+    async def audit(self, deliveries: Listing) -> "Audit":
         """Look from the outside: what the vendor was paid, what the receiver got, what the API says of the rest."""
         control = (await self.http.get(f"{self.upstream}/_control", timeout=120)).json()
         upstream: dict[int, list[Json]] = defaultdict(list)
@@ -148,7 +148,7 @@ class Flow:
             if found := re.search(rf"[?&]{self.mark}=(\d+)&", task["request"]["image_url"]):
                 upstream[int(found[1])].append(task)
         messages: dict[str, list[Json]] = defaultdict(list)
-        for delivery in deliveries:
+        for delivery in await deliveries():
             messages[delivery["task_id"]].append(delivery)
         audit = Audit(accepted=0, refused=sum(sent.refused for sent in self.sent))
         audit.double_paid = sum(len(tasks) > 1 for tasks in upstream.values())
@@ -173,6 +173,9 @@ class Flow:
                     audit.broken.append(f"{sent.task_id} is a success that the vendor does not know")
                 continue
             audit.left.append(await self._show(sent))
+        reached = {delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200}  # meanwhile
+        audit.delivered += sum(task.get("task_id") in reached for task in audit.left)
+        audit.left = [task for task in audit.left if task.get("task_id") not in reached]
         return audit
 
     def _refute(self, sent: Sent, delivery: Json) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import psutil
 
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
@@ -28,6 +29,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
     tasks, kills = (60, 15) if quick else (300, 60)
     async with own_stack("--task-seconds", "5", "--rpm", "100000") as (ready, deliveries, _):
+        ticks = asyncio.create_task(hurry(ready["aws_endpoint_url"], ready["aws_region"], ready["stack"]))
         callers = await add_callers(ready, ("kim", "lee"))
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         killer = Killer(ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0))
@@ -37,8 +39,9 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
             killer.run(kills, in_flight=0 if quick else 35),
         )
         await flow.settled(deliveries.listed, within_s=60 if quick else RESCUE_S)
-        audit = await flow.audit(deliveries.all)
+        audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()
+        ticks.cancel()
     return {"tasks": tasks, "faults": len(injected), **killer.figures(), **summary(audit)}
 
 
@@ -57,6 +60,18 @@ def summary(audit: Audit) -> dict[str, Any]:
         "broken": len(audit.broken),
         "outcomes": dict(audit.outcomes),
     }
+
+
+async def hurry(account_url: str, region: str, stack: str, *, every_s: float = 6.0) -> None:
+    """Let the schedule's ticks come ten times as often: a killed poller is back sooner, and two of them meet more often."""
+    account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=region)
+    cloudformation, functions = (account.client(name, endpoint_url=account_url) for name in ("cloudformation", "lambda"))
+    described = cloudformation.describe_stack_resource(StackName=stack, LogicalResourceId="PollFunction")
+    name = described["StackResourceDetail"]["PhysicalResourceId"]
+    event = (ROOT / "events/tick.json").read_bytes()
+    while True:
+        await asyncio.sleep(every_s)
+        await asyncio.to_thread(functions.invoke, FunctionName=name, InvocationType="Event", Payload=event)
 
 
 class Killer:

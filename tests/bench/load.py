@@ -38,7 +38,7 @@ async def _measure(tasks: int, seed: int, *, patience: float) -> dict[str, Any]:
         await asyncio.gather(rounds, return_exceptions=True)
         (await flow.http.delete(f"{ready['upstream']}/_control/faults")).raise_for_status()
         await flow.settled(deliveries.listed, within_s=patience)
-        audit = await flow.audit(deliveries.all)
+        audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()
     late = sorted(audit.late)
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 from tests.bench.flow import Flow
-from tests.bench.kills import Killer
+from tests.bench.kills import Killer, hurry
 from tests.e2e.conftest import Inbox, Stack, Vendor
 
 TASKS, KILLS = 40, 12
@@ -21,6 +21,7 @@ async def test_no_kill_loses_a_task_or_pays_for_one_twice(stack: Stack, vendor: 
         answer = await flow.http.get(f"{stack.receiver}/_control")
         return [one for one in answer.json()["deliveries"] if one["path"].startswith(f"/m{marker}/")]
 
+    ticks = asyncio.create_task(hurry(stack.aws_endpoint_url, stack.aws_region, stack.stack))
     try:
         injected, _, _ = await asyncio.gather(
             flow.inject(rounds=1, every_s=0.4), flow.submit_all(TASKS, per_second=2.5), killer.run(KILLS, in_flight=6)
@@ -28,8 +29,9 @@ async def test_no_kill_loses_a_task_or_pays_for_one_twice(stack: Stack, vendor: 
     finally:
         vendor.http.delete("/_control/faults").raise_for_status()
     await flow.settled(deliveries, within_s=WITHIN_S)
-    audit = await flow.audit(await deliveries())
+    audit = await flow.audit(deliveries)
     await flow.http.aclose()
+    ticks.cancel()
     assert len(injected) > 40
     assert killer.killed.total() >= 10
     assert set(killer.killed) == {"submit", "poll"}
