@@ -37,7 +37,7 @@ class Front:
     def app(self) -> web.Application:
         """Build the application that serves this door."""
         app = web.Application(client_max_size=BODY_LIMIT)
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._pass_on)  # a path may hold line breaks
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._end)
         return app
