@@ -416,6 +416,18 @@ async def test_a_late_request_is_looked_at_as_long_as_the_post_can_spare(
     assert answer.task.unchecked == ({} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left"))
 
 
+async def test_what_making_the_probe_takes_is_not_taken_from_the_post(inspected: Desk) -> None:
+    """A cold function loads for seconds what it looks with; what is left after that is what may be looked."""
+
+    def slowly_made() -> FakeMedia:
+        inspected.clock.pass_by(timedelta(seconds=3))
+        return inspected.media()
+
+    inspected.inspector = Inspector(probe=slowly_made, enforce=True)
+    await inspected.submit()
+    assert [given.total_seconds() for _, given in inspected.media.looks] == [1.5, 1.5]
+
+
 async def test_what_could_not_be_checked_passes_and_is_noted(inspected: Desk) -> None:
     """The vendor will know."""
     inspected.media.facts[BODY["video_url"]] = MediaFacts(doubt="name does not resolve")

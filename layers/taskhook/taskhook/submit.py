@@ -199,8 +199,10 @@ async def submit(
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     first = await payer.tasks.get(order.task_id) if order.keyed else None
     if first is None or first.reusable:
-        limit = min(PROBE_TIME, deadline - LEAST_POST_TIME - _STORE_TIME - now)
-        unchecked = await _inspect(order, caller=caller, limit=limit, inspector=inspector, reporter=payer.reporter)
+        until = deadline - LEAST_POST_TIME - _STORE_TIME
+        unchecked = await _inspect(
+            order, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
+        )
         now = payer.clock.now()
         paying = now + LEAST_POST_TIME <= deadline and await _way_is_free(door, now)
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
@@ -229,15 +231,19 @@ async def submit(
 
 
 async def _inspect(
-    order: Order, *, caller: Caller, limit: timedelta, inspector: Inspector | None, reporter: Reporter
+    order: Order, *, caller: Caller, until: datetime, inspector: Inspector | None, clock: Clock, reporter: Reporter
 ) -> dict[str, str]:
-    """Look at all media at once, within `limit`; tell what could not be checked. Raises RejectedError where something is wrong."""
+    """Look at all media at once, within PROBE_TIME and not past `until`; tell what could not be checked.
+
+    Raises RejectedError where something is wrong.
+    """
     if inspector is None or not order.media:
         return {}
-    if limit <= timedelta(0):
+    probe = inspector.probe() if clock.now() < until else None
+    limit = min(PROBE_TIME, until - clock.now())  # what it took to make the probe is gone
+    if probe is None or limit <= timedelta(0):
         judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in order.media]
     else:
-        probe = inspector.probe()
         seen = await asyncio.gather(*(probe.look(url, limit=limit) for _, url in order.media))
         judged = [rule.judge(facts) for (rule, _), facts in zip(order.media, seen, strict=True)]
     for one in judged:
