@@ -4,8 +4,10 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -328,6 +330,19 @@ async def test_a_file_that_is_not_public_is_wrong_and_not_asked_for(url: str) ->
         assert listener.connections == 0
     assert judged.verdict is Verdict.WRONG
     assert "image_url leads to a host that the vendor cannot reach: its " in judged.reason
+
+
+async def test_a_lookup_that_hangs_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's own threads are for calls to AWS; a dead name server holds one for long after the look is over."""
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(10) and [])
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    try:
+        assert (await look("https://dead.example.com/a.jpg")).reason == "name does not resolve"
+        async with asyncio.timeout(1):
+            await asyncio.to_thread(int)
+    finally:
+        answers.set()
 
 
 async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

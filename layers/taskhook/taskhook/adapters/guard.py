@@ -16,7 +16,7 @@ _KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shor
 type _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
 
 
-class _SystemResolver(AbstractResolver):
+class SystemResolver(AbstractResolver):
     """Looks names up on threads of its own: a dead name server holds one for long, and calls to AWS must not wait for it."""
 
     def __init__(self, lookups: int) -> None:
@@ -82,7 +82,7 @@ def guarded_connector(
     return aiohttp.TCPConnector(
         limit=connections,
         limit_per_host=per_host,
-        resolver=_GuardedResolver(policy, resolver or _SystemResolver(connections)),
+        resolver=_GuardedResolver(policy, resolver or SystemResolver(connections)),
         socket_factory=open_socket,
         use_dns_cache=False,
         keepalive_timeout=_KEPT,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
 from taskhook.adapters import mediainfo
-from taskhook.adapters.guard import guarded_connector, trouble
+from taskhook.adapters.guard import SystemResolver, guarded_connector, trouble
 from taskhook.models import MediaFacts
 from taskhook.targets import MEDIA, ForbiddenTargetError, NotPublicError, TargetPolicy
 
@@ -50,7 +50,7 @@ class AiohttpMediaProbe:
         seen = MediaFacts()
         try:
             async with asyncio.timeout(limit.total_seconds()):
-                resolver = _QuickResolver(self._unknown, self._resolver or aiohttp.DefaultResolver())
+                resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
                 async with aiohttp.ClientSession(
                     connector=guarded_connector(self._policy, connections=1, per_host=1, resolver=resolver),
                     timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the look as a whole
