@@ -1,6 +1,7 @@
 """The archive's adapters: S3 as the emulated account has it, originals from real servers, and both together in little memory."""
 
 import os
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 from botocore.config import Config
 
 from taskhook.adapters.archive_s3 import CLIENT, S3Archive
@@ -287,14 +289,32 @@ async def test_silence_is_bounded() -> None:
     await originals.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["http://files.example.com/", "https://127.0.0.1/", "https://169.254.169.254/", "file:///etc/passwd", "x"]
-)
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://127.0.0.1/", "https://169.254.169.254/", "file:///etc/passwd", "x"])
 async def test_only_public_places_are_asked(url: str) -> None:
     """The vendor's link is a stranger's URL; no other try would change that."""
     originals = AiohttpOriginals(TargetPolicy())
     with pytest.raises(SourceGoneError, match=exactly("forbidden_target")):
         await originals.read(url, start=0, length=10, tag=None)
+    await originals.close()
+
+
+class NoNames(Names):
+    """Knows no name."""
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:  # noqa: ARG002  # aiohttp's form
+        """Note what was asked, which nobody would ask of a forbidden URL."""
+        self.asked.append(host)
+        raise OSError(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize("url", ["http://files.example.com/x", "http://files.example.com:80/x#t=1", "https://files.example.com/x"])
+async def test_a_link_may_be_a_plain_one(url: str) -> None:
+    """A vendor's storage often gives such; a fragment is the browser's, and not asked for."""
+    names = NoNames([])
+    originals = AiohttpOriginals(TargetPolicy(), resolver=names)
+    with pytest.raises(SourceUnavailableError):
+        await originals.read(url, start=0, length=10, tag=None)
+    assert names.asked == ["files.example.com"]
     await originals.close()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from urllib.parse import urldefrag, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -11,7 +11,7 @@ from yarl import URL
 
 from taskhook.adapters.guard import guarded_connector
 from taskhook.ports import Piece, SourceChangedError, SourceGoneError, SourceUnavailableError
-from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.targets import MEDIA, ForbiddenTargetError, TargetPolicy
 
 _HOPS = 3
 _AGAIN = {408, 425, 429}  # besides 5xx: what may work in a while
@@ -100,7 +100,8 @@ class AiohttpOriginals:
     async def _follow(self, url: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send the request, and on to where redirects lead, each of them checked."""
         for _ in range(_HOPS + 1):
-            self._policy.check_url(url)
+            url = urldefrag(url).url
+            self._policy.check_url(url, MEDIA)
             response = await self._client().get(URL(url, encoded=True), headers=headers, allow_redirects=False)
             if response.status not in {301, 302, 303, 307, 308}:
                 return response
