@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -306,6 +307,16 @@ def test_a_sample_refuses_what_is_not_ours(receiver: Running) -> None:
     answers = {name: receiver.answer(received) for name, received in hostile.items()}
     assert answers == dict.fromkeys(hostile, 401)
     assert receiver.inbox() == kept
+
+
+def test_a_sample_survives_who_goes_away_half_way(receiver: Running) -> None:
+    """Whoever finds the address can begin a request and leave; the next callback must find the receiver alive."""
+    address = urlsplit(receiver.url)
+    with socket.create_connection((address.hostname, address.port)) as stranger:
+        stranger.sendall(b"POST /hook HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        time.sleep(0.1)
+    time.sleep(0.1)
+    assert receiver.answer(sent(receiver.secret)) // 100 == 2
 
 
 @pytest.mark.parametrize("program", sorted(RECEIVERS.iterdir()), ids=lambda program: program.name)
