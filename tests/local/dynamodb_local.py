@@ -29,7 +29,8 @@ def dynamodb_local() -> Iterator[str]:
         port = free.getsockname()[1]
     main = "software.amazon.dynamodb.services.local.main.ServerRunner"
     command = [java, f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*", main, "-inMemory", "-sharedDb", "-port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    # It leaves a file of its own where it runs.
+    with subprocess.Popen(command, cwd=JARS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _await(port, server)
             yield f"http://127.0.0.1:{port}"
