@@ -4,8 +4,9 @@ import json
 import urllib.request
 from typing import Any
 
-from aws_durable_execution_sdk_python import DurableContext, StepContext, durable_execution
+from aws_durable_execution_sdk_python import DurableContext, durable_execution
 from aws_durable_execution_sdk_python.config import Duration
+from aws_durable_execution_sdk_python.waits import WaitForConditionConfig, WaitForConditionDecision
 
 type Json = dict[str, Any]
 
@@ -23,15 +24,19 @@ def handler(event: Json, context: DurableContext) -> Json:
     """Serve one task from its submit to its callback, suspended in between."""
     vendor, key = event["vendor"], event["key"]
 
-    def poll(_: StepContext) -> Json:
+    def poll(_state: Json, _: object) -> Json:
         data: Json = _ask(f"{vendor}/api/v1/tasks/{task_id}", key)["data"]
         return data
+
+    def again(state: Json, _attempts: int) -> WaitForConditionDecision:
+        if state["status"] in {"success", "failed"}:
+            return WaitForConditionDecision.stop_polling()
+        return WaitForConditionDecision.continue_waiting(Duration.from_seconds(event["gap"]))
 
     task_id = context.step(
         lambda _: _ask(f"{vendor}/api/v1/{event['model']}", key, event["request"])["data"]["task_id"], name="submit"
     )
-    # A loop, and not `wait_for_condition`: the emulator wakes an execution from its waits, and from no step's retry.
-    while (state := context.step(poll, name="poll"))["status"] not in {"success", "failed"}:
-        context.wait(Duration.from_seconds(event["gap"]), name="gap")
-    context.step(lambda _: bool(_ask(event["callback_url"], key, {"data": state}) or True), name="deliver")
+    nothing_yet: Json = {}
+    result = context.wait_for_condition(poll, WaitForConditionConfig(wait_strategy=again, initial_state=nothing_yet), name="poll")
+    context.step(lambda _: bool(_ask(event["callback_url"], key, {"data": result}) or True), name="deliver")
     return {"task_id": task_id}
