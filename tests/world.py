@@ -76,6 +76,11 @@ class VirtualClock:
             self._settle_anew()
 
 
+def _apart(task: Task) -> Task:
+    """Leave the request out, as a store does with a long one."""
+    return task.model_copy(update={"request": None})
+
+
 class MemoryTasks:
     """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` in a dict."""
 
@@ -91,19 +96,24 @@ class MemoryTasks:
     async def add(self, task: Task) -> Task:
         """Store a new task."""
         if task.task_id in self.items:
-            raise TaskExistsError(self.items[task.task_id])
+            raise TaskExistsError(_apart(self.items[task.task_id]))
         return self._store(task)
 
     async def get(self, task_id: str) -> Task | None:
         """Read a task."""
-        return self.items.get(task_id)
+        return _apart(self.items[task_id]) if task_id in self.items else None
+
+    async def whole(self, task: Task) -> Task:
+        """Read a task's request."""
+        stored = self.items.get(task.task_id)
+        return task.model_copy(update={"request": task.request or (stored.request if stored else None)})
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if `old` is still there."""
         current = self.items.get(old.task_id)
         if current is None or current.nonce != old.nonce:
-            raise StaleTaskError(current)
-        return self._store(new)
+            raise StaleTaskError(_apart(current) if current else None)
+        return self._store(new if new.request is not None else new.model_copy(update={"request": current.request}))
 
     def _store(self, task: Task) -> Task:
         self.writes += 1
@@ -115,7 +125,7 @@ class MemoryTasks:
         return stored
 
     def _rows(self, partition: str) -> list[tuple[str, Task]]:
-        rows = [(at, self.items[task_id]) for task_id, (work, at) in self.index.items() if work == partition]
+        rows = [(at, _apart(self.items[task_id])) for task_id, (work, at) in self.index.items() if work == partition]
         return sorted(rows, key=lambda row: row[0])
 
     async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
@@ -137,11 +147,11 @@ class MemoryTasks:
         heads: dict[str, Task] = {}
         for _, task in self._rows("queue"):
             heads.setdefault(task.caller, task)
-        return [heads[caller] for caller in sorted(heads)]
+        return [await self.whole(heads[caller]) for caller in sorted(heads)]
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
-        found = [task for task in self.items.values() if task.caller == caller and after < task.listed < until]
+        found = [_apart(task) for task in self.items.values() if task.caller == caller and after < task.listed < until]
         found.sort(key=lambda task: task.listed, reverse=True)
         page = tuple(found[:limit])
         return TaskPage(tasks=page, cursor=page[-1].listed if len(found) > limit else None)
@@ -161,10 +171,10 @@ class MemoryTasks:
         self.lease = new.model_copy(update={"hinted_at": self.lease.hinted_at})
         return True
 
-    async def release(self, holder: str) -> None:
+    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
         """Give the lease up."""
         if self.lease.holder == holder:
-            self.lease = self.lease.model_copy(update={"until": None})
+            self.lease = self.lease.model_copy(update={"until": None, "left_at": left_at or self.lease.left_at})
 
     async def hinted(self, at: datetime | None) -> None:
         """Remember a true hint."""

@@ -2,7 +2,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -683,6 +683,46 @@ async def test_where_hints_come_polls_are_rare(floor: Floor) -> None:
     assert floor.tasks.lease.hinted_at is None  # it ended without a hint
 
 
+async def test_what_was_polled_before_somebody_left_is_not_polled_again(floor: Floor) -> None:
+    """Whoever leaves because nothing is due has served every point until then, and says so."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.task_time = timedelta(seconds=230)
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    began = floor.clock.now()
+    floor.clock.pass_by(timedelta(seconds=20))  # so that each tick is followed by a point, and by nothing else
+    await floor.run(timedelta(minutes=4))
+    assert [round((at - began).total_seconds()) for at, _ in floor.vendor.polls] == [60, 120, 180, 240]
+
+
+async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(floor: Floor) -> None:
+    """Whoever lingers sees it in the lease, and thinks again about what it was about to ask."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = timedelta(seconds=200)
+    await floor.add(State.WATCHED)
+    began = floor.clock.now()
+
+    async def learn() -> None:
+        await floor.clock.sleep(timedelta(seconds=40))
+        await floor.tasks.hinted(floor.clock.now())
+
+    await asyncio.gather(floor.run(timedelta(minutes=3)), learn())
+    asked = [round((at - began).total_seconds()) for at, _ in floor.vendor.polls]
+    assert [at for at in asked if 43 <= at < 180] == [60, 120]
+
+
+async def test_where_a_hint_stays_away_nobody_waits_for_the_next(floor: Floor) -> None:
+    """A task that has ended without one is found by a rare poll, and brings back the ordinary ones of all others."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.task_time = timedelta(seconds=45)
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(seconds=10))
+    await floor.add(State.WATCHED, "later")
+    await floor.run(timedelta(minutes=2))
+    assert lateness(floor)[1] <= timedelta(seconds=8)
+
+
 @pytest.mark.parametrize("holds", [True, False])
 async def test_no_minute_sees_more_requests_than_allowed(floor: Floor, holds: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """Wherever it begins, hand-overs included; and nothing is lost when requests are short."""
@@ -759,11 +799,11 @@ async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_t
     late: list[Task] = []
     release = floor.tasks.release
 
-    async def release_at_the_last_moment(holder: str) -> None:
+    async def release_at_the_last_moment(holder: str, *, left_at: datetime | None = None) -> None:
         if not late:
             late.append(await floor.add(State.WATCHED, "late"))
             assert not (await floor.tick(late[0].task_id)).lingered
-        await release(holder)
+        await release(holder, left_at=left_at)
 
     floor.tasks.release = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
     await floor.tick((await floor.add(State.WATCHED)).task_id)

@@ -470,7 +470,7 @@ def _failure() -> Json:
 def _task() -> Json:
     text = {"type": "string"}
     task = _object(
-        ["status", "task_id", "model_id", "stage", "callback", "created_at", "request"],
+        ["status", "task_id", "model_id", "stage", "callback", "created_at"],
         status={
             "type": "string",
             "enum": ["pending", "processing", "success", "failed"],

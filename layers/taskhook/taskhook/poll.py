@@ -256,6 +256,8 @@ class _Loop:
             return False
         if alive:  # it serves the points up to its last beat, and sees within SCAN that it is relieved
             self.polled_until = now - 2 * BEAT
+        elif self.lease.left_at is not None:
+            self.polled_until = max(self.polled_until, self.lease.left_at)
         self.lingers = self.has_lease = True
         self._reconsider()
         return True
@@ -269,10 +271,13 @@ class _Loop:
         while self.clock.now() < self.hard_stop - DRAIN:
             if self.clock.now() >= next_scan:
                 next_scan = self.clock.now() + SCAN
+                trusted = self.lease.hints(self.clock.now())
                 try:
                     self.lease = await self.world.lease.view()
                     if self.lease.holder != self.name:
                         return
+                    if self.lease.hints(self.clock.now()) is not trusted:
+                        self._reconsider(after=self.clock.now())
                     if (
                         self.lease.held_models != self._my_lease().held_models
                     ):  # found out meanwhile; then hints are not waited for, or are
@@ -287,8 +292,10 @@ class _Loop:
 
     async def _more_came(self) -> bool:
         """Give the lease up, then look once more: a wake that found it held until now has left its task to this invocation."""
+        # Nothing is due: so every point was served, but for those that the vendor's pause holds up.
+        left_at = None if self._paused() else min(self.clock.now(), self.hard_stop - DRAIN)
         try:
-            await self.world.lease.release(self.name)
+            await self.world.lease.release(self.name, left_at=left_at)
             self.has_lease = False
             await self._scan()
             return self._has_work() and await self._take_lease(takeover=False)
@@ -425,11 +432,14 @@ class _Loop:
             return taken_at + schedule.next_rare_poll(after - taken_at)
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
-    def _reconsider(self) -> None:
-        """Think again about when to poll, after what was learnt."""
+    def _reconsider(self, *, after: datetime | None = None) -> None:
+        """Think again about when to poll, after what was learnt: from the start, or about the points `after` then."""
         for entry in self.tracked.values():
             if entry.running is None and entry.task.state is State.WATCHED and not entry.hinted:
-                entry.due = self._next_poll(entry.task, after=self.polled_until)
+                if after is None:
+                    entry.due = self._next_poll(entry.task, after=self.polled_until)
+                elif entry.due > after:
+                    entry.due = max(self._next_poll(entry.task, after=after, answered=entry.answered), entry.not_before or after)
 
     def _running(self, *, besides: str = "") -> int:
         """Count the tasks that fill a place at the vendor, as far as is known."""
@@ -707,6 +717,7 @@ class _Loop:
         """Trust hints no longer when a task has ended without one; the next true one is trusted again."""
         if self._hint_is_due(entry, asked_at):
             self.lease = self.lease.model_copy(update={"hinted_at": None})
+            self._reconsider(after=asked_at)
             with contextlib.suppress(StoreUnavailableError):
                 await self.world.lease.hinted(None)
 
@@ -793,8 +804,9 @@ class _Loop:
         now = self.clock.now()
         if task.state is not State.QUEUED:
             raise StaleTaskError(task)
-        if now >= task.accepted_at + self.rules.max_queue_age:
-            message = "the task waited too long for a free place at the vendor; it was never paid"
+        if task.request is None or now >= task.accepted_at + self.rules.max_queue_age:
+            why = "waited too long for a free place at the vendor" if task.request is not None else "has lost its request"
+            message = f"the task {why}; it was never paid"
             expired = task.failed(ErrorCode.QUEUE_EXPIRED, message, now, retention=self.rules.retention, claim=now)
             self._track(await self._store_end(task, expired))  # its delivery keeps nobody else in the queue waiting
             return True

@@ -41,13 +41,19 @@ class StoreUnavailableError(Exception):
 
 
 class TaskStore(Protocol):
-    """The tasks, each read and written consistently. Every method may raise StoreUnavailableError."""
+    """The tasks, each read and written consistently. Every method may raise StoreUnavailableError.
+
+    A task may come without its request, where that is not said to be there.
+    """
 
     async def add(self, task: Task) -> Task:
         """Store a new task. Raises TaskExistsError; safe to repeat."""
 
     async def get(self, task_id: str) -> Task | None:
         """Read the task as of now."""
+
+    async def whole(self, task: Task) -> Task:
+        """Give the task with its request; without, where that is kept no longer."""
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
@@ -75,7 +81,7 @@ class WorkIndex(Protocol):
         """Count a caller's queued tasks, up to `at_most`."""
 
     async def queue_heads(self) -> list[Task]:
-        """List each caller's oldest queued task."""
+        """List each caller's oldest queued task, whole."""
 
 
 class TaskPage(BaseModel):
@@ -95,7 +101,10 @@ class TaskHistory(Protocol):
 
 
 class LeaseView(BaseModel):
-    """Who lingers until when, whose models' polls it has the vendor hold, and when a hint of the vendor's last proved true."""
+    """Who lingers until when, whose models' polls it has the vendor hold, and when a hint of the vendor's last proved true.
+
+    `left_at` is when the last who lingered left because nothing was due any more; None where somebody lingers, or has died.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -103,6 +112,7 @@ class LeaseView(BaseModel):
     until: Moment | None = None
     held_models: tuple[str, ...] = ()
     hinted_at: Moment | None = None
+    left_at: Moment | None = None
 
     def alive(self, now: datetime) -> bool:
         """Whether somebody lingers."""
@@ -126,8 +136,8 @@ class Lease(Protocol):
     async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
         """Store `new` as holder, if the holder is still the one `seen`, or whoever it is when `takeover`."""
 
-    async def release(self, holder: str) -> None:
-        """Give the lease up if `holder` still has it."""
+    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
+        """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
 
     async def hinted(self, at: datetime | None) -> None:
         """Remember when a hint last proved true; None forgets it."""

@@ -107,7 +107,7 @@ async def show(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     task = await tasks.get(task_id) if _TASK_ID.fullmatch(task_id) else None
     if task is None or task.caller != caller.caller:
         raise RejectedError(404, "Resource not found: there is no such task")
-    return task
+    return await tasks.whole(task)
 
 
 async def cancel(
@@ -183,7 +183,9 @@ async def _again(task: Task, *, tasks: TaskStore, clock: Clock, reporter: Report
     return again
 
 
-async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) -> tuple[list[Task], str | None]:
+async def list_tasks(
+    wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore
+) -> tuple[list[Task], str | None]:
     """List the caller's tasks, newest first, with the cursor of the next page."""
     after, until = wanted.span
     if after >= until:  # no time at all, which a table may refuse to look for
@@ -192,10 +194,9 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
     size = 0
     for _ in range(_PAGES):
         page = await history.page(caller.caller, after=after, until=until, limit=wanted.limit)
-        for task in page.tasks:
-            if wanted.matches(task):
-                found.append(task)
-                size += len(task.message or "") + len(task.request)
+        for task in await asyncio.gather(*(tasks.whole(task) for task in page.tasks if wanted.matches(task))):
+            found.append(task)
+            size += len(task.message or "") + len(task.request or "")
             if len(found) == wanted.limit or size > _MAX_SIZE:
                 return found, task.listed
         if page.cursor is None:
@@ -225,7 +226,9 @@ def task_answer(task: Task) -> Json:
         "ended_at": task.ended_at,
     }
     data |= {name: milliseconds(moment) for name, moment in times.items() if moment is not None}
-    data |= {"stage": task.state, "request": json.loads(task.request)}
+    data["stage"] = task.state
+    if task.request is not None:
+        data["request"] = json.loads(task.request)
     return {"code": 0, "message": body.get("message", "success"), "data": data}
 
 

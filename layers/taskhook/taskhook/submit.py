@@ -300,7 +300,7 @@ async def pay(task: Task, *, deadline: datetime, payer: Payer) -> tuple[Task, Su
     """
     hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
     limit = min(deadline, task.claimed_until or deadline) - payer.clock.now()
-    if limit < LEAST_POST_TIME:  # or thawed too late: somebody else may be deciding about the task by now
+    if limit < LEAST_POST_TIME or task.request is None:  # or thawed too late: somebody else may be deciding about the task by now
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit)

@@ -186,7 +186,7 @@ class Task(BaseModel):
     task_id: str
     caller: str
     model: str
-    request: str  # minified JSON, the bytes that the vendor gets
+    request: str | None = None  # minified JSON, the bytes that the vendor gets; None where it was not read with the rest
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None

@@ -19,6 +19,7 @@ from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter,
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit import Door, Inspector, Payer
 from taskhook.targets import TargetPolicy
+from taskhook.task import HARD_STOP
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -83,7 +84,14 @@ def clock() -> SystemClock:
 @cache
 def tasks() -> DynamoTasks:
     """The tasks, their indexes and the lease."""
-    return DynamoTasks(_dynamodb(), settings().tasks_table, clock=clock(), reporter=reporter())
+    own = settings()
+    return DynamoTasks(
+        _dynamodb(),
+        own.tasks_table,
+        clock=clock(),
+        reporter=reporter(),
+        requests_kept=own.max_queue_age + own.max_task_age + HARD_STOP + own.retention,
+    )
 
 
 @cache

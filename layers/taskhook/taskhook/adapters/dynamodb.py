@@ -41,6 +41,8 @@ _WRITE_AGAIN = timedelta(seconds=0.5)
 _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
+_REQUESTS_KEPT = timedelta(days=40)  # where nobody says
+_INLINE = 400  # bytes of request and callback URL that fit into one write unit together with all else
 _BULKY = {"callback_url", "message", "request", "result"}
 _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
 
@@ -48,11 +50,14 @@ _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundExcept
 class DynamoTasks:
     """The `Tasks` table: `TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` over one client."""
 
-    def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock, reporter: Reporter) -> None:
+    def __init__(
+        self, client: "DynamoDBClient", table: str, *, clock: Clock, reporter: Reporter, requests_kept: timedelta = _REQUESTS_KEPT
+    ) -> None:
         self._client = client
         self._table = table
         self._clock = clock
         self._reporter = reporter
+        self._requests_kept = requests_kept  # those that are stored apart, from their tasks' acceptance on
         self._page = _PAGE
 
     # --- TaskStore -------------------------------------------------------------------------------------------------------
@@ -60,6 +65,7 @@ class DynamoTasks:
     async def add(self, task: Task) -> Task:
         """Store a new task. Raises TaskExistsError, StoreUnavailableError; safe to repeat."""
         task = task.model_copy(update={"nonce": secrets.token_hex(8)})
+        await self._keep_request(task)
         try:
             await self._write(
                 self._client.put_item,
@@ -78,8 +84,31 @@ class DynamoTasks:
 
     async def get(self, task_id: str) -> Task | None:
         """Read the task as of now."""
-        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": task_id}), ConsistentRead=True)
-        return self._read(answer.get("Item"))
+        return self._read(await self._item(task_id))
+
+    async def whole(self, task: Task) -> Task:
+        """Give the task with its request, where that is still kept."""
+        if task.request is not None:
+            return task
+        item = await self._item(_request_key(task))
+        with contextlib.suppress(KeyError, ValueError, zlib.error):
+            return task.model_copy(update={"request": _plain(item or {})["request"]})
+        return task
+
+    async def _item(self, key: str) -> Attributes | None:
+        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": key}), ConsistentRead=True)
+        item: Attributes | None = answer.get("Item")
+        return item
+
+    async def _keep_request(self, task: Task) -> None:
+        """Store a long request apart, before its task: it is written once, and the task several times.
+
+        Its key says what it holds, so that a repeat, or another request with the same idempotency key, spoils nothing.
+        """
+        if task.request is not None and _is_apart(task):
+            until = int((task.accepted_at + self._requests_kept).timestamp())
+            apart = {"task_id": _request_key(task), "request": packed(task.request), "expires_at": until}
+            await _call(self._client.put_item, TableName=self._table, Item=_item(apart))
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`. Raises StaleTaskError, StoreUnavailableError; safe to repeat.
@@ -87,6 +116,8 @@ class DynamoTasks:
         Names the attributes that change and no other: what a newer version has added to the item stays.
         """
         new = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        if new.accepted_at != old.accepted_at:  # another task under the same idempotency key
+            await self._keep_request(new)
         before, after = _attributes(old), _attributes(new)
         changed = {name: value for name, value in after.items() if before.get(name) != value}
         names = {f"#{index}": name for index, name in enumerate((*changed, *(before.keys() - after.keys())))}
@@ -141,13 +172,13 @@ class DynamoTasks:
         return len(await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most))
 
     async def queue_heads(self) -> list[Task]:
-        """List each caller's oldest queued task: one row per caller, skipping from name to name."""
+        """List each caller's oldest queued task, whole: one row per caller, skipping from name to name."""
         rows: list[Attributes] = []
         after = " "
         while found := await self._rows("queue", "work_at > :at", {":at": after}, limit=1):
             rows += found
             after = found[0]["work_at"].partition("#")[0] + "$"  # the first string after every `name#…`
-        return await self._tasks(rows, ())
+        return await asyncio.gather(*map(self.whole, await self._tasks(rows, ())))
 
     async def _rows(
         self, partition: str, condition: str, values: dict[str, str], limit: int | None = None, known: Container[str] = ()
@@ -249,14 +280,17 @@ class DynamoTasks:
         if not takeover:  # two wakes at once: the second finds the first one's name; a repeat finds its own
             values[":seen"] = seen.holder
             condition = {"ConditionExpression": "attribute_not_exists(holder) OR holder = :seen OR holder = :holder"}
-        update = "SET holder = :holder, #until = :until, held_models = :held"
+        update = "SET holder = :holder, #until = :until, held_models = :held REMOVE left_at"
         return await self._update_control(_LEASE, update, values, names={"#until": "until"}, **condition)
 
-    async def release(self, holder: str) -> None:
-        """Give the lease up if `holder` still has it."""
-        values = {":holder": holder, ":over": 0}
+    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
+        """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
+        values, update = {":holder": holder, ":over": 0}, "SET #until = :over"
+        if left_at is not None:
+            values[":left"] = milliseconds(left_at)
+            update += ", left_at = :left"
         condition = "holder = :holder"
-        await self._update_control(_LEASE, "SET #until = :over", values, names={"#until": "until"}, ConditionExpression=condition)
+        await self._update_control(_LEASE, update, values, names={"#until": "until"}, ConditionExpression=condition)
 
     async def hinted(self, at: datetime | None) -> None:
         """Remember when a hint last proved true; None forgets it."""
@@ -304,8 +338,7 @@ class DynamoTasks:
         return taken
 
     async def _control(self, key: str) -> Attributes:
-        answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": key}), ConsistentRead=True)
-        return _plain(answer.get("Item", {}))
+        return _plain(await self._item(key) or {})
 
     async def _update_control(
         self, key: str, update: str, values: Attributes, *, names: Attributes | None = None, **more: str
@@ -425,6 +458,8 @@ def _attributes(model: BaseModel) -> Attributes:
         return model.model_dump(exclude_none=True)
     attributes = model.model_dump(exclude_defaults=True)
     attributes["listed"] = model.listed
+    if _is_apart(model):
+        attributes.pop("request", None)
     for name in _BULKY & attributes.keys():
         attributes[name] = packed(attributes[name])
     if model.work is not None:
@@ -432,6 +467,16 @@ def _attributes(model: BaseModel) -> Attributes:
     if model.expires_at is not None:
         attributes["expires_at"] = milliseconds(model.expires_at) // 1000  # TTL counts in seconds
     return attributes
+
+
+def _is_apart(task: Task) -> bool:
+    """Tell whether a task's request is stored apart: with it, every write of the task would be billed as two."""
+    return task.request is None or len(packed(task.request)) + len(packed(task.callback_url or "")) > _INLINE
+
+
+def _request_key(task: Task) -> str:
+    """Name the item that a task's request is stored in; no task's own id has a #."""
+    return f"{task.task_id}#{task.fingerprint}"
 
 
 def _plain(item: Attributes) -> Attributes:
