@@ -73,14 +73,14 @@ async def repeats_with_key(scene: Scene) -> None:
     await scene.submit("a", key="k", reference="other").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, places=1, task_time=25.0)
+@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, beat=4.0, places=1, task_time=25.0)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
         await scene.submit(name, caller=caller).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, places=1, task_time=90.0)
+@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, beat=4.0, places=1, task_time=90.0)
 async def cancels(scene: Scene) -> None:
     """Queued tasks taken back, one of them twice; what runs cannot be."""
     for name in ("a", "b", "c"):
@@ -118,7 +118,7 @@ async def uses_the_key_again(scene: Scene) -> None:
     await first.ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"})
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0)
 async def balance_is_short(scene: Scene) -> None:
     """The balance runs out while a task is queued; it stays there until it is paid in."""
     scene.vendor.script["a"] = [Submission.BUSY, Submission.REFUSED_HERE]
@@ -140,7 +140,7 @@ async def has_little_time(scene: Scene) -> None:
     await scene.submit("a", late=6).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, max_queued=1, places=0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, max_queued=1, places=0)
 async def queue_is_full(scene: Scene) -> None:
     """The caller's own queue has an end; the vendor has a place again after a while."""
     await scene.submit("a").ended.wait()
@@ -153,7 +153,7 @@ async def queue_is_full(scene: Scene) -> None:
     await scene.submit("b").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, beat=8.0, places=0, max_queue_age=timedelta(minutes=3))
+@_scenario({"a": "failed delivered"}, beat=20.0, places=0, max_queue_age=timedelta(minutes=3))
 async def waits_too_long(scene: Scene) -> None:
     """There never is a place."""
     await scene.submit("a").ended.wait()
@@ -203,20 +203,20 @@ async def fails(scene: Scene) -> None:
     await scene.submit("bad").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, beat=8.0, task_time=1e9, max_task_age=timedelta(minutes=4))
+@_scenario({"a": "failed delivered"}, beat=20.0, task_time=1e9, max_task_age=timedelta(minutes=4))
 async def meets_its_deadline(scene: Scene) -> None:
     """The vendor never ends the task."""
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, beat=8.0, task_time=1e9, max_task_age=timedelta(minutes=4))
+@_scenario({"a": "failed delivered"}, beat=20.0, task_time=1e9, max_task_age=timedelta(minutes=4))
 async def meets_its_hard_stop(scene: Scene) -> None:
     """The vendor does not answer any more, for days."""
     scene.vendor.misses = [PollKind.UNAVAILABLE] * 100_000
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "failed delivered", "b": "success delivered"}, task_time=130.0)
+@_scenario({"a": "failed delivered", "b": "success delivered"}, beat=4.0, task_time=130.0)
 async def is_lost(scene: Scene) -> None:
     """The vendor forgets one task, and another one for a moment."""
     await scene.submit("a").ended.wait()
@@ -261,7 +261,7 @@ async def saves_money(scene: Scene) -> None:
 # --- calling back ------------------------------------------------------------------------------------------------------------
 
 
-def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float = 2.0) -> None:
+def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float = 4.0) -> None:
     async def script(scene: Scene) -> None:
         await scene.submit("a", callback_url=f"https://r.example.com/{behaviour}").ended.wait()
         await scene.submit("b", callback_url="https://other.example.com/ok", caller="bob").ended.wait()
@@ -275,7 +275,7 @@ _receiver("timeout-reset-ok", "success delivered")
 _receiver("302-429-409-ok", "success delivered")
 _receiver("425-425-502-504-ok", "success delivered")
 _receiver("503+40-429+8-404-ok", "success delivered")
-_receiver("500", "success undelivered", beat=8.0)
+_receiver("500", "success undelivered", beat=20.0)
 _receiver("410", "success undelivered")
 _receiver("410-ok", "success delivered")
 
@@ -287,7 +287,7 @@ async def tries_a_receiver(scene: Scene) -> None:
     await scene.submit("a").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"})
+@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, beat=4.0)
 async def delivers_again(scene: Scene) -> None:
     """One message that was delivered, one that waits for its next attempt, and all that were given up."""
     await scene.submit("a").ended.wait()
@@ -302,7 +302,7 @@ async def delivers_again(scene: Scene) -> None:
     await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
 
 
-@_scenario({"a": "success delivered"})
+@_scenario({"a": "success delivered"}, beat=4.0)
 async def rotates_its_secret(scene: Scene) -> None:
     """A new signing secret between two attempts; for a while both sign."""
     await scene.command("rotate", _second_caller).ended.wait()
@@ -356,7 +356,7 @@ async def archive_is_killed(scene: Scene) -> None:
     await scene.submit("b", caller="bob").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, beat=8.0, archives=True, serves=False)
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=20.0, archives=True, serves=False)
 async def archives_too_late(scene: Scene) -> None:
     """The vendor's file server is down for longer than a callback waits, and up again for the next task."""
     await scene.submit("a").ended.wait()
@@ -368,7 +368,7 @@ async def archives_too_late(scene: Scene) -> None:
 # --- running --------------------------------------------------------------------------------------------------------------------
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, task_time=40.0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, task_time=40.0)
 async def is_deployed(scene: Scene) -> None:
     """Another version runs too: attributes, models and states that this one does not know."""
     await scene.submit("a").ended.wait()

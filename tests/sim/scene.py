@@ -805,10 +805,20 @@ class Scene:
             now = self.fingerprint()
             unchanged = unchanged + 1 if now == before and (self.patient or not self.acting) else 0
             misses, before = min(misses * 2, MISS) if unchanged >= PATIENCE else 1, now
-            await asyncio.sleep(TICK * min(misses - 1, self._idle_ticks()))
+            await asyncio.sleep(TICK * (self._idle_ticks() if self._only_retries() else min(misses - 1, self._idle_ticks())))
         self.ended_at = self.loop.time()
         if self._acts is not None:
             await self._acts
+
+    def _only_retries(self) -> bool:
+        """Whether there is nothing to do but to wait for the next retry."""
+        working = [item for item in self.table.working(TASKS) if item["task_id"]["S"] not in self.poison]
+        return (
+            bool(working)
+            and all(item["work"]["S"] == "retry" for item in working)
+            and (self.patient or not self.acting)
+            and all(invocation.ended.is_set() for invocation in self.invocations)
+        )
 
     def _idle_ticks(self) -> int:
         """Count the whole ticks before the one that finds the next retry: none of those may be missed, or it would be late."""
