@@ -49,6 +49,9 @@ def summary(audit: Audit) -> dict[str, Any]:
     """Say what came of the tasks."""
     for words in audit.broken:
         print(words, file=sys.stderr)
+    for task in audit.left:
+        callback = task.get("callback", {})
+        print("left:", task.get("status"), task.get("error"), callback.get("state"), callback.get("attempts"), file=sys.stderr)
     return {
         "accepted": audit.accepted,
         "refused": audit.refused,
