@@ -1,6 +1,8 @@
 """One exam for the fake and the real table: whoever passes it may stand in for the other."""
 
 import asyncio
+import json
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -173,6 +175,32 @@ async def test_every_transition_is_stored_and_read(store: Store) -> None:
         assert await store.get(task.task_id) == task
         nonces.add(task.nonce)
     assert len(nonces) == 8
+
+
+async def test_a_long_request_is_read_where_it_is_asked_for(store: Store) -> None:
+    """It is stored once, and no later write of the task carries it, spoils it, or is billed for it."""
+    request = json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"})
+    task = await store.add(a_task().model_copy(update={"request": request}))
+    for step in (an_ended, lambda task: task.redelivered(START)):
+        found = await store.get(task.task_id)
+        assert found is not None
+        assert found.request is None
+        assert (await store.whole(found)).request == request
+        task = await store.swap(found, step(found))
+    assert (await store.whole(task)).request == request
+    refused = a_task(2).model_copy(update={"fingerprint": "g", "request": request, "accepted_at": START})
+    again = await store.swap(
+        task, refused.model_copy(update={"task_id": task.task_id, "request": request.replace("image", "video")})
+    )
+    found = await store.get(again.task_id)
+    assert found is not None
+    assert (await store.whole(found)).request == request.replace("image", "video")
+
+
+async def test_a_request_that_is_gone_is_none(store: Store) -> None:
+    """A task may outlive its request; it is still all there is to say."""
+    task = a_task().model_copy(update={"request": None})
+    assert (await store.whole(await store.add(task))).request is None
 
 
 async def test_a_stale_write_changes_nothing(store: Store) -> None:

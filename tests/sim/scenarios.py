@@ -73,7 +73,7 @@ async def repeats_with_key(scene: Scene) -> None:
     await scene.submit("a", key="k", reference="other").ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered", "c": "success delivered"}, beat=4.0, places=1, task_time=25.0)
+@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0, signed=True)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
@@ -108,7 +108,7 @@ async def has_ugly_media(scene: Scene) -> None:
     await scene.submit("b", late=2).ended.wait()
 
 
-@_scenario({"a": "success delivered"})
+@_scenario({"a": "success delivered"}, signed=True)
 async def uses_the_key_again(scene: Scene) -> None:
     """After 402 the same key may be used again, twice at once."""
     scene.vendor.script["a"] = [Submission.REFUSED_HERE]

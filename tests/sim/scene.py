@@ -1,6 +1,7 @@
 """A deployment in memory: both functions over the real adapters of the table, a vendor and receivers that keep the truth."""
 
 import asyncio
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,7 +20,7 @@ from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
 from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, poll
 from taskhook.ports import Piece, PollKind, PollOutcome, Reply, SourceChangedError, SourceGoneError, SourceUnavailableError
-from taskhook.submit import Answer, Door, Inspector, Order, Payer, RejectedError, submit
+from taskhook.submit import Allowance, Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task
 from tests.sim.bucket import MemoryS3
@@ -31,6 +32,7 @@ from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, Told, a_caller
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
 ORIGIN = "https://tasks.example.com"
+SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that nobody can compress by much
 SUBMIT_TIME, POLL_TIME, ARCHIVE_TIME = 20.0, 150.0, 900.0  # the functions' own timeouts, as template.yaml has them
 CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
 RESERVE = timedelta(seconds=30)
@@ -47,6 +49,7 @@ class Deployment:
     """What the deployment and its vendor are like."""
 
     requests_per_minute: int = 1000
+    signed: bool = False  # media have long URLs, so that a request is stored apart
     max_task_age: timedelta = timedelta(hours=24)
     max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10
@@ -418,6 +421,7 @@ class _Container:
     archive: Any
     habits: Habits
     looked_at: dict[str, datetime]
+    allowance: Allowance
 
 
 @dataclass
@@ -477,7 +481,7 @@ class Scene:
         """Invoke the submit function as its API does; what the submitter hears is kept under the task's name."""
         body = {
             "image_url": f"https://example.com/{name}",
-            "video_url": "https://example.com/v.mp4",
+            "video_url": f"https://example.com/v.mp4{SIGNATURE if self.deployment.signed else ''}",
             "mode": "wan-std",
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
@@ -503,11 +507,10 @@ class Scene:
                 door=Door(
                     queue=container.tasks,
                     gates=container.tasks,
-                    budget=container.tasks,
+                    allowance=container.allowance,
                     lease=container.tasks,
                     wake=container.wake,
                     max_queued=self.deployment.max_queued,
-                    requests_per_minute=self.deployment.requests_per_minute,
                 ),
             )
 
@@ -588,11 +591,10 @@ class Scene:
                 tasks=container.tasks,
                 vendor=self._vendor_port,
                 lease=container.tasks,
-                budget=container.tasks,
+                allowance=container.allowance,
                 wake=container.wake,
                 clock=self.clock,
                 reporter=self.reporter,
-                requests_per_minute=self.deployment.requests_per_minute,
                 looked_at=container.looked_at,
             )
             await hint(task_id, token, upstream_task_id, desk=desk)
@@ -744,6 +746,7 @@ class Scene:
             archive,
             Habits(),
             {},
+            Allowance(tasks, self.deployment.requests_per_minute),
         )
 
     @property

@@ -6,7 +6,7 @@ import pytest
 
 from taskhook.hints import HintDesk, hint
 from taskhook.ports import LeaseView, PollKind, PollOutcome
-from taskhook.submit import RejectedError
+from taskhook.submit import Allowance, RejectedError
 from taskhook.task import State, Task
 from tests.unit.test_poll import Floor
 from tests.world import FixedHooks, Woken
@@ -26,11 +26,10 @@ class HookDesk(Floor):
             tasks=self.tasks,
             vendor=self.vendor,
             lease=self.tasks,
-            budget=self.tasks,
+            allowance=Allowance(self.tasks, self.rpm),
             wake=self.woken,
             clock=self.clock,
             reporter=self.told,
-            requests_per_minute=self.rpm,
             looked_at={},
         )
 

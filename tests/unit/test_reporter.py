@@ -35,7 +35,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
         ("task.submitted", {"outcome": "not_sent"}, {"TaskSubmittedNotSent": [1.0]}),
         ("vendor.paused", {"reason": "throttled", "seconds": 5.0}, {"VendorPausedThrottled": [1.0]}),
         ("vendor.polled", {"count": 57, "deadline_used": 12.5}, {"VendorPolled": [57.0], "DeadlineUsed": [12.5]}),
-        ("callback.attempted", {"state": "delivered", "late_s": 0.0}, {"CallbackAttemptedDelivered": [1.0], "Lateness": [0.0]}),
+        ("callback.attempted", {"state": "delivered", "late_s": 0.0}, {"Lateness": [0.0]}),
+        ("callback.attempted", {"state": "delivered", "late_s": None}, {"CallbackAttemptedDelivered": [1.0]}),
         ("task.accepted", {"queued": None}, {"TaskAccepted": [1.0]}),
         ("task.submitted", {"outcome": "refused_here"}, {"VendorRefused": [1.0]}),
         ("vendor.paused", {"reason": "key_refused"}, {"VendorRefused": [1.0]}),
@@ -47,3 +48,12 @@ def test_an_outcome_is_a_line_and_a_count(told: Any, event: str, facts: dict[str
     assert line["message"] == event
     assert {name: line[name] for name in facts if name in line} == {k: v for k, v in facts.items() if v is not None}
     assert counted == metrics
+
+
+def test_what_another_metric_counts_is_a_line_only() -> None:
+    """A task that the vendor took was accepted before, and every name of a metric costs while it is written."""
+    lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
+    metrics.clear_metrics()
+    LogReporter(Logger(service=uuid.uuid4().hex, stream=lines), metrics).tell("task.submitted", outcome="taken")
+    assert json.loads(lines.getvalue())["message"] == "task.submitted"
+    assert metrics.metric_set == {}

@@ -4,9 +4,7 @@ import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from taskhook import budget
 from taskhook.ports import (
-    Budget,
     Clock,
     Hooks,
     Lease,
@@ -19,7 +17,7 @@ from taskhook.ports import (
     TaskStore,
     Wake,
 )
-from taskhook.submit import RejectedError
+from taskhook.submit import Allowance, RejectedError
 from taskhook.task import State, Task
 
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
@@ -36,11 +34,10 @@ class HintDesk:
     tasks: TaskStore
     vendor: TaskApi
     lease: Lease
-    budget: Budget
+    allowance: Allowance
     wake: Wake
     clock: Clock
     reporter: Reporter
-    requests_per_minute: int
     looked_at: dict[str, datetime]  # kept while the process stays warm
 
 
@@ -75,8 +72,7 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk)
     """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
     if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
         raise RejectedError(503, "Service unavailable: the task was looked at a moment ago", retry_after=1)
-    limit = budget.window_limit(desk.requests_per_minute)
-    if await desk.budget.take_tokens(1, window=budget.window(now), limit=limit) == 0:
+    if not await desk.allowance.take(now):
         raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
     _remember(desk.looked_at, task.task_id, now)
     outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)

@@ -804,14 +804,13 @@ class _Loop:
         now = self.clock.now()
         if task.state is not State.QUEUED:
             raise StaleTaskError(task)
-        if task.request is None or now >= task.accepted_at + self.rules.max_queue_age:
-            why = "waited too long for a free place at the vendor" if task.request is not None else "has lost its request"
-            message = f"the task {why}; it was never paid"
-            expired = task.failed(ErrorCode.QUEUE_EXPIRED, message, now, retention=self.rules.retention, claim=now)
-            self._track(await self._store_end(task, expired))  # its delivery keeps nobody else in the queue waiting
-            return True
+        if now >= task.accepted_at + self.rules.max_queue_age:
+            return await self._expire_queued(task, "waited too long for a free place at the vendor")
         if self._queue_due(now) > now:
             return False
+        task = await self.world.tasks.whole(task)
+        if task.request is None:
+            return await self._expire_queued(task, "was kept without its request")
         if await self.world.budget.take_tokens(1, window=budget.window(now), limit=self.limit) == 0:
             self.queue_blocked_until = budget.window_end(now)
             return False
@@ -821,6 +820,13 @@ class _Loop:
         self.steps["submitted"] += 1
         self._track(paid)
         return await self._learn(outcome, running, served="" if alone else task.caller)
+
+    async def _expire_queued(self, task: Task, why: str) -> bool:
+        message = f"the task {why}; it was never paid"
+        now = self.clock.now()
+        expired = task.failed(ErrorCode.QUEUE_EXPIRED, message, now, retention=self.rules.retention, claim=now)
+        self._track(await self._store_end(task, expired))  # its delivery keeps nobody else in the queue waiting
+        return True
 
     async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
         """Remember what the answer says of the vendor's places; False where the queue has to wait."""

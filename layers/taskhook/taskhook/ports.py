@@ -43,7 +43,7 @@ class StoreUnavailableError(Exception):
 class TaskStore(Protocol):
     """The tasks, each read and written consistently. Every method may raise StoreUnavailableError.
 
-    A task may come without its request, where that is not said to be there.
+    Whatever gives tasks may give them without their requests; `whole` does not.
     """
 
     async def add(self, task: Task) -> Task:
@@ -81,7 +81,7 @@ class WorkIndex(Protocol):
         """Count a caller's queued tasks, up to `at_most`."""
 
     async def queue_heads(self) -> list[Task]:
-        """List each caller's oldest queued task, whole."""
+        """List each caller's oldest queued task."""
 
 
 class TaskPage(BaseModel):

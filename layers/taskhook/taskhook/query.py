@@ -183,9 +183,7 @@ async def _again(task: Task, *, tasks: TaskStore, clock: Clock, reporter: Report
     return again
 
 
-async def list_tasks(
-    wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore
-) -> tuple[list[Task], str | None]:
+async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore) -> tuple[list[Task], str | None]:
     """List the caller's tasks, newest first, with the cursor of the next page."""
     after, until = wanted.span
     if after >= until:  # no time at all, which a table may refuse to look for

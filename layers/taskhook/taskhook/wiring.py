@@ -17,7 +17,7 @@ from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake,
 from taskhook.adapters.vendor import ModellixApi
 from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, Wake
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
-from taskhook.submit import Door, Inspector, Payer
+from taskhook.submit import Allowance, Door, Inspector, Payer
 from taskhook.targets import TargetPolicy
 from taskhook.task import HARD_STOP
 
@@ -182,16 +182,22 @@ def payer() -> Payer:
     return Payer(tasks=tasks(), vendor=vendor(), hooks=hooks(), clock=clock(), reporter=reporter(), retention=settings().retention)
 
 
+@cache
+def allowance() -> Allowance:
+    """Say how many requests to the vendor this process has leave for."""
+    return Allowance(tasks(), settings().requests_per_minute)
+
+
+@cache
 def door() -> Door:
     """What stands between a submit and the vendor."""
     return Door(
         queue=tasks(),
         gates=tasks(),
-        budget=tasks(),
+        allowance=allowance(),
         lease=tasks(),
         wake=wake(),
         max_queued=settings().max_queued,
-        requests_per_minute=settings().requests_per_minute,
     )
 
 
@@ -208,11 +214,10 @@ def hint_desk() -> "HintDesk | None":
         tasks=tasks(),
         vendor=vendor(),
         lease=tasks(),
-        budget=tasks(),
+        allowance=allowance(),
         wake=woken,
         clock=clock(),
         reporter=reporter(),
-        requests_per_minute=settings().requests_per_minute,
         looked_at={},
     )
 

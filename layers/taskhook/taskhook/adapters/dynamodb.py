@@ -108,7 +108,7 @@ class DynamoTasks:
         if task.request is not None and _is_apart(task):
             until = int((task.accepted_at + self._requests_kept).timestamp())
             apart = {"task_id": _request_key(task), "request": packed(task.request), "expires_at": until}
-            await _call(self._client.put_item, TableName=self._table, Item=_item(apart))
+            await self._write(self._client.put_item, TableName=self._table, Item=_item(apart))
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`. Raises StaleTaskError, StoreUnavailableError; safe to repeat.
@@ -172,13 +172,13 @@ class DynamoTasks:
         return len(await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most))
 
     async def queue_heads(self) -> list[Task]:
-        """List each caller's oldest queued task, whole: one row per caller, skipping from name to name."""
+        """List each caller's oldest queued task: one row per caller, skipping from name to name."""
         rows: list[Attributes] = []
         after = " "
         while found := await self._rows("queue", "work_at > :at", {":at": after}, limit=1):
             rows += found
             after = found[0]["work_at"].partition("#")[0] + "$"  # the first string after every `name#…`
-        return await asyncio.gather(*map(self.whole, await self._tasks(rows, ())))
+        return await self._tasks(rows, ())
 
     async def _rows(
         self, partition: str, condition: str, values: dict[str, str], limit: int | None = None, known: Container[str] = ()
