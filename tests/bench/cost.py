@@ -14,12 +14,13 @@ import io
 import json
 import re
 import secrets
+import statistics
 import sys
 import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -83,6 +84,8 @@ class Account:
         self._meter = meter
         session = boto3.Session(region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test")
         self.aws: Callable[[str], Any] = lambda service: session.client(service, endpoint_url=ready["aws_endpoint_url"])
+        self._logged = Counted(at=0, units=Counter())  # by what has been read of the logs, up to
+        self._read_to: dict[tuple[str, str], str] = {}
         self._submitted = 0
         self.unanswered = 0
 
@@ -91,21 +94,58 @@ class Account:
         return await asyncio.to_thread(self._look)
 
     def _look(self) -> Counted:
-        counted = Counted(at=time.monotonic(), units=Counter(json.loads(self._meter.read_text())))
+        for group in self.aws("logs").describe_log_groups()["logGroups"]:
+            name = "submit" if "Submit" in group["logGroupName"] else "poll" if "Poll" in group["logGroupName"] else "empty"
+            for message in self._new_lines(group["logGroupName"]):
+                self._count(name, message)
+        logged = self._logged
+        return Counted(
+            at=time.monotonic(),
+            units=Counter(json.loads(self._meter.read_text())),
+            invocations=logged.invocations.copy(),
+            milliseconds=logged.milliseconds.copy(),
+            log_bytes=logged.log_bytes.copy(),
+            metrics=set(logged.metrics),
+            peak_mb=self._peaks(),
+        )
+
+    def _count(self, name: str, message: str) -> None:
+        self._logged.log_bytes[name] += len(message.encode()) + 26  # CloudWatch's own share of an event
+        if report := _REPORT.match(message):
+            self._logged.invocations[name] += 1
+            self._logged.milliseconds[name] += round(float(report[1]))
+        elif message.startswith('{"_aws"'):
+            [directive] = json.loads(message)["_aws"]["CloudWatchMetrics"]
+            self._logged.metrics |= {metric["Name"] for metric in directive["Metrics"]}
+
+    def _new_lines(self, group: str) -> Iterator[str]:
+        """Read on in each of a group's streams; the emulator's search ends after 10,000 lines, and does not say so."""
         logs = self.aws("logs")
-        for group in logs.describe_log_groups()["logGroups"]:
-            name = "submit" if "Submit" in group["logGroupName"] else "poll"
-            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group["logGroupName"]):
-                for event in page["events"]:
-                    counted.log_bytes[name] += len(event["message"].encode()) + 26  # CloudWatch's own share of an event
-                    if report := _REPORT.match(event["message"]):
-                        counted.invocations[name] += 1
-                        counted.milliseconds[name] += round(float(report[1]))
-                    elif event["message"].startswith('{"_aws"'):
-                        [directive] = json.loads(event["message"])["_aws"]["CloudWatchMetrics"]
-                        counted.metrics |= {metric["Name"] for metric in directive["Metrics"]}
-        counted.peak_mb = self._peaks()
-        return counted
+        for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
+            for stream in page["logStreams"]:
+                where = group, stream["logStreamName"]
+                while True:
+                    on = {"nextToken": self._read_to[where]} if where in self._read_to else {}
+                    events = logs.get_log_events(logGroupName=where[0], logStreamName=where[1], startFromHead=True, **on)
+                    self._read_to[where] = events["nextForwardToken"]
+                    if not events["events"]:
+                        break
+                    yield from (event["message"] for event in events["events"])
+
+    def emulators_share(self, times: int = 40) -> float:
+        """Measure the milliseconds that the emulated account adds to each invocation: those of a function that does nothing."""
+        functions, role = self.aws("lambda"), _role(self, "empty")
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as archive:
+            archive.writestr("empty.py", "def handler(event, context):\n    return None\n")
+        functions.create_function(
+            FunctionName="empty", Runtime="python3.13", Role=role, Handler="empty.handler", Code={"ZipFile": package.getvalue()}
+        )
+        functions.get_waiter("function_active_v2").wait(FunctionName="empty")
+        for _ in range(times):
+            functions.invoke(FunctionName="empty")
+        reports = [float(found[1]) for line in self._new_lines("/aws/lambda/empty") if (found := _REPORT.match(line))]
+        return statistics.median(reports)
 
     def _peaks(self) -> dict[str, int]:
         """Ask the system for the most memory that a process of each function has had."""
@@ -352,17 +392,12 @@ async def _durable(account: Account) -> dict[str, Any]:
 
 
 def _run_durable(account: Account) -> dict[str, Any]:
-    functions, iam = account.aws("lambda"), account.aws("iam")
-    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    role = iam.create_role(RoleName="durable", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
-    rights = {"Effect": "Allow", "Action": "lambda:*", "Resource": "*"}
-    document = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
-    iam.put_role_policy(RoleName="durable", PolicyName="durable", PolicyDocument=document)
+    functions, role = account.aws("lambda"), _role(account, "durable")
     functions.meta.events.register("before-call.lambda.CreateFunction", _enable)
     functions.create_function(
         FunctionName="durable",
         Runtime="python3.13",
-        Role=role["Role"]["Arn"],
+        Role=role,
         Handler="durable.handler",
         Code={"ZipFile": _durable_package()},
         Timeout=60,
@@ -406,6 +441,18 @@ def _run_durable(account: Account) -> dict[str, Any]:
         "bytes_written": len(json.dumps(history, default=str)),
         "events": dict(kinds),
     }
+
+
+def _role(account: Account, name: str) -> str:
+    """Make a role for a function of the bench's own."""
+    iam = account.aws("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
+    rights = {"Effect": "Allow", "Action": ["lambda:*", "logs:*"], "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
+    iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=document)
+    arn: str = role["Role"]["Arn"]
+    return arn
 
 
 def _enable(params: dict[str, Any], **_: Any) -> None:

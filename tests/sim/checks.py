@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from taskhook import signature
-from taskhook.adapters.attributes import plain, unpacked
+from taskhook.adapters.attributes import plain
+from taskhook.adapters.dynamodb import stored_values
 from taskhook.ports import PollKind
 from taskhook.schedule import RETRY_WAITS
 from taskhook.submit import Answer
@@ -38,7 +39,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for task_id in scene.names:
         item = scene.table.peek(TASKS, task_id)
         if item is not None:
-            task = plain(item)
+            task = stored_values(item)
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
@@ -88,7 +89,7 @@ def _of_payments(scene: Scene) -> Iterator[str]:
 
 def _of_media(scene: Scene) -> Iterator[str]:
     for name, shown in scene.media.shown.items():
-        if not any(shown) and any(f'/{name}"' in unpacked(plain(item)["request"]) for item in scene.items_of(name)):
+        if not any(shown) and any(f'/{name}"' in stored_values(item)["request"] for item in scene.items_of(name)):
             yield f"{name} is there, and its media were never good"
     for post in scene.vendor.posts:
         if post.sender in scene.media.warned:
@@ -185,7 +186,7 @@ def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
         yield "has ended past the archive"
         return
     waited = (task["ended_at"] - task["archiving_since"]) / 1000
-    [resource] = json.loads(unpacked(task["message"]))["data"]["result"]["resources"]
+    [resource] = json.loads(task["message"])["data"]["result"]["resources"]
     if not resource["archived"]:
         if "source_url" in resource or resource["url"].startswith(ORIGIN):
             yield "leads to a copy that there is none of"
@@ -232,7 +233,7 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     body = json.loads(visit.body)
     if not State(stored.get("state", {"S": "queued"})["S"]).final:
         yield "was called back before its end was stored"
-    elif unpacked(plain(stored)["message"]).encode() != visit.body:
+    elif stored_values(stored)["message"].encode() != visit.body:
         yield "was called back with another message than the stored one"
     if body["type"] == "prediction.task.succeeded":
         upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]

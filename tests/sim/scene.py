@@ -13,7 +13,7 @@ from typing import Any
 from taskhook import callers, deliver, ports, query
 from taskhook.adapters import attributes
 from taskhook.adapters.archive_s3 import S3Archive
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, _plain
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, stored_values
 from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, VendorKey
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
@@ -882,7 +882,7 @@ class Scene:
             return added | {"nonce": {"S": "rival"}}
         if item["task_id"]["S"] in self.poison:
             return item | {"work_at": request["ExpressionAttributeValues"][":later"]}
-        task, now = Task.model_validate(_plain(item)), self.loop.now()
+        task, now = Task.model_validate(stored_values(item)), self.loop.now()
         if task.state is State.QUEUED:
             task = task.claim_submit(now, until=now + PAY_CLAIM)
         elif task.state is State.SUBMITTING:

@@ -80,16 +80,19 @@ _COMMON = (
 )
 
 
-def packed(text: str) -> str | bytes:
-    """Compress a text where that makes it shorter: an item's bulk is most of the bill."""
-    press = zlib.compressobj(9, wbits=-15, zdict=_COMMON)
+def packed(text: str, known: str = "") -> str | bytes:
+    """Compress a text where that makes it shorter: an item's bulk is most of the bill.
+
+    What is `known` to whoever reads it again, because it stands beside it, takes next to no room a second time.
+    """
+    press = zlib.compressobj(9, wbits=-15, zdict=_COMMON + known.encode())
     pressed = press.compress(text.encode()) + press.flush()
     return pressed if len(pressed) < len(text.encode()) else text
 
 
-def unpacked(value: Any) -> Any:
-    """Give the text back, from whatever `packed` made of it. Raises zlib.error, ValueError."""
+def unpacked(value: Any, known: str = "") -> Any:
+    """Give the text back, from whatever `packed` made of it with the same `known`. Raises zlib.error, ValueError."""
     if not isinstance(value, bytes):
         return value
-    press = zlib.decompressobj(wbits=-15, zdict=_COMMON)
+    press = zlib.decompressobj(wbits=-15, zdict=_COMMON + known.encode())
     return (press.decompress(value) + press.flush()).decode()

@@ -92,7 +92,7 @@ class DynamoTasks:
             return task
         item = await self._item(_request_key(task))
         with contextlib.suppress(KeyError, ValueError, zlib.error):
-            return task.model_copy(update={"request": _plain(item or {})["request"]})
+            return task.model_copy(update={"request": stored_values(item or {})["request"]})
         return task
 
     async def _item(self, key: str) -> Attributes | None:
@@ -196,7 +196,7 @@ class DynamoTasks:
                 ExpressionAttributeValues=_item({":work": partition, **values}),
                 **request,
             )
-            rows += [row for row in map(_plain, answer["Items"]) if row["task_id"] not in known]
+            rows += [row for row in map(stored_values, answer["Items"]) if row["task_id"] not in known]
             if "LastEvaluatedKey" not in answer or (limit and len(rows) >= limit):
                 return rows[:limit]
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -261,7 +261,7 @@ class DynamoTasks:
             ScanIndexForward=False,
             Limit=limit + 1,  # BETWEEN includes its upper bound
         )
-        rows = [row for row in map(_plain, answer["Items"]) if row["listed"] != until][:limit]
+        rows = [row for row in map(stored_values, answer["Items"]) if row["listed"] != until][:limit]
         more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
         cursor = rows[-1]["listed"] if rows and more else None
         return TaskPage(tasks=tuple(await self._tasks(rows, ())), cursor=cursor)
@@ -333,12 +333,12 @@ class DynamoTasks:
         try:
             await _call(self._client.update_item, **request)
         except _ConditionFailedError as failed:
-            left = limit - int(_plain(failed.item or {}).get("used", limit))
+            left = limit - int(stored_values(failed.item or {}).get("used", limit))
             return await self.take_tokens(min(taken, left), window=window, limit=limit) if 0 < left < taken else 0
         return taken
 
     async def _control(self, key: str) -> Attributes:
-        return _plain(await self._item(key) or {})
+        return stored_values(await self._item(key) or {})
 
     async def _update_control(
         self, key: str, update: str, values: Attributes, *, names: Attributes | None = None, **more: str
@@ -360,7 +360,7 @@ class DynamoTasks:
 
     def _read(self, item: Attributes | None) -> Task | None:
         try:
-            return Task.model_validate(_plain(item)) if item else None
+            return Task.model_validate(stored_values(item)) if item else None
         except (TypeError, ValueError, ArithmeticError, zlib.error):
             return None
 
@@ -388,7 +388,7 @@ class DynamoCallers:
     async def read(self, name: str) -> Caller | None:
         """Read a caller as of now."""
         answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"caller": name}), ConsistentRead=True)
-        return Caller.model_validate(_plain(answer["Item"])) if "Item" in answer else None
+        return Caller.model_validate(stored_values(answer["Item"])) if "Item" in answer else None
 
     async def add(self, caller: Caller) -> bool:
         """Store a new caller; False if the name is taken."""
@@ -410,7 +410,7 @@ class DynamoCallers:
             answer = await _call(self._client.scan, TableName=self._table, **request)
             items += answer["Items"]
             if "LastEvaluatedKey" not in answer:
-                return sorted((Caller.model_validate(_plain(item)) for item in items), key=lambda caller: caller.caller)
+                return sorted((Caller.model_validate(stored_values(item)) for item in items), key=lambda caller: caller.caller)
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     async def _put(self, caller: Caller, condition: str, extra: Attributes) -> bool:
@@ -424,7 +424,9 @@ class DynamoCallers:
                 **extra,
             )
         except _ConditionFailedError as failed:
-            return failed.item is not None and Caller.model_validate(_plain(failed.item)) == caller  # our own, stored at first try
+            return (
+                failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
+            )  # our own, stored at first try
         return True
 
 
@@ -461,7 +463,7 @@ def _attributes(model: BaseModel) -> Attributes:
     if _is_apart(model):
         attributes.pop("request", None)
     for name in _BULKY & attributes.keys():
-        attributes[name] = packed(attributes[name])
+        attributes[name] = packed(attributes[name], _known(name, attributes))
     if model.work is not None:
         attributes["work"], attributes["work_at"] = model.work
     if model.expires_at is not None:
@@ -479,10 +481,16 @@ def _request_key(task: Task) -> str:
     return f"{task.task_id}#{task.fingerprint}"
 
 
-def _plain(item: Attributes) -> Attributes:
+def stored_values(item: Attributes) -> Attributes:
+    """Read an item: plain values, texts as they were before they were compressed. Raises zlib.error, ValueError."""
     attributes = plain(item)
     if "expires_at" in attributes:
         attributes["expires_at"] = attributes["expires_at"] * 1000
     for name in _BULKY & attributes.keys():
-        attributes[name] = unpacked(attributes[name])
+        attributes[name] = unpacked(attributes[name], _known(name, attributes))
     return attributes
+
+
+def _known(name: str, item: Attributes) -> str:
+    """Give what a task's item says beside a bulky attribute, and that says again; it does not change once that is there."""
+    return "".join(str(item.get(told, "")) for told in ("reference", "upstream_task_id", "task_id")) if name == "message" else ""
