@@ -1,9 +1,10 @@
 """What a million tasks and an idle month cost: tasks run through the embedded stack, and what AWS would bill is counted.
 
-Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll), write units as
-DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100
-tasks of two minutes always running are 2.16 million a month; one invocation lingers, and reads, all that time. Kept: a month.
-The cold start and the emulator's 50 ms of waiting for each invocation are in the milliseconds. Prices: `prices.py`.
+Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll; what a
+function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write units as DynamoDB returns
+them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100 tasks of two
+minutes always running are 2.16 million a month; one invocation lingers, and reads, all that time, and most of them run while
+the others are counted. Kept: a month. Prices: `prices.py`.
 
 Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The durable function runs.
 """
@@ -42,10 +43,12 @@ PER_MONTH = RUNNING * prices.MONTH_S / TASK_S  # tasks
 SUBMIT_GB, POLL_GB = (
     stack.template()["Resources"][f"{name}Function"]["Properties"]["MemorySize"] / 1024 for name in ("Submit", "Poll")
 )
+STANDING = RUNNING - 20  # run all the time while the others come and go
 LONG = 500  # bytes of a URL
-AT_ONCE = 4  # submits: each looks at two files, in processes of their own
+AT_ONCE = 2  # submits: each looks at two files, in processes of their own, and there are two cores
 TRIES = 3
 SHOWN = ("api", "requests", "submit", "poll", "writes", "reads", "logs", "metrics", "kept", "fixed")
+_SYSTEM = re.compile(r"^(START|END|REPORT) ")  # which the template's SystemLogLevel leaves out on AWS
 _REPORT = re.compile(r"^REPORT .*\tDuration: ([0-9.]+) ms\tBilled")
 
 
@@ -86,7 +89,8 @@ class Account:
         self.aws: Callable[[str], Any] = lambda service: session.client(service, endpoint_url=ready["aws_endpoint_url"])
         self._logged = Counted(at=0, units=Counter())  # by what has been read of the logs, up to
         self._read_to: dict[tuple[str, str], str] = {}
-        self._submitted = 0
+        self._emulators_ms = 0.0
+        self._submitted = self._awaited = 0
         self.unanswered = 0
 
     async def look(self) -> Counted:
@@ -110,10 +114,11 @@ class Account:
         )
 
     def _count(self, name: str, message: str) -> None:
-        self._logged.log_bytes[name] += len(message.encode()) + 26  # CloudWatch's own share of an event
+        if not _SYSTEM.match(message):
+            self._logged.log_bytes[name] += len(message.encode()) + 26  # CloudWatch's own share of an event
         if report := _REPORT.match(message):
             self._logged.invocations[name] += 1
-            self._logged.milliseconds[name] += round(float(report[1]))
+            self._logged.milliseconds[name] += max(1, round(float(report[1]) - self._emulators_ms))
         elif message.startswith('{"_aws"'):
             [directive] = json.loads(message)["_aws"]["CloudWatchMetrics"]
             self._logged.metrics |= {metric["Name"] for metric in directive["Metrics"]}
@@ -132,8 +137,16 @@ class Account:
                         break
                     yield from (event["message"] for event in events["events"])
 
-    def emulators_share(self, times: int = 40) -> float:
-        """Measure the milliseconds that the emulated account adds to each invocation: those of a function that does nothing."""
+    async def get_ready(self) -> None:
+        """Learn what the emulator adds to each invocation, slow the vendor down as it is, and serve whatever starts cold."""
+        self._emulators_ms = await asyncio.to_thread(self._empty_invocation)
+        for on, seconds in (("submit", 0.4), ("task", 0.2)):
+            fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
+            (await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)).raise_for_status()
+        await self.serve(2 * AT_ONCE, url_bytes=0, task_s=1)
+
+    def _empty_invocation(self, times: int = 40) -> float:
+        """Measure the milliseconds that are reported of a function that does nothing: what the emulated account itself takes."""
         functions, role = self.aws("lambda"), _role(self, "empty")
         package = io.BytesIO()
         with zipfile.ZipFile(package, "w") as archive:
@@ -167,17 +180,19 @@ class Account:
                 await asyncio.sleep(2)
         return counted
 
-    async def slow_vendor(self) -> None:
-        """Let the vendor take its usual time."""
-        for on, seconds in (("submit", 0.4), ("task", 0.2)):
-            fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
-            (await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)).raise_for_status()
-
     async def serve(self, tasks: int, *, url_bytes: int, task_s: float) -> None:
         """Submit tasks, a few at once, and wait until every callback has come and what came of it is stored."""
+        await self.submit(tasks, url_bytes=url_bytes, task_s=task_s)
+        self._awaited += tasks
+        async with asyncio.timeout(task_s + 240):
+            await self.deliveries.at_least(self._awaited)
+        await asyncio.sleep(5)
+
+    async def submit(self, tasks: int, *, url_bytes: int, task_s: float) -> None:
+        """Submit tasks, a few at once."""
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def submit(number: int) -> None:
+        async def one(number: int) -> None:
             body = {
                 "image_url": _url(f"{self.ready['upstream']}/media/actor.jpg?n={number}&task_seconds={task_s}&x=", url_bytes),
                 "video_url": _url(f"{self.ready['upstream']}/media/scene.mp4?x=", url_bytes),
@@ -197,20 +212,18 @@ class Account:
                     self.unanswered += 1
                 raise RuntimeError(f"a submit was answered {answer.status_code} {answer.text[:300]}")
 
-        await asyncio.gather(*(submit(self._submitted + number) for number in range(tasks)))
+        await asyncio.gather(*(one(self._submitted + number) for number in range(tasks)))
         self._submitted += tasks
-        async with asyncio.timeout(task_s + 240):
-            await self.deliveries.at_least(self._submitted)
-        await asyncio.sleep(5)
 
     def item_bytes(self) -> float:
-        """Weigh what is kept of a task, on average: its item and its row in the caller's index, and what DynamoDB adds to each."""
+        """Weigh what is kept of a task, on average: its items and its row in the caller's index, and what DynamoDB adds to each."""
         resource = self.aws("cloudformation").describe_stack_resource(StackName=self.ready["stack"], LogicalResourceId="Tasks")
         table = resource["StackResourceDetail"]["PhysicalResourceId"]
         items = [item for page in self.aws("dynamodb").get_paginator("scan").paginate(TableName=table) for item in page["Items"]]
-        kept = [item for item in items if item["task_id"]["S"].startswith("tk_")]
-        keys = ("task_id", "caller", "listed")
-        return sum(size(item) + size({name: item[name] for name in keys}) + 200 for item in kept) / len(kept)
+        own = [item for item in items if item["task_id"]["S"].startswith("tk_")]
+        tasks = [item for item in own if "state" in item]  # the others are requests
+        rows = sum(size({name: item[name] for name in ("task_id", "caller", "listed")}) + 100 for item in tasks)
+        return (rows + sum(size(item) + 100 for item in own)) / len(tasks)
 
 
 def _url(start: str, length: int) -> str:
@@ -250,42 +263,43 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
             httpx.AsyncClient(timeout=120) as client,
         ):
             account = Account(ready, meter, deliveries, client)
-            await account.slow_vendor()
-            await account.serve(2, url_bytes=0, task_s=1)  # whatever is cold
+            await account.get_ready()
             began = await account.look()
-            standing = asyncio.create_task(account.serve(RUNNING, url_bytes=0, task_s=standing_s + 60))
-            await asyncio.sleep(50)  # all are running by now
+            await account.submit(STANDING, url_bytes=0, task_s=3600)  # for as long as this takes
             before = await account.look()
             await asyncio.sleep(standing_s)
-            after = await account.look()
-            await standing
-            await asyncio.sleep(5)  # for the report of the invocation that lingered
-            stood = await account.look()
-            await account.serve(short_tasks, url_bytes=0, task_s=5)
+            still = (await account.look()).since(before)
             start = await account.look()
+            await account.serve(short_tasks, url_bytes=0, task_s=5)
+            middle = await account.look()
             await account.serve(long_tasks, url_bytes=LONG, task_s=5)
-            await asyncio.sleep(10)  # for the report of the invocation that lingered
             end = await account.look()
             kept = await asyncio.to_thread(account.item_bytes)
             durable = await _durable(account)
-    short, long, still = start.since(stood), end.since(start), after.since(before)
-    # Who hands over goes on for a moment; and not less than one, for the second before the first and after the last.
-    overlap = max(1.0, stood.since(began).milliseconds["poll"] / 1000 / stood.since(began).at)
+    short, long, whole = middle.since(start), end.since(middle), end.since(began)
     per_task_s = TASK_S / RUNNING
+    # Who hands over goes on for a moment; and not less than one, for the last one's report has not come.
+    overlap = max(1.0, whole.milliseconds["poll"] / 1000 / whole.at)
+    units = {kind: _besides(long, still, kind) / long_tasks + still.sum(kind) / still.at * per_task_s for kind in ("write", "read")}
     dollars = _common(long, long_tasks, kept) | {
         "poll": per_task_s * overlap * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
-        "writes": (long.sum("write") / long_tasks + still.sum("write") / still.at * per_task_s) * prices.WRITE_UNIT * MILLION,
-        "reads": (long.sum("read") / long_tasks + still.sum("read") / still.at * per_task_s) * prices.READ_UNIT * MILLION,
+        "writes": units["write"] * prices.WRITE_UNIT * MILLION,
+        "reads": units["read"] * prices.READ_UNIT * MILLION,
     }
     return {
         "dollars": dollars,
         "durable": durable,
-        "wru_short": round(short.sum("write") / short_tasks, 2),
-        "wru_long": round(long.sum("write") / long_tasks, 2),
+        "wru_short": round(_besides(short, still, "write") / short_tasks, 2),
+        "wru_long": round(_besides(long, still, "write") / long_tasks, 2),
         "counted": {"unanswered": account.unanswered}
         | _shown(long, long_tasks, kept)
         | {"standing_per_s": {k: round(v / still.at, 2) for k, v in still.units.items()}},
     }
+
+
+def _besides(counted: Counted, still: Counted, kind: str) -> float:
+    """Count units of one kind without those that would have been spent in that time anyway, for what goes on running."""
+    return counted.sum(kind) - still.sum(kind) / still.at * counted.at
 
 
 async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[str, float]]:
@@ -294,10 +308,9 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         flags = ("--rpm", "100000", "--concurrent", "10000", "--parameter", "CallbackLatency=economy")
         async with _stack("--meter", str(meter), *flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
             account = Account(ready, meter, deliveries, client)
-            await account.slow_vendor()
             first = await account.ticked(1)  # with a cold start
             idle = (await account.ticked(first.invocations["poll"] + 1)).since(first)
-            await account.serve(2, url_bytes=0, task_s=1)
+            await account.get_ready()
             start = await account.look()
             await account.serve(tasks, url_bytes=LONG, task_s=task_s)
             end = await account.look()

@@ -683,6 +683,30 @@ async def test_where_hints_come_polls_are_rare(floor: Floor) -> None:
     assert floor.tasks.lease.hinted_at is None  # it ended without a hint
 
 
+async def test_where_hints_come_it_is_still_found_out_whether_polls_are_held(floor: Floor) -> None:
+    """A held poll costs less than a hint, which takes two invocations and two requests; one poll is enough to know."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.holds = True
+    floor.vendor.task_time = timedelta(seconds=50)
+    for number in range(3):
+        await floor.add(State.WATCHED, f"t{number}")
+    await floor.run(timedelta(minutes=1))
+    assert floor.tasks.lease.held_models
+    assert max(lateness(floor)) <= timedelta(seconds=1)
+
+
+async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(floor: Floor) -> None:
+    """All others stay as rare as hints make them."""
+    floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())
+    floor.vendor.task_time = timedelta(seconds=200)
+    began = floor.clock.now()
+    for number in range(30):
+        await floor.add(State.WATCHED, f"t{number}")
+        floor.clock.pass_by(timedelta(seconds=0.3))
+    await floor.run(timedelta(minutes=1))
+    assert sum(at < began + timedelta(seconds=55) for at, _ in floor.vendor.polls) <= 2
+
+
 async def test_what_was_polled_before_somebody_left_is_not_polled_again(floor: Floor) -> None:
     """Whoever leaves because nothing is due has served every point until then, and says so."""
     floor.tasks.lease = LeaseView(hinted_at=floor.clock.now())

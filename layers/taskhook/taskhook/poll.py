@@ -428,7 +428,8 @@ class _Loop:
         first = timedelta(0) if self.rules.immediate or model is None else model.typical_minimum
         if self._holding(task) and self._hold_is_free():
             return max(after, taken_at + first)
-        if self.lease.hints(self.clock.now()) and answered and not self._holding(task):  # else hints are left to held polls
+        hinted = self.lease.hints(self.clock.now()) and not self._holding(task)  # else hints are left to held polls
+        if hinted and answered and not self._hold_is_asked(task):
             return taken_at + schedule.next_rare_poll(after - taken_at)
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
@@ -691,6 +692,7 @@ class _Loop:
             self.world.habits.found(task.model, self.clock.now(), holds=True)
         elif outcome.kind is PollKind.PENDING:
             self.world.habits.found(task.model, self.clock.now(), holds=False)
+            self._reconsider(after=self.clock.now())
         return outcome
 
     async def _poll(self, task: Task, *, hold: bool) -> PollOutcome:
@@ -738,6 +740,11 @@ class _Loop:
         """Whether a poll of this task would be held, as far as is known."""
         known = self.world.habits.holding(task.model, self.clock.now())
         return bool(known) and self.rules.long_poll and self.lingers
+
+    def _hold_is_asked(self, task: Task) -> bool:
+        """Tell whether the next poll of this task is to show if the vendor holds it: a held one is cheaper than a hint."""
+        unknown = self.world.habits.holding(task.model, self.clock.now()) is None and task.model not in self.probing
+        return unknown and self.rules.long_poll and self.lingers
 
     def _believe_held_polls(self, now: datetime) -> None:
         """Take a poll without an answer for held, before it is over, so that the others need not wait for the proof."""
