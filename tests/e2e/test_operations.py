@@ -117,6 +117,7 @@ def test_every_metric_that_is_watched_is_written(
     user.ended(down, callback="undelivered")
     for task_id in queued:
         user.ended(task_id)
+    user.http.post(f"/api/v1/tasks/{queued[0]}/redeliver").raise_for_status()
 
     own = {metric for metric in watched.of_alarms(alarms) | watched.of_dashboard(dashboard) if not metric[0].startswith("AWS/")}
     assert {namespace for namespace, _ in own} == {"taskhook"}
