@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
+from taskhook.adapters.attributes import item
+from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes
 from taskhook.adapters.surroundings import SystemClock
 from taskhook.budget import Gate
 from taskhook.ports import Credential, LeaseView, StaleTaskError, TaskExistsError
@@ -197,6 +198,23 @@ async def test_a_long_request_is_read_where_it_is_asked_for(store: Store) -> Non
     assert (await store.whole(found)).request == request.replace("image", "video")
 
 
+async def test_a_key_that_is_used_again_keeps_no_request_of_its_first_task() -> None:
+    """Not even one that an earlier version stored with its task: what is paid for is the new one."""
+    table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: 0.0)
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told(), requests_kept=timedelta(days=9))
+    first, second = (json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"}) for _ in range(2))
+    task = a_task().model_copy(update={"request": first, "nonce": "n"})
+    table.write("Tasks", item(_attributes(task)) | {"request": {"S": first}})
+    again = a_task(2).model_copy(update={"task_id": task.task_id, "fingerprint": "g", "request": second})
+    await store.swap(task, again)
+    found = await store.get(task.task_id)
+    assert found is not None
+    assert (await store.whole(found)).request == second
+    apart = table.peek("Tasks", f"{task.task_id}#g")
+    assert apart is not None
+    assert int(apart["expires_at"]["N"]) == int((again.accepted_at + timedelta(days=9)).timestamp())  # TTL counts in seconds
+
+
 async def test_a_request_that_is_gone_is_none(store: Store) -> None:
     """A task may outlive its request; it is still all there is to say."""
     task = a_task().model_copy(update={"request": None})
@@ -352,10 +370,12 @@ async def test_the_lease_goes_to_one(store: Store) -> None:
     assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [True, False, False]
     await store.release("one")
     assert (await store.view()).alive(START)
-    await store.release("three")
+    await store.release("three", left_at=START)
     released = await store.view()
     assert not released.alive(START)
+    assert released.left_at == START
     assert await store.take(released, LeaseView(holder="four", until=later), takeover=False)
+    assert (await store.view()).left_at is None
 
 
 async def test_a_true_hint_is_remembered_across_holders(store: Store) -> None:

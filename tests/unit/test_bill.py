@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from taskhook.adapters.attributes import item
-from taskhook.adapters.dynamodb import _attributes
+from taskhook.adapters.attributes import item, packed
+from taskhook.adapters.dynamodb import _attributes, stored_values
 from taskhook.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task, minified
 from tests.local.emulator import size
 from tests.world import START
@@ -50,6 +50,13 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
         ended,
         ended.attempted(attempt, delivered=True, retry_at=None, now=START, retention=RETENTION),
     ]
+
+
+def test_a_message_that_was_stored_without_a_look_beside_it_is_read_as_it_was() -> None:
+    """So did an earlier version, and its tasks are still there."""
+    ended = from_submit_to_delivery(60)[2]
+    stored = item(_attributes(ended) | {"message": packed(ended.message or "")})
+    assert stored_values(stored)["message"] == ended.message
 
 
 @pytest.mark.parametrize("url_bytes", [60, 200, 300, 500])

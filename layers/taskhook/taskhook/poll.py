@@ -154,8 +154,9 @@ class _Loop:
         self.lingers = False
         self.has_lease = False
         self.closing = False  # nothing more is begun
-        # Where nobody polled before, every point since the last tick is still to be served.
-        self.polled_until = self.started - TICK
+        self.blind = False  # what there is to do could not be looked for
+        # Where nobody polled before, every point since the last tick is still to be served; and when one was, only roughly known.
+        self.polled_until = self.looked_until = self.started - TICK
         self.tracked: dict[str, _Tracked] = {}
         self.steps: Counter[str] = Counter()
         self.newest: datetime | None = None
@@ -167,6 +168,7 @@ class _Loop:
         self.queue_worker: asyncio.Task[None] | None = None
         self.vendor_paused_until = self.started
         self.tokens = 0  # requests that this invocation may still make in `window`
+        self.used = self.used_before = 0  # those that it made in it, and in the window before
         self.window = -1
         self.window_empty = False
         self.limit = budget.window_limit(rules.requests_per_minute)
@@ -255,7 +257,7 @@ class _Loop:
         if not await self.world.lease.take(self.lease, self._my_lease(), takeover=takeover):
             return False
         if alive:  # it serves the points up to its last beat, and sees within SCAN that it is relieved
-            self.polled_until = now - 2 * BEAT
+            self.polled_until = self.looked_until = now - 2 * BEAT
         elif self.lease.left_at is not None:
             self.polled_until = max(self.polled_until, self.lease.left_at)
         self.lingers = self.has_lease = True
@@ -277,13 +279,15 @@ class _Loop:
                     if self.lease.holder != self.name:
                         return
                     if self.lease.hints(self.clock.now()) is not trusted:
-                        self._reconsider(after=self.clock.now())
+                        self._think_again()
                     if (
                         self.lease.held_models != self._my_lease().held_models
                     ):  # found out meanwhile; then hints are not waited for, or are
                         await self.world.lease.take(self.lease, self._my_lease(), takeover=False)
                     await self._scan()
+                    self.blind = False
                 except StoreUnavailableError as error:
+                    self.blind = True
                     self.world.reporter.tell("poll.scan_failed", error=str(error))
             await self._start_due()
             if not self._has_work() and not await self._more_came():
@@ -292,15 +296,20 @@ class _Loop:
 
     async def _more_came(self) -> bool:
         """Give the lease up, then look once more: a wake that found it held until now has left its task to this invocation."""
-        # Nothing is due: so every point was served, but for those that the vendor's pause holds up.
-        left_at = None if self._paused() else min(self.clock.now(), self.hard_stop - DRAIN)
         try:
-            await self.world.lease.release(self.name, left_at=left_at)
+            await self.world.lease.release(self.name, left_at=self._served_until())
             self.has_lease = False
             await self._scan()
             return self._has_work() and await self._take_lease(takeover=False)
         except StoreUnavailableError:
             return False
+
+    def _served_until(self) -> datetime | None:
+        """Tell until when every point of polling was served, where nothing is due any more; None where one may not have been."""
+        unanswered = any(not entry.answered for entry in self.tracked.values())
+        if unanswered or self.blind or self._paused():
+            return None
+        return min(self.clock.now(), self.hard_stop - DRAIN)
 
     async def _serve_once(self) -> None:
         """Do what was due at the start, each once, waiting for the requests that takes; and the queue."""
@@ -433,14 +442,25 @@ class _Loop:
             return taken_at + schedule.next_rare_poll(after - taken_at)
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
-    def _reconsider(self, *, after: datetime | None = None) -> None:
-        """Think again about when to poll, after what was learnt: from the start, or about the points `after` then."""
-        for entry in self.tracked.values():
-            if entry.running is None and entry.task.state is State.WATCHED and not entry.hinted:
-                if after is None:
-                    entry.due = self._next_poll(entry.task, after=self.polled_until)
-                elif entry.due > after:
-                    entry.due = max(self._next_poll(entry.task, after=after, answered=entry.answered), entry.not_before or after)
+    def _reconsider(self) -> None:
+        """Plan all polls anew, from the first point that is not known to be served."""
+        for entry in self._idle():
+            entry.due = self._next_poll(entry.task, after=self.polled_until)
+
+    def _think_again(self) -> None:
+        """Plan anew those polls that are not due yet, where it was learnt how else the ends of tasks are told, or are not."""
+        now = self.clock.now()
+        for entry in self._idle():
+            if entry.due > now:
+                entry.due = max(self._next_poll(entry.task, after=now, answered=entry.answered), entry.not_before or now)
+
+    def _idle(self) -> list[_Tracked]:
+        """List the tasks that wait for their next poll."""
+        return [
+            entry
+            for entry in self.tracked.values()
+            if entry.running is None and entry.task.state is State.WATCHED and not entry.hinted
+        ]
 
     def _running(self, *, besides: str = "") -> int:
         """Count the tasks that fill a place at the vendor, as far as is known."""
@@ -466,6 +486,7 @@ class _Loop:
             asking.sort(key=lambda entry: (entry.due - now) / max(now - entry.task.accepted_at, BEAT))
             for entry in asking[: await self._requests(len(asking))]:
                 self.tokens -= 1
+                self.used += 1
                 self._start(entry)
             if self.queue_waits and self.queue_worker is None and now >= self._queue_due(now):
                 self.queue_worker = asyncio.create_task(self._work_queue())
@@ -477,16 +498,18 @@ class _Loop:
         """Tell how many of `wanted` requests may be made now, taking a block for the rest of the window where more are needed."""
         now = self.clock.now()
         if budget.window(now) != self.window:
-            self.window, self.tokens = budget.window(now), 0
+            self.used_before = self.used if budget.window(now) == self.window + 1 else 0
+            self.window, self.tokens, self.used = budget.window(now), 0, 0
             self.window_empty = False
         if wanted > self.tokens and not self.window_empty:
             end = budget.window_end(now)
             expected = sum(
                 entry.due < end and not entry.held for entry in self.tracked.values() if entry.task.state is State.WATCHED
             )
+            block = max(wanted, expected, budget.block(self.used_before, self.limit)) - self.tokens
             try:
                 limit = self.limit - budget.reserve(self.limit)
-                taken = await self.world.budget.take_tokens(max(wanted, expected) - self.tokens, window=self.window, limit=limit)
+                taken = await self.world.budget.take_tokens(block, window=self.window, limit=limit)
             except StoreUnavailableError:
                 taken = 0
             self.tokens += taken
@@ -531,14 +554,15 @@ class _Loop:
                 return await self._end_failed(task, ErrorCode.EXPIRED, "the task's deadline passed without an answer of the vendor")
             case State.WATCHED:
                 asked_at = self.clock.now()
-                if self._hint_is_due(entry, asked_at):  # which may have brought a wake here, that has ended the task
+                hint_is_due = self._hint_is_due(entry, asked_at) and not self._may_hold(task)
+                if hint_is_due:  # which may have brought a wake here, that has ended the task
                     task = await self._unchanged(task)
                 outcome = await self._ask(entry)
                 self.steps["polled"] += 1
-                entry.answered = outcome.kind not in {PollKind.UNAVAILABLE, PollKind.MISSING}
+                entry.answered = outcome.kind in {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
                 self._measure(entry, outcome, asked_at)
-                if outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
-                    await self._doubt_hints(entry, asked_at)
+                if hint_is_due and outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
+                    await self._doubt_hints()
                 entry.task = await self._polled(task, outcome, asked_at=asked_at)
                 return await self._archive(entry) if entry.task.state is State.ARCHIVING else entry.task
             case _:
@@ -692,7 +716,7 @@ class _Loop:
             self.world.habits.found(task.model, self.clock.now(), holds=True)
         elif outcome.kind is PollKind.PENDING:
             self.world.habits.found(task.model, self.clock.now(), holds=False)
-            self._reconsider(after=self.clock.now())
+            self._think_again()
         return outcome
 
     async def _poll(self, task: Task, *, hold: bool) -> PollOutcome:
@@ -713,15 +737,14 @@ class _Loop:
         if outcome.kind is PollKind.PENDING:
             entry.ran_until = max(asked_at, entry.ran_until or asked_at)
         elif entry.ran_until is None:
-            entry.ran_until = self.started if entry.hinted else max(taken_at, self.polled_until)
+            entry.ran_until = self.started if entry.hinted else max(taken_at, self.looked_until)
 
-    async def _doubt_hints(self, entry: _Tracked, asked_at: datetime) -> None:
+    async def _doubt_hints(self) -> None:
         """Trust hints no longer when a task has ended without one; the next true one is trusted again."""
-        if self._hint_is_due(entry, asked_at):
-            self.lease = self.lease.model_copy(update={"hinted_at": None})
-            self._reconsider(after=asked_at)
-            with contextlib.suppress(StoreUnavailableError):
-                await self.world.lease.hinted(None)
+        self.lease = self.lease.model_copy(update={"hinted_at": None})
+        self._think_again()
+        with contextlib.suppress(StoreUnavailableError):
+            await self.world.lease.hinted(None)
 
     def _hint_is_due(self, entry: _Tracked, now: datetime) -> bool:
         """Tell whether a hint should tell of the task's end, and has not brought it here."""
@@ -744,7 +767,7 @@ class _Loop:
     def _hold_is_asked(self, task: Task) -> bool:
         """Tell whether the next poll of this task is to show if the vendor holds it: a held one is cheaper than a hint."""
         unknown = self.world.habits.holding(task.model, self.clock.now()) is None and task.model not in self.probing
-        return unknown and self.rules.long_poll and self.lingers
+        return unknown and self.rules.long_poll and self.lingers and self._hold_is_free()
 
     def _believe_held_polls(self, now: datetime) -> None:
         """Take a poll without an answer for held, before it is over, so that the others need not wait for the proof."""
@@ -817,7 +840,7 @@ class _Loop:
             return False
         task = await self.world.tasks.whole(task)
         if task.request is None:
-            return await self._expire_queued(task, "was kept without its request")
+            return await self._expire_queued(task, "was kept without a request that can be read")
         if await self.world.budget.take_tokens(1, window=budget.window(now), limit=self.limit) == 0:
             self.queue_blocked_until = budget.window_end(now)
             return False

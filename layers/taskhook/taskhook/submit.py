@@ -170,13 +170,9 @@ class Payer:
 
 @dataclass
 class Allowance:
-    """Requests that this process may make out of the vendor's budget; kept while it stays warm.
+    """Requests that this process may make out of the vendor's budget, taken in blocks; kept while it stays warm."""
 
-    It takes as many at once as it made in the window before, so that a busy process pays for one write a window and not for
-    one a request; never more than an eighth of a window, for what it does not use lapses.
-    """
-
-    budget: Budget
+    tokens: Budget
     requests_per_minute: int
     window: int = -1
     left: int = 0
@@ -187,10 +183,10 @@ class Allowance:
         limit, window, wanted = budget.window_limit(self.requests_per_minute), budget.window(now), 1
         if window != self.window:
             if window == self.window + 1:
-                wanted = max(1, min(self.used, limit // 8))
+                wanted = max(1, budget.block(self.used, limit))
             self.window, self.left, self.used = window, 0, 0
         if self.left == 0:
-            self.left = await self.budget.take_tokens(wanted, window=window, limit=limit)
+            self.left = await self.tokens.take_tokens(wanted, window=window, limit=limit)
         if self.left == 0:
             return False
         self.left -= 1
@@ -322,7 +318,9 @@ async def pay(task: Task, *, deadline: datetime, payer: Payer) -> tuple[Task, Su
     """
     hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
     limit = min(deadline, task.claimed_until or deadline) - payer.clock.now()
-    if limit < LEAST_POST_TIME or task.request is None:  # or thawed too late: somebody else may be deciding about the task by now
+    if task.request is None:
+        outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
+    elif limit < LEAST_POST_TIME:  # or thawed too late: somebody else may be deciding about the task by now
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit)

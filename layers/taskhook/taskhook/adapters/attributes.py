@@ -83,9 +83,10 @@ _COMMON = (
 def packed(text: str, known: str = "") -> str | bytes:
     """Compress a text where that makes it shorter: an item's bulk is most of the bill.
 
-    What is `known` to whoever reads it again, because it stands beside it, takes next to no room a second time.
+    What is `known` to whoever reads it again, because it stands beside it, takes next to no room a second time. It comes
+    first in the dictionary, whose places count from its end: what was stored without it is read as it was.
     """
-    press = zlib.compressobj(9, wbits=-15, zdict=_COMMON + known.encode())
+    press = zlib.compressobj(9, wbits=-15, zdict=known.encode() + _COMMON)
     pressed = press.compress(text.encode()) + press.flush()
     return pressed if len(pressed) < len(text.encode()) else text
 
@@ -94,5 +95,5 @@ def unpacked(value: Any, known: str = "") -> Any:
     """Give the text back, from whatever `packed` made of it with the same `known`. Raises zlib.error, ValueError."""
     if not isinstance(value, bytes):
         return value
-    press = zlib.decompressobj(wbits=-15, zdict=_COMMON + known.encode())
+    press = zlib.decompressobj(wbits=-15, zdict=known.encode() + _COMMON)
     return (press.decompress(value) + press.flush()).decode()

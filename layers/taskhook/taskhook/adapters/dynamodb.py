@@ -116,9 +116,10 @@ class DynamoTasks:
         Names the attributes that change and no other: what a newer version has added to the item stays.
         """
         new = new.model_copy(update={"nonce": secrets.token_hex(8)})
-        if new.accepted_at != old.accepted_at:  # another task under the same idempotency key
-            await self._keep_request(new)
         before, after = _attributes(old), _attributes(new)
+        if new.accepted_at != old.accepted_at:  # another task under the same idempotency key: nothing of its request stays
+            await self._keep_request(new)
+            before["request"] = b""
         changed = {name: value for name, value in after.items() if before.get(name) != value}
         names = {f"#{index}": name for index, name in enumerate((*changed, *(before.keys() - after.keys())))}
         values = {f":{index}": value for index, value in enumerate(changed.values())}
@@ -424,9 +425,8 @@ class DynamoCallers:
                 **extra,
             )
         except _ConditionFailedError as failed:
-            return (
-                failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
-            )  # our own, stored at first try
+            # Our own, stored at the first try.
+            return failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
         return True
 
 

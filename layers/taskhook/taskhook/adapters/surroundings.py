@@ -37,9 +37,9 @@ _MEASURES = {
     "oldest_queued_s": ("OldestQueued", MetricUnit.Seconds),
 }
 # An alarm in the emulated account looks at one metric, so what shall ring alike is counted under one name.
-# Each metric costs while it is written: what others count too is a line only.
-_COUNTED = {"TaskSubmittedTaken"}  # by TaskAccepted, less what else became of submits
 _SAME = {"TaskSubmittedRefusedHere": "VendorRefused", "VendorPausedKeyRefused": "VendorRefused"}
+# Each metric costs while it is written. Where all goes well, TaskAccepted and the samples of Lateness count a task.
+_LINES_ONLY = {"TaskSubmittedTaken", "TaskEndedSuccess", "CallbackAttemptedDelivered"}
 
 
 class LogReporter:
@@ -53,7 +53,7 @@ class LogReporter:
         """Write the line `event` with its facts."""
         self._logger.info(event, extra={name: value for name, value in facts.items() if value is not None})
         counter = _metric(event, facts)
-        if counter not in _COUNTED and facts.get("late_s") is None:  # whose samples are counted
+        if counter not in _LINES_ONLY:
             self._metrics.add_metric(name=counter, unit=MetricUnit.Count, value=float(facts.get("count") or 1))
         for fact, (name, unit) in _MEASURES.items():
             if (value := facts.get(fact)) is not None:
