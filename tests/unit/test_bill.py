@@ -59,7 +59,7 @@ def test_a_message_that_was_stored_without_a_look_beside_it_is_read_as_it_was() 
     assert stored_values(stored)["message"] == ended.message
 
 
-@pytest.mark.parametrize("url_bytes", [60, 200, 300, 500])
+@pytest.mark.parametrize("url_bytes", [60, 100, 130, 200, 300, 500])
 def test_each_write_of_an_ordinary_task_is_one_unit(url_bytes: int) -> None:
     """The request of a task with long URLs is stored apart; all else fits, up to the delivery and its log."""
     assert [size(item(_attributes(task))) <= UNIT for task in from_submit_to_delivery(url_bytes)] == [True] * 4

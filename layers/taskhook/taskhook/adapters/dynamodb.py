@@ -42,7 +42,7 @@ _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
 _REQUESTS_KEPT = timedelta(days=40)  # where nobody says
-_INLINE = 400  # bytes of request and callback URL that fit into one write unit together with all else
+_INLINE = 420  # characters of request and callback URL that fit into one write unit together with all else
 _BULKY = {"callback_url", "message", "request", "result"}
 _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
 
@@ -473,7 +473,7 @@ def _attributes(model: BaseModel) -> Attributes:
 
 def _is_apart(task: Task) -> bool:
     """Tell whether a task's request is stored apart: with it, every write of the task would be billed as two."""
-    return task.request is None or len(packed(task.request)) + len(packed(task.callback_url or "")) > _INLINE
+    return task.request is None or len(task.request) + len(task.callback_url or "") > _INLINE
 
 
 def _request_key(task: Task) -> str:
