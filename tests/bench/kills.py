@@ -51,7 +51,7 @@ def summary(audit: Audit) -> dict[str, Any]:
         print(words, file=sys.stderr)
     for task in audit.left:
         callback = task.get("callback", {})
-        age = time.time() - task.get("submitted_at", task.get("created_at", 0)) / 1000
+        age = time.time() - float(task.get("submitted_at") or task.get("created_at") or 0) / 1000
         said = task.get("stage"), task.get("error"), callback.get("state"), callback.get("attempts")
         print("left:", task.get("task_id"), *said, f"{age:.0f} s after its submit", file=sys.stderr)
     return {
