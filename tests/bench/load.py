@@ -19,17 +19,18 @@ FAULTS_EVERY_S = 2.0
 
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Submit, wait for every callback, and count. `TASKS` in the environment sets another number."""
-    return asyncio.run(_measure(int(os.environ.get("TASKS", QUICK if quick else TASKS)), seed, patience=90 if quick else RESCUE_S))
+    return asyncio.run(run(int(os.environ.get("TASKS", QUICK if quick else TASKS)), seed, patience=90 if quick else RESCUE_S))
 
 
-async def _measure(tasks: int, seed: int, *, patience: float) -> dict[str, Any]:
+async def run(tasks: int, seed: int, *, patience: float, per_second: float = PER_SECOND) -> dict[str, Any]:
+    """Let so many tasks flow through a stack of its own; give the receipt, `patience` seconds after the last at the latest."""
     flags = ("--task-seconds", "5", "--rpm", "100000", "--concurrent", "1000", "--parameter", "MediaChecks=off")
     async with own_stack(*flags) as (ready, deliveries, _):
         callers = await add_callers(ready, ("kim", "lee", "max"))
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         began = time.monotonic()
         rounds = asyncio.create_task(flow.inject(rounds=10_000, every_s=FAULTS_EVERY_S, spare=KEY_FAULTS))
-        submitting = asyncio.create_task(flow.submit_all(tasks, per_second=PER_SECOND))
+        submitting = asyncio.create_task(flow.submit_all(tasks, per_second=per_second))
         while not submitting.done():
             await asyncio.wait((submitting,), timeout=10)
             done = sum(sent.task_id is not None or sent.refused for sent in flow.sent)
