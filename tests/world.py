@@ -347,10 +347,12 @@ class Woken:
 
     task_ids: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    told: dict[str, PollOutcome | None] = field(default_factory=dict)
 
-    async def wake(self, task_id: str, *, ended: bool = False) -> None:
-        """Keep the id."""
+    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
+        """Keep the id, and what was told."""
         (self.ended if ended else self.task_ids).append(task_id)
+        self.told[task_id] = told
 
 
 class MemoryArchive:

@@ -11,7 +11,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from taskhook import wiring
-from taskhook.poll import poll
+from taskhook.poll import ends_of, poll
 
 gc.freeze()
 gc.enable()
@@ -20,9 +20,9 @@ RESERVE = timedelta(seconds=30)  # between the loop's hard stop and the function
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Serve a tick of the schedule, or a wake: `{"accepted": [ids]}` or `{"ended": [ids]}`."""
+    """Serve a tick of the schedule, or a wake: `{"accepted": [ids]}` or `{"ended": {id: what the vendor said}}`."""
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    accepted, ended = event.get("accepted", []), event.get("ended", [])
+    accepted, ended = event.get("accepted", []), ends_of(event)
     try:
         report = wiring.run(
             poll(

@@ -18,7 +18,7 @@ from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake,
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
-from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, poll
+from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, ends_of, poll
 from taskhook.ports import Piece, PollKind, PollOutcome, Reply, SourceChangedError, SourceGoneError, SourceUnavailableError
 from taskhook.submit import Allowance, Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
@@ -522,7 +522,7 @@ class Scene:
 
     def poll(self, event: Json) -> Invocation:
         """Invoke the poll function with a tick or a wake."""
-        accepted, ended = event.get("accepted", []), event.get("ended", [])
+        accepted, ended = event.get("accepted", []), ends_of(event)
 
         async def run(container: _Container) -> PollReport:
             return await poll(

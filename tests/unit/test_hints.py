@@ -50,6 +50,9 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(floor: HookDesk) -
     floor.clock.pass_by(floor.vendor.task_time)
     await floor.hint(task)
     assert (floor.woken.ended, len(floor.vendor.polls)) == ([task.task_id], 1)
+    told = floor.woken.told[task.task_id]
+    assert told is not None
+    assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
     assert floor.tasks.lease.hints(floor.clock.now())
     assert floor.now_of(task) == task
     assert floor.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
@@ -138,6 +141,7 @@ async def test_a_hint_rescues_an_ambiguous_task(floor: HookDesk, ended: bool) ->
     assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
     assert floor.woken.task_ids == [task.task_id]
     assert floor.woken.ended == ([task.task_id] if ended else [])
+    assert floor.woken.told.get(task.task_id) is None  # it is asked for again, of the task that is stored then
 
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(floor: HookDesk) -> None:

@@ -11,7 +11,7 @@ import pytest
 from taskhook import poll as poll_module
 from taskhook import schedule
 from taskhook.budget import Gate
-from taskhook.poll import PollReport, Rules, World, poll
+from taskhook.poll import Ends, PollReport, Rules, World, ends_of, poll
 from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
@@ -48,12 +48,12 @@ class Floor:
             reporter=self.told,
         )
 
-    async def tick(self, *accepted: str, ended: tuple[str, ...] = ()) -> PollReport:
+    async def tick(self, *accepted: str, ended: tuple[str, ...] = (), told: Ends | None = None) -> PollReport:
         """Invoke the poll function: a tick, or a wake with ids."""
         return await poll(
             accepted=accepted,
-            ended=ended,
-            scheduled=not (accepted or ended),
+            ended=told or dict.fromkeys(ended),
+            scheduled=not (accepted or ended or told),
             hard_stop=self.clock.now() + STOP,
             rules=self.rules,
             world=self.world,
@@ -639,6 +639,49 @@ async def test_a_hinted_task_is_asked_about_at_once(floor: Floor, lingering: boo
     await floor.tick(ended=(task.task_id,))
     assert floor.now_of(task).callback is CallbackState.DELIVERED
     assert floor.clock.now() - began < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("lingering", [True, False])
+async def test_an_end_that_was_told_is_not_asked_for_again(floor: Floor, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """Whoever checked the hint has asked already; nor does it need a request of the budget."""
+    until = floor.clock.now() + (2 * STOP if lingering else timedelta(0))
+    floor.tasks.lease = LeaseView(holder="other", until=until, hinted_at=floor.clock.now())
+    floor.rules = replace(floor.rules, requests_per_minute=0)
+    for name, told, state in (
+        ("good", PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}), State.SUCCESS),
+        ("bad", PollOutcome(kind=PollKind.FAILED, message="no human"), State.FAILED),
+    ):
+        task = await floor.add(State.WATCHED, name)
+        await floor.tick(told={task.task_id: told})
+        assert (floor.now_of(task).state, floor.now_of(task).callback) == (state, CallbackState.DELIVERED)
+    assert floor.vendor.polls == []
+
+
+async def test_what_was_told_is_used_once(floor: Floor) -> None:
+    """Where it could not be stored the vendor is asked, as it stands then."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(floor.vendor.task_time)
+    swap, down = floor.tasks.swap, [True]
+
+    async def once_down(old: Task, new: Task) -> Task:
+        if down:
+            down.pop()
+            raise StoreUnavailableError("ThrottlingException")
+        return await swap(old, new)
+
+    floor.tasks.swap = once_down  # type: ignore[method-assign]  # the first write is lost
+    await floor.tick(told={task.task_id: PollOutcome(kind=PollKind.SUCCEEDED, data={})})
+    await floor.run(timedelta(minutes=1))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert len(floor.vendor.polls) == 1
+
+
+def test_a_wake_may_name_what_has_ended_and_say_how() -> None:
+    """A version before names ids only."""
+    assert ends_of({"accepted": ["a"]}) == {}
+    assert ends_of({"ended": ["a"]}) == {"a": None}
+    told = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": 1.0})
+    assert ends_of({"ended": {"a": told.model_dump(mode="json", exclude_defaults=True), "b": None}}) == {"a": told, "b": None}
 
 
 async def test_a_retry_left_by_a_wake_is_not_late(floor: Floor) -> None:

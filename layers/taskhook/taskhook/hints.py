@@ -65,7 +65,8 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
         await _adopt(task, upstream_task_id, desk)
     if outcome.kind is PollKind.PENDING:  # the hint is early, and no other will come
         raise RejectedError(503, "Service unavailable: the vendor does not show the end of the task yet", retry_after=2)
-    await _tell_poller(task_id, lease, now, desk)
+    # What was said of an adopted task is asked again, of the one that is stored now.
+    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, lease, now, desk)
 
 
 async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk) -> PollOutcome:
@@ -82,11 +83,11 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk)
     return outcome
 
 
-async def _tell_poller(task_id: str, lease: LeaseView, now: datetime, desk: HintDesk) -> None:
+async def _tell_poller(task_id: str, told: PollOutcome | None, lease: LeaseView, now: datetime, desk: HintDesk) -> None:
     """Wake the poller for a task that has ended, and let it know that hints come."""
     if lease.hinted_at is None or now >= lease.hinted_at + _REFRESH:
         await desk.lease.hinted(now)
-    await desk.wake.wake(task_id, ended=True)
+    await desk.wake.wake(task_id, ended=True, told=told)
 
 
 async def _adopt(task: Task, upstream_task_id: str, desk: HintDesk) -> None:

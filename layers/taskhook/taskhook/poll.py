@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -34,7 +34,18 @@ from taskhook.ports import (
     WorkIndex,
 )
 from taskhook.submit import Payer, pay
-from taskhook.task import HARD_STOP, LOST_AGE, LOST_CONFIRMATION, RESCUE_TIME, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.task import (
+    HARD_STOP,
+    LOST_AGE,
+    LOST_CONFIRMATION,
+    RESCUE_TIME,
+    ErrorCode,
+    Json,
+    State,
+    Submission,
+    SubmitOutcome,
+    Task,
+)
 
 TICK = timedelta(seconds=60)
 SCAN = timedelta(seconds=2)  # between looks at the index and the lease
@@ -115,15 +126,25 @@ class PollReport:
     lingered: bool
 
 
+type Ends = Mapping[str, PollOutcome | None]
+
+
+def ends_of(event: Json) -> Ends:
+    """Read which tasks a wake says have ended, and what the vendor said of each, where that is known."""
+    ended = event.get("ended", {})
+    named = ended if isinstance(ended, dict) else dict.fromkeys(ended)
+    return {task_id: PollOutcome.model_validate(told) if told else None for task_id, told in named.items()}
+
+
 async def poll(
-    *, accepted: Iterable[str] = (), ended: Iterable[str] = (), scheduled: bool, hard_stop: datetime, rules: Rules, world: World
+    *, accepted: Iterable[str] = (), ended: Ends | None = None, scheduled: bool, hard_stop: datetime, rules: Rules, world: World
 ) -> PollReport:
     """Serve the ids of a wake, then whatever else is due; linger under the lease while more is due before the next tick.
 
-    `accepted` names tasks to look after, `ended` tasks to ask the vendor about at once. A scheduled invocation takes the
-    lease over, a wake only when it is free. Writes nothing where nothing is due.
+    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked about it where it is
+    not said. A scheduled invocation takes the lease over, a wake only when it is free. Writes nothing where nothing is due.
     """
-    return await _Loop(rules, world, hard_stop).run(tuple(accepted), tuple(ended), scheduled=scheduled)
+    return await _Loop(rules, world, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
 
 
 @dataclass
@@ -135,6 +156,7 @@ class _Tracked:
     running: asyncio.Task[None] | None = None
     held: bool = False  # its poll waits at the vendor, and may be dropped
     hinted: bool = False  # a hint has brought it here
+    told: PollOutcome | None = None  # what the vendor said when the hint was checked
     answered: bool = True  # the vendor answered its last poll
     ran_until: datetime | None = None  # when the vendor's task is last known to have run; what follows may be lateness
     sent_at: datetime | None = None  # when an invocation was started that copies its results
@@ -199,12 +221,12 @@ class _Loop:
             retention=rules.retention,
         )
 
-    async def run(self, accepted: tuple[str, ...], ended: tuple[str, ...], *, scheduled: bool) -> PollReport:
+    async def run(self, accepted: tuple[str, ...], ended: Ends, *, scheduled: bool) -> PollReport:
         try:
             for task_id in (*accepted, *ended):
                 task = await self.world.tasks.get(task_id)
                 if task is not None:
-                    self._track(task, hinted=task_id in ended)
+                    self._track(task, hinted=task_id in ended, told=ended.get(task_id))
             if scheduled:
                 await self._scan()
             if self.rules.linger and self._has_work():
@@ -360,10 +382,10 @@ class _Loop:
 
     def _startable(self, entry: _Tracked) -> datetime:
         """Tell when an entry's step may begin: when it is due, and the vendor may be asked if it must."""
-        return max(entry.due, self.vendor_paused_until) if self._asks_vendor(entry.task) else entry.due
+        return max(entry.due, self.vendor_paused_until) if self._asks_vendor(entry) else entry.due
 
-    def _asks_vendor(self, task: Task) -> bool:
-        return task.state is State.WATCHED and not self._past_hard_stop(task)
+    def _asks_vendor(self, entry: _Tracked) -> bool:
+        return entry.task.state is State.WATCHED and entry.told is None and not self._past_hard_stop(entry.task)
 
     async def _scan(self) -> None:
         """Look for work: the queue, all of `watch` the first time, then what came since, and the retries.
@@ -400,14 +422,14 @@ class _Loop:
                     crowd[host] += 1
                     self._track(task)
 
-    def _track(self, task: Task, *, hinted: bool = False) -> None:
+    def _track(self, task: Task, *, hinted: bool = False, told: PollOutcome | None = None) -> None:
         """Look after a task from what was just read of it; a step that runs will read for itself."""
         known = self.tracked.get(task.task_id)
         if task.state is State.QUEUED:
             self.queue_waits = True
         elif task.work is not None and (known is None or known.running is None):
             due = self.started if hinted and task.state is State.WATCHED else self._due(task)
-            self.tracked[task.task_id] = _Tracked(task, due, hinted=hinted)
+            self.tracked[task.task_id] = _Tracked(task, due, hinted=hinted, told=told)
 
     def _due(self, task: Task) -> datetime:
         """Tell when a task's next step is due, from the task alone."""
@@ -477,7 +499,7 @@ class _Loop:
         for entry in self.tracked.values():
             if entry.running is not None or entry.due > (due_by or now):
                 continue
-            if self._asks_vendor(entry.task):
+            if self._asks_vendor(entry):
                 asking.append(entry)
             else:
                 self._start(entry)
@@ -557,7 +579,7 @@ class _Loop:
                 hint_is_due = self._hint_is_due(entry, asked_at) and not self._may_hold(task)
                 if hint_is_due:  # which may have brought a wake here, that has ended the task
                     task = await self._unchanged(task)
-                outcome = await self._ask(entry)
+                outcome, entry.told = entry.told or await self._ask(entry), None
                 self.steps["polled"] += 1
                 entry.answered = outcome.kind in {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
                 self._measure(entry, outcome, asked_at)

@@ -298,8 +298,11 @@ class MediaProbe(Protocol):
 class Wake(Protocol):
     """Starts the poller without waiting for the tick."""
 
-    async def wake(self, task_id: str, *, ended: bool = False) -> None:
-        """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick."""
+    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
+        """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick.
+
+        What the vendor has `told` of the end is handed on where it is not too large, and not asked for again.
+        """
 
 
 class Archiver(Protocol):

@@ -10,7 +10,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.ports import ApiKey, Reporter
+from taskhook.ports import ApiKey, PollOutcome, Reporter
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -68,6 +68,9 @@ def _metric(event: str, facts: dict[str, str | float | None]) -> str:
     return _SAME.get(name, name)
 
 
+_MOST_TOLD = 200_000  # bytes; an asynchronous invocation takes 256 KB
+
+
 class LambdaWake:
     """`Wake`: an asynchronous invocation of the poll function."""
 
@@ -76,9 +79,12 @@ class LambdaWake:
         self._function = function
         self._reporter = reporter
 
-    async def wake(self, task_id: str, *, ended: bool = False) -> None:
+    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
         """Ask for this task to be looked at; a failure is told and left to the tick."""
         payload = json.dumps({"ended" if ended else "accepted": [task_id]}).encode()
+        if told is not None:
+            longer = json.dumps({"ended": {task_id: told.model_dump(mode="json", exclude_defaults=True)}}).encode()
+            payload = longer if len(longer) <= _MOST_TOLD else payload
         try:
             await asyncio.to_thread(self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload)
         except (BotoCoreError, ClientError) as error:
