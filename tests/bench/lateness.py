@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
+MODEL_PATH = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
 
 
@@ -83,6 +84,12 @@ def _summary(outcomes: list[Outcome]) -> dict[str, float]:
     }
 
 
+def _request(upstream: str, number: int, seconds: float) -> dict[str, str]:
+    """Write the vendor's own request, for a task that takes so long."""
+    image_url = f"{upstream}/media/actor.jpg?n={number}&task_seconds={seconds}"
+    return {"image_url": image_url, "video_url": f"{upstream}/media/scene.mp4", "mode": "wan-std"}
+
+
 async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple[list[Outcome], dict[str, Any]]:
     """Submit the load to a stack of its own and wait for every callback."""
     arrivals = load.arrivals(seed)
@@ -95,15 +102,10 @@ async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple
 
             async def submit(number: int, at: float, seconds: float) -> None:
                 await asyncio.sleep(at)
-                body = {
-                    "image_url": f"{ready['upstream']}/media/actor.jpg?n={number}&task_seconds={seconds}",
-                    "video_url": f"{ready['upstream']}/media/scene.mp4",
-                    "mode": "wan-std",
-                    "callback_url": f"{ready['receiver']}/bench",
-                }
+                body = _request(ready["upstream"], number, seconds) | {"callback_url": f"{ready['receiver']}/bench"}
                 async with slots:
                     headers = {"Authorization": f"Bearer {ready['token']}"}
-                    answer = await client.post(f"{ready['endpoint']}/api/v1/alibaba/wan2.2-animate-mix", json=body, headers=headers)
+                    answer = await client.post(f"{ready['endpoint']}{MODEL_PATH}", json=body, headers=headers)
                     answer.raise_for_status()
 
             await asyncio.gather(*(submit(number, at, seconds) for number, (at, seconds) in enumerate(arrivals)))
@@ -152,12 +154,8 @@ async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[s
 
             async def follow(number: int, at: float, seconds: float) -> None:
                 await asyncio.sleep(at)
-                body = {
-                    "image_url": f"{vendor['upstream']}/media/actor.jpg?n={number}&task_seconds={seconds}",
-                    "video_url": f"{vendor['upstream']}/media/scene.mp4",
-                    "mode": "wan-std",
-                }
-                task_id = (await ask("POST", "/api/v1/alibaba/wan2.2-animate-mix", json=body))["task_id"]
+                body = _request(vendor["upstream"], number, seconds)
+                task_id = (await ask("POST", MODEL_PATH, json=body))["task_id"]
                 status = "pending"
                 while status in {"pending", "processing"}:
                     await asyncio.sleep(2)
