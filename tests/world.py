@@ -154,7 +154,7 @@ class MemoryTasks:
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
-        found = [_apart(task) for task in self.items.values() if task.caller == caller and after < task.listed < until]
+        found = [task for task in self.items.values() if task.caller == caller and after < task.listed < until]
         found.sort(key=lambda task: task.listed, reverse=True)
         page = tuple(found[:limit])
         return TaskPage(tasks=page, cursor=page[-1].listed if len(found) > limit else None)

@@ -671,7 +671,7 @@ class Scene:
             known = await callers.authenticate(authorization, callers=container.callers, now=self.clock.now())
             if known is None:
                 return []
-            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks, tasks=container.tasks)
+            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
             return [query.task_answer(task) for task in tasks]
 
         return self._invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)

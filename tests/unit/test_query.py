@@ -40,7 +40,7 @@ async def tasks() -> MemoryTasks:
 
 async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str | None]:
     """List by query parameters; give the tasks' numbers."""
-    found, cursor = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks, tasks=tasks)
+    found, cursor = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks)
     return [int(task.task_id[3:]) for task in found], cursor
 
 
@@ -127,10 +127,10 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
     tasks = MemoryTasks()
     for number in range(60):
         await tasks.add(a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})}))
-    found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks, tasks=tasks)
+    found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
     assert 20 < len(found) < 30
-    rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks, tasks=tasks)
-    more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks, tasks=tasks)
+    rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
+    more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
     assert [task.task_id for task in found + rest + more] == [a_task(number).task_id for number in reversed(range(60))]
 
 

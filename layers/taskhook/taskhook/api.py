@@ -84,7 +84,7 @@ def list_tasks() -> Response[str]:
     """List the caller's own tasks, newest first."""
     caller = _caller()
     wanted = Filter.read(app.current_event.query_string_parameters or {})
-    tasks, cursor = wiring.run(query.list_tasks(wanted, caller=caller, history=wiring.tasks(), tasks=wiring.tasks()))
+    tasks, cursor = wiring.run(query.list_tasks(wanted, caller=caller, history=wiring.tasks()))
     return _success({"tasks": [query.task_answer(task)["data"] for task in tasks], "next_cursor": cursor})
 
 

@@ -43,7 +43,7 @@ class StoreUnavailableError(Exception):
 class TaskStore(Protocol):
     """The tasks, each read and written consistently. Every method may raise StoreUnavailableError.
 
-    Whatever gives tasks may give them without their requests; `whole` does not.
+    A task may come without its request, from here and from the index of work; `whole` adds it.
     """
 
     async def add(self, task: Task) -> Task:
@@ -85,7 +85,7 @@ class WorkIndex(Protocol):
 
 
 class TaskPage(BaseModel):
-    """A page of a caller's tasks, newest first; `cursor` is None on the last."""
+    """A page of a caller's tasks, newest first and whole; `cursor` is None on the last."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -183,7 +183,7 @@ async def _again(task: Task, *, tasks: TaskStore, clock: Clock, reporter: Report
     return again
 
 
-async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore) -> tuple[list[Task], str | None]:
+async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) -> tuple[list[Task], str | None]:
     """List the caller's tasks, newest first, with the cursor of the next page."""
     after, until = wanted.span
     if after >= until:  # no time at all, which a table may refuse to look for
@@ -192,9 +192,10 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, ta
     size = 0
     for _ in range(_PAGES):
         page = await history.page(caller.caller, after=after, until=until, limit=wanted.limit)
-        for task in await asyncio.gather(*(tasks.whole(task) for task in page.tasks if wanted.matches(task))):
-            found.append(task)
-            size += len(task.message or "") + len(task.request or "")
+        for task in page.tasks:
+            if wanted.matches(task):
+                found.append(task)
+                size += len(task.message or "") + len(task.request or "")
             if len(found) == wanted.limit or size > _MAX_SIZE:
                 return found, task.listed
         if page.cursor is None:

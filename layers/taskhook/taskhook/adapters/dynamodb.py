@@ -88,12 +88,7 @@ class DynamoTasks:
 
     async def whole(self, task: Task) -> Task:
         """Give the task with its request, where that is still kept."""
-        if task.request is not None:
-            return task
-        item = await self._item(_request_key(task))
-        with contextlib.suppress(KeyError, ValueError, zlib.error):
-            return task.model_copy(update={"request": stored_values(item or {})["request"]})
-        return task
+        return task if task.request is not None else _whole(task, await self._item(_request_key(task)))
 
     async def _item(self, key: str) -> Attributes | None:
         answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"task_id": key}), ConsistentRead=True)
@@ -265,7 +260,10 @@ class DynamoTasks:
         rows = [row for row in map(stored_values, answer["Items"]) if row["listed"] != until][:limit]
         more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
         cursor = rows[-1]["listed"] if rows and more else None
-        return TaskPage(tasks=tuple(await self._tasks(rows, ())), cursor=cursor)
+        tasks = await self._tasks(rows, ())
+        apart = await self._get_many([_request_key(task) for task in tasks if task.request is None])
+        requests = {item["task_id"]["S"]: item for item in apart}
+        return TaskPage(tasks=tuple(_whole(task, requests.get(_request_key(task))) for task in tasks), cursor=cursor)
 
     # --- Lease, Gates, Budget: control items in the same table, under keys that no task has ------------------------------
 
@@ -479,6 +477,13 @@ def _is_apart(task: Task) -> bool:
 def _request_key(task: Task) -> str:
     """Name the item that a task's request is stored in; no task's own id has a #."""
     return f"{task.task_id}#{task.fingerprint}"
+
+
+def _whole(task: Task, apart: Attributes | None) -> Task:
+    """Give a task the request that is stored apart; as it is where that is gone or cannot be read."""
+    with contextlib.suppress(KeyError, ValueError, zlib.error):
+        return task.model_copy(update={"request": stored_values(apart or {})["request"]})
+    return task
 
 
 def stored_values(item: Attributes) -> Attributes:
