@@ -32,14 +32,6 @@ def reserve(limit: int) -> int:
     return limit // 4
 
 
-def block(used: int, limit: int) -> int:
-    """Tell how many requests are taken at once by whoever `used` that many in the window before.
-
-    So a busy process pays for one write a window, not for one a request; what it does not use lapses, and so is little.
-    """
-    return min(used, limit // 8)
-
-
 class Gate(BaseModel):
     """What is known of the way to the vendor: whether tasks wait before it, and how many it runs at once.
 

@@ -33,7 +33,7 @@ from taskhook.ports import (
     TaskStore,
     WorkIndex,
 )
-from taskhook.submit import Payer, pay
+from taskhook.submit import Allowance, Payer, pay
 from taskhook.task import (
     HARD_STOP,
     LOST_AGE,
@@ -189,11 +189,8 @@ class _Loop:
         self.queue_blocked_until = self.started
         self.queue_worker: asyncio.Task[None] | None = None
         self.vendor_paused_until = self.started
-        self.tokens = 0  # requests that this invocation may still make in `window`
-        self.used = self.used_before = 0  # those that it made in it, and in the window before
-        self.window = -1
-        self.window_empty = False
         self.limit = budget.window_limit(rules.requests_per_minute)
+        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=budget.reserve(self.limit))
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
         self.polls = asyncio.Semaphore(POLLS_AT_ONCE)
         self.hosts = Hosts(world.clock)
@@ -503,40 +500,30 @@ class _Loop:
                 asking.append(entry)
             else:
                 self._start(entry)
-        if not self._paused():
+        if self._paused():
+            return
+        if asking:
             # When requests are short, the most overdue relative to its age goes first.
             asking.sort(key=lambda entry: (entry.due - now) / max(now - entry.task.accepted_at, BEAT))
             for entry in asking[: await self._requests(len(asking))]:
-                self.tokens -= 1
-                self.used += 1
+                self.allowance.spend()
                 self._start(entry)
-            if self.queue_waits and self.queue_worker is None and now >= self._queue_due(now):
-                self.queue_worker = asyncio.create_task(self._work_queue())
+        if self.queue_waits and self.queue_worker is None and now >= self._queue_due(now):
+            self.queue_worker = asyncio.create_task(self._work_queue())
 
     def _start(self, entry: _Tracked) -> None:
         entry.running = asyncio.create_task(self._step(entry))
 
     async def _requests(self, wanted: int) -> int:
-        """Tell how many of `wanted` requests may be made now, taking a block for the rest of the window where more are needed."""
+        """Tell how many of `wanted` requests may be made now; where the table does not answer, no more in this window."""
         now = self.clock.now()
-        if budget.window(now) != self.window:
-            self.used_before = self.used if budget.window(now) == self.window + 1 else 0
-            self.window, self.tokens, self.used = budget.window(now), 0, 0
-            self.window_empty = False
-        if wanted > self.tokens and not self.window_empty:
-            end = budget.window_end(now)
-            expected = sum(
-                entry.due < end and not entry.held for entry in self.tracked.values() if entry.task.state is State.WATCHED
-            )
-            block = max(wanted, expected, budget.block(self.used_before, self.limit)) - self.tokens
-            try:
-                limit = self.limit - budget.reserve(self.limit)
-                taken = await self.world.budget.take_tokens(block, window=self.window, limit=limit)
-            except StoreUnavailableError:
-                taken = 0
-            self.tokens += taken
-            self.window_empty = taken == 0
-        return min(wanted, self.tokens)
+        end = budget.window_end(now)
+        expected = sum(entry.due < end and not entry.held for entry in self.tracked.values() if entry.task.state is State.WATCHED)
+        try:
+            return await self.allowance.room(wanted, now, expected=expected)
+        except StoreUnavailableError:
+            self.allowance.empty = True
+            return min(wanted, self.allowance.left)
 
     async def _step(self, entry: _Tracked) -> None:
         """Take one task one step further. Whatever happens to it stays with it."""
@@ -788,8 +775,7 @@ class _Loop:
 
     def _hold_is_asked(self, task: Task) -> bool:
         """Tell whether the next poll of this task is to show if the vendor holds it: a held one is cheaper than a hint."""
-        unknown = self.world.habits.holding(task.model, self.clock.now()) is None and task.model not in self.probing
-        return unknown and self.rules.long_poll and self.lingers and self._hold_is_free()
+        return self.world.habits.holding(task.model, self.clock.now()) is None and self._may_hold(task)
 
     def _believe_held_polls(self, now: datetime) -> None:
         """Take a poll without an answer for held, before it is over, so that the others need not wait for the proof."""

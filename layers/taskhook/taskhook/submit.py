@@ -170,27 +170,46 @@ class Payer:
 
 @dataclass
 class Allowance:
-    """Requests that this process may make out of the vendor's budget, taken in blocks; kept while it stays warm."""
+    """Requests that this process may make out of the vendor's budget, taken in blocks; kept while it stays warm.
+
+    The first block of a window is what the window before used, so that a busy process pays for one write a window, not for
+    one a request; at most an eighth of all, for what is not used lapses. `reserve` of each window is left to others.
+    """
 
     tokens: Budget
     requests_per_minute: int
+    reserve: int = 0
     window: int = -1
     left: int = 0
     used: int = 0
+    empty: bool = False  # nothing is to be had in this window any more
 
-    async def take(self, now: datetime) -> bool:
-        """Tell whether one more request may be made. Raises StoreUnavailableError."""
-        limit, window, wanted = budget.window_limit(self.requests_per_minute), budget.window(now), 1
+    async def room(self, wanted: int, now: datetime, *, expected: int = 0) -> int:
+        """Tell how many of `wanted` requests may be made now; `expected` are likely to be by the end of the window.
+
+        Raises StoreUnavailableError.
+        """
+        limit, window, before = budget.window_limit(self.requests_per_minute), budget.window(now), 0
         if window != self.window:
-            if window == self.window + 1:
-                wanted = max(1, budget.block(self.used, limit))
-            self.window, self.left, self.used = window, 0, 0
-        if self.left == 0:
-            self.left = await self.tokens.take_tokens(wanted, window=window, limit=limit)
-        if self.left == 0:
-            return False
+            before = self.used if window == self.window + 1 else 0
+            self.window, self.left, self.used, self.empty = window, 0, 0, False
+        if wanted > self.left and not self.empty:
+            block = max(wanted, expected, min(before, limit // 8)) - self.left
+            taken = await self.tokens.take_tokens(block, window=window, limit=limit - self.reserve)
+            self.left += taken
+            self.empty = taken == 0
+        return min(wanted, self.left)
+
+    def spend(self) -> None:
+        """Make one of the requests that there is room for."""
         self.left -= 1
         self.used += 1
+
+    async def take(self, now: datetime) -> bool:
+        """Tell whether one more request may be made, and count it. Raises StoreUnavailableError."""
+        if await self.room(1, now) == 0:
+            return False
+        self.spend()
         return True
 
 

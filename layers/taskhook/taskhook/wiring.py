@@ -188,7 +188,6 @@ def allowance() -> Allowance:
     return Allowance(tasks(), settings().requests_per_minute)
 
 
-@cache
 def door() -> Door:
     """What stands between a submit and the vendor."""
     return Door(
