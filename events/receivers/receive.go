@@ -6,19 +6,21 @@ import ("crypto/hmac"; "crypto/sha256"; "encoding/base64"; "fmt"; "io"; "log"; "
 func main() {
 	key, _ := base64.StdEncoding.DecodeString(os.Getenv("SECRET")[len("whsec_"):])
 	var inbox sync.Map // yours: a table whose key is the id; a worker goes through it
-	log.Fatal(http.ListenAndServe(os.Args[1], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	take := func(w http.ResponseWriter, r *http.Request) {
 		id, sentAt := r.Header.Get("webhook-id"), r.Header.Get("webhook-timestamp")
-		body, broken := io.ReadAll(r.Body)
+		body, broken := io.ReadAll(http.MaxBytesReader(w, r.Body, 1e6)) // a callback has less than 1 MB
 		mac := hmac.New(sha256.New, key)
 		fmt.Fprintf(mac, "%s.%s.%s", id, sentAt, body)
 		good := []byte("v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 		isGood := func(signature string) bool { return hmac.Equal(good, []byte(signature)) }
 		seconds, _ := strconv.ParseInt(sentAt, 10, 64)
 		fresh := time.Since(time.Unix(seconds, 0)).Abs() < 5*time.Minute
-		if broken != nil || !fresh || !slices.ContainsFunc(strings.Fields(r.Header.Get("webhook-signature")), isGood) {
+		if r.Method != "POST" || broken != nil || !fresh || !slices.ContainsFunc(strings.Fields(r.Header.Get("webhook-signature")), isGood) {
 			w.WriteHeader(401)
 		} else if _, repeated := inbox.LoadOrStore(id, body); !repeated {
 			fmt.Println(string(body))
 		}
-	})))
+	}
+	server := http.Server{Addr: os.Args[1], Handler: http.HandlerFunc(take), ReadTimeout: 20 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }

@@ -5,6 +5,7 @@ set -euo pipefail
 
 answer() { printf 'Status: %s\r\n\r\n' "$1"; exit; }
 id=${HTTP_WEBHOOK_ID:-} sent_at=${HTTP_WEBHOOK_TIMESTAMP:-} sent=${HTTP_WEBHOOK_SIGNATURE:-}
+[[ ${REQUEST_METHOD:-} == POST && ${CONTENT_LENGTH:-} =~ ^[0-9]{1,6}$ ]] || answer 400 # a callback has less than 1 MB
 body=$(mktemp "$INBOX/.XXXXXX")
 trap 'rm -f "$body"' EXIT
 head -c "$CONTENT_LENGTH" > "$body"

@@ -197,13 +197,18 @@ def _serving_cgi(program: Path, secret: str, folder: Path) -> Iterator[Running]:
 
     class Gateway(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            length = self.headers["content-length"]
-            headers = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in self.headers.items()}
-            environment = os.environ | headers | {"CONTENT_LENGTH": length, "SECRET": secret, "INBOX": str(folder)}
-            ran = subprocess.run([program], input=self.rfile.read(int(length)), env=environment, capture_output=True, check=False)
+            length = self.headers.get("content-length")
+            body = self.rfile.read(int(length) if length and re.fullmatch("[0-9]{1,7}", length) else -1) if length else b""
+            headers = {f"HTTP_{name.upper().replace('-', '_')}": value.encode("latin-1") for name, value in self.headers.items()}
+            environment = os.environ | headers | {"REQUEST_METHOD": self.command, "SECRET": secret, "INBOX": str(folder)}
+            if length:
+                environment |= {"CONTENT_LENGTH": length}
+            ran = subprocess.run([program], input=body, env=environment, capture_output=True, check=False)
             status = re.match(rb"Status: (\d{3})\r\n\r\n", ran.stdout)
             self.send_response(int(status[1]) if status and ran.returncode == 0 else 500)
             self.end_headers()
+
+        do_GET = do_HEAD = do_PUT = do_DELETE = do_POST  # noqa: N815  # the base class names them so
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
             """Keep quiet."""
@@ -319,9 +324,77 @@ def test_a_sample_survives_who_goes_away_half_way(receiver: Running) -> None:
     assert receiver.answer(sent(receiver.secret)) // 100 == 2
 
 
+def _raw(method: bytes = b"POST", *headers: bytes, body: bytes = b"{}", length: bytes | None = None) -> bytes:
+    """Write a request; its length is right unless it is given, and left out where that is empty."""
+    told = str(len(body)).encode() if length is None else length
+    lines = [method + b" /hook HTTP/1.1", b"host: x", *([b"content-length: " + told] if told else []), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+NOW = str(int(time.time())).encode()  # fresh for as long as these tests take
+SIGNED = (b"webhook-id: msg_1", b"webhook-timestamp: " + NOW)
+HOSTILE = {
+    "no header at all": b"POST /hook HTTP/1.1\r\n\r\n",
+    "none of ours": _raw(),
+    "no length": _raw(length=b""),
+    "a word for a length": _raw(length=b"many"),
+    "a negative length": _raw(length=b"-2"),
+    "a length of 5,000 digits": _raw(length=b"9" * 5000),
+    "a length that nobody has room for": _raw(length=b"99999999999999"),
+    "two lengths": _raw(b"POST", b"content-length: 3"),
+    "less than it says": _raw(length=b"50"),
+    "chunks": _raw(b"POST", b"transfer-encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n", length=b""),
+    "chunks that are none": _raw(b"POST", b"transfer-encoding: chunked", body=b"zz\r\n{}\r\n", length=b""),
+    "2 MB": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", body=b"x" * 2_000_000),
+    "GET": _raw(b"GET"),
+    "PUT": _raw(b"PUT", *SIGNED, b"webhook-signature: v1,AAAA"),
+    "DELETE": _raw(b"DELETE", body=b"", length=b""),
+    "HEAD": _raw(b"HEAD", body=b"", length=b""),
+    "no signature": _raw(b"POST", *SIGNED),
+    "an empty signature": _raw(b"POST", *SIGNED, b"webhook-signature: v1,"),
+    "UTF-8 for a signature": _raw(b"POST", *SIGNED, "webhook-signature: v1,größer 😀".encode()),
+    "latin-1 for a signature": _raw(b"POST", *SIGNED, b"webhook-signature: v1,\xff\xfe"),
+    "a thousand signatures": _raw(b"POST", *SIGNED, b"webhook-signature: " + b"v1,AAAA " * 1000),
+    "a word for a time": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: x[$(exit)]", b"webhook-signature: v1,AAAA"),
+    "digits of another script": _raw(b"POST", b"webhook-id: a", "webhook-timestamp: ١٢".encode(), b"webhook-signature: v1,AAAA"),
+    "a time of 5,000 digits": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: " + b"9" * 5000, b"webhook-signature: v1,AAAA"),
+    "a time that is none": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: nan", b"webhook-signature: v1,AAAA"),
+    "an id that is code": _raw(
+        b"POST", b"webhook-id: ../$(exit)`'\xff\"", b"webhook-timestamp: " + NOW, b"webhook-signature: v1,AAAA"
+    ),
+    "headers twice": _raw(b"POST", *SIGNED, *SIGNED, b"webhook-signature: v1,AAAA", b"webhook-signature: v1,BBBB"),
+    "no text": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-type: image/png", body=bytes(range(256))),
+    "packed": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-encoding: gzip", body=b"\x1f\x8b\x08"),
+    "no body": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", body=b""),
+}
+
+
+def _answer(url: str, request: bytes) -> int:
+    """Send some bytes and no more, and return the status of the answer; 0 where none came."""
+    address, answer = urlsplit(url), b""
+    with socket.create_connection((address.hostname, address.port), timeout=STARTED_WITHIN_S) as stranger:
+        with contextlib.suppress(ConnectionError):
+            stranger.sendall(request)
+            stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while part := stranger.recv(65536):
+                answer += part
+    status = re.match(rb"HTTP/1\.[01] (\d{3}) ", answer)
+    return int(status[1]) if status else 0
+
+
+def test_a_sample_refuses_hostile_requests_and_stays_alive(receiver: Running) -> None:
+    """4xx to each, nothing is kept, and the next callback is taken."""
+    kept = receiver.inbox()
+    answers = {name: _answer(receiver.url, request) for name, request in HOSTILE.items()}
+    assert {name: status for name, status in answers.items() if not 400 <= status < 500} == {}
+    assert receiver.inbox() == kept
+    assert receiver.answer(sent(receiver.secret)) // 100 == 2
+
+
 @pytest.mark.parametrize("program", sorted(RECEIVERS.iterdir()), ids=lambda program: program.name)
 def test_a_sample_is_short(program: Path) -> None:
-    """Under 25 lines that fit on a screen."""
+    """Under 30 lines that fit on a screen."""
     lines = program.read_text().splitlines()
-    assert len(lines) < 25
+    assert len(lines) < 30
     assert max(map(len, lines)) <= 160

@@ -46,6 +46,40 @@ def test_the_snippet_refuses_what_is_not_ours(verify: Any) -> None:
     assert not verify(secret, stale, b"{}")
 
 
+ODD = [
+    "",
+    " ",
+    "v1",
+    "v1,",
+    "v1,ü",
+    "\xff\xfe",
+    "١٧٦٤١٠٠٠٠٠",
+    "²",
+    "-1",
+    "1e9",
+    "nan",
+    "9" * 5000,
+    "\ud800",
+    "a b\tc",
+    "x" * 100_000,
+    "\0",
+    "%s{}",
+]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00" * 1000])
+def test_the_snippet_refuses_a_strangers_post_without_raising(verify: Any, body: bytes) -> None:
+    """Each header missing or odd, alone and with good ones beside it: False, whatever it is."""
+    secret = signature.new_secret()
+    good = signature.headers([secret], "msg_1", datetime.now(UTC), body)
+    assert verify(secret, {}, body) is False
+    for name in good:
+        assert verify(secret, {other: value for other, value in good.items() if other != name}, body) is False
+        for odd in ODD:
+            assert verify(secret, good | {name: odd}, body) is False
+            assert verify(secret, dict.fromkeys(good, odd), body) is False
+
+
 def test_the_parameters_are_the_templates() -> None:
     """Names and defaults of the table in Configuration."""
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Configuration"), re.MULTILINE)
