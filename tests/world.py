@@ -14,6 +14,7 @@ from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
 from taskhook.ports import (
     ArchiveUnavailableError,
+    BalanceOutcome,
     Caller,
     Credential,
     LeaseView,
@@ -218,6 +219,8 @@ class FakeVendor:
     answer_time: timedelta = timedelta(milliseconds=200)  # of a poll
     places: int = 1_000_000
     refused: int = 0
+    answered: bool = True  # whether it answers when it is only asked for the balance
+    balances: list[datetime] = field(default_factory=list)
 
     @property
     def running(self) -> int:
@@ -254,6 +257,14 @@ class FakeVendor:
             return PollOutcome(kind=PollKind.PENDING)
         data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
         return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+
+    async def balance(self) -> BalanceOutcome:
+        """Tell the balance, or give no answer."""
+        self.balances.append(self.clock.now())
+        await self.clock.sleep(self.answer_time)
+        if not self.answered:
+            return BalanceOutcome(answered=False, status=503, message="down")
+        return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}})
 
 
 @dataclass
@@ -464,7 +475,7 @@ class FixedHooks:
         """Make the address."""
         return f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"
 
-    async def valid(self, task_id: str, token: str) -> bool:
+    async def valid(self, task_id: str, token: str) -> bool | None:
         """Check the token."""
         return token == f"token-of-{task_id}"
 

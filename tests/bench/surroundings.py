@@ -66,7 +66,9 @@ def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
     for name, resource in (("Tasks", "Tasks"), (QUIET, "Tasks"), ("Callers", "Callers")):
         stack.make_table(dynamodb, resource, name)
     dynamodb.put_item(TableName="Callers", Item=item(a_caller().model_dump(exclude_none=True)))
-    secret = session.client("secretsmanager", endpoint_url=account_url).create_secret(Name="key", SecretString=vendor_key)
+    secrets = session.client("secretsmanager", endpoint_url=account_url)
+    secret = secrets.create_secret(Name="key", SecretString=vendor_key)
+    deployment_key = secrets.create_secret(Name="own", SecretString="a" * 64)
     variables = stack.template()["Globals"]["Function"]["Environment"]["Variables"]
     parameters = {name: str(one.get("Default", "")) for name, one in stack.template()["Parameters"].items()}
     defaults = {name: parameters[value["Ref"]] for name, value in variables.items() if value.get("Ref") in parameters}
@@ -79,6 +81,7 @@ def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
         "TASKS_TABLE": "Tasks",
         "CALLERS_TABLE": "Callers",
         "VENDOR_KEY_SECRET": secret["ARN"],
+        "DEPLOYMENT_KEY_SECRET": deployment_key["ARN"],
         "PUBLIC_URL": "https://tasks.example.com",
         "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
         "POLL_FUNCTION": "poll",

@@ -103,6 +103,7 @@ def deployed(
         "secretsmanager", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
     )
     secret = secrets.create_secret(Name=f"key-{tasks_table}", SecretString=upstream["api_key"])
+    deployment_key = secrets.create_secret(Name=f"own-{tasks_table}", SecretString="a" * 64)
     environment = credentials | {
         "AWS_ENDPOINT_URL": account_url,
         "STACK_NAME": "shop",
@@ -110,6 +111,7 @@ def deployed(
         "CALLERS_TABLE": callers_table,
         "VENDOR_URL": upstream["upstream"],
         "VENDOR_KEY_SECRET": secret["ARN"],
+        "DEPLOYMENT_KEY_SECRET": deployment_key["ARN"],
         "PUBLIC_URL": "https://tasks.example.com",
         "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
         "POLL_FUNCTION": "poll",

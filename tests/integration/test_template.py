@@ -47,6 +47,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("dynamodb:Query", BY_CALLER),
         ("dynamodb:GetItem", CALLERS),
         ("secretsmanager:GetSecretValue", "Secret.Id"),
+        ("secretsmanager:GetSecretValue", "DeploymentKey.Id"),
         ("lambda:InvokeFunction", "PollFunction.Arn"),
         ("logs:CreateLogStream", "SubmitLogs.Arn"),
         ("logs:PutLogEvents", "SubmitLogs.Arn"),
@@ -59,6 +60,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("dynamodb:Query", WORK),
         ("dynamodb:GetItem", CALLERS),
         ("secretsmanager:GetSecretValue", "Secret.Id"),
+        ("secretsmanager:GetSecretValue", "DeploymentKey.Id"),
         ("logs:CreateLogStream", "PollLogs.Arn"),
         ("logs:PutLogEvents", "PollLogs.Arn"),
         ("lambda:InvokeFunction", "ArchiveFunction.Arn"),
@@ -263,6 +265,15 @@ def test_every_table_is_kept() -> None:
         assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
         assert table["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
         assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_deployment_key_is_made_once_and_kept() -> None:
+    """Random, in no template and no parameter, and kept with the tables, for what is encrypted under it is kept too."""
+    key = RESOURCES["DeploymentKey"]
+    assert (key["DeletionPolicy"], key["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert key["Properties"]["GenerateSecretString"] == {"PasswordLength": 64, "ExcludePunctuation": True}
+    assert set(key["Properties"]) == {"Description", "GenerateSecretString"}
+    assert variables("SubmitFunction")["DEPLOYMENT_KEY_SECRET"] == {"Fn::GetAtt": ["DeploymentKey", "Id"]}
 
 
 def test_the_keys_of_tasks() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from taskhook.adapters.vendor import MAX_ANSWER, ModellixApi
-from taskhook.ports import ApiKey, PollKind, PollOutcome
+from taskhook.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
 from taskhook.task import Submission, SubmitOutcome, kept_data
 from tests.integration.test_callbacks_adapter import UNTRUSTED
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
@@ -804,3 +804,51 @@ async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin + "/") as api:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
+
+
+# --- the balance: whether the vendor answers at all --------------------------------------------------------------------------
+
+
+async def balance(script: Script, keys: ApiKey | None = None) -> BalanceOutcome:
+    """Ask once at a vendor that behaves as scripted."""
+    async with listening(script) as listener, calling(listener.origin, keys) as api:
+        return await api.balance()
+
+
+async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
+    """Its own JSON, with the status."""
+    async with emulated() as (emulator, api):
+        told = await api.balance()
+        assert told == BalanceOutcome(
+            answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 100.1234}}
+        )
+        assert emulator.submits == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "answered"),
+    [
+        *((status, True) for status in (200, 204, 400, 401, 402, 403, 404, 422)),
+        *((status, False) for status in (301, 302, 408, 425, 429)),
+    ]
+    + [(status, False) for status in (500, 502, 503, 504, 599)],
+)
+async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: int, answered: bool) -> None:  # noqa: FBT001  # a parameter
+    """Whatever the body is: a proxy's HTML under a 404 was served too."""
+    for body in (b'{"code":1,"message":"no"}', b"<html>"):
+        told = await balance(answering(answer(status, body if status != 204 else b"")))
+        assert (told.answered, told.status) == (answered, status)
+
+
+@pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])
+async def test_a_vendor_that_says_nothing_does_not_answer(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken or silent, and nothing is raised."""
+    monkeypatch.setattr("taskhook.adapters.vendor.POLL_TIME", SHORT)
+    told = await balance(script)
+    assert (told.answered, told.status, told.body) == (False, 0, {})
+
+
+async def test_an_endless_balance_is_dropped() -> None:
+    """It was answered, and is not kept."""
+    told = await balance(answering(answer(200, b" " * (MAX_ANSWER + 1))))
+    assert (told.answered, told.status, told.body) == (True, 200, {})

@@ -38,7 +38,7 @@ SLOW_DEFAULT_S = 2.0
 FAILURE_MESSAGE = "The input image has no human body or multiple human bodies."
 
 type FailedForm = Literal["message", "string", "object", "both"]
-type FaultTarget = Literal["submit", "task", "file", "media"]
+type FaultTarget = Literal["submit", "task", "balance", "file", "media"]
 
 FAILED_FAULTS: dict[str, FailedForm] = {
     "failed": "both",
@@ -430,6 +430,11 @@ class VendorEmulator:
 
     async def _balance(self, request: web.Request) -> web.Response:
         self._admit(request)
+        fault = await self._strike("balance", request)
+        if fault is not None and fault.fault == "drop_after":
+            raise DroppedError
+        if fault is not None and fault.fault == "not_json":
+            return _not_json()
         return json_response(success_body({"balance": 100.1234}))
 
     async def _result_file(self, request: web.Request) -> web.StreamResponse:

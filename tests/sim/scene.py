@@ -14,12 +14,21 @@ from taskhook import callers, deliver, ports, query
 from taskhook.adapters import attributes
 from taskhook.adapters.archive_s3 import S3Archive
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, stored_values
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, VendorKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, StoredKey
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
 from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, ends_of, poll
-from taskhook.ports import Piece, PollKind, PollOutcome, Reply, SourceChangedError, SourceGoneError, SourceUnavailableError
+from taskhook.ports import (
+    BalanceOutcome,
+    Piece,
+    PollKind,
+    PollOutcome,
+    Reply,
+    SourceChangedError,
+    SourceGoneError,
+    SourceUnavailableError,
+)
 from taskhook.submit import Allowance, Answer, Door, Inspector, Order, Payer, RejectedError, submit
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task
@@ -209,6 +218,24 @@ class SimVendor:
             return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
         answer: PollOutcome = await self._scene.seam.interact("poll", effect, strike)
+        return answer
+
+    async def balance(self) -> BalanceOutcome:
+        """Tell the balance, where the vendor answers."""
+        self.requests.append(self._scene.loop.time())
+
+        async def effect() -> BalanceOutcome:
+            await asyncio.sleep(0.2)
+            return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}})
+
+        async def strike(outcome: str) -> BalanceOutcome:
+            if outcome == "slow":
+                await asyncio.sleep(10)
+                return await effect()
+            answered, status = outcome in {"key refused", "missing"}, {"key refused": 401, "missing": 404, "throttled": 429}
+            return BalanceOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
+
+        answer: BalanceOutcome = await self._scene.seam.interact("poll", effect, strike)
         return answer
 
     async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
@@ -405,8 +432,8 @@ class _LambdaClient:
 
 class _SecretsClient:
     def get_secret_value(self, **_request: Any) -> Json:
-        """Give the vendor's key."""
-        return {"SecretString": "mdlx_key"}
+        """Give a key."""
+        return {"SecretString": "some_key"}
 
 
 @dataclass
@@ -729,7 +756,7 @@ class Scene:
     def _start_container(self) -> _Container:
         protocols = (ports.TaskStore, ports.WorkIndex, ports.TaskHistory, ports.Lease, ports.Gates, ports.Budget)
         tasks = self.seam.port(DynamoTasks(_client(self.table), TASKS, clock=self.clock, reporter=self.reporter), *protocols)
-        key = self.seam.port(VendorKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
+        key = self.seam.port(StoredKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
         hooks = self.seam.port(HookUrls(ORIGIN, key), ports.Hooks)
         wake = self.seam.port(LambdaWake(_client(_LambdaClient(self)), "poll", self.reporter), ports.Wake)
         archiver = self.seam.port(

@@ -1,5 +1,5 @@
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -86,6 +86,20 @@ async def test_a_wrong_token_is_a_404_and_asks_nobody(floor: HookDesk, token: st
         await floor.hint(task, token=token or "-")
     assert rejected.value.status == 404
     assert floor.vendor.polls == []
+
+
+async def test_a_token_that_cannot_be_checked_is_asked_to_come_again(floor: HookDesk) -> None:
+    """Where the key cannot be read, a true hint is not answered like a forged one, and nothing crashes."""
+
+    class NoKey(FixedHooks):
+        async def valid(self, _task_id: str, _token: str) -> None:
+            """Know nothing."""
+
+    floor.desk = replace(floor.desk, hooks=NoKey())
+    task = await floor.add(State.WATCHED)
+    with pytest.raises(RejectedError) as rejected:
+        await floor.hint(task)
+    assert (rejected.value.status, rejected.value.retry_after, floor.vendor.polls) == (503, 5, [])
 
 
 async def test_a_flood_asks_the_vendor_once_a_second(floor: HookDesk) -> None:

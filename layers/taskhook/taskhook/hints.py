@@ -46,7 +46,10 @@ async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDes
 
     Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a while.
     """
-    task = await desk.tasks.get(task_id) if await desk.hooks.valid(task_id, token) else None
+    known = await desk.hooks.valid(task_id, token)
+    if known is None:
+        raise RejectedError(503, "Service unavailable: the token cannot be checked right now", retry_after=5)
+    task = await desk.tasks.get(task_id) if known else None
     if task is None:
         raise RejectedError(404, "Resource not found: there is no such hook")
     if task.state is State.SUBMITTING:

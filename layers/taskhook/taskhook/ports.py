@@ -161,13 +161,13 @@ class Budget(Protocol):
 
 
 class Hooks(Protocol):
-    """The addresses at which the vendor may leave hints; the token in them is derived, nothing is stored."""
+    """The addresses at which the vendor may leave hints; the token in them is derived, nothing is stored. Never raises."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address for a task, None where it cannot be made."""
 
-    async def valid(self, task_id: str, token: str) -> bool:
-        """Tell whether this is that task's token, in constant time."""
+    async def valid(self, task_id: str, token: str) -> bool | None:
+        """Tell whether this is that task's token, in constant time; None where that cannot be told right now."""
 
 
 class Credential(BaseModel):
@@ -246,15 +246,34 @@ class PollOutcome(BaseModel):
     retry_after: timedelta | None = None
 
 
+class KeyUnusableError(Exception):
+    """A key is missing, may not be read, or cannot be sent: a fault of the configuration. The text shows nothing of the key."""
+
+
+class KeyUnavailableError(Exception):
+    """A key could not be read right now."""
+
+
 class ApiKey(Protocol):
-    """Gives the vendor's API key, read again when `fresh`. May raise: without a key nothing can be asked."""
+    """Gives a key of this deployment, read again when `fresh`. Raises KeyUnusableError, KeyUnavailableError."""
 
     async def __call__(self, *, fresh: bool) -> str:
         """Give the key."""
 
 
+class BalanceOutcome(BaseModel):
+    """One look at the account at the vendor, which tells too whether the vendor answers at all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    answered: bool  # any 2xx or 4xx but 408, 425 and 429: the vendor is there, and serves requests
+    status: int = 0  # 0: no answer came
+    body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
+    message: str = ""  # why there is no answer
+
+
 class TaskApi(Protocol):
-    """The vendor. Neither method raises: whatever happens on the wire is an outcome."""
+    """The vendor. No method raises: whatever happens on the wire is an outcome."""
 
     async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
         """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
@@ -264,6 +283,9 @@ class TaskApi(Protocol):
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Ask for a task; with `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most)."""
+
+    async def balance(self) -> BalanceOutcome:
+        """Ask for the account's balance: a request that is free, and safe to repeat."""
 
 
 class Reply(BaseModel):

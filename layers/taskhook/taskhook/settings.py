@@ -54,6 +54,7 @@ class Settings(BaseModel):
     callers_table: str
     vendor_url: str
     vendor_key_secret: str
+    deployment_key_secret: str  # random material from which this deployment derives its own keys
     public_url: str
     api_url: str  # the API's own, whatever the public one is
     poll_function: str = ""  # submit's alone: a function cannot name itself in its own environment

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.session import Session
 
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, SystemClock, VendorKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, StoredKey, SystemClock
 from taskhook.adapters.vendor import ModellixApi
 from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, Wake
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
@@ -23,6 +23,7 @@ from taskhook.task import HARD_STOP
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
 
     from taskhook.archive import Desk
     from taskhook.hints import HintDesk
@@ -101,9 +102,15 @@ def callers() -> DynamoCallers:
 
 
 @cache
-def vendor_key() -> VendorKey:
+def vendor_key() -> StoredKey:
     """The vendor's API key."""
-    return VendorKey(_client("secretsmanager"), settings().vendor_key_secret)
+    return StoredKey(_secrets(), settings().vendor_key_secret)
+
+
+@cache
+def deployment_key() -> StoredKey:
+    """The random material from which this deployment derives its own keys."""
+    return StoredKey(_secrets(), settings().deployment_key_secret)
 
 
 @cache
@@ -117,7 +124,7 @@ def hooks() -> HookUrls | None:
     """The addresses for the vendor's hints; None where hints are switched off, or nobody could act on them before the tick."""
     if settings().hints is Switch.OFF or settings().callback_latency is CallbackLatency.ECONOMY:
         return None
-    return HookUrls(settings().public_url, vendor_key())
+    return HookUrls(settings().public_url, deployment_key())
 
 
 @cache
@@ -298,6 +305,12 @@ def poll_world() -> "World":
 @cache
 def _dynamodb() -> "DynamoDBClient":
     client: DynamoDBClient = _client("dynamodb")
+    return client
+
+
+@cache
+def _secrets() -> "SecretsManagerClient":
+    client: SecretsManagerClient = _client("secretsmanager")
     return client
 
 

@@ -10,7 +10,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.ports import ApiKey, PollOutcome, Reporter
+from taskhook.ports import ApiKey, KeyUnavailableError, KeyUnusableError, PollOutcome, Reporter
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -111,31 +111,53 @@ class LambdaArchiver:
         return True
 
 
-class HookUrls:
-    """`Hooks`: the token is an HMAC of the task's id under the vendor key, so that whoever knows it is the vendor, or we."""
+_HOOK_TIME = timedelta(seconds=2)  # for reading the key, where it is not known yet: a submit does not wait for a convenience
 
-    def __init__(self, public_url: str, key: ApiKey) -> None:
+
+class HookUrls:
+    """`Hooks`: the token is an HMAC of the task's id, under a key that is derived for this use alone."""
+
+    def __init__(self, public_url: str, deployment_key: ApiKey) -> None:
         self._public_url = public_url
-        self._key = key
+        self._deployment_key = deployment_key
 
     async def url(self, task_id: str) -> str | None:
         """Make the address for a task, None where the key cannot be read."""
+        token = await self._token(task_id)
+        return None if token is None else f"{self._public_url}/hooks/{task_id}/{token}"
+
+    async def valid(self, task_id: str, token: str) -> bool | None:
+        """Tell whether this is that task's token, in constant time; None where the key cannot be read."""
+        expected = await self._token(task_id)
+        return None if expected is None else hmac.compare_digest(token.encode(), expected.encode())
+
+    async def _token(self, task_id: str) -> str | None:
         try:
-            return f"{self._public_url}/hooks/{task_id}/{await self._token(task_id)}"
-        except (BotoCoreError, ClientError):
+            async with asyncio.timeout(_HOOK_TIME.total_seconds()):
+                material = await self._deployment_key(fresh=False)
+        except Exception:  # noqa: BLE001  # whatever keeps the key from being read, there is the poll
             return None
-
-    async def valid(self, task_id: str, token: str) -> bool:
-        """Tell whether this is that task's token, in constant time."""
-        return hmac.compare_digest(token.encode(), (await self._token(task_id)).encode())
-
-    async def _token(self, task_id: str) -> str:
-        key = await self._key(fresh=False)
-        return hmac.digest(key.encode(), f"taskhook hook {task_id}".encode(), "sha256").hex()[:32]
+        return hmac.digest(derived_key(material, "hook tokens"), task_id.encode(), "sha256").hex()[:32]
 
 
-class VendorKey:
-    """The vendor's API key out of Secrets Manager, kept while it works."""
+def derived_key(material: str, use: str) -> bytes:
+    """Derive the key for one use, 32 bytes, from the deployment's random material; each use has a key of its own."""
+    return hmac.digest(material.encode(), f"taskhook {use}".encode(), "sha256")
+
+
+# Codes of Secrets Manager that no repetition cures: the secret is gone or about to be, or its reader has no right to it.
+_MISCONFIGURED = {
+    "AccessDeniedException",
+    "DecryptionFailure",
+    "InvalidParameterException",
+    "InvalidRequestException",
+    "ResourceNotFoundException",
+    "ValidationException",
+}
+
+
+class StoredKey:
+    """`ApiKey`: a key out of Secrets Manager, kept while it works."""
 
     def __init__(self, client: "SecretsManagerClient", secret_arn: str) -> None:
         self._client = client
@@ -143,8 +165,20 @@ class VendorKey:
         self._key: str | None = None
 
     async def __call__(self, *, fresh: bool) -> str:
-        """Give the key, read again when `fresh`. Raises botocore's errors: without a key nothing can be asked."""
+        """Give the key, read again when `fresh`. Raises KeyUnusableError, KeyUnavailableError."""
         if self._key is None or fresh:
-            answer = await asyncio.to_thread(self._client.get_secret_value, SecretId=self._secret_arn)
-            self._key = answer["SecretString"].strip()  # a key that was pasted may end in a new line
+            self._key = await self._read()
         return self._key
+
+    async def _read(self) -> str:
+        try:
+            answer = await asyncio.to_thread(self._client.get_secret_value, SecretId=self._secret_arn)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise (KeyUnusableError if code in _MISCONFIGURED else KeyUnavailableError)(code) from error
+        except BotoCoreError as error:
+            raise KeyUnavailableError(type(error).__name__) from error
+        key = answer.get("SecretString", "").strip()  # a key that was pasted may end in a new line
+        if not key:
+            raise KeyUnusableError("the secret holds no text")
+        return key

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 from pydantic_core import from_json
 
-from taskhook.ports import HOLD_TIME, HOLDS_AT_ONCE, POLLS_AT_ONCE, ApiKey, PollKind, PollOutcome
+from taskhook.ports import HOLD_TIME, HOLDS_AT_ONCE, POLLS_AT_ONCE, ApiKey, BalanceOutcome, PollKind, PollOutcome
 from taskhook.task import Json, Submission, SubmitOutcome, kept_data, read_submission
 
 POLL_TIME = timedelta(seconds=10)
@@ -75,6 +75,18 @@ class ModellixApi:
         except Exception as error:  # noqa: BLE001  # wire, key or URL: whatever it was says nothing about the task
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
+    async def balance(self) -> BalanceOutcome:
+        """Ask for the account's balance: a request that is free, and safe to repeat."""
+        status = 0
+        try:
+            async with asyncio.timeout(POLL_TIME.total_seconds()):
+                headers = {"Authorization": f"Bearer {await self._key(fresh=False)}"}
+                async with self._client.stream("GET", f"{self._base_url}/api/v1/team/balance", headers=headers) as response:
+                    status = response.status_code
+                    return BalanceOutcome(answered=_serves(status), status=status, body=await _object(response))
+        except Exception as error:  # noqa: BLE001  # wire, key or URL; or an answer that is not JSON, which is one all the same
+            return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
+
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return httpx.create_ssl_context(trust_env=False)
@@ -124,6 +136,11 @@ class _Post:
 
     async def _trace(self, event: str, _info: Mapping[str, Any]) -> None:
         self.sent = self.sent or event.endswith(_SENT)
+
+
+def _serves(status: int) -> bool:
+    """Tell whether an answer shows a vendor that serves requests, if only to refuse them."""
+    return 200 <= status < 500 and not 300 <= status < 400 and status not in {408, 425, 429}  # noqa: PLR2004  # HTTP
 
 
 async def _read_poll(response: httpx.Response, upstream_task_id: str) -> PollOutcome:
