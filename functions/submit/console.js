@@ -76,8 +76,8 @@ function ago(at) {
 
 /** Show a moment, milliseconds or ISO 8601: in full, without the day where that is `day`'s, or (`near`) how long ago it was. */
 function moment(value, { near = false, day } = {}) {
-  const at = new Date(value);
-  if (Number.isNaN(at.getTime())) return el.span(String(value));
+  const at = new Date(typeof value === "number" || typeof value === "string" ? value : NaN);
+  if (Number.isNaN(at.getTime())) return el.span(plain(value));
   const text = near ? ago(at) : day && new Date(day).toDateString() === at.toDateString() ? clock.format(at) : full.format(at);
   return el.time({ datetime: at.toISOString(), title: `${full.format(at)} (${zone})`, "data-near": near }, text);
 }
@@ -89,12 +89,13 @@ setInterval(() => {
   }
 }, 1000);
 
+/** Write a duration. It is rounded before it is taken apart: else 119.6 s would be "1 min 60 s". */
 function lasting(ms) {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  const seconds = ms / 1000;
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  const [whole, tenths, seconds, minutes] = [1, 100, 1000, 60000].map((unit) => Math.round(ms / unit));
+  if (whole < 1000) return `${whole} ms`;
+  if (tenths < 600) return `${(tenths / 10).toFixed(1)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 // --- words and pieces ----------------------------------------------------------------------------------------------------------
@@ -116,11 +117,13 @@ const WORDS = {
 };
 const word = (state, said) => el.span({ class: `word ${WORDS[state]?.[0] ?? "none"}` }, said ?? WORDS[state]?.[1] ?? String(state));
 const hasEnded = (task) => task.stage === "success" || task.stage === "failed";
+/** Write whatever the vendor said in some place: JSON where it is no text. `String` throws on some objects. */
+const plain = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
 const isWeb = (url) => typeof url === "string" && /^https?:\/\//i.test(url);
 const link = (url, text = url) =>
   isWeb(url)
     ? el.a({ href: url, target: "_blank", rel: "noopener noreferrer", class: "url" }, text)
-    : el.span({ class: "url" }, String(url));
+    : el.span({ class: "url" }, plain(url));
 const say = (text) => (document.getElementById("said").textContent = text);
 
 function notice(text, { kind = "bad", action, label = "Try again" } = {}) {
@@ -192,7 +195,7 @@ function route() {
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
   if (path && !path.startsWith("/")) return; // the skip link
   const parameters = new URLSearchParams(query);
-  const [, name = "", id] = path.split("/");
+  const [, name = "", id = "", ...more] = path.split("/");
   const signedIn = token.get() !== null;
   document.getElementById("nav").hidden = !signedIn;
   document
@@ -206,11 +209,13 @@ function route() {
         : [el.a({ href: "/docs" }, "API")]),
     );
   const views = {
-    tasks: id ? () => showTask(id) : () => showTasks(parameters),
+    __proto__: null, // else `#/constructor` would be a view
+    tasks: () => (id ? showTask(id) : showTasks(parameters)),
     submit: () => showSubmit(parameters),
     callbacks: showCallbacks,
   };
-  const view = signedIn ? (views[name || "tasks"] ?? showNothing) : showSignIn;
+  const known = (name || "tasks") in views && more.length === 0 && (id === "" || name === "tasks");
+  const view = !signedIn ? showSignIn : known ? views[name || "tasks"] : showNothing;
   for (const entry of document.querySelectorAll("#nav a")) {
     entry.toggleAttribute("aria-current", entry.hash === `#/${name || "tasks"}`);
     if (entry.hasAttribute("aria-current")) entry.setAttribute("aria-current", "page");
@@ -555,6 +560,7 @@ function redeliverAll(parameters) {
 // --- one task ----------------------------------------------------------------------------------------------------------------
 
 function showTask(id) {
+  if (!ID.test(id)) return showNoTask(main);
   const trouble = el.div({ class: "tight" });
   const page = el.div({ class: "stack" }, el.h1("Task"), trouble, el.p({ class: "empty" }, "Loading…"));
   main.append(page);
@@ -567,11 +573,7 @@ function showTask(id) {
       const { status, message, wait } = judged(error);
       if (looking.over()) return null;
       if (status === 404) {
-        page.replaceChildren(
-          el.h1("No such task"),
-          el.p({ class: "soft" }, "There is none of yours with this id, or it was kept long enough and is gone."),
-          el.p(el.a({ href: "#/tasks" }, "To the tasks")),
-        );
+        showNoTask(page);
         return null;
       }
       trouble.replaceChildren(notice(`${message}. Trying again every ${wait} s.`, { action: looking.now }));
@@ -585,6 +587,14 @@ function showTask(id) {
     return task.callback.state === "waiting" ? CALM : null;
   }
   const looking = watch(look);
+}
+
+function showNoTask(page) {
+  page.replaceChildren(
+    el.h1("No such task"),
+    el.p({ class: "soft" }, "There is none of yours with this id, or it was kept long enough and is gone."),
+    el.p(el.a({ href: "#/tasks" }, "To the tasks")),
+  );
 }
 
 /** Lay out a task's page; each part is drawn anew only when what it shows has changed, so that a film goes on playing. */
@@ -798,16 +808,18 @@ function resultOf(task) {
     resources.map(resourceOf),
     (task.billing?.amount || expires || task.truncated) &&
       el.small([
-        task.billing?.amount && `Billed ${task.billing.amount}. `,
+        task.billing?.amount && `Billed ${plain(task.billing.amount)}. `,
         expires && ["Kept by the vendor until ", moment(expires), ". "],
         task.truncated && "The vendor's answer was too large and is shortened.",
       ]),
   );
 }
 
+/** Show a file of a result; what is no link is shown as the vendor gave it. */
 function resourceOf(resource) {
-  const url = String(resource?.url);
-  const kind = kindOf(url, String(resource?.type)) ?? "video";
+  const url = typeof resource === "string" ? resource : resource?.url;
+  if (!isWeb(url)) return link(resource);
+  const kind = kindOf(url, plain(resource.type)) ?? "video";
   return el.div({ class: "tight" }, link(url), media(url, kind, `Show the ${kind}`));
 }
 
@@ -982,7 +994,7 @@ function fieldOf(name, property, required, value, description) {
   const label = el.label({ for: id }, el.code(name), !required && el.span({ class: "soft" }, " (optional)"));
   const isBox = input.type === "checkbox";
   const set = (given) =>
-    isBox ? (input.checked = given ?? property.default ?? false) : (input.value = given ?? property.default ?? "");
+    isBox ? (input.checked = given ?? property.default ?? false) : (input.value = plain(given ?? property.default ?? ""));
   set(value);
   return {
     name,

@@ -409,6 +409,60 @@ def test_what_is_hostile_shows_as_text(
     assert page.evaluate("window.broken") is None
 
 
+ODD: list[Any] = [
+    {},
+    {"toString": None, "valueOf": 1},
+    {"url": {"a": [1]}},
+    [],
+    [None, ["https://example.com/a.mp4"]],
+    0,
+    -1.5,
+    True,
+    None,
+    "",
+]
+
+
+def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
+    newcomer: User, stored: Callable[[Task], None], visit: Callable[..., Visitor]
+) -> None:
+    """An object, a list, a number or null where a link or a text belongs is shown as it came; what is a link is one."""
+    files = [*({"url": one, "type": one} for one in ODD), *ODD, {"url": "https://example.com/good.mp4"}]
+    results: list[Any] = [{"resources": files}, {"resources": {"url": "x"}}, *ODD]
+    tasks = [
+        a_task(newcomer, number, message=json.dumps({"data": {"result": result, "stage": "success"} | odd}))
+        for number, result in enumerate(results)
+        for odd in ({"result_expires_at": ODD[number % len(ODD)], "billing": {"amount": ODD[number % len(ODD)]}, "truncated": []},)
+    ]
+    for task in tasks:
+        stored(task)
+    visitor = visit().signed_in(token_of(newcomer))
+    expect(visitor.page.locator("tbody tr")).to_have_count(len(tasks))
+    for number, task in enumerate(tasks):
+        visitor.page.goto(f"/#/tasks/{task.task_id}")
+        expect(visitor.heading(f"number {number}")).to_be_visible()
+        expect(visitor.heading("Result")).to_be_visible()
+        expect(visitor.page.get_by_text("The API's answer")).to_be_visible()
+        if number == 0:
+            expect(visitor.page.locator("main a.url")).to_have_text(["https://example.com/good.mp4"])
+            expect(visitor.page.locator("main .url").first).to_have_text('{"url":{},"type":{}}')
+    visitor.page.goto(f"/#/submit?from={tasks[0].task_id}")
+    expect(visitor.page.get_by_label("reference")).to_have_value("number 0")
+
+
+def test_a_duration_is_rounded_before_it_is_taken_apart(stack: Stack, visit: Callable[..., Visitor]) -> None:
+    """No part of it ever says 60 of what the next larger part counts, at whatever millisecond."""
+    page = visit().page
+    page.goto(f"{stack.endpoint}/")
+    told = page.evaluate("[0, 0.4, 999.4, 999.5, 59949, 59950, 119600, 3599499, 3599500, 3659600, 7199999, 270000000].map(lasting)")
+    assert told == [
+        *("0 ms", "0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "2 min 0 s"),
+        *("59 min 59 s", "1 h 0 min", "1 h 1 min", "2 h 0 min", "75 h 0 min"),
+    ]
+    odd = "Array.from({length: 400000}, (_, n) => lasting(n * 37)).filter((said) => /\\b(1000 ms|60(\\.\\d)? s|60 min)/.test(said))"
+    assert page.evaluate(odd) == []
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------------
 
 
@@ -461,7 +515,16 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
     visitor = visit().signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
     visitor.expected = {404}
     expect(visitor.heading("No such task")).to_be_visible()
-    visitor.page.goto("/#/nowhere")
+    for address in ("nowhere", "constructor", "__proto__", "toString/x", "tasks/a/b", "submit/x", "callbacks/x", "/tasks"):
+        visitor.page.goto("/#/tasks")
+        expect(visitor.heading("Tasks")).to_be_visible()
+        visitor.page.goto(f"/#/{address}")
+        expect(visitor.heading("There is no such page")).to_be_visible()
+    for task_id in ("constructor", "..", ".", "redeliver", "%", "tk_x", "%2e%2e%2fmodels"):
+        visitor.page.goto("/#/tasks")
+        expect(visitor.heading("Tasks")).to_be_visible()
+        visitor.page.goto(f"/#/tasks/{task_id}")
+        expect(visitor.heading("No such task")).to_be_visible()
     visitor.page.get_by_role("link", name="To the tasks").click()
     expect(visitor.heading("Tasks")).to_be_visible()
 
