@@ -1,5 +1,6 @@
 """The archive's adapters: S3 as the emulated account has it, originals from real servers, and both together in little memory."""
 
+import asyncio
 import os
 import socket
 import tracemalloc
@@ -23,7 +24,7 @@ from taskhook.ports import ArchiveUnavailableError, Piece, SourceChangedError, S
 from taskhook.targets import TargetPolicy
 from taskhook.task import State, Task
 from tests.integration.test_guard import LOOPBACK, Names
-from tests.listener import answer, answering, free_port, listening
+from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack
 from tests.local.bulk import BLOCK, Bulk
 from tests.local.vendor import serving
@@ -95,6 +96,36 @@ async def test_parts_become_a_file(kept: Archive) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
             got = await client.get(url)
         assert (got.status_code, got.content, got.headers["content-type"]) == (200, b"1" * FIVE + b"2" * 7, "video/mp4")
+
+
+@pytest.mark.parametrize(
+    ("media_type", "disposition"),
+    [
+        ("video/mp4", None),
+        ("IMAGE/PNG", None),
+        ("audio/mpeg", None),
+        ("image/svg+xml", "attachment"),
+        ("video/x+xml", "attachment"),
+        ("text/html", "attachment"),
+        ("image/png; x=text/html", "attachment"),
+        ("application/octet-stream", "attachment"),
+    ],
+)
+async def test_what_may_hold_a_script_is_not_shown(account_url: str, media_type: str, disposition: str | None) -> None:
+    """A browser saves it; pictures, sounds and videos it may show."""
+    client = s3_client(account_url)
+    bucket = f"results-{os.urandom(4).hex()}"
+    client.create_bucket(Bucket=bucket)
+    kept = S3Archive(client, bucket)
+    upload = await kept.begin("a/0/t", media_type)
+    await kept.put("a/0/t", upload, 1, b"<script>")
+    await kept.finish("a/0/t", upload)
+    url = await kept.link("a/0/t")
+    assert url is not None
+    async with httpx.AsyncClient(trust_env=False) as http:
+        got = await http.get(url)
+    assert (got.status_code, got.headers.get("content-disposition")) == (200, disposition)
+    client.close()
 
 
 async def test_what_comes_after_the_end_is_refused(kept: Archive) -> None:
@@ -218,10 +249,12 @@ async def test_another_version_is_not_gone_on_with(originals: AiohttpOriginals, 
 @pytest.mark.parametrize(
     ("status", "error", "reason"),
     [
-        (401, SourceGoneError, "status_401"),
+        (400, SourceUnavailableError, "status_400"),
+        (401, SourceUnavailableError, "status_401"),
         (403, SourceGoneError, "status_403"),
         (404, SourceGoneError, "status_404"),
         (410, SourceGoneError, "status_410"),
+        (405, SourceUnavailableError, "status_405"),
         (408, SourceUnavailableError, "status_408"),
         (429, SourceUnavailableError, "status_429"),
         (500, SourceUnavailableError, "status_500"),
@@ -259,9 +292,111 @@ async def test_an_answer_that_breaks_off_is_worth_another_try(originals: Aiohttp
             await originals.read(f"{listener.origin}/x", start=0, length=10, tag=None)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, zstd"])
+async def test_compressed_bytes_are_not_kept(originals: AiohttpOriginals, coding: str) -> None:
+    """They would be no video, and their length not the file's; neither at the start nor behind a part."""
+    for status, start, more in ((200, 0, {}), (206, 10, {"content_range": "bytes 10-19/20"})):
+        async with listening(answering(answer(status, b"0123456789", content_encoding=coding, **more))) as listener:
+            with pytest.raises(SourceGoneError, match=exactly("compressed")):
+                await originals.read(f"{listener.origin}/x", start=start, length=10, tag=None)
+
+
+@pytest.mark.parametrize("coding", ["identity", "", "aws-chunked", "binary"])
+async def test_a_coding_that_is_none_is_taken_for_none(originals: AiohttpOriginals, coding: str) -> None:
+    """Some storage hands out what an uploader wrote there."""
+    async with listening(answering(answer(200, b"0123456789", content_encoding=coding))) as listener:
+        piece = await originals.read(f"{listener.origin}/x", start=0, length=20, tag=None)
+    assert (piece.data, piece.last) == (b"0123456789", True)
+
+
+def without_length(then: bytes) -> Script:
+    """Give ten bytes of which no length is told, and close; answer whoever asks for what lies behind them with `then`."""
+
+    async def script(connection: Connection) -> None:
+        request = await connection.request()
+        await connection.send(then if b"range: bytes=10-" in request.lower() else b"HTTP/1.0 200 OK\r\n\r\n0123456789")
+
+    return script
+
+
+@pytest.mark.parametrize("length", [10, 20])
+@pytest.mark.parametrize(
+    ("then", "error", "reason"),
+    [
+        (answer(416, content_range="bytes */10"), None, ""),
+        (answer(416), None, ""),
+        (answer(200, b"0123456789"), None, ""),
+        (answer(200, b"0123456789abc"), SourceUnavailableError, "cut_short"),
+        (answer(206, b"abc", content_range="bytes 10-12/13"), SourceUnavailableError, "cut_short"),
+        (answer(206, b"abc", content_range="bytes 10-12/*"), SourceUnavailableError, "cut_short"),
+        (answer(503), SourceUnavailableError, "status_503"),
+        (answer(404), SourceGoneError, "status_404"),
+        (b"HTTP/1.0 200 OK\r\n\r\n0123456789", SourceGoneError, "unknown_length"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", SourceGoneError, "unknown_length"),
+        (b"", SourceUnavailableError, "ServerDisconnectedError"),
+    ],
+)
+async def test_an_end_that_may_be_a_cut_is_looked_at_again(
+    originals: AiohttpOriginals, then: bytes, error: type[Exception] | None, reason: str, length: int
+) -> None:
+    """A connection that closes may be broken: complete is what the server says is complete."""
+    async with listening(without_length(then)) as listener:
+
+        async def read() -> list[Piece]:
+            pieces = [await originals.read(f"{listener.origin}/x", start=0, length=length, tag=None)]
+            if not pieces[-1].last:  # whether it ends there was not known yet
+                pieces.append(await originals.read(f"{listener.origin}/x", start=10, length=length, tag=None))
+            return pieces
+
+        if error is None:
+            pieces = await read()
+            assert b"".join(piece.data for piece in pieces) == b"0123456789"
+            assert pieces[-1].last
+        else:
+            with pytest.raises(error, match=exactly(reason)):
+                await read()
+
+
+async def test_a_range_of_a_file_of_unknown_size_proves_no_end(originals: AiohttpOriginals) -> None:
+    """It ends where the server ended it."""
+    async with listening(answering(answer(206, b"0123456789", content_range="bytes 5-14/*"))) as listener:
+        with pytest.raises(SourceUnavailableError, match=exactly("wrong_range")):
+            await originals.read(f"{listener.origin}/x", start=5, length=20, tag=None)
+        assert [b"range: bytes=5-\r\n" in request.lower() for request in listener.requests] == [True, False]
+        assert b"range: bytes=15-\r\n" in listener.requests[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1", b";extension"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"trailer: x\r\n"),
+    ],
+    ids=["interim answers", "headers", "drips", "chunk extensions", "trailers"],
+)
+async def test_an_answer_without_end_is_left(begin: bytes, again: bytes) -> None:
+    """Though something comes all the time."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(begin)
+        while True:
+            await connection.send(again)
+            await asyncio.sleep(0.01)
+
+    originals = AiohttpOriginals(RELAXED, patience=10, piece_time=0.5)
+    async with listening(script) as listener, asyncio.timeout(20):
+        with pytest.raises(SourceUnavailableError):
+            await originals.read(f"{listener.origin}/x", start=0, length=10_000, tag=None)
+    await originals.close()
+
+
 async def test_a_wrong_range_is_not_taken_for_the_right_one(originals: AiohttpOriginals) -> None:
     """Bytes from elsewhere would make a copy that looks whole."""
-    for range_ in ("bytes 0-9/20", "bytes x", ""):
+    for range_ in ("bytes 0-9/20", "bytes x", "", f"bytes 10-19/{'9' * 5000}"):
         async with listening(answering(answer(206, b"0123456789", content_range=range_))) as listener:
             with pytest.raises(SourceUnavailableError, match=exactly("wrong_range")):
                 await originals.read(f"{listener.origin}/x", start=10, length=10, tag=None)

@@ -1,6 +1,7 @@
 """The archive in S3: multipart uploads whose parts outlive their maker, and links that are signed for some minutes."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ CLIENT: dict[str, Any] = {
     "response_checksum_validation": "when_required",
 }
 _LINK_S = 600
+_SHOWN = re.compile(r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE)  # what can hold no script
 _NO_UPLOAD = {"NoSuchUpload", "404"}
 _NO_FILE = {"NoSuchKey", "NotFound", "404", "403"}  # whoever may not list a bucket is told 403 of what is not there
 
@@ -69,14 +71,15 @@ class S3Archive:
     async def link(self, key: str) -> str | None:
         """Sign a link to a file; None where there is no such file."""
         try:
-            await _call(self._client.head_object, Bucket=self._bucket, Key=key)
+            head = await _call(self._client.head_object, Bucket=self._bucket, Key=key)
         except _RefusedError as error:
             if error.code in _NO_FILE:
                 return None
             raise
-        return self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=_LINK_S, HttpMethod="GET"
-        )
+        wanted = {"Bucket": self._bucket, "Key": key}
+        if not _SHOWN.fullmatch(head.get("ContentType", "")):
+            wanted["ResponseContentDisposition"] = "attachment"
+        return self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=_LINK_S, HttpMethod="GET")
 
     async def _parts(self, key: str, upload: str) -> "list[PartTypeDef]":
         """List the parts up to the first gap; there are fewer than the thousand of one page."""

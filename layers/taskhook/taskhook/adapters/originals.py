@@ -3,18 +3,17 @@
 import asyncio
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urldefrag, urljoin
+from http import HTTPStatus
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from yarl import URL
 
-from taskhook.adapters.guard import guarded_connector
+from taskhook.adapters.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
 from taskhook.ports import Piece, SourceChangedError, SourceGoneError, SourceUnavailableError
-from taskhook.targets import MEDIA, ForbiddenTargetError, TargetPolicy
+from taskhook.targets import ForbiddenTargetError, TargetPolicy
 
-_HOPS = 3
-_AGAIN = {408, 425, 429}  # besides 5xx: what may work in a while
+PIECE_TIME = 120.0  # seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late anyway
+_GONE = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}  # a signed link that has expired says 403
 _SKIP = 256 * 1024
 _MAX_TAG = 256  # characters; a longer one is a stranger's whim, and would be stored
 _MEDIA_TYPE = re.compile(r"(image|video|audio)/[A-Za-z0-9.+-]{1,64}")
@@ -31,6 +30,12 @@ class _Open:
     tag: str = field(default="")
 
     @property
+    def ends_surely(self) -> bool:
+        """Whether an end that is no error is the file's: its length was told, or the last chunk of the whole was marked."""
+        chunked = "chunked" in self.response.headers.get("transfer-encoding", "").lower()
+        return self.size is not None or (self.response.status == HTTPStatus.OK and chunked)
+
+    @property
     def media_type(self) -> str:
         """What the server says the file is, if that is a medium: whoever follows a link shall be shown nothing else."""
         named = self.response.headers.get("content-type", "").partition(";")[0].strip()
@@ -40,23 +45,37 @@ class _Open:
 class AiohttpOriginals:
     """`Originals`. Pieces that follow each other come from one answer, also of a server that knows no ranges."""
 
-    def __init__(self, policy: TargetPolicy, *, resolver: AbstractResolver | None = None, patience: float = 20) -> None:
+    def __init__(
+        self,
+        policy: TargetPolicy,
+        *,
+        resolver: AbstractResolver | None = None,
+        patience: float = 20,
+        piece_time: float = PIECE_TIME,
+    ) -> None:
         self._policy = policy
         self._resolver = resolver  # None: the system's
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience / 2, sock_read=patience)
+        self._piece_time = piece_time
         self._session: aiohttp.ClientSession | None = None
         self._open: _Open | None = None
 
     async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
         """Read up to `length` bytes from `start` on. Raises SourceGoneError, SourceChangedError, SourceUnavailableError."""
         try:
-            opened = self._open
-            if opened is None or (opened.url, opened.at) != (url, start) or (tag is not None and opened.tag != tag):
-                opened = await self._ask(url, start, tag)
-            return await _take(opened, length)
+            async with asyncio.timeout(self._piece_time):  # a drip is as good as silence
+                opened = self._open
+                if opened is None or (opened.url, opened.at) != (url, start) or (tag is not None and opened.tag != tag):
+                    opened = await self._ask(url, start, tag)
+                piece = await _take(opened, length)
+                if piece.last and opened.at and not opened.ends_surely:
+                    await self._check_end(opened)
+                return piece
         except (SourceGoneError, SourceChangedError, SourceUnavailableError):
             self._leave()
             raise
+        except TooManyRedirectsError:
+            raise SourceGoneError("too_many_redirects") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._leave()
             if _forbidden(error):
@@ -81,12 +100,10 @@ class AiohttpOriginals:
     async def _ask(self, url: str, start: int, tag: str | None) -> _Open:
         """Ask for the rest of a file, of this version, and read up to where it begins where the server sends all of it."""
         self._leave()
-        headers = {"accept-encoding": "identity", "user-agent": "taskhook"}
-        if start:
-            headers["range"] = f"bytes={start}-"
-            if tag and tag.startswith('"'):  # a strong one: another version comes whole
-                headers["if-range"] = tag
-        self._open = opened = _Open(url, await self._follow(url, headers))
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and tag and tag.startswith('"'):  # a strong one: another version comes whole
+            headers["If-Range"] = tag
+        self._open = opened = _Open(url, await fetch(self._client(), self._policy, url, headers))
         _read_head(opened, start)
         if tag is not None and opened.tag != tag:
             raise SourceChangedError
@@ -97,27 +114,27 @@ class AiohttpOriginals:
             opened.at += len(skipped)
         return opened
 
-    async def _follow(self, url: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """Send the request, and on to where redirects lead, each of them checked."""
-        for _ in range(_HOPS + 1):
-            url = urldefrag(url).url
-            self._policy.check_url(url, MEDIA)
-            response = await self._client().get(URL(url, encoded=True), headers=headers, allow_redirects=False)
-            if response.status not in {301, 302, 303, 307, 308}:
-                return response
+    async def _check_end(self, opened: _Open) -> None:
+        """Make sure that a file ends where an answer did that told no length: it may have been cut there.
+
+        Raises SourceUnavailableError where there is more, SourceGoneError where the server does not tell.
+        """
+        response = await fetch(self._client(), self._policy, opened.url, {"Range": f"bytes={opened.at}-"})
+        try:
+            behind = _Open(opened.url, response)
+            _read_head(behind, opened.at)
+        except SourceChangedError:
+            return  # the server has no such bytes
+        finally:
             response.close()
-            url = urljoin(url, response.headers.get("location", ""))
-        raise SourceGoneError("too_many_redirects")
+        if behind.size is None and not behind.at:
+            raise SourceGoneError("unknown_length")
+        if behind.size != opened.at:
+            raise SourceUnavailableError("cut_short")
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=guarded_connector(self._policy, connections=2, per_host=2, resolver=self._resolver),
-                timeout=self._timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-            )
+            self._session = open_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
         return self._session
 
 
@@ -125,21 +142,21 @@ def _read_head(opened: _Open, start: int) -> None:
     """Learn from the answer which bytes of what come. Raises the errors of `Originals.read`."""
     status, headers = opened.response.status, opened.response.headers
     opened.tag = (headers.get("etag") or headers.get("last-modified") or "")[:_MAX_TAG]
-    if status == 200:  # noqa: PLR2004  # HTTP
-        length = headers.get("content-length")
-        opened.size = int(length) if length is not None else None
-    elif status == 206 and start:  # noqa: PLR2004  # HTTP
-        came = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", headers.get("content-range", ""))
-        if came is None or int(came[1]) != start:
+    if status == HTTPStatus.OK:
+        opened.size = opened.response.content_length
+    elif status == HTTPStatus.PARTIAL_CONTENT and start:
+        told = content_range(opened.response)
+        if told is None or told[0] != start:
             raise SourceUnavailableError("wrong_range")
-        opened.at = start
-        opened.size = int(came[2]) if came[2] != "*" else None
-    elif status == 416 and start:  # noqa: PLR2004  # HTTP
+        opened.at, opened.size = told
+    elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
         raise SourceChangedError  # it was longer
-    elif 400 <= status < 500 and status not in _AGAIN:  # noqa: PLR2004  # HTTP
+    elif status in _GONE:
         raise SourceGoneError(f"status_{status}")
     else:
         raise SourceUnavailableError(f"status_{status}")
+    if is_encoded(opened.response):  # although it was asked not to be; another try would get the same
+        raise SourceGoneError("compressed")
 
 
 async def _take(opened: _Open, length: int) -> Piece:
