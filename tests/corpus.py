@@ -118,6 +118,25 @@ def box(name: bytes, *content: bytes) -> bytes:
     return struct.pack(">I", 8 + sum(map(len, content))) + name + b"".join(content)
 
 
+PICTURES_IN_BOXES = (
+    ("avif", (b"avif", b"mif1", b"miaf"), "AVIF"),
+    ("avif-sequence", (b"avis", b"msf1"), "AVIF"),
+    ("avif-by-another", (b"mif1", b"avif"), "AVIF"),
+    ("heic", (b"heic", b"mif1"), "HEIC"),
+    ("heix", (b"heix", b"mif1"), "HEIC"),
+    ("heic-by-another", (b"mif1", b"heic"), "HEIC"),
+    ("heic-sequence", (b"hevc", b"msf1"), "HEIC"),
+    ("picture", (b"mif1", b"miaf"), "HEIF"),
+)
+
+
+def in_boxes(major: bytes, *others: bytes, size: int = 0) -> bytes:
+    """Make a picture as telephones do, with these brands, padded where it is to be larger."""
+    picture = without(image("AVIF", 300, 400), b"ftyp")
+    content = box(b"ftyp", major, bytes(4), major, *others) + picture
+    return content + (box(b"free", bytes(size - len(content) - 8)) if size else b"")
+
+
 def write_stretched(mp4: bytes, size: int, path: Path) -> None:
     """Write an MP4 with nothing between its pictures and its index, until it has that size; the file system keeps no zeros."""
     [(start, end)] = [(start, end) for name, start, end in boxes(mp4) if name == b"mdat"]
@@ -223,14 +242,20 @@ def _odd_images() -> Iterator[Row]:
         ("TIFF", "a.tiff", "TIFF"),
         ("JPEG2000", "a.jp2", "JPEG 2000"),
         ("ICO", "a.ico", "ICO"),
-        ("AVIF", "a.avif", "avif"),
+        ("AVIF", "a.avif", "AVIF"),
     ):
         yield wrong(name, make=partial(sample, kind), words=f"{IMAGE} is {said}; it must be JPG/JPEG or PNG or BMP or WEBP")
+    for name, brands, said in PICTURES_IN_BOXES:
+        yield wrong(f"{name}.heic", make=partial(in_boxes, *brands), words=f"is {said}; it must be JPG/JPEG or PNG")
+        yield wrong(f"{name}-large.heic", make=partial(in_boxes, *brands, size=120_000), words=f"is {said}; it must be")
     yield fine("png-in-truth.jpg", make=partial(sample, "PNG"))
     yield fine("jpeg-in-truth.mp4", make=partial(sample, "JPEG"))
     yield wrong("mp4-in-truth.jpg", make=partial(video, "mp4", 320, 240, 3), words="is MPEG-4")
     yield wrong("a.svg", make=lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="300" height="400"/>', words="is text")
-    yield wrong("page.jpg", make=lambda: PAGE, words="is text, for example a page")
+    yield Row("page.jpg", IMAGE, lambda: PAGE, Verdict.UNCHECKED, "host answers with a page")
+    yield Row("long-page.jpg", IMAGE, lambda: padded(PAGE, 6 * MB), Verdict.UNCHECKED, "host answers with a page")
+    yield Row("challenge.jpg", IMAGE, lambda: b"\n<!-- \xc2\xa9 -->" + PAGE, Verdict.UNCHECKED, "host answers with a page")
+    yield wrong("message.jpg", make=lambda: b'{"error":"no such file"}', words="is text, for example an error message")
     yield wrong("utf8-page.jpg", make=("é" * 300).encode, words="is text")
     yield wrong("empty.jpg", make=bytes, words=f"{IMAGE} is empty")
     yield Row("cut-in-the-header.png", IMAGE, lambda: sample("PNG")[:20], Verdict.WRONG, "broken, or cut off")
@@ -241,7 +266,7 @@ def _odd_images() -> Iterator[Row]:
     yield fine("jpeg-and-zip.jpg", make=lambda: sample("JPEG") + b"PK\3\4" + bytes(200))
     yield wrong("gif-and-zip.jpg", make=lambda: sample("GIF") + b"PK\3\4" + bytes(200), words="is GIF")
     yield wrong("pdf-and-jpeg.jpg", make=lambda: b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + sample("JPEG"), words="is PDF")
-    yield wrong("page-and-jpeg.jpg", make=lambda: PAGE * 6 + sample("JPEG"), words="is text")
+    yield Row("page-and-jpeg.jpg", IMAGE, lambda: PAGE * 6 + sample("JPEG"), Verdict.UNCHECKED, "host answers with a page")
     yield wrong("text-as-bitmap.bmp", make=lambda: b"BM begins like a bitmap, and goes on like a letter. " * 20, words="is text")
     yield wrong("zip.png", make=lambda: b"PK\3\4" + bytes(200), words="is ZIP")
     yield wrong("bomb.png", make=partial(png, 50_000, 50_000), words="is 50000x50000 px")
@@ -304,13 +329,17 @@ def _odd_videos() -> Iterator[Row]:
         )
     yield wrong("gif.mp4", make=partial(animation, "GIF", 320, 240), words="is GIF")
     yield wrong("jpeg.mp4", make=partial(image, "JPEG", 300, 400), words="is JPEG")
-    yield wrong("only-sound.mp4", make=partial(sample, 5, sound=True, sight=False), words="no video in it")
+    yield wrong("only-sound.mp4", make=partial(sample, 5, sound=True, sight=False), words="has no video in it, only sound")
+    yield wrong("a.m4a", make=partial(video, "ipod", 320, 240, 5, sound=True, sight=False), words="has no video in it, only sound")
+    yield wrong("a.mp3", make=lambda: b"ID3\4" + bytes(1000), words="is MP3; it must be")
     yield wrong("no-index.mp4", make=lambda: without(sample(3), b"moov"), words="no video in it")
     yield wrong("cut-in-the-index.mp4", make=lambda: sample(3)[:-600], words="broken, or cut off")
     yield Row("cut-in-the-pictures.mp4", VIDEO, lambda: sample(3, flags="faststart")[:-500], Verdict.UNCHECKED, "cut off")
     yield Row("cut-in-the-pictures.avi", VIDEO, lambda: video("avi", 320, 240, 3)[:-3000], Verdict.UNCHECKED, "cut off")
     yield wrong("empty.mp4", make=bytes, words="is empty")
-    yield wrong("page.mp4", make=lambda: PAGE, words="is text")
+    yield Row("page.mp4", VIDEO, lambda: PAGE, Verdict.UNCHECKED, "host answers with a page")
+    for name, brands, said in PICTURES_IN_BOXES:
+        yield wrong(f"{name}.mp4", make=partial(in_boxes, *brands, size=120_000), words=f"is {said}; it must be MP4 or MOV or AVI")
     yield wrong("playlist.mp4", make=lambda: b"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1/secret.ts\n", words="is text")
     yield Row("noise.mp4", VIDEO, lambda: bytes(range(256)) * 100, Verdict.UNCHECKED, "unknown format")
     yield fine("jpeg-in-mp4.mp4", make=lambda: sample(3) + box(b"free", image("JPEG", 10, 10)))

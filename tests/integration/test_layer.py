@@ -52,7 +52,8 @@ LOADED = {
     "submit": BOTH_LOAD | {"anyio", "h11", "httpcore", "sniffio", "taskhook.api", "taskhook.callers", "taskhook.query"},
     "a look at media": {
         *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "multidict", "propcache", "yarl"),
-        *("taskhook.adapters.guard", "taskhook.adapters.media", "taskhook.adapters.mediainfo"),
+        *("taskhook.adapters.fetch", "taskhook.adapters.guard", "taskhook.adapters.magic", "taskhook.adapters.media"),
+        "taskhook.adapters.mediainfo",
     },
     "poll": BOTH_LOAD | {"taskhook.deliver", "taskhook.hosts", "taskhook.poll", "taskhook.schedule"},
 }

@@ -428,6 +428,8 @@ def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(rule:
         (IMAGE_RULE, {"format": "", "doubt": "name does not resolve"}, "name does not resolve"),
         (VIDEO_RULE, {"seconds": ()}, "unknown duration"),
         (VIDEO_RULE, {"cut_off": True}, "cut off"),
+        (IMAGE_RULE, {"size": None, "doubt": "unknown size"}, "unknown size"),
+        (VIDEO_RULE, {"format": "", "size": None, "doubt": "host answers with a page"}, "host answers with a page"),
         (VIDEO_RULE, {"tracks": (), "doubt": "too much to read"}, "too much to read"),
     ],
 )
@@ -435,6 +437,14 @@ def test_what_cannot_be_told_is_unchecked(rule: MediaRule, changes: dict[str, An
     """In a few words, which the task keeps."""
     good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
     assert rule.judge(good.model_copy(update=changes)) == Judgement(rule.field, Verdict.UNCHECKED, reason)
+
+
+@pytest.mark.parametrize("tracks", [("Audio",), ("Audio", "Image"), ("Audio", "Text")])
+def test_a_video_of_sound_alone_is_named_as_that(tracks: tuple[str, ...]) -> None:
+    """It is not broken: m4a files are MP4 too."""
+    facts = GOOD_VIDEO.model_copy(update={"tracks": tracks, "width": None, "height": None})
+    said = "Invalid format: video_url has no video in it, only sound"
+    assert VIDEO_RULE.judge(facts) == Judgement("video_url", Verdict.WRONG, said)
 
 
 def test_a_video_is_as_long_as_its_longest_and_shortest_say_together() -> None:

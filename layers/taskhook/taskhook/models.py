@@ -61,8 +61,8 @@ class MediaFacts(BaseModel):
     failure: str = ""  # why its URL surely gives no such file
     doubt: str = ""  # why the look ended before it was through
     size: int | None = None  # bytes
-    text: bool = False  # it begins as pages and messages do
-    format: str = ""  # as the parser names it
+    text: bool = False  # it begins as messages and scripts do
+    format: str = ""  # as its first bytes name it, where the parser agrees
     tracks: tuple[str, ...] = ()  # their kinds
     width: int | None = None
     height: int | None = None
@@ -93,7 +93,7 @@ class MediaRule:
 
     field: str
     track: str  # the kind of track that makes the file what it should be
-    formats: dict[str, str]  # the parser's names, and the vendor's
+    formats: dict[str, str]  # our names, and the vendor's
     most_bytes: int
     least_side: int
     most_side: int
@@ -107,13 +107,13 @@ class MediaRule:
         if wrong := self._wrong(facts):
             return Judgement(self.field, Verdict.WRONG, wrong)
         seen = self.track in facts.tracks and facts.width and (facts.seconds or self.least_seconds is None)
-        if facts.format and seen:
+        if facts.format and seen and facts.size is not None:
             return Judgement(self.field, Verdict.UNCHECKED, "cut off") if facts.cut_off else Judgement(self.field, Verdict.FINE)
         why = facts.doubt or ("unknown duration" if facts.format else "unknown format")
         return Judgement(self.field, Verdict.UNCHECKED, why)
 
     def _wrong(self, facts: MediaFacts) -> str | None:
-        name, kinds = self.field, " or ".join(dict.fromkeys(self.formats.values()))
+        name, kinds = self.field, " or ".join(self.formats.values())
         if facts.failure:
             return f"Invalid parameters: {name} {facts.failure}"
         if facts.size == 0:
@@ -124,14 +124,20 @@ class MediaRule:
                 f" it must be at most {self.most_bytes} ({self.most_bytes >> 20} MB)"
             )
         if facts.text:
-            return f"Invalid format: {name} is text, for example a page or an error message; it must be {kinds}"
+            return f"Invalid format: {name} is text, for example an error message; it must be {kinds}"
         if not facts.format:
             return None
         if facts.format not in self.formats:
             return f"Invalid format: {name} is {facts.format}; it must be {kinds}"
         if self.track not in facts.tracks or not facts.width or not facts.height:
-            what = f"Invalid format: {name} has no {self.track.lower()} in it that can be read: it is broken, or cut off"
-            return what if not facts.doubt else None
+            if facts.doubt:
+                return None
+            what = f"Invalid format: {name} has no {self.track.lower()} in it"
+            return (
+                f"{what}, only sound"
+                if "Audio" in facts.tracks and self.track not in facts.tracks
+                else f"{what} that can be read: it is broken, or cut off"
+            )
         return self._out_of_range(facts, facts.width, facts.height)
 
     def _out_of_range(self, facts: MediaFacts, width: int, height: int) -> str | None:
@@ -154,7 +160,7 @@ _ANIMATE_MEDIA = (
     MediaRule(
         field="image_url",
         track="Image",
-        formats={"JPEG": "JPG/JPEG", "PNG": "PNG", "Bitmap": "BMP", "WebP": "WEBP"},
+        formats={"JPEG": "JPG/JPEG", "PNG": "PNG", "BMP": "BMP", "WebP": "WEBP"},
         most_bytes=5 << 20,
         least_side=200,
         most_side=4096,
@@ -164,7 +170,7 @@ _ANIMATE_MEDIA = (
     MediaRule(
         field="video_url",
         track="Video",
-        formats={"MPEG-4": "MP4 or MOV", "QuickTime": "MP4 or MOV", "AVI": "AVI"},
+        formats={"MPEG-4": "MP4 or MOV", "AVI": "AVI"},
         most_bytes=200 << 20,
         least_side=200,
         most_side=2048,

@@ -158,7 +158,7 @@ def media_probe() -> MediaProbe:
     """The probe of media; aiohttp is loaded here, where something is looked at."""
     from taskhook.adapters.media import AiohttpMediaProbe  # noqa: PLC0415  # a submit that looks at nothing never pays for it
 
-    return AiohttpMediaProbe(targets())
+    return AiohttpMediaProbe(targets(), reporter())
 
 
 def inspector() -> Inspector | None:

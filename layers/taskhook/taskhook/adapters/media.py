@@ -5,66 +5,76 @@ import re
 import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from contextlib import AbstractAsyncContextManager
+from contextlib import closing
 from datetime import timedelta
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from socket import AddressFamily
 from time import monotonic
 from typing import Annotated
-from urllib.parse import urldefrag, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import BaseModel, ConfigDict, Field
-from yarl import URL
 
-from taskhook.adapters import mediainfo
-from taskhook.adapters.guard import SystemResolver, guarded_connector, trouble
+from taskhook.adapters import magic, mediainfo
+from taskhook.adapters.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
+from taskhook.adapters.guard import SystemResolver, trouble
 from taskhook.models import MediaFacts
-from taskhook.targets import MEDIA, ForbiddenTargetError, NotPublicError, TargetPolicy
+from taskhook.ports import Reporter
+from taskhook.targets import ForbiddenTargetError, NotPublicError, TargetPolicy
 
-MOST_HOPS = 3
 MOST_BYTES = 900_000  # of one file, however large it is
 PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for
 _FIRST = 65536  # bytes: the whole index of an ordinary video that has it in front
 _LEAST, _MOST = 8192, 65536  # bytes of a later range: few after a jump, more while the parser reads on
-_TEXT = 512  # bytes that tell a text from anything else
-_GONE = {401, 403, 404, 410}
-_REDIRECTS = {301, 302, 303, 307, 308}
+_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _NAME_TIME, _NAME_KEPT = 1.0, 60.0  # seconds: to look a name up, and to remember that it was in vain
 _REASONS = {"dns": "name does not resolve", "timeout": "slow host", "tls": "no TLS connection", "refused": "connection refused"}
 
 
 class AiohttpMediaProbe:
-    """`MediaProbe`. It keeps nothing open between two looks; names that do not resolve are remembered for a minute."""
+    """`MediaProbe`. It keeps nothing open between two looks; names that do not resolve are remembered for a minute.
 
-    def __init__(self, policy: TargetPolicy, *, resolver: AbstractResolver | None = None) -> None:
+    Once it is made, nothing else that runs as this user can read this process's memory, nor its environment: the parser could try.
+    """
+
+    def __init__(self, policy: TargetPolicy, reporter: Reporter, *, resolver: AbstractResolver | None = None) -> None:
         self._policy = policy
+        self._reporter = reporter
         self._resolver = resolver  # None: the system's
         self._unknown: dict[str, float] = {}
+        self._told = False
+        mediainfo.hide_memory()
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
         """Read what a verdict needs. Never raises: what went wrong is among the facts."""
-        remote = _Remote(url, self._policy)
+        remote = _Remote(self._policy)
         seen = MediaFacts()
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
-                async with aiohttp.ClientSession(
-                    connector=guarded_connector(self._policy, connections=1, per_host=1, resolver=resolver),
-                    timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the look as a whole
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    auto_decompress=False,
-                    trust_env=False,
-                ) as session:
-                    await remote.open(session)
-                    if remote.size and not remote.text:
-                        seen = MediaFacts(**(await _parse(remote)).model_dump())
+                no_other = aiohttp.ClientTimeout(total=None)  # asyncio.timeout bounds the look as a whole
+                async with open_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
+                    with closing(remote):
+                        await remote.open(session, url)
+                        seen = await self._parsed(remote)
         except Exception as error:  # noqa: BLE001  # a host or a file may break in any way; none of them may break us
             remote.note(error)
         known = {"failure": remote.failure, "doubt": remote.doubt, "size": remote.size, "text": remote.text}
         return seen.model_copy(update=known)
+
+    async def _parsed(self, remote: "_Remote") -> MediaFacts:
+        """Have the file parsed where the vendor takes its format; any other is only named."""
+        if remote.format not in magic.PARSED:
+            return MediaFacts(format=remote.format)
+        parsed = await _parse(remote)
+        if not (parsed.confined or self._told):
+            self._told = True
+            self._reporter.tell("parser.unconfined")
+        facts = parsed.model_dump(exclude={"known", "confined"})
+        return MediaFacts(format=remote.format if parsed.known else "", **facts)
 
 
 class _DoubtError(Exception):
@@ -101,19 +111,26 @@ class _QuickResolver(AbstractResolver):
 
 
 class _Remote:
-    """A file behind a URL, read by ranges."""
+    """A file behind a URL, read by ranges; where its host knows none, as far into the one answer as there is need and room."""
 
-    def __init__(self, url: str, policy: TargetPolicy) -> None:
+    def __init__(self, policy: TargetPolicy) -> None:
         self.failure = ""
         self.doubt = ""
         self.size: int | None = None
         self.text = False
-        self._url = urldefrag(url).url
+        self.format = ""  # as its first bytes say
         self._policy = policy
         self._session: aiohttp.ClientSession | None = None
+        self._url = ""  # where redirects have led
+        self._whole: aiohttp.ClientResponse | None = None  # the answer of a host that knows no ranges
         self._left = MOST_BYTES
-        self._windows: list[tuple[int, bytes]] = []  # the first range, and the last one
+        self._windows: list[tuple[int, bytes]] = [(0, b"")]  # the beginning, and the last range
         self._next = _LEAST
+
+    @property
+    def parsed_size(self) -> int:
+        """How long the file is for the parser: as long as what is there of one whose size is not known."""
+        return len(self._windows[0][1]) if self.size is None else self.size
 
     def note(self, error: Exception) -> None:
         """Remember why the look is over."""
@@ -127,85 +144,103 @@ class _Remote:
             self.failure = str(error)
         elif isinstance(error, _DoubtError):
             self.doubt = str(error)
+        elif isinstance(error, TooManyRedirectsError):
+            self.doubt = "too many redirects"
         elif isinstance(error, ForbiddenTargetError):
             self.doubt = "not asked from here"
         else:
             self.doubt = _REASONS.get(trouble(error), "connection broke")
 
-    async def open(self, session: aiohttp.ClientSession) -> None:
-        """Follow the redirects to the file, and read its first range. Raises what `note` understands."""
+    async def open(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Find the file, and read how it begins. Raises what `note` understands."""
         self._session = session
-        for _ in range(MOST_HOPS + 1):
-            self._policy.check_url(self._url, MEDIA)
-            async with self._ask(0, _FIRST) as response:
-                location = response.headers.get("location")
-                if response.status not in _REDIRECTS or location is None:
-                    await self._begin(response)
-                    return
-                self._url = urldefrag(urljoin(self._url, location)).url
-        raise _DoubtError("too many redirects")
+        response = await fetch(session, self._policy, url, _range(0, _FIRST))
+        self._url = str(response.url)
+        if response.status == HTTPStatus.OK:
+            await self._open_whole(response)
+        elif (size := self._size_told(response)) is not None:
+            async with response:
+                self._windows[0] = (0, await self._take(response, min(_FIRST, size)))
+            self.size = size
+        else:  # many hosts turn ranges away, and no whole file
+            response.close()
+            await self._open_whole(await fetch(session, self._policy, self._url))
+        self._name(self._windows[0][1][: magic.LOOK])
 
-    async def _begin(self, response: aiohttp.ClientResponse) -> None:
-        match response.status:
-            case 206:
-                first, self.size = _content_range(response)
-                if first != 0:
-                    raise _DoubtError("no range support")
-                head = await self._take(response, 0, min(_FIRST, self.size))
-                self._windows.append((0, head))
-                self.text = _is_text(head)
-            case 200:
-                self.size = response.content_length
-                if not response.headers.get("content-encoding"):
-                    self.text = _is_text(await _first_bytes(response))
-                raise _DoubtError("no range support")
-            case 416 if re.fullmatch(r"bytes \*/0", response.headers.get("content-range", "")):
-                self.size = 0
-            case status if status in _GONE:
-                raise _FailureError(f"cannot be fetched: its host answers {status}")
-            case status:
-                raise _DoubtError(f"host answers {status}")
+    @staticmethod
+    def _size_told(response: aiohttp.ClientResponse) -> int | None:
+        """Tell how large the file is of which this is the first range; None where it is not that."""
+        told = content_range(response)
+        if response.status != HTTPStatus.PARTIAL_CONTENT or told is None or told[0] != 0 or is_encoded(response):
+            return None
+        return told[1]
+
+    async def _open_whole(self, response: aiohttp.ClientResponse) -> None:
+        self._whole = response
+        if response.status in _GONE:
+            raise _FailureError(f"cannot be fetched: its host answers {response.status}")
+        if response.status != HTTPStatus.OK:
+            raise _DoubtError(f"host answers {response.status}")
+        if is_encoded(response):
+            raise _DoubtError("host answers compressed")
+        self.size = response.content_length
+        await self._read_on(magic.LOOK if self.size is not None else MOST_BYTES)
+        if self.size is None and response.content.at_eof():
+            self.size = len(self._windows[0][1])
+        elif self.size is None:
+            self.doubt = "unknown size"
+
+    def close(self) -> None:
+        """Leave what is not read to its end."""
+        if self._whole is not None:
+            self._whole.close()
+
+    def _name(self, head: bytes) -> None:
+        if magic.is_page(head):  # a challenge to robots, perhaps, or a page to sign in, which the vendor may not see
+            self.size = None
+            raise _DoubtError("host answers with a page")
+        self.text = magic.is_text(head)
+        self.format = "" if self.text else magic.name(head)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Give `length` bytes from `offset`, and none where no more can be had: the parser then says what it knows."""
-        if (found := self._kept(offset, length)) is not None:
-            return found
-        if self.size is None or offset >= self.size:
-            return b""
+        try:
+            if self._kept(offset, length) is None and offset < self.parsed_size:
+                await (self._read_on(offset + length) if self._whole else self._read_range(offset, length))
+        except Exception as error:  # noqa: BLE001  # whatever it is, what was read so far may be enough
+            self.note(error)
+        return self._kept(offset, length) or b""
+
+    async def _read_on(self, end: int) -> None:
+        """Read on in the answer that gives the whole file."""
+        assert self._whole is not None  # noqa: S101  # where this is called
+        if end > MOST_BYTES:
+            raise _DoubtError("no range support")
+        _, head = self._windows[0]
+        while len(head) < end and (more := await self._whole.content.read(MOST_BYTES - len(head))):
+            head += more
+            self._windows[0] = (0, head)
+
+    async def _read_range(self, offset: int, length: int) -> None:
         start, window = self._windows[-1]
         reads_on = start <= offset <= start + len(window)
         self._next = min(self._next * 2, _MOST) if reads_on else _LEAST
-        end = min(offset + max(self._next, length), self.size)
+        end = min(offset + max(self._next, length), self.parsed_size)
         if end - offset > self._left:
-            self.doubt = "too much to read"
-            return b""
-        try:
-            async with self._ask(offset, end - offset) as response:
-                if response.status != 206 or _content_range(response) != (offset, self.size):  # noqa: PLR2004  # HTTP
-                    raise _DoubtError("file changed or host gave up")  # noqa: TRY301  # noted right below
-                self._windows[1:] = [(offset, await self._take(response, offset, end))]
-        except Exception as error:  # noqa: BLE001  # whatever it is, what was read so far may be enough
-            self.note(error)
-            return b""
-        return self._kept(offset, length) or b""
-
-    def _ask(self, offset: int, length: int) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+            raise _DoubtError("too much to read")
         assert self._session is not None  # noqa: S101  # set by `open`
-        return self._session.get(
-            URL(self._url, encoded=True),  # as given, for it may be signed
-            headers={
-                "Range": f"bytes={offset}-{offset + length - 1}",
-                "Accept-Encoding": "identity",
-                "User-Agent": "taskhook",  # some hosts turn a library's own name away
-            },
-            allow_redirects=False,
-        )
+        async with await fetch(self._session, self._policy, self._url, _range(offset, end - offset)) as response:
+            if (
+                response.status != HTTPStatus.PARTIAL_CONTENT
+                or content_range(response) != (offset, self.size)
+                or is_encoded(response)
+            ):
+                raise _DoubtError("file changed or host gave up")
+            self._windows[1:] = [(offset, await self._take(response, end - offset))]
 
-    async def _take(self, response: aiohttp.ClientResponse, start: int, end: int) -> bytes:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise _DoubtError("no range support")
-        self._left -= end - start
-        return await response.content.readexactly(end - start)
+    async def _take(self, response: aiohttp.ClientResponse, length: int) -> bytes:
+        self._left -= length
+        return await response.content.readexactly(length)
 
     def _kept(self, offset: int, length: int) -> bytes | None:
         for start, window in self._windows:
@@ -214,31 +249,8 @@ class _Remote:
         return None
 
 
-def _content_range(response: aiohttp.ClientResponse) -> tuple[int, int]:
-    """Read where a range begins, and how long the file is."""
-    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("content-range", ""))
-    if found is None:
-        raise _DoubtError("no range support")
-    return int(found[1]), int(found[2])
-
-
-async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await response.content.readexactly(_TEXT)
-    except asyncio.IncompleteReadError as all_of_it:
-        return all_of_it.partial
-
-
-def _is_text(head: bytes) -> bool:
-    """Tell whether a file begins as a page or a message does: no media format does."""
-    head = head[:_TEXT]
-    try:
-        text = head.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character was cut in two
-            return False
-        text = head[: error.start].decode("utf-8-sig")
-    return bool(text) and all(character.isprintable() or character in "\t\n\r\f" for character in text)
+def _range(offset: int, length: int) -> dict[str, str]:
+    return {"Range": f"bytes={offset}-{offset + length - 1}"}
 
 
 # --- the parser ---------------------------------------------------------------------------------------------------------------
@@ -253,18 +265,19 @@ class _Parsed(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ._+/-]{0,40}$")]
+    known: bool  # it is of a format that the parser knows
     tracks: tuple[Annotated[str, Field(pattern=r"^[A-Z][a-z]{1,9}$")], ...] = Field(max_length=6)
     width: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
     height: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
     seconds: tuple[Annotated[float, Field(ge=0)], ...] = Field(max_length=2)
     cut_off: bool
+    confined: bool  # the kernel took the filter of system calls
 
 
 async def _parse(remote: _Remote) -> _Parsed:
     """Let the parser read what it wants of the file. Raises _DoubtError where it dies, talks nonsense or takes too long."""
     parser = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.size),
+        sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
         stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_ENVIRONMENT, cwd="/",
     )  # fmt: skip
     try:
