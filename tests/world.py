@@ -96,6 +96,7 @@ class MemoryTasks:
         self.the_gate = Gate()
         self.gate_writes = 0
         self.used: Counter[int] = Counter()
+        self.reserved: dict[str, tuple[str, bool, datetime]] = {}
 
     async def add(self, task: Task) -> Task:
         """Store a new task."""
@@ -111,6 +112,14 @@ class MemoryTasks:
         """Read a task's request."""
         stored = self.items.get(task.task_id)
         return task.model_copy(update={"request": task.request or (stored.request if stored else None)})
+
+    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+        """Reserve an id, or give the one that is."""
+        reserved, overtaken, end = self.reserved.get(request, (task_id, repeat, now - timedelta(seconds=1)))
+        if end < now or (not repeat and not overtaken):
+            reserved, overtaken = task_id, repeat
+        self.reserved[request] = reserved, overtaken and repeat, until
+        return reserved
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if `old` is still there."""

@@ -181,6 +181,8 @@ def ask(deployed: None) -> Ask:
             event["requestContext"]["http"] |= {"path": event["rawPath"]}
         heard = Heard(submit_handler(event, SubmitContext()))
         check_answer(event["requestContext"]["http"]["method"], event["rawPath"], heard.status, heard.body)
+        repeat = [heard.headers.get("x-should-retry") == "false", "retry-after" in heard.headers]
+        assert sum(repeat) == (heard.status >= 400), "an error says either not to repeat or when to"
         return heard
 
     return send
@@ -449,6 +451,54 @@ def test_who_does_not_look_loads_nothing_for_it() -> None:
     """A cold start knows neither the client of callers' URLs nor the parser."""
     program = "import functions.submit.app, sys; print(sorted({'aiohttp', 'pymediainfo', 'imagesize'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def paid(upstream: Event) -> int:
+    """Count what the vendor was paid."""
+    count: int = httpx.get(f"{upstream['upstream']}/_control").json()["paid_submits"]
+    return count
+
+
+FAULTS = [("drop_after", 502, 1), ("401", 502, 0), ("422", 422, 0), ("slow", 200, 1)]
+
+
+@pytest.mark.parametrize(("fault", "status", "cost"), FAULTS, ids=[row[0] for row in FAULTS])
+def test_the_repeat_of_a_client_that_counts_them_is_the_first_request_again(
+    ask: Ask, upstream: Event, fault: str, status: int, cost: int
+) -> None:
+    """Without a key, whatever came of the first: its answer again, told not to be repeated where that is of no use."""
+    httpx.post(f"{upstream['upstream']}/_control/faults", json={"on": "submit", "fault": fault, "seconds": 0.5, "times": 1})
+    before = paid(upstream)
+    first = ask(callback_url=..., headers={"x-stainless-retry-count": "0"})
+    assert (first.status, first.headers.get("x-should-retry")) == (status, "false" if status != 200 else None)
+    if fault == "401":
+        return  # a repeat is of no use now; one all the same is a new submit under the same id
+    again = [ask(callback_url=..., headers={"x-stainless-retry-count": count}) for count in ("1", "2")]
+    assert [(one.status, one.body) for one in again] == [(first.status, first.body)] * 2
+    assert paid(upstream) == before + cost
+
+
+def test_two_requests_that_are_alike_are_two(ask: Ask, upstream: Event) -> None:
+    """With a count of 0, a count that is none, or no count at all."""
+    before = paid(upstream)
+    for headers in ({"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "x"}, {}):
+        assert ask(callback_url=..., headers=headers).status == 200
+    assert paid(upstream) == before + 4
+
+
+def test_our_own_fault_is_not_to_be_repeated(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash has left behind is not known."""
+    monkeypatch.setattr(wiring, "tasks", lambda: None)
+    heard = ask("list")
+    assert (heard.status, heard.headers["x-should-retry"]) == (500, "false")
+
+
+def test_a_table_that_is_away_says_when_to_repeat(ask: Ask, monkeypatch: pytest.MonkeyPatch, deployed: None) -> None:
+    """Nothing was sent to the vendor, so a repeat is safe."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    forget()
+    heard = ask()
+    assert (heard.status, heard.headers["retry-after"]) == (503, "5")
 
 
 NOT_JSON = [

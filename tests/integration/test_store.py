@@ -120,6 +120,47 @@ async def test_what_is_added_is_read(store: Store) -> None:
     assert await store.get("tk_0") is None
 
 
+def _reserving(store: Store, task_id: str, *, repeat: bool, at: float = 0, request: str = "alice#f") -> Awaitable[str]:
+    """Ask for an id, `at` seconds after the start, for ten seconds."""
+    now = START + timedelta(seconds=at)
+    return store.reserve(request, task_id, repeat=repeat, now=now, until=now + timedelta(seconds=10))
+
+
+async def test_a_repeat_gets_the_id_of_its_first_request(store: Store) -> None:
+    """Of the last one that was like it; a first request gets its own. Another request, or caller, has nothing to do with it."""
+    assert await _reserving(store, "a", repeat=False) == "a"
+    assert await _reserving(store, "b", repeat=True, at=1) == "a"
+    assert await _reserving(store, "c", repeat=False, at=2) == "c"
+    assert await _reserving(store, "d", repeat=True, at=3) == "c"
+    assert await _reserving(store, "e", repeat=True, at=3, request="bob#f") == "e"
+    assert await _reserving(store, "f", repeat=True, at=4) == "c"
+
+
+async def test_a_first_request_that_was_overtaken_is_its_repeats(store: Store) -> None:
+    """Once: the next first request is another one."""
+    assert await _reserving(store, "a", repeat=True) == "a"
+    assert await _reserving(store, "b", repeat=True, at=1) == "a"
+    assert await _reserving(store, "c", repeat=False, at=2) == "a"
+    assert await _reserving(store, "d", repeat=True, at=3) == "a"
+    assert await _reserving(store, "e", repeat=False, at=4) == "e"
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+async def test_an_id_is_reserved_for_a_while(store: Store, repeat: bool) -> None:  # noqa: FBT001  # a parameter
+    """Each who asks for it prolongs it, and not longer."""
+    assert await _reserving(store, "a", repeat=True) == "a"
+    assert await _reserving(store, "b", repeat=repeat, at=9) == "a"
+    assert await _reserving(store, "c", repeat=True, at=18) == "a"
+    assert await _reserving(store, "d", repeat=repeat, at=29) == "d"
+
+
+async def test_repeats_at_once_get_one_id(store: Store) -> None:
+    """Also with the first request among them, which may be the last to come."""
+    found = await asyncio.gather(*(_reserving(store, name, repeat=True) for name in "abcde"))
+    assert len(set(found)) == 1
+    assert await _reserving(store, "f", repeat=False) == found[0]
+
+
 async def test_what_is_copied_is_read(store: Store) -> None:
     """The result, how far its copies are, and that nothing of it stays when the message is rendered."""
     added = await store.add(a_task().submitted(TAKEN, START, retention=RETENTION))

@@ -73,6 +73,20 @@ async def repeats_with_key(scene: Scene) -> None:
     await scene.submit("a", key="k", reference="other").ended.wait()
 
 
+@_scenario({"a": "success delivered", "b": "success delivered"})
+async def counts_its_repeats(scene: Scene) -> None:
+    """Official SDKs, without a key: repeats at once and later, one that overtakes its first request, and one that never had one."""
+    for name, counts in (("a", "0112"), ("b", "102")):
+        visits = [scene.submit(name, count=count) for count in counts]
+        await asyncio.gather(*(visit.ended.wait() for visit in visits))
+        for count, pause in (("3", 1), ("4", 5), ("5", 40), ("6", 60)):
+            visit = scene.submit(name, count=count)
+            await visit.ended.wait()
+            if isinstance(visit.answer, Answer):
+                break
+            await asyncio.sleep(pause)
+
+
 @_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0, signed=True)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""

@@ -504,8 +504,20 @@ class Scene:
 
     # --- functions -------------------------------------------------------------------------------------------------------
 
-    def submit(self, name: str, *, caller: str = "alice", key: str | None = None, late: float = 0.0, **changes: Any) -> Invocation:
-        """Invoke the submit function as its API does; what the submitter hears is kept under the task's name."""
+    def submit(
+        self,
+        name: str,
+        *,
+        caller: str = "alice",
+        key: str | None = None,
+        count: str | None = None,
+        late: float = 0.0,
+        **changes: Any,
+    ) -> Invocation:
+        """Invoke the submit function as its API does; what the submitter hears is kept under the task's name.
+
+        `count` is how often the submitter says that it has repeated the request.
+        """
         body = {
             "image_url": f"https://example.com/{name}",
             "video_url": f"https://example.com/v.mp4{SIGNATURE if self.deployment.signed else ''}",
@@ -513,7 +525,15 @@ class Scene:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
-        order = Order.read(MODEL, body, caller=self.people[caller], targets=TargetPolicy(), webhook_url=None, idempotency_key=key)
+        order = Order.read(
+            MODEL,
+            body,
+            caller=self.people[caller],
+            targets=TargetPolicy(),
+            webhook_url=None,
+            idempotency_key=key,
+            retry_count=count,
+        )
         self.names[order.task_id].add(name)
 
         async def run(container: _Container) -> Any:

@@ -35,10 +35,14 @@ class Desk:
         self.media = FakeMedia(self.clock)
         self.inspector: Inspector | None = None
 
-    async def submit(self, key: str | None = None, *, late: timedelta = timedelta(0), **changes: Any) -> Answer:
-        """Submit the example, `late` after it arrived."""
+    async def submit(
+        self, key: str | None = None, *, late: timedelta = timedelta(0), count: str | None = None, **changes: Any
+    ) -> Answer:
+        """Submit the example, `late` after it arrived; `count` is how often its client says that it has repeated it."""
         body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
-        order = Order.read(MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key)
+        order = Order.read(
+            MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key, retry_count=count
+        )
         payer = Payer(
             tasks=self.tasks,
             vendor=self.vendor,
@@ -204,6 +208,69 @@ async def test_a_repeat_in_flight_gives_up_after_eight_seconds(desk: Desk) -> No
         await desk.submit("key-1")
     assert (rejected.value.status, rejected.value.retry_after) == (409, 2)
     assert desk.clock.now() - began == timedelta(seconds=8)
+
+
+# --- repeats of clients that count them, without a key --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("submission", list(Submission))
+async def test_a_counted_repeat_is_the_first_request_again(desk: Desk, submission: Submission) -> None:
+    """Whatever came of the first, its answer comes again; the vendor is asked once where it may have been paid."""
+    desk.vendor.submit_outcomes.append(outcome(submission, 422, "no"))
+    first = await desk.submit(count="0")
+    again = [await desk.submit(count=count) for count in ("1", "2")]
+    asked = 2 if submission is Submission.REFUSED_HERE else 1  # nothing was paid, and the id may be used again
+    assert len(desk.vendor.submits) == asked
+    assert {one.task.task_id for one in again} == {first.task.task_id}
+    if submission is not Submission.REFUSED_HERE:
+        assert {(one.status, one.message) for one in again} == {(first.status, first.message)}
+
+
+async def test_a_counted_repeat_in_flight_waits_for_the_first(desk: Desk) -> None:
+    """As one with a key does, and several at once too; also where the first is still looking at media."""
+    desk.inspector = Inspector(desk.media, enforce=True)
+    answers = await asyncio.gather(desk.submit(count="0"), *(desk.submit(count=count) for count in ("1", "1", "2")))
+    assert len(desk.vendor.submits) == 1
+    assert {(one.status, one.task.task_id) for one in answers} == {(200, desk.only_task.task_id)}
+
+
+async def test_a_counted_repeat_whose_first_never_came_is_paid_once(desk: Desk) -> None:
+    """The first was lost before it was here; and where it comes late after all, it is its repeat's."""
+    answers = [await desk.submit(count=count) for count in ("1", "2", "0")]
+    assert len(desk.vendor.submits) == 1
+    assert len({one.task.task_id for one in answers}) == 1
+    assert (await desk.submit(count="0")).task.task_id != answers[0].task.task_id  # and this one is another request
+
+
+async def test_a_counted_repeat_is_known_for_two_minutes_after_the_one_before(desk: Desk) -> None:
+    """A chain of repeats may last longer; a repeat after that is a new request."""
+    first = await desk.submit(count="0")
+    for count in ("1", "2"):
+        desk.clock.pass_by(timedelta(seconds=119))
+        assert (await desk.submit(count=count)).task.task_id == first.task.task_id
+    desk.clock.pass_by(timedelta(seconds=121))
+    assert (await desk.submit(count="3")).task.task_id != first.task.task_id
+    assert len(desk.vendor.submits) == 2
+
+
+@pytest.mark.parametrize("changes", [{"mode": "wan-pro"}, {"reference": "b"}, {"callback_url": "https://b.example.com/"}])
+async def test_a_counted_repeat_of_another_request_is_none(desk: Desk, changes: dict[str, Any]) -> None:
+    """Nor is one of another caller."""
+    await desk.submit(count="0")
+    await desk.submit(count="1", **changes)
+    desk.caller = a_caller("bob")
+    await desk.submit(count="1")
+    assert len(desk.tasks.items) == 3
+
+
+@pytest.mark.parametrize("count", [None, "", "x", "-1", "1.0", "²", "1000", "1\n"])
+async def test_without_a_count_nothing_is_reserved(desk: Desk, count: str | None) -> None:
+    """An ordinary submit costs what it did, alike or not; so does one with a key, whose count says nothing."""
+    await desk.submit(count=count)
+    await desk.submit(count=count)
+    await desk.submit("key", count="1")
+    assert len(desk.vendor.submits) == 3
+    assert desk.tasks.reserved == {}
 
 
 async def test_a_repeat_after_a_crash_is_told_that_the_outcome_is_unknown(desk: Desk) -> None:

@@ -54,6 +54,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
         targets=wiring.targets(),
         webhook_url=app.current_event.headers.get("x-webhook-url"),
         idempotency_key=app.current_event.headers.get("idempotency-key"),
+        retry_count=app.current_event.headers.get("x-stainless-retry-count"),
     )
     remaining = timedelta(milliseconds=app.lambda_context.get_remaining_time_in_millis())
     answer = wiring.run(
@@ -325,7 +326,8 @@ def _success(data: Json) -> Response[str]:
 
 
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
-    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+    """Say what is wrong. Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated."""
+    headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
     return _json(status, {"code": int(status), "message": message}, headers)
 
 

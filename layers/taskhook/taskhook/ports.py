@@ -55,6 +55,13 @@ class TaskStore(Protocol):
     async def whole(self, task: Task) -> Task:
         """Give the task with its request; without, where that is kept no longer."""
 
+    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+        """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
+
+        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
+        so does a first request that its own repeat has overtaken; whoever gets it prolongs it. Safe to repeat.
+        """
+
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
 

@@ -5,9 +5,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -39,6 +40,7 @@ ANSWER_TIME = timedelta(seconds=13)  # the vendor's own client gives up at 15 s
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
 PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
+REPEATED_WITHIN = timedelta(minutes=2)  # how long after a request without a key its client may say that it repeats it
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 _STORE_TRIES = 4
@@ -69,19 +71,31 @@ class Order:
     """A valid submit request: what the vendor gets, where the result goes, and under which id."""
 
     task_id: str
-    keyed: bool  # the id follows from an idempotency key
+    keyed: bool  # the id is an earlier request's too: it follows from an idempotency key, or is a repeat's
     model: str
     request: str
     media: tuple[tuple[MediaRule, str], ...]  # what is to be looked at, and where it is
     fingerprint: str
     callback_url: str | None
     reference: str | None
+    retry_count: int | None = None  # how often its client has repeated it already, where it counts that
 
     @classmethod
     def read(
-        cls, slug: str, body: Json, *, caller: Caller, targets: TargetPolicy, webhook_url: str | None, idempotency_key: str | None
+        cls,
+        slug: str,
+        body: Json,
+        *,
+        caller: Caller,
+        targets: TargetPolicy,
+        webhook_url: str | None,
+        idempotency_key: str | None,
+        retry_count: str | None = None,
     ) -> Self:
-        """Validate a submit; `webhook_url` is the header `X-Webhook-URL`. Raises RejectedError."""
+        """Validate a submit; the last three are `X-Webhook-URL`, `Idempotency-Key`, `X-Stainless-Retry-Count`.
+
+        Raises RejectedError.
+        """
         model = MODELS.get(slug)
         if model is None:
             raise RejectedError(404, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}")
@@ -102,6 +116,7 @@ class Order:
                 targets.check_url(callback_url)
             except ForbiddenTargetError as error:
                 raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+        counted = re.fullmatch("[0-9]{1,3}", retry_count or "")
         identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
         return cls(
             task_id=_task_id(caller.caller, idempotency_key),
@@ -116,6 +131,7 @@ class Order:
             fingerprint=_digest(json.dumps(identity, sort_keys=True)),
             callback_url=callback_url or caller.callback_url,
             reference=own.reference,
+            retry_count=int(counted[0]) if counted else None,
         )
 
     def task(self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None) -> Task:
@@ -241,6 +257,7 @@ async def submit(
     StoreUnavailableError, which means that nothing was sent to the vendor.
     """
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
+    order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
     first = await payer.tasks.get(order.task_id) if order.keyed else None
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
@@ -272,6 +289,23 @@ async def submit(
     if door.wake is not None and not task.state.final and not await _is_watched(door, payer.clock.now()):
         await door.wake.wake(task.task_id)
     return _answer(task)
+
+
+async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, payer: Payer) -> Order:
+    """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
+
+    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
+    """
+    if order.keyed or order.retry_count is None:
+        return order
+    task_id = await payer.tasks.reserve(
+        f"{caller.caller}#{order.fingerprint}",
+        order.task_id,
+        repeat=order.retry_count > 0,
+        now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
+        until=payer.clock.now() + REPEATED_WITHIN,
+    )
+    return replace(order, task_id=task_id, keyed=task_id != order.task_id)
 
 
 async def _inspect(
@@ -386,7 +420,7 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
     """Give a repeat the first answer, waiting for it while the first request is still in flight."""
     while task.answer_status is None and task.claimed(clock.now()):
         if clock.now() >= deadline:
-            raise RejectedError(409, "Conflict: the first request with this 'Idempotency-Key' is still in flight", retry_after=2)
+            raise RejectedError(409, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2)
         await clock.sleep(_REPEAT_STEP)
         task = await tasks.get(task.task_id) or task
     return _answer(task)

@@ -41,6 +41,7 @@ _WRITE_AGAIN = timedelta(seconds=0.5)
 _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
+_RESERVED = "repeat#"
 _REQUESTS_KEPT = timedelta(days=40)  # where nobody says
 _INLINE = 420  # characters of request and callback URL that fit into one write unit together with all else
 _BULKY = {"callback_url", "message", "request", "result"}
@@ -104,6 +105,41 @@ class DynamoTasks:
             until = int((task.accepted_at + self._requests_kept).timestamp())
             apart = {"task_id": _request_key(task), "request": packed(task.request), "expires_at": until}
             await self._write(self._client.put_item, TableName=self._table, Item=_item(apart))
+
+    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+        """Give the id for the task of a request: `task_id`, or the one that is reserved. Safe to repeat."""
+        key, end = f"{_RESERVED}{request}", {":until": milliseconds(until), ":end": int(until.timestamp()) + 1}
+        free = "attribute_not_exists(task_id) OR #until < :now"
+        values = {":id": task_id, ":overtaken": repeat, ":now": milliseconds(now), **end}
+        if not repeat:
+            free = "attribute_not_exists(task_id) OR #until < :now OR overtaken = :overtaken"
+        update: Attributes = {
+            "TableName": self._table,
+            "Key": _item({"task_id": key}),
+            "ExpressionAttributeNames": {"#until": "until"},
+        }
+        try:
+            await self._write(
+                self._client.update_item,
+                UpdateExpression="SET reserved = :id, overtaken = :overtaken, #until = :until, expires_at = :end",
+                ConditionExpression=free,
+                ExpressionAttributeValues=_item(values),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **update,
+            )
+        except _ConditionFailedError as failed:
+            found = stored_values(failed.item or {})
+        else:
+            return task_id
+        with contextlib.suppress(_ConditionFailedError):  # a new one was reserved meanwhile
+            await self._write(
+                self._client.update_item,
+                UpdateExpression="SET overtaken = :overtaken, #until = :until, expires_at = :end",
+                ConditionExpression="reserved = :id",
+                ExpressionAttributeValues=_item({":id": found["reserved"], ":overtaken": repeat and found["overtaken"], **end}),
+                **update,
+            )
+        return str(found["reserved"])
 
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`. Raises StaleTaskError, StoreUnavailableError; safe to repeat.
