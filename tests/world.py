@@ -116,7 +116,7 @@ class MemoryTasks:
     async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
         """Reserve an id, or give the one that is."""
         reserved, overtaken, end = self.reserved.get(request, (task_id, repeat, now - timedelta(seconds=1)))
-        if end < now or (not repeat and not overtaken):
+        if end <= now or (not repeat and not overtaken):
             reserved, overtaken = task_id, repeat
         self.reserved[request] = reserved, overtaken and repeat, until
         return reserved

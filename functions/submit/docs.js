@@ -76,6 +76,8 @@ function command(method, path, operation) {
     `curl -sS${method === "post" && !body ? " -X POST" : ""} ${api.servers[0].url}${filled}`,
     ...(operation.security?.length === 0 ? [] : [`-H "Authorization: Bearer $TOKEN"`]),
   ];
+  const key = operation.parameters?.find((one) => one.name === "Idempotency-Key");
+  if (key) parts.push(`-H "${key.name}: ${key.example}"`);
   if (body) parts.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`);
   return parts.join(" \\\n  ");
 }

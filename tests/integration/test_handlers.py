@@ -329,6 +329,30 @@ def test_models_come_without_envelope(ask: Ask) -> None:
     assert [model["slug"] for model in heard.body["models"]] == ["alibaba/wan2.2-animate-mix", "alibaba/wan2.2-animate-move"]
 
 
+def test_the_balance_is_the_vendors(ask: Ask, upstream: Event) -> None:
+    """Kept for a while, so that the vendor is asked once; and only for callers."""
+    asked = [ask("task", rawPath="/api/v1/team/balance") for _ in range(3)]
+    assert [(heard.status, heard.body["data"]) for heard in asked] == [(200, {"balance": 100.1234})] * 3
+    assert ask("task", token="Bearer x", rawPath="/api/v1/team/balance").status == 401
+    wiring.run(close())
+    forget()
+    httpx.post(f"{upstream['upstream']}/_control/faults", json={"on": "balance", "fault": "503"})
+    away = ask("task", rawPath="/api/v1/team/balance")
+    assert (away.status, away.headers["retry-after"]) == (503, "10")
+
+
+def test_an_answer_waits_for_the_end_of_its_task(ask: Ask) -> None:
+    """One that has ended is answered at once; what is asked for must be clear."""
+    task_id = ask(callback_url=...).body["data"]["task_id"]
+    path = f"/api/v1/tasks/{task_id}"
+    poll_handler(sample("tick"), PollContext())
+    waited = ask("task", rawPath=path, queryStringParameters={"wait": "true"})
+    assert waited.body["data"]["status"] == "success"
+    assert ask("task", rawPath=path, queryStringParameters={"wait": "false"}).body == waited.body
+    assert ask("task", rawPath=path, queryStringParameters={"wait": "x"}).status == 400
+    assert ask("task", rawPath="/api/v1/tasks/tk_0000000000000000000000", queryStringParameters={"wait": "true"}).status == 404
+
+
 def test_the_api_describes_itself(ask: Ask) -> None:
     """OpenAPI 3.1, with every route, for anybody."""
     document = ask("task", token="none", rawPath="/openapi.json").body

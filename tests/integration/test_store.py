@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from botocore.exceptions import ClientError
 
 from taskhook.adapters.attributes import item
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes
@@ -152,6 +153,8 @@ async def test_an_id_is_reserved_for_a_while(store: Store, repeat: bool) -> None
     assert await _reserving(store, "b", repeat=repeat, at=9) == "a"
     assert await _reserving(store, "c", repeat=True, at=18) == "a"
     assert await _reserving(store, "d", repeat=repeat, at=29) == "d"
+    assert await _reserving(store, "e", repeat=True, at=40) == "e"
+    assert await _reserving(store, "f", repeat=repeat, at=51) == "f"
 
 
 async def test_repeats_at_once_get_one_id(store: Store) -> None:
@@ -159,6 +162,31 @@ async def test_repeats_at_once_get_one_id(store: Store) -> None:
     found = await asyncio.gather(*(_reserving(store, name, repeat=True) for name in "abcde"))
     assert len(set(found)) == 1
     assert await _reserving(store, "f", repeat=False) == found[0]
+
+
+async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> None:
+    """Between its two writes its first request came after all, and another one like it: that one is not overtaken."""
+    table = MemoryDynamo({"Tasks": "task_id"})
+    update = table.update_item
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+    assert await _reserving(store, "a", repeat=True) == "a"
+
+    def interleaved(**request: Any) -> Any:
+        try:
+            return update(**request)
+        except ClientError:
+            table.update_item = update  # type: ignore[method-assign]  # once
+            others = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+            assert asyncio.run(_two_first(others)) == ["a", "c"]
+            raise
+
+    table.update_item = interleaved  # type: ignore[method-assign]  # a table has no hooks
+    assert await _reserving(store, "d", repeat=True) == "a"
+    assert await _reserving(store, "e", repeat=False) == "e"
+
+
+async def _two_first(store: DynamoTasks) -> list[str]:
+    return [await _reserving(store, name, repeat=False) for name in "bc"]
 
 
 async def test_what_is_copied_is_read(store: Store) -> None:

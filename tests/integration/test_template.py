@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from taskhook.settings import Settings
+from taskhook.submit import ANSWER_TIME
 from tests import watched
 from tests.local import stack
 
@@ -136,6 +137,12 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(inner)
     elif isinstance(value, str):
         yield value
+
+
+def test_an_answer_that_waits_leaves_time_to_answer() -> None:
+    """Within the function's time and the HTTP API's, whichever is shorter, with two seconds to spare."""
+    timeout = TEMPLATE["Resources"]["SubmitFunction"]["Properties"]["Timeout"]
+    assert ANSWER_TIME.total_seconds() < min(timeout, 30) - 2
 
 
 def test_every_role_is_listed_here() -> None:

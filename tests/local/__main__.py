@@ -214,7 +214,7 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
         "mode": "wan-std",
         "callback_url": f"{receiver}/callbacks",
     }
-    headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json'"
+    headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -H \"Idempotency-Key: $(date +%s)\""
     return f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
 
 

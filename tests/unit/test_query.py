@@ -1,14 +1,17 @@
+import asyncio
 import json
+import math
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from taskhook import query
-from taskhook.query import MAX_AGAIN, Filter
-from taskhook.submit import RejectedError
+from taskhook.ports import BalanceOutcome
+from taskhook.query import MAX_AGAIN, Account, Filter
+from taskhook.submit import Allowance, RejectedError
 from taskhook.task import Attempt, CallbackState, State, Task
-from tests.world import START, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 ALICE = a_caller("alice")
 
@@ -57,6 +60,143 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
             retention=timedelta(days=7),
         )
     assert rejected.value.status == 409
+
+
+# --- an answer that waits ------------------------------------------------------------------------------------------------
+
+
+async def waited(tasks: MemoryTasks, clock: VirtualClock, task_id: str, seconds: float = 13) -> Task:
+    """Wait for a task's end for so long."""
+    until = clock.now() + timedelta(seconds=seconds)
+    return await query.wait(task_id, caller=ALICE, tasks=tasks, clock=clock, until=until)
+
+
+async def test_an_answer_comes_as_soon_as_the_task_has_ended(tasks: MemoryTasks) -> None:
+    """At once where it has already, within a second of its end, and whole."""
+    clock, task = VirtualClock(), await tasks.get(a_task(1).task_id)
+    assert task is not None
+    waiting = asyncio.create_task(waited(tasks, clock, task.task_id))
+    await clock.sleep(timedelta(seconds=5.5))
+    await tasks.swap(task, task.succeeded({"result": {}}, clock.now(), retention=timedelta(days=7), claim=clock.now()))
+    ended = await waiting
+    assert (ended.state, ended.request) == (State.SUCCESS, "{}")
+    assert clock.now() - START <= timedelta(seconds=6.5)
+    before = clock.now()
+    assert await waited(tasks, clock, task.task_id) == ended
+    assert clock.now() == before
+
+
+@pytest.mark.parametrize("seconds", [-5, 0, 0.5, 1, 13])
+async def test_an_answer_waits_no_longer_than_it_may(tasks: MemoryTasks, seconds: float) -> None:
+    """Then the task is shown as it stands, however late the request was begun."""
+    clock = VirtualClock()
+    task = await waited(tasks, clock, a_task(1).task_id, seconds)
+    assert (task.state, clock.now() - START <= timedelta(seconds=max(seconds, 0))) == (State.WATCHED, True)
+
+
+async def test_what_is_anothers_is_not_waited_for(tasks: MemoryTasks) -> None:
+    """It does not exist, at once."""
+    clock = VirtualClock()
+    for task_id in (a_task(99).task_id, a_task(50).task_id, "lease"):
+        with pytest.raises(RejectedError) as rejected:
+            await waited(tasks, clock, task_id)
+        assert rejected.value.status == 404
+    assert clock.now() == START
+
+
+@pytest.mark.parametrize("value", ["", "1", "yes", "TRUE", "20"])
+def test_wait_is_true_or_false(value: str) -> None:
+    """Anything else is named."""
+    assert query.is_waiting({"wait": "true"})
+    assert not query.is_waiting({"wait": "false"})
+    assert not query.is_waiting({"other": "true"})
+    with pytest.raises(RejectedError, match="'wait'"):
+        query.is_waiting({"wait": value})
+
+
+# --- the balance ---------------------------------------------------------------------------------------------------------
+
+
+def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
+    """Make an account at that vendor."""
+    return Account(vendor=vendor, allowance=Allowance(MemoryTasks(), requests_per_minute), clock=clock)
+
+
+async def test_the_balance_is_asked_for_once_a_minute() -> None:
+    """However many callers ask."""
+    clock = VirtualClock()
+    vendor = FakeVendor(clock)
+    account = an_account(vendor, clock)
+    for _ in range(5):
+        assert await account.balance() == 12.3456
+        clock.pass_by(timedelta(seconds=11))
+    assert len(vendor.balances) == 1
+    clock.pass_by(timedelta(seconds=10))
+    assert await account.balance() == 12.3456
+    assert len(vendor.balances) == 2
+
+
+async def test_a_vendor_that_does_not_answer_is_not_asked_all_the_time() -> None:
+    """A caller that asks again and again takes nothing of what submits need."""
+    clock = VirtualClock()
+    vendor = FakeVendor(clock, answered=False)
+    account = an_account(vendor, clock)
+    for _ in range(5):
+        with pytest.raises(RejectedError) as rejected:
+            await account.balance()
+        assert (rejected.value.status, rejected.value.retry_after) == (503, 10)
+    assert len(vendor.balances) == 1
+    vendor.answered = True
+    clock.pass_by(timedelta(seconds=11))
+    assert await account.balance() == 12.3456
+
+
+async def test_without_budget_the_balance_is_not_asked_for() -> None:
+    """The next window has some."""
+    clock = VirtualClock()
+    vendor = FakeVendor(clock)
+    account = an_account(vendor, clock, requests_per_minute=11)
+    await account.allowance.take(clock.now())
+    with pytest.raises(RejectedError) as rejected:
+        await account.balance()
+    assert (rejected.value.status, rejected.value.retry_after, vendor.balances) == (503, 6, [])
+    clock.pass_by(timedelta(seconds=6))
+    assert await account.balance() == 12.3456
+
+
+class Scripted(FakeVendor):
+    """A vendor that says of the balance what it is told."""
+
+    said = BalanceOutcome(answered=True)
+
+    async def balance(self) -> BalanceOutcome:
+        """Say it."""
+        return self.said
+
+
+ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (BalanceOutcome(answered=True, status=401, body={"code": 401}), 502),
+        (BalanceOutcome(answered=True, status=402, body={"data": {"balance": 1}}), 502),
+        (BalanceOutcome(answered=True, status=404), 502),
+        (BalanceOutcome(answered=False, status=429), 503),
+        (BalanceOutcome(answered=False), 503),
+        *((BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502) for odd in ODD_BALANCES),
+        (BalanceOutcome(answered=True, status=200, body={"data": []}), 502),
+    ],
+)
+async def test_what_is_no_balance_is_not_told_as_one(said: BalanceOutcome, status: int) -> None:
+    """A refusal of this deployment and an answer without a number are 502, no answer is a 503."""
+    clock = VirtualClock()
+    vendor = Scripted(clock)
+    vendor.said = said
+    with pytest.raises(RejectedError) as rejected:
+        await an_account(vendor, clock).balance()
+    assert (rejected.value.status, rejected.value.retry_after is not None) == (status, status == 503)
 
 
 async def test_pages_hold_every_task_once_newest_first(tasks: MemoryTasks) -> None:

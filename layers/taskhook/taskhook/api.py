@@ -12,7 +12,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from taskhook import callers, query, wiring
 from taskhook.ports import Caller, StoreUnavailableError
 from taskhook.query import Filter
-from taskhook.submit import Order, RejectedError, submit
+from taskhook.submit import ANSWER_TIME, Order, RejectedError, submit
 from taskhook.task import Json, minified
 
 if TYPE_CHECKING:
@@ -75,8 +75,14 @@ def submit_task(provider: str, model: str) -> Response[str]:
 
 @app.get("/api/v1/tasks/<task_id>")
 def show_task(task_id: str) -> Response[str]:
-    """Answer as the vendor does about a task."""
-    task = wiring.run(query.show(task_id, caller=_caller(), tasks=wiring.tasks()))
+    """Answer as the vendor does about a task, with `wait=true` as soon as it has ended."""
+    arrived_at: datetime = app.context["arrived_at"]
+    caller = _caller()
+    if query.is_waiting(app.current_event.query_string_parameters or {}):
+        until = arrived_at + ANSWER_TIME
+        task = wiring.run(query.wait(task_id, caller=caller, tasks=wiring.tasks(), clock=wiring.clock(), until=until))
+    else:
+        task = wiring.run(query.show(task_id, caller=caller, tasks=wiring.tasks()))
     return _json(HTTPStatus.OK, query.task_answer(task))
 
 
@@ -202,6 +208,13 @@ def follow_link(task_id: str, n: str, token: str) -> Response[str]:
 def validate_key() -> Response[str]:
     """Tell whether the token is good, without a 401."""
     return _success({"is_valid": _authenticated() is not None})
+
+
+@app.get("/api/v1/team/balance")
+def show_balance() -> Response[str]:
+    """Tell what is left of the account at the vendor that pays for all callers."""
+    _caller()
+    return _success({"balance": wiring.run(wiring.account().balance())})
 
 
 @app.get("/api/v1/models")

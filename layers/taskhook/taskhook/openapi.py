@@ -18,7 +18,10 @@ _DESCRIPTION = """\
 Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.
 
 Every answer is `{"code": 0, "message": "success", "data": …}`, every error `{"code": <HTTP status>, "message": "…"}`. \
-What API Gateway refuses by itself (its throttle) is `{"message": "…"}` with status 429 or 503."""
+An error carries `x-should-retry: false` where a repeat would be wrong or useless, and `Retry-After` where it is safe.
+
+An answer without `code` (`{"message": "…"}` with status 429, 500 or 503) is API Gateway's own, and so is none at all: \
+the outcome is unknown. Send the same request again with the same `Idempotency-Key`; without one it might be paid twice."""
 _TAGS = {
     "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
     "Tasks": "Your own tasks, for as long as this deployment keeps them. Another caller's task does not exist for you.",
@@ -47,7 +50,7 @@ _ERRORS = {
     "404": ("There is no such path, model, task or result.", "Resource not found: there is no such task"),
     "405": (_REFUSED, "Method not allowed"),
     "409": (
-        "Not now or not ever, and the message says why: the first request with this key is in flight, there is no callback, …",
+        "Not now or not ever, and the message says why: the request that this one repeats is in flight, there is no callback, …",
         "Conflict: the task has not ended, it is processing; its callback will come by itself",
     ),
     "413": ("The body is larger than 64 KB.", "Invalid parameters: the body is larger than 65536 bytes"),
@@ -66,7 +69,7 @@ _ERRORS = {
         "Outcome unknown: whether the vendor took task tk_8sYPZtwvYeZ3gXxYh3nM4A is being watched; do not resubmit",
     ),
     "503": (
-        "The task table did not answer; nothing was sent to the vendor.",
+        "The task table did not answer, and nothing was sent to the vendor; or, of the balance, the vendor did not.",
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),
 }
@@ -130,6 +133,14 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
             "schema": {"type": "string", "format": "uri", "maxLength": 2048},
             "example": _URL,
         },
+        {
+            "name": "X-Stainless-Retry-Count",
+            "in": "header",
+            "description": "As official SDKs send it. From 1 on, and without a key, this is the request again that the same "
+            "caller sent within two minutes; 0 is another one, however alike.",
+            "schema": {"type": "string", "pattern": "^[0-9]{1,3}$"},
+            "example": "0",
+        },
     ]
     return operation
 
@@ -138,6 +149,12 @@ def _tasks() -> dict[str, Any]:
     of_task = [
         {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}, "example": "tk_8sYPZtwvYeZ3gXxYh3nM4A"}
     ]
+    waits = {
+        "name": "wait",
+        "in": "query",
+        "description": "Answer as soon as the task has ended, or as it stands after 13 s: ask again then.",
+        "schema": {"type": "string", "enum": ["true", "false"], "default": "false"},
+    }
     listed = _operation(
         "listTasks",
         "Tasks",
@@ -156,7 +173,7 @@ def _tasks() -> dict[str, Any]:
     }
     listed["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in filters.items()]
     operations = {
-        "": ("get", "showTask", "Show one task: the vendor's answer, and what became of its callback.", _succeeded(), ()),
+        "": ("get", "showTask", "Show one task: the vendor's answer, and what became of its callback.", _succeeded(), ("400",)),
         "/cancel": (
             "post",
             "cancelTask",
@@ -176,7 +193,8 @@ def _tasks() -> dict[str, Any]:
     for suffix, (method, name, summary, task, more) in operations.items():
         data = query.task_answer(task)["data"]
         operation = _operation(name, "Tasks", summary, answer="TaskAnswer", data=data, errors=["401", "404", *more, "503"])
-        shown[f"/api/v1/tasks/{{task_id}}{suffix}"] = {method: operation | {"parameters": of_task}}
+        parameters = of_task if suffix else [*of_task, waits]
+        shown[f"/api/v1/tasks/{{task_id}}{suffix}"] = {method: operation | {"parameters": parameters}}
     return {"/api/v1/tasks": {"get": listed}, **shown, "/api/v1/tasks/redeliver": {"post": _redeliver()}}
 
 
@@ -258,6 +276,14 @@ def _deployment() -> dict[str, Any]:
         errors=["503"],
     )
     key["security"] = [{"token": []}, {}]
+    balance = _operation(
+        "showBalance",
+        "Deployment",
+        "Tell what is left, in USD, of the account at the vendor that pays for all callers; as of at most a minute ago.",
+        answer="Balance",
+        data={"balance": 12.3456},
+        errors=["401", "502", "503"],
+    )
     models = _operation(
         "listModels",
         "Deployment",
@@ -267,7 +293,8 @@ def _deployment() -> dict[str, Any]:
         errors=["401", "503"],
     )
     models["responses"]["200"]["content"]["application/json"]["example"] = query.models_answer()
-    return {"/api/v1/apikey/validate": {"get": key}, "/api/v1/models": {"get": models}}
+    paths = {"/api/v1/apikey/validate": key, "/api/v1/team/balance": balance, "/api/v1/models": models}
+    return {path: {"get": operation} for path, operation in paths.items()}
 
 
 def _operation(name: str, tag: str, summary: str, *, answer: str, data: Json, errors: list[str]) -> Json:
@@ -277,10 +304,17 @@ def _operation(name: str, tag: str, summary: str, *, answer: str, data: Json, er
         description, message = _ERRORS[status]
         failed = {"schema": {"$ref": "#/components/schemas/Error"}, "example": {"code": int(status), "message": message}}
         responses[status] = {"description": description, "content": {"application/json": failed}}
-        if status in {"409", "429", "503"}:
-            seconds = {"description": "Seconds to wait, where waiting helps.", "schema": {"type": "integer"}}
-            responses[status]["headers"] = {"Retry-After": seconds}
+        responses[status]["headers"] = {
+            name: header for name, header in _REPEATS.items() if name not in _REPEATED.get(status, {"Retry-After"})
+        }
     return {"operationId": name, "tags": [tag], "summary": summary, "responses": responses}
+
+
+_REPEATS: Json = {
+    "Retry-After": {"description": "Seconds after which a repeat is safe.", "schema": {"type": "integer"}},
+    "x-should-retry": {"description": "A repeat would be wrong or useless.", "schema": {"type": "string", "const": "false"}},
+}
+_REPEATED: dict[str, set[str]] = {"409": set(), "429": {"x-should-retry"}, "503": {"x-should-retry"}}  # which one does not come
 
 
 def _json_body(fields: dict[str, dict[str, Any]], example: Json) -> Json:
@@ -439,6 +473,7 @@ def _schemas() -> Json:
                 next_cursor=cursor,
             )
         ),
+        "Balance": _envelope(_object(["balance"], balance={"type": "number"})),
         "KeyAnswer": _envelope(_object(["is_valid"], is_valid={"type": "boolean"})),
         "Attempt": _object(["at", "ms", "answer"], at=moment, next_at=moment, **said),
         "Redelivered": _envelope(_object(["count", "next_cursor"], count={"type": "integer"}, next_cursor=cursor)),

@@ -2,13 +2,25 @@
 
 import asyncio
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from taskhook.models import MODELS
-from taskhook.ports import Caller, Clock, Reply, Reporter, StaleTaskError, TaskHistory, TaskStore, Wake
-from taskhook.submit import RejectedError
+from taskhook.ports import (
+    BalanceOutcome,
+    Caller,
+    Clock,
+    Reply,
+    Reporter,
+    StaleTaskError,
+    TaskApi,
+    TaskHistory,
+    TaskStore,
+    Wake,
+)
+from taskhook.submit import Allowance, RejectedError
 from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Task, milliseconds
 
 MAX_LIMIT = 100
@@ -16,6 +28,9 @@ _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 _PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
 MAX_AGAIN = 500  # callbacks delivered again by one call
 _AGAIN_PAGE = 100  # tasks read at a time for that
+_WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
+_BALANCE_KEPT = timedelta(seconds=60)
+_BALANCE_AGAIN = timedelta(seconds=10)  # after an answer without one
 CANCELED = "canceled by its caller; it was never paid"
 _TASK_ID = re.compile(r"tk_[A-Za-z0-9_-]{22}")
 _STATUSES = {
@@ -104,10 +119,68 @@ class Filter:
 
 async def show(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     """Find one of the caller's tasks. Raises RejectedError (404) for any other: what is another's does not exist."""
+    return await tasks.whole(await _own(task_id, caller=caller, tasks=tasks))
+
+
+async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, until: datetime) -> Task:
+    """Find one of the caller's tasks as soon as it has ended, or as it stands `until` then. Raises RejectedError (404)."""
+    task = await _own(task_id, caller=caller, tasks=tasks)
+    while not task.state.final and clock.now() + _WAIT_STEP <= until:
+        await clock.sleep(_WAIT_STEP)
+        task = await _own(task_id, caller=caller, tasks=tasks)
+    return await tasks.whole(task)
+
+
+def is_waiting(parameters: dict[str, str]) -> bool:
+    """Read whether the answer about a task is to wait for its end. Raises RejectedError."""
+    asked = parameters.get("wait", "false")
+    if asked not in {"true", "false"}:
+        raise _invalid("wait", "must be true or false")
+    return asked == "true"
+
+
+async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     task = await tasks.get(task_id) if _TASK_ID.fullmatch(task_id) else None
     if task is None or task.caller != caller.caller:
         raise RejectedError(404, "Resource not found: there is no such task")
-    return await tasks.whole(task)
+    return task
+
+
+@dataclass
+class Account:
+    """The account at the vendor. What it said is kept for a while, so that no caller's curiosity takes the budget of submits."""
+
+    vendor: TaskApi
+    allowance: Allowance
+    clock: Clock
+    said: BalanceOutcome | None = None
+    kept_until: datetime | None = None
+
+    async def balance(self) -> float:
+        """Give the balance, as of at most a minute ago. Raises RejectedError, StoreUnavailableError."""
+        now = self.clock.now()
+        if self.said is None or self.kept_until is None or now >= self.kept_until:
+            if not await self.allowance.take(now):
+                raise RejectedError(503, "Service unavailable: no request to the vendor is left right now", retry_after=6)
+            self.said = await self.vendor.balance()
+            self.kept_until = self.clock.now() + (_BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT)
+        balance = _balance(self.said)
+        if balance is not None:
+            return balance
+        if self.said.status in {401, 402}:
+            raise RejectedError(502, "Upstream refused: this deployment's key or balance")
+        if self.said.answered:
+            raise RejectedError(502, "Upstream failed: the vendor's answer holds no balance")
+        again = round(_BALANCE_AGAIN / timedelta(seconds=1))
+        raise RejectedError(503, "Service unavailable: the vendor does not answer", retry_after=again)
+
+
+def _balance(said: BalanceOutcome) -> float | None:
+    """Find a number that JSON can hold in what the vendor said of its account."""
+    data = said.body.get("data")
+    balance = data.get("balance") if isinstance(data, dict) else None
+    is_number = isinstance(balance, int | float) and not isinstance(balance, bool) and math.isfinite(balance)
+    return balance if is_number and 200 <= said.status < 300 else None  # noqa: PLR2004  # HTTP
 
 
 async def cancel(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from taskhook.archive import Desk
     from taskhook.hints import HintDesk
     from taskhook.poll import Rules, World
+    from taskhook.query import Account
 
 _AWS_THREADS = 32
 
@@ -205,6 +206,14 @@ def door() -> Door:
         wake=wake(),
         max_queued=settings().max_queued,
     )
+
+
+@cache
+def account() -> "Account":
+    """The account at the vendor, and what it said last."""
+    from taskhook.query import Account  # noqa: PLC0415  # poll never pays for it
+
+    return Account(vendor=vendor(), allowance=allowance(), clock=clock())
 
 
 @cache

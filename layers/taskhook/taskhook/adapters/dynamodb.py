@@ -108,36 +108,34 @@ class DynamoTasks:
 
     async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
         """Give the id for the task of a request: `task_id`, or the one that is reserved. Safe to repeat."""
-        key, end = f"{_RESERVED}{request}", {":until": milliseconds(until), ":end": int(until.timestamp()) + 1}
-        free = "attribute_not_exists(task_id) OR #until < :now"
-        values = {":id": task_id, ":overtaken": repeat, ":now": milliseconds(now), **end}
+        key = _item({"task_id": f"{_RESERVED}{request}"})
+        end = {":until": milliseconds(until), ":end": int(until.timestamp()) + 1}
+        free = "attribute_not_exists(task_id) OR kept_until <= :now"
         if not repeat:
-            free = "attribute_not_exists(task_id) OR #until < :now OR overtaken = :overtaken"
-        update: Attributes = {
-            "TableName": self._table,
-            "Key": _item({"task_id": key}),
-            "ExpressionAttributeNames": {"#until": "until"},
-        }
+            free = "attribute_not_exists(task_id) OR kept_until <= :now OR overtaken = :overtaken"
+        values = {":id": task_id, ":overtaken": repeat, ":now": milliseconds(now), **end}
         try:
             await self._write(
                 self._client.update_item,
-                UpdateExpression="SET reserved = :id, overtaken = :overtaken, #until = :until, expires_at = :end",
+                TableName=self._table,
+                Key=key,
+                UpdateExpression="SET reserved = :id, overtaken = :overtaken, kept_until = :until, expires_at = :end",
                 ConditionExpression=free,
                 ExpressionAttributeValues=_item(values),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **update,
             )
         except _ConditionFailedError as failed:
             found = stored_values(failed.item or {})
         else:
             return task_id
-        with contextlib.suppress(_ConditionFailedError):  # a new one was reserved meanwhile
+        with contextlib.suppress(_ConditionFailedError):  # another request has reserved an id of its own meanwhile
             await self._write(
                 self._client.update_item,
-                UpdateExpression="SET overtaken = :overtaken, #until = :until, expires_at = :end",
+                TableName=self._table,
+                Key=key,
+                UpdateExpression="SET overtaken = :overtaken, kept_until = :until, expires_at = :end",
                 ConditionExpression="reserved = :id",
                 ExpressionAttributeValues=_item({":id": found["reserved"], ":overtaken": repeat and found["overtaken"], **end}),
-                **update,
             )
         return str(found["reserved"])
 
