@@ -13,6 +13,7 @@ from taskhook.budget import Gate
 from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
 from taskhook.ports import (
+    Admit,
     ArchiveUnavailableError,
     BalanceOutcome,
     Caller,
@@ -226,6 +227,7 @@ class FakeVendor:
     hooks: dict[str, str | None] = field(default_factory=dict)
     holds: bool = False
     answer_time: timedelta = timedelta(milliseconds=200)  # of a poll
+    key_time: timedelta = timedelta(0)  # what reading the key takes before a POST
     places: int = 1_000_000
     refused: int = 0
     answered: bool = True  # whether it answers when it is only asked for the balance
@@ -236,22 +238,30 @@ class FakeVendor:
         """How many tasks run."""
         return sum(self.clock.now() < taken + self.task_time for taken in self.taken.values())
 
-    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+    async def submit(
+        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+    ) -> SubmitOutcome:
         """Take the task, or answer the next outcome told; or refuse it where all places are filled."""
         assert limit > timedelta(0)
         assert model.startswith("alibaba/")
+        if self.key_time:
+            await self.clock.sleep(self.key_time)
+        if admit is not None and not await admit():
+            return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
         self.submits.append(json.loads(request)["image_url"])
         self.asked.set()
         await self.clock.sleep(timedelta(milliseconds=400))
-        if self.submit_outcomes and (outcome := self.submit_outcomes.popleft()).submission is not Submission.TAKEN:
-            return outcome
+        told = self.submit_outcomes.popleft() if self.submit_outcomes else None
+        if told is not None and told.submission is not Submission.TAKEN:
+            return told
         if self.running >= self.places:
             self.refused += 1
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         upstream_task_id = f"task-{len(self.taken)}"
         self.taken[upstream_task_id] = self.clock.now()
         self.hooks[upstream_task_id] = hook
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200)
+        asked_for = told.retry_after if told is not None else None
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for)
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""

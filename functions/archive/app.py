@@ -16,7 +16,7 @@ from taskhook.archive import archive
 gc.freeze()
 gc.enable()
 
-RESERVE = timedelta(seconds=20)  # for the note of how far it has come
+RESERVE = timedelta(seconds=35)  # for the note of how far it has come, however slow the table is
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -24,7 +24,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     try:
         report = wiring.run(
-            archive(event["archive"], hard_stop=wiring.clock().now() + remaining - RESERVE, desk=wiring.archive_desk(event["wake"]))
+            archive(
+                event["archive"], hard_stop=wiring.clock().now() + remaining - RESERVE, desk=wiring.archive_desk(event["wake"])
+            ),
+            limit=None,
         )
     finally:
         wiring.flush_metrics()

@@ -32,7 +32,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 hard_stop=wiring.clock().now() + remaining - RESERVE,
                 rules=wiring.poll_rules(),
                 world=wiring.poll_world(),
-            )
+            ),
+            limit=None,
         )
     finally:
         wiring.flush_metrics()

@@ -14,11 +14,11 @@ from taskhook.adapters.attributes import item
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes
 from taskhook.adapters.surroundings import SystemClock
 from taskhook.budget import Gate
-from taskhook.ports import Credential, LeaseView, StaleTaskError, TaskExistsError
+from taskhook.ports import Credential, LeaseView, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.task import Attempt, ErrorCode, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
-from tests.world import START, MemoryCallers, MemoryTasks, Told, a_caller
+from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -631,6 +631,70 @@ async def test_an_unreadable_item_is_told_and_hides_nobody(
     assert told.count("task.unreadable") >= 1
     item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
     assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
+
+
+class Throttled(MemoryDynamo):
+    """A table of which some keys come back unprocessed, so many times."""
+
+    def __init__(self, stuck: dict[str, int], *, most: int = 100) -> None:
+        super().__init__({"Tasks": "task_id"}, time=lambda: 0.0)
+        self.stuck = stuck
+        self.most = most  # items of one answer
+        self.batches = 0
+
+    def batch_get_item(self, **request: Any) -> dict[str, Any]:
+        """Read some."""
+        self.batches += 1
+        keys = request["RequestItems"]["Tasks"]["Keys"]
+        kept_back = [key for key in keys if self.stuck.get(key["task_id"]["S"], 0) > 0]
+        for key in kept_back:
+            self.stuck[key["task_id"]["S"]] -= 1
+        served = [key for key in keys if key not in kept_back]
+        served, kept_back = served[: self.most], [*served[self.most :], *kept_back]
+        answer: dict[str, Any] = {"Responses": {"Tasks": []}, "UnprocessedKeys": {}}
+        if served:
+            answer |= super().batch_get_item(RequestItems={"Tasks": {"Keys": served}})
+        answer["UnprocessedKeys"] = {"Tasks": {"Keys": kept_back}} if kept_back else {}
+        return answer
+
+
+async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -> tuple[DynamoTasks, Throttled, Told]:
+    """Make a store of five watched tasks on such a table."""
+    table, told = Throttled(stuck, most=most), Told()
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=VirtualClock(), reporter=told)
+    for number in range(tasks):
+        await store.add(a_task(number, state=State.WATCHED))
+    return store, table, told
+
+
+async def test_keys_that_come_back_unprocessed_are_asked_for_again() -> None:
+    """As often as some come, and a few times where none does: nothing is dropped while that lasts."""
+    for stuck, most in (({a_task(2).task_id: 3}, 100), ({}, 1), (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2)):
+        store, _, told = await throttled(stuck, most=most)
+        found = await store._tasks([{"task_id": a_task(number).task_id} for number in range(5)], ())
+        assert [task.task_id for task in found] == [a_task(number).task_id for number in range(5)]
+        assert told.events == []
+
+
+async def test_a_key_that_stays_unprocessed_keeps_no_other_waiting() -> None:
+    """It is left out, and told; the next look finds it."""
+    store, table, told = await throttled({a_task(2).task_id: 10})
+    rows = [{"task_id": a_task(number).task_id} for number in range(5)]
+    assert len(await store._tasks(rows, ())) == 4
+    assert told.events == [("tasks.left_out", {"count": 1})]
+    assert table.batches <= 6
+    while table.stuck[a_task(2).task_id]:
+        await store._tasks(rows, ())
+    assert len(await store._tasks(rows, ())) == 5
+
+
+async def test_a_list_for_a_caller_is_whole_or_none() -> None:
+    """A task that is missing from it would be a lie; a 503 is none."""
+    store, _, _ = await throttled({a_task(2).task_id: 10})
+    with pytest.raises(StoreUnavailableError):
+        await store.page("alice", after="", until="~", limit=10)
+    store, _, _ = await throttled({a_task(2).task_id: 1})
+    assert len((await store.page("alice", after="", until="~", limit=10)).tasks) == 5
 
 
 async def test_more_tasks_than_a_batch_holds_are_all_found(dynamo_tasks: DynamoTasks) -> None:

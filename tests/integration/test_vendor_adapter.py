@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import gzip
 import json
 import ssl
 import time
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from taskhook.adapters.vendor import MAX_ANSWER, ModellixApi
-from taskhook.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
+from taskhook.adapters.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
+from taskhook.ports import ApiKey, BalanceOutcome, KeyUnavailableError, KeyUnusableError, PollKind, PollOutcome
 from taskhook.task import Submission, SubmitOutcome, kept_data
 from tests.integration.test_callbacks_adapter import UNTRUSTED
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
@@ -50,13 +53,13 @@ class Keys:
 
 
 @asynccontextmanager
-async def calling(origin: str, keys: ApiKey | None = None) -> AsyncIterator[ModellixApi]:
+async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[ModellixApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
-    api = ModellixApi(origin, keys or Keys())
+    api = ModellixApi(origin, keys or Keys(), least=least)
     try:
         yield api
     finally:
-        await api._client.aclose()
+        await api.close()
 
 
 @asynccontextmanager
@@ -430,12 +433,17 @@ async def test_timeout_before_sending_is_not_sent() -> None:
         gc.collect()  # httpcore leaves the socket to the collector when a handshake is cancelled
 
 
-async def test_key_that_cannot_be_read_is_not_sent() -> None:
-    """Without a key no connection is opened, for a submit or for a poll."""
-    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, Keys([OSError("no safe")])) as api:
+@pytest.mark.parametrize("failure", [KeyUnavailableError("throttled"), OSError("no safe")])
+async def test_key_that_cannot_be_read_now_is_not_sent(failure: Exception) -> None:
+    """Without a key no connection is opened, for a submit or for a poll; the next one reads it again."""
+    keys = Keys([failure])
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, keys) as api:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
+        assert (await api.balance()).answered is False
         assert listener.connections == 0
+        keys.kept = [KEY]
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
 
 
 async def test_key_that_takes_too_long_is_not_sent() -> None:
@@ -450,14 +458,108 @@ async def test_key_that_takes_too_long_is_not_sent() -> None:
         assert listener.connections == 0
 
 
-@pytest.mark.parametrize("key", ["", "mdlx\r\nX-Evil: 1", "mdlx-\u4e2d", "mdlx-\x00"])
-async def test_key_that_no_header_can_carry_pays_nothing(key: str) -> None:
-    """A damaged secret is an outcome, not a crash, and injects nothing."""
-    async with emulated(Keys([key])) as (emulator, api):
+UNSENDABLE = [
+    "",
+    " ",
+    "mdlx\r\nX-Evil: 1",
+    "mdlx-a\nb",
+    "mdlx\tx",
+    "mdlx x",
+    "mdlx-\u4e2d",
+    "mdlx-ü",
+    "mdlx-\x00",
+    "mdlx-\x7f",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
+async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
+    """A damaged, missing or forbidden secret is this deployment's trouble: no connection is opened, and nothing is unknown."""
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, Keys([key])) as api:
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert outcome.submission in {Submission.NOT_SENT, Submission.REFUSED_HERE, Submission.AMBIGUOUS}
-        assert (await api.poll("task-1")).kind in {PollKind.UNAVAILABLE, PollKind.KEY_REFUSED}
-        assert len(emulator.tasks) == 0
+        polled = await api.poll("task-1")
+        assert (outcome.submission, polled.kind) == (Submission.REFUSED_HERE, PollKind.KEY_REFUSED)
+        assert "the vendor key cannot be used" in outcome.message
+        assert (await api.balance()).answered is False
+        assert (listener.connections, bytes(listener.received)) == (0, b"")
+
+
+async def test_key_that_cannot_be_sent_is_read_again() -> None:
+    """Where the secret has been mended, the next request finds it."""
+    keys = Keys(["", KEY])
+    async with emulated(keys) as (emulator, api):
+        assert (await api.poll("task-1")).kind is PollKind.KEY_REFUSED
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (keys.asked, emulator.submits) == ([False, True], 1)
+
+
+async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
+    """The vendor's own words say more."""
+    async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+
+
+# --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
+
+
+async def test_post_is_not_begun_with_too_little_time() -> None:
+    """A key that took long to read has used up the POST's time."""
+
+    async def slowly(*, fresh: bool) -> str:
+        del fresh
+        await asyncio.sleep(0.2)
+        return KEY
+
+    least = LONG - timedelta(seconds=0.1)
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, slowly, least) as api:
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, listener.connections) == (Submission.NOT_SENT, 0)
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG + LONG)).submission is Submission.TAKEN
+
+
+async def test_second_post_is_not_begun_with_too_little_time() -> None:
+    """After a 401 the key was replaced, and reading it took long: the refusal stands, and nothing is cut off half-way."""
+
+    async def slowly(*, fresh: bool) -> str:
+        await asyncio.sleep(0.6 if fresh else 0)
+        return KEY if fresh else "mdlx-old"
+
+    least = LONG - timedelta(seconds=0.5)
+    async with listening(answering(answer(401, b"{}"))) as listener, calling(listener.origin, slowly, least) as api:
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert listener.connections == 1
+
+
+async def test_leave_is_asked_before_each_post() -> None:
+    """A second POST with a fresh key is a second request of the budget; without leave, none is sent."""
+    leave: list[bool] = []
+
+    async def admit() -> bool:
+        return leave.pop(0)
+
+    for given, submission, posts in (
+        ([True, True], Submission.TAKEN, 2),
+        ([True, False], Submission.REFUSED_HERE, 1),
+        ([False], Submission.NOT_SENT, 0),
+    ):
+        leave[:] = given
+        async with emulated(Keys(["mdlx-old", KEY])) as (emulator, api):
+            outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG, admit=admit)
+            assert (outcome.submission, emulator.submits, leave) == (submission, posts, [])
+
+
+async def test_leave_that_never_comes_is_not_sent() -> None:
+    """A table that hangs keeps the POST from leaving, and its time is bounded all the same."""
+
+    async def never() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async with emulated() as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT, admit=never)
+        assert (outcome.submission, emulator.submits) == (Submission.NOT_SENT, 0)
 
 
 # --- the key --------------------------------------------------------------------------------------------------------------
@@ -673,9 +775,6 @@ async def test_status_words(status: str, kind: PollKind) -> None:
         task_body(None),
         task_body(1),
         task_body(["success"]),
-        task_body("success", score=float("nan")),
-        task_body("success", score=float("inf")),
-        task_body("success", note="x").replace(b'"x"', b'"\\ud800"'),
         b'{"code":0,"data":null}',
         b'{"code":0,"data":["success"]}',
         b'{"code":0,"status":"success","task_id":"task-1"}',
@@ -804,6 +903,218 @@ async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin + "/") as api:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
+
+
+# --- answers without end, and large ones ------------------------------------------------------------------------------------
+
+
+TASK = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
+
+
+def without_end(before: bytes, again: bytes) -> Script:
+    """Read the request, write `before`, then `again` for ever."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(before)
+        while True:
+            await connection.send(again)
+            await asyncio.sleep(0)  # the reader is in the same process
+
+    return script
+
+
+def compressed(body: bytes, encoding: str = "gzip") -> bytes:
+    """Render an answer in an encoding that was not asked for."""
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    return answer(200, packed, content_encoding=encoding)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "interim answers": without_end(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 1000),
+    "interim answers, one by one": without_end(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    "interim answers, cut anywhere": without_end(b"HTTP/1.1 10", b"2 Processing\r\n\r\nHTTP/1.1 10"),
+    "headers": without_end(b"HTTP/1.1 200 OK\r\n", b"X-Again: yes\r\n" * 1000),
+    "one header": without_end(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a" * 65536),
+    "an empty line": without_end(b"", b"\r\n" * 1000),
+    "a body": without_end(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536),
+    "tiny chunks": without_end(CHUNKED, b"1\r\n \r\n" * 1000),
+    "a chunk's extension": without_end(CHUNKED + b"1;x=", b"a" * 65536),
+    "trailers": without_end(CHUNKED + b"1\r\n{\r\n0\r\n", b"X-Again: yes\r\n" * 1000),
+    "a bomb": raw(compressed(b" " * 200 * 2**20)),
+    "a deflated bomb": raw(compressed(b" " * 200 * 2**20, "deflate")),
+}
+
+
+@pytest.mark.parametrize("script", ENDLESS.values(), ids=ENDLESS.keys())
+async def test_an_answer_without_end_is_dropped_soon(script: Script) -> None:
+    """Long before its time is over: by its bytes, its pieces, or what comes before it. The vendor may have taken a POST."""
+    async with listening(script) as listener, calling(listener.origin) as api:
+        assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
+        assert (await api.poll("task-1", hold=True)).kind is PollKind.UNAVAILABLE
+        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert listener.sent < 3 * (MAX_ANSWER + 16 * 2**20)  # what the sockets buffer is the machine's
+
+
+@pytest.mark.parametrize("script", [without_end(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), ENDLESS["a body"]])
+async def test_an_answer_without_end_is_called_so(script: Script) -> None:
+    """The log says what the matter is."""
+    assert (await poll(script)).message == "EndlessAnswerError"
+
+
+async def test_slow_bodies_end_with_the_time() -> None:
+    """A byte now and then keeps a request no longer than any other."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            await connection.send(b" ")
+            await asyncio.sleep(0.01)
+
+    outcome, _ = await submit(script, limit=SHORT)
+    assert outcome.submission is Submission.AMBIGUOUS
+
+
+async def test_a_few_interim_answers_are_no_matter() -> None:
+    """As a proxy sends them."""
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n" * MAX_INTERIM
+    outcome, _ = await submit(raw(interim + answer(200, TAKEN)))
+    assert outcome.submission is Submission.TAKEN
+    assert (await poll(raw(interim + answer(200, TASK)))).kind is PollKind.PENDING
+
+
+async def test_what_comes_before_a_body_is_counted_anew_on_a_kept_connection() -> None:
+    """A process that polls for days has read any number of bytes over one."""
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n" * MAX_INTERIM
+    async with listening(answering(interim + answer(200, TASK + b" " * MAX_HEAD))) as listener, calling(listener.origin) as api:
+        assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.PENDING] * 3
+        assert listener.connections == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_compressed_answer_is_read_though_it_was_not_asked_for(encoding: str) -> None:
+    """The id of a paid task may be in it."""
+    async with listening(raw(compressed(TAKEN, encoding))) as listener, calling(listener.origin) as api:
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, "task-1")
+        assert b"accept-encoding: identity" in listener.requests[0].lower()
+
+
+async def test_many_large_answers_at_once_take_the_memory_of_one() -> None:
+    """Each is read and parsed alone; what is kept of it is small."""
+    metadata = [{"a": number % 10} for number in range(60_000)]
+    body = task_body("success", result={"resources": [{"url": "https://x/1.mp4"}], "metadata": metadata})
+    assert LARGE < len(body) < MAX_ANSWER
+    peaks = []
+    async with listening(answering(answer(200, body))) as listener, calling(listener.origin) as api:
+        for polls in (1, 6):
+            gc.collect()
+            tracemalloc.start()
+            outcomes = await asyncio.gather(*(api.poll("task-1") for _ in range(polls)))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert {outcome.kind for outcome in outcomes} == {PollKind.SUCCEEDED}
+            assert outcomes[0].data == {"result": {"resources": [{"url": "https://x/1.mp4"}]}, "truncated": True}
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_waiting() -> None:
+    """Only large ones wait for each other."""
+
+    async def script(connection: Connection) -> None:
+        request = await connection.request()
+        if b"/task-2 " in request:
+            await connection.send(answer(200, TASK.replace(b"task-1", b"task-2")))
+            return
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b" " * (LARGE + 1))
+        await connection.hold()
+
+    async with listening(script) as listener, calling(listener.origin) as api:
+        hanging = asyncio.create_task(api.poll("task-1"))
+        await listener.accepted.wait()
+        assert (await api.poll("task-2")).kind is PollKind.PENDING
+        hanging.cancel()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'"cut \\ud83d"', "cut ?"),
+        (b"9" * 5000, None),
+        (b"-" + b"9" * 5000, None),
+        (b"1e400", None),
+        (b"NaN", None),
+        (b"-Infinity", None),
+        (b'"\\ud83d\\ude00"', "😀"),
+    ],
+)
+async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(text: bytes, value: object) -> None:
+    """A prompt that was cut in the middle of an emoji, or a number of thousands of digits, somewhere in the answer."""
+    body = task_body("success", n=0, result={"resources": []}).replace(b'"n": 0', b'"n": ' + text).replace(b'"n":0', b'"n":' + text)
+    outcome = await poll(answering(answer(200, body)))
+    assert (outcome.kind, outcome.data["n"]) == (PollKind.SUCCEEDED, value)
+    assert json.dumps(outcome.data, allow_nan=False, ensure_ascii=False).encode()
+    taken = TAKEN.replace(b'"status"', b'"n":' + text + b',"status"')
+    assert (await submit(answering(answer(200, taken))))[0].upstream_task_id == "task-1"
+
+
+# --- how long the vendor wants to be left alone ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
+async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_for(status: int) -> None:
+    """Whatever it says of the task."""
+    outcome = await poll(answering(answer(status, TASK, retry_after="120")))
+    assert outcome.retry_after == timedelta(seconds=120)
+    assert (await poll(answering(answer(status, TASK)))).retry_after is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", task_body("success"), task_body("failed")])
+async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes) -> None:
+    """They are what they are, and more."""
+    plain, asking = [await poll(answering(answer(200, body, **headers))) for headers in ({}, {"retry_after": "7"})]
+    assert asking == plain.model_copy(update={"retry_after": timedelta(seconds=7)})
+
+
+@pytest.mark.parametrize(
+    ("remaining", "reset_in", "least", "most"),
+    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 1, 1), ("0", 0, 1, 1), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
+)
+async def test_where_nothing_remains_the_pause_lasts_until_the_reset(
+    remaining: str, reset_in: int, least: int | None, most: int | None
+) -> None:
+    """On a 2xx as on any other: at least a second, at most an hour."""
+    headers = {"x_ratelimit_remaining": remaining, "x_ratelimit_reset": str(int(time.time()) + reset_in)}
+    pauses = [
+        (await poll(answering(answer(200, TASK, **headers)))).retry_after,
+        (await submit(answering(answer(200, TAKEN, **headers))))[0].retry_after,
+    ]
+    for pause in pauses:
+        assert (pause is None) == (least is None)
+        if pause is not None and least is not None and most is not None:
+            assert least <= pause.total_seconds() <= most
+
+
+async def test_nonsense_in_one_header_leaves_the_other() -> None:
+    """The rate's own headers count where `Retry-After` cannot be read."""
+    reset = str(int(time.time()) + 60)
+    for nonsense in ("soon", "-5", "9" * 5000, "Wed, 99 Foo 2026 00:00:00 GMT"):
+        script = answering(answer(429, b"{}", retry_after=nonsense, x_ratelimit_remaining="0", x_ratelimit_reset=reset))
+        pause = (await poll(script)).retry_after
+        assert pause is not None
+        assert 50 < pause.total_seconds() <= 3600
+
+
+async def test_an_unknown_outcome_tells_the_pause() -> None:
+    """503 with `Retry-After`, whether its body can be read or not."""
+    for script in (
+        answering(answer(503, b"{}", retry_after="120")),
+        raw(b"HTTP/1.1 503 X\r\nRetry-After: 120\r\nContent-Length: 9\r\n\r\n"),
+    ):
+        outcome, _ = await submit(script)
+        assert (outcome.submission, outcome.retry_after) == (Submission.AMBIGUOUS, timedelta(seconds=120))
 
 
 # --- the balance: whether the vendor answers at all --------------------------------------------------------------------------

@@ -133,9 +133,13 @@ class SimVendor:
         self.misses: list[PollKind] = []  # what becomes of the next polls
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
 
-    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+    async def submit(
+        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: ports.Admit | None = None
+    ) -> SubmitOutcome:
         """Take the task, or refuse it."""
         assert model.startswith("alibaba/")
+        if admit is not None and not await admit():
+            return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
         scene, name = self._scene, json.loads(request)["image_url"].rpartition("/")[2]
         post = Post(name, scene.loop.now(), _sender())
         self.posts.append(post)

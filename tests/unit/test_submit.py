@@ -6,9 +6,22 @@ from typing import Any
 import pytest
 
 from taskhook import budget
+from taskhook.adapters.surroundings import _metric as metric_of
+from taskhook.budget import Gate
 from taskhook.models import MediaFacts
 from taskhook.ports import Caller, LeaseView, StoreUnavailableError
-from taskhook.submit import Allowance, Answer, Door, Inspector, Order, Payer, RejectedError, pay, submit
+from taskhook.submit import (
+    STORE_TRY_LEAST,
+    Allowance,
+    Answer,
+    Door,
+    Inspector,
+    Order,
+    Payer,
+    RejectedError,
+    pay,
+    submit,
+)
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
@@ -80,6 +93,16 @@ class Desk:
 def desk() -> Desk:
     """Give a fresh world."""
     return Desk()
+
+
+async def never(*_: object, **__: object) -> Any:
+    """Hang, as a table does that accepts connections and says nothing."""
+    await asyncio.get_running_loop().create_future()
+
+
+def briefly(_until: object, _clock: object) -> asyncio.Timeout:
+    """Give what hangs a moment."""
+    return asyncio.timeout(0.05)
 
 
 def outcome(submission: Submission, status: int = 0, message: str = "") -> SubmitOutcome:
@@ -320,6 +343,126 @@ async def test_an_outcome_that_cannot_be_stored_is_called_unknown(desk: Desk, mo
     monkeypatch.setattr(desk.tasks, "swap", fail)
     assert (await desk.submit()).status == 502
     assert ("task.outcome_unstored", "task-0") in [(event, facts.get("upstream_task_id")) for event, facts in desk.told.events]
+
+
+async def test_what_was_paid_for_is_told_before_it_is_stored(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vendor's id is in the log before the first write of it, and that the write failed before the second."""
+    told: list[list[str]] = []
+
+    async def fail(_old: Task, _new: Task) -> Task:
+        told.append([event for event, facts in desk.told.events if facts.get("upstream_task_id") == "task-0"])
+        raise StoreUnavailableError("down")
+
+    monkeypatch.setattr(desk.tasks, "swap", fail)
+    began = desk.clock.now()
+    await desk.submit()
+    assert told[:2] == [["task.submitted"], ["task.submitted", "task.outcome_unstored"]]
+    assert told[-1] == told[1]  # once, however long it is tried
+    assert len(told) > 10
+    assert desk.clock.now() - began <= timedelta(seconds=14)
+
+
+async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller hears of it within 14 s of its request, and nothing is sent."""
+    monkeypatch.setattr(desk.tasks, "add", never)
+    with pytest.raises(StoreUnavailableError):
+        await desk.submit(late=timedelta(seconds=13.29))
+    assert desk.vendor.submits == []
+
+
+@pytest.mark.parametrize("hangs", ["get", "gate", "take_tokens", "queue_length"])
+async def test_whatever_hangs_before_the_post_is_a_503_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
+    """Each question of the table on the way to the POST."""
+    monkeypatch.setattr(desk.tasks, hangs, never)
+    monkeypatch.setattr("taskhook.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
+    desk.tasks.the_gate = desk.tasks.the_gate.model_copy(update={"waiting": hangs == "queue_length"})
+    with pytest.raises(StoreUnavailableError):
+        await desk.submit("key-1")
+    assert desk.vendor.submits == []
+
+
+async def test_a_table_that_hangs_after_the_post_is_told_and_answered_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has the vendor's id after the first try, and the caller hears that the outcome is not known."""
+    monkeypatch.setattr("taskhook.submit.STORE_TRY", timedelta(milliseconds=1))
+    monkeypatch.setattr(desk.tasks, "swap", never)
+    began = desk.clock.now()
+    answer = await desk.submit()
+    assert (answer.status, len(desk.vendor.taken)) == (502, 1)
+    assert desk.told.count("task.outcome_unstored") == 1
+    assert desk.clock.now() - began <= timedelta(seconds=14)
+
+
+@pytest.mark.parametrize("hangs", ["view", "gate"])
+async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """The poller finds the task without being woken."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.BUSY, 429, "busy"))
+    answered, gate = asyncio.Event(), desk.tasks.gate
+
+    async def once() -> Gate:
+        if answered.is_set():
+            await never()
+        answered.set()
+        return await gate()
+
+    monkeypatch.setattr(desk.tasks, hangs, never if hangs == "view" else once)
+    monkeypatch.setattr("taskhook.submit._until", briefly)
+    assert (await desk.submit()).task.state is State.QUEUED
+
+
+async def test_a_request_is_counted_in_the_window_that_it_leaves_in(desk: Desk) -> None:
+    """Where the write or the key was slow, the token of the window before has lapsed, and a new one is taken."""
+    desk.clock.pass_by(timedelta(seconds=3))
+    window = budget.window(desk.clock.now())
+    desk.vendor.key_time = timedelta(seconds=2)
+    await desk.submit()
+    assert dict(desk.tasks.used) == {window: 1}
+    desk.clock.pass_by(budget.window_end(desk.clock.now()) - desk.clock.now() + timedelta(seconds=5))
+    await desk.submit()
+    assert dict(desk.tasks.used) == {window: 1, window + 1: 1, window + 2: 1}
+    assert len(desk.vendor.taken) == 2
+
+
+async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(desk: Desk) -> None:
+    """It was not sent, so it waits; nor is it where the table cannot tell."""
+    desk.clock.pass_by(timedelta(seconds=5))
+    later = budget.window(desk.clock.now()) + 1
+    desk.tasks.used[later] = 1000
+    desk.vendor.key_time = timedelta(seconds=2)
+    assert ((await desk.submit()).task.state, desk.vendor.submits) == (State.QUEUED, [])
+
+
+async def test_a_pause_is_kept_though_the_task_was_taken(desk: Desk) -> None:
+    """The vendor says with an answer of any kind that nothing remains: the next submit waits, and no task waits yet."""
+    desk.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30)))
+    assert (await desk.submit()).task.state is State.WATCHED
+    assert desk.tasks.the_gate.paused_until == desk.clock.now() + timedelta(seconds=30)
+    assert not desk.tasks.the_gate.waiting
+    assert (await desk.submit()).task.state is State.QUEUED
+
+
+async def test_a_key_that_cannot_be_used_is_told_and_frees_the_idempotency_key(desk: Desk) -> None:
+    """As a 401 is: nothing was sent, the answer says what is wrong, and the alarm's metric is counted."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.REFUSED_HERE, 0, "the vendor key cannot be used: no text"))
+    first = await desk.submit("key-1")
+    assert (first.status, "the vendor key cannot be used" in first.message, first.task.reusable) == (502, True, True)
+    facts = next(facts for event, facts in desk.told.events if event == "task.submitted")
+    assert metric_of("task.submitted", facts) == "VendorRefused"
+    assert (await desk.submit("key-1")).status == 200
+
+
+async def test_a_late_refusal_without_a_url_frees_nothing(desk: Desk) -> None:
+    """The caller was told that the outcome is unknown and not to resubmit: its key stands for this task for good."""
+    desk.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
+    posting = asyncio.create_task(desk.submit("key-1", callback_url=None))
+    await desk.vendor.asked.wait()
+    await desk.tasks.swap(desk.only_task, desk.only_task.doubted())
+    await posting
+    assert (desk.only_task.error, desk.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.NONE)
+    assert not desk.only_task.reusable
+    assert (await desk.submit("key-1", callback_url=None)).status == 502
+    assert len(desk.vendor.submits) == 1
 
 
 async def test_the_callers_default_url_is_used_and_its_absence_is_fine(desk: Desk) -> None:

@@ -3,7 +3,7 @@
 An expected outcome is a value, not an exception; every error below is a surprise that the use cases must survive.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Protocol
@@ -16,6 +16,7 @@ from taskhook.task import Json, Moment, SubmitOutcome, Task
 
 HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
 HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
+LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
 POLLS_AT_ONCE = 20
 HOLDS_AT_ONCE = 100
 
@@ -250,7 +251,7 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
-    retry_after: timedelta | None = None
+    retry_after: timedelta | None = None  # for how long the vendor wants to be left alone, whatever it said of the task
 
 
 class KeyUnusableError(Exception):
@@ -279,13 +280,19 @@ class BalanceOutcome(BaseModel):
     message: str = ""  # why there is no answer
 
 
+type Admit = Callable[[], Awaitable[bool]]
+
+
 class TaskApi(Protocol):
     """The vendor. No method raises: whatever happens on the wire is an outcome."""
 
-    async def submit(self, model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+    async def submit(
+        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+    ) -> SubmitOutcome:
         """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
 
-        `hook` is where the vendor may leave a hint when the task has ended.
+        `hook` is where the vendor may leave a hint when the task has ended. `admit` is asked right before each request
+        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:

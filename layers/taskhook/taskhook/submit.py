@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from taskhook import budget
 from taskhook.models import MODELS, Judgement, MediaRule, Model, Verdict
 from taskhook.ports import (
+    LEAST_POST_TIME,
+    Admit,
     Budget,
     Caller,
     Clock,
@@ -36,14 +38,16 @@ from taskhook.ports import (
 from taskhook.targets import ForbiddenTargetError, TargetPolicy
 from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task, minified
 
-ANSWER_TIME = timedelta(seconds=13)  # the vendor's own client gives up at 15 s
-LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
+ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
+ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
+SETTLE_TIME = timedelta(seconds=8)  # past the end of a POST's time, for storing what came of it, where no caller waits
 PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
 REPEATED_WITHIN = timedelta(minutes=2)  # how long after a request without a key its client may say that it repeats it
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
-_STORE_TRIES = 4
+STORE_TRY = timedelta(seconds=2.5)  # for storing an outcome once
+STORE_TRY_LEAST = timedelta(seconds=0.5)  # where time is over already
 _STORE_STEP = timedelta(seconds=0.5)
 
 
@@ -256,6 +260,38 @@ async def submit(
     `claim` is how long nobody else may touch the task: longer than this function can live. Raises RejectedError, and
     StoreUnavailableError, which means that nothing was sent to the vendor.
     """
+    answer_by = arrived_at + ANSWER_DUE
+    settle_by = answer_by - STORE_TRY_LEAST
+    try:
+        async with _until(settle_by, payer.clock):
+            begun = await _begin(
+                order, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
+            )
+    except TimeoutError as error:  # what was being written may be there; then it is reaped, and never paid for
+        raise StoreUnavailableError("no answer in time") from error
+    if isinstance(begun, Answer):
+        return begun
+    task, outcome = begun, None
+    if task.state is State.SUBMITTING:
+        deadline = arrived_at + ANSWER_TIME
+        task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
+    with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
+        async with _until(answer_by, payer.clock):
+            await _follow_up(task, outcome, door, payer.clock)
+    return _answer(task)
+
+
+async def _begin(
+    order: Order,
+    *,
+    caller: Caller,
+    arrived_at: datetime,
+    claim: timedelta,
+    inspector: Inspector | None,
+    payer: Payer,
+    door: Door,
+) -> Task | Answer:
+    """Store the task, submitting or queued; or give the first answer again where its key is known."""
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
     first = await payer.tasks.get(order.task_id) if order.keyed else None
@@ -280,15 +316,22 @@ async def submit(
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
     queued = waiting + 1 if task.state is State.QUEUED else None
     payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
-    outcome = None
-    if task.state is State.SUBMITTING:
-        task, outcome = await pay(task, deadline=deadline, payer=payer)
-    if task.state is State.QUEUED:
-        asked_for = outcome.retry_after if outcome is not None else None
-        await _close_gate(door, until=payer.clock.now() + asked_for if asked_for is not None else None)
-    if door.wake is not None and not task.state.final and not await _is_watched(door, payer.clock.now()):
+    return task
+
+
+async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
+    """Tell the poller, and those who come later, what has become of the task."""
+    asked_for = outcome.retry_after if outcome is not None else None
+    if task.state is State.QUEUED or asked_for is not None:
+        until = clock.now() + asked_for if asked_for is not None else None
+        await _close_gate(door, waits=task.state is State.QUEUED, until=until)
+    if door.wake is not None and not task.state.final and not await _is_watched(door, clock.now()):
         await door.wake.wake(task.task_id)
-    return _answer(task)
+
+
+def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
+    """Raise TimeoutError where the block lasts longer."""
+    return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
 
 
 async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, payer: Payer) -> Order:
@@ -349,55 +392,96 @@ async def _way_is_free(door: Door, now: datetime) -> bool:
     return not gate.waiting and not gate.paused(now) and await door.allowance.take(now)
 
 
-async def _close_gate(door: Door, *, until: datetime | None) -> None:
-    """Let those who come later queue behind, and the poller wait `until` then where the vendor asked for a pause.
+async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:
+    """Let those who come later queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
 
-    The poller opens the gate when nobody waits any more.
+    The poller opens the gate when no task waits any more.
     """
     with contextlib.suppress(StoreUnavailableError):  # it keeps the order fair, and the vendor says no again
         gate = await door.gates.gate()
-        closed = gate.model_copy(update={"waiting": True})
+        closed = gate.model_copy(update={"waiting": gate.waiting or waits})
         if until is not None:
             closed = closed.pause(until)
         if closed != gate:
             await door.gates.set_gate(gate, closed)
 
 
-async def pay(task: Task, *, deadline: datetime, payer: Payer) -> tuple[Task, SubmitOutcome]:
+async def pay(
+    task: Task,
+    *,
+    deadline: datetime,
+    payer: Payer,
+    allowance: "Allowance | None" = None,
+    settle_by: datetime | None = None,
+) -> tuple[Task, SubmitOutcome]:
     """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
 
     At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
-    that, with proof. Never raises for want of the store: what could not be stored is reaped as ambiguous.
+    that, with proof. One request was taken from `allowance` when the task was claimed (`submitted_at`); one that leaves in
+    a later window, and a second one, take their own. Never raises for want of the store: what could not be stored by
+    `settle_by` (SETTLE_TIME past the deadline, if not given) is reaped as ambiguous.
     """
-    hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
-    limit = min(deadline, task.claimed_until or deadline) - payer.clock.now()
+    end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
-    elif limit < LEAST_POST_TIME:  # or thawed too late: somebody else may be deciding about the task by now
+    elif end - payer.clock.now() < LEAST_POST_TIME:  # or thawed too late: another process may be deciding about the task
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
-        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit)
-    payer.reporter.tell(
-        "task.submitted", task_id=task.task_id, caller=task.caller, outcome=outcome.submission, status=outcome.status
+        hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
+        admit = _admission(task, allowance, payer.clock) if allowance is not None else None
+        limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
+        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit, admit=admit)
+    payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
+        "task.submitted",
+        task_id=task.task_id,
+        caller=task.caller,
+        outcome=outcome.submission,
+        status=outcome.status,
+        upstream_task_id=outcome.upstream_task_id or None,
     )
-    return await _settle(task, outcome, payer), outcome
+    return await _settle(task, outcome, payer, settle_by or deadline + SETTLE_TIME), outcome
 
 
-async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer) -> Task:
-    """Store the outcome, patiently: money may have been spent."""
-    for _ in range(_STORE_TRIES):
+def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
+    """Make what is asked right before each request leaves: whether it may, by the budget of the window that it leaves in."""
+    counted = budget.window(task.submitted_at) if task.submitted_at is not None else None
+
+    async def admit() -> bool:
+        nonlocal counted
+        now, window, counted = clock.now(), counted, None
         try:
-            return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
+            return window == budget.window(now) or await allowance.take(now)
+        except StoreUnavailableError:
+            return False
+
+    return admit
+
+
+async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datetime | None = None) -> Task:
+    """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
+    until, told = until or payer.clock.now() + SETTLE_TIME, False
+    while True:
+        left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
+        try:
+            async with asyncio.timeout(left.total_seconds()):
+                return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
         except StaleTaskError as stale:
             if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
                 return stale.current or task
             task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
-        except StoreUnavailableError:
-            await payer.clock.sleep(_STORE_STEP)
-    payer.reporter.tell(
-        "task.outcome_unstored", task_id=task.task_id, outcome=outcome.submission, upstream_task_id=outcome.upstream_task_id
-    )
-    return task.doubted() if task.state is State.SUBMITTING else task
+            continue
+        except (StoreUnavailableError, TimeoutError):
+            if not told:
+                payer.reporter.tell(
+                    "task.outcome_unstored",
+                    task_id=task.task_id,
+                    outcome=outcome.submission,
+                    upstream_task_id=outcome.upstream_task_id or None,
+                )
+            told = True
+        if payer.clock.now() + _STORE_STEP >= until:
+            return task.doubted() if task.state is State.SUBMITTING else task
+        await payer.clock.sleep(_STORE_STEP)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:

@@ -136,7 +136,7 @@ def read_submission(status: int, body: Json | None, *, retry_after: timedelta | 
     elif status == _BUSY:
         submission = Submission.BUSY
     elif 200 <= status < 300 and body.get("code", 0) == 0 and isinstance(upstream_task_id, str) and upstream_task_id:  # noqa: PLR2004  # HTTP
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=status)
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=status, retry_after=retry_after)
     else:
         submission = Submission.AMBIGUOUS
     return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
@@ -199,6 +199,7 @@ class Task(BaseModel):
     submitted_at: Moment | None = None  # when the paid POST was claimed
     answer_status: int | None = None  # what the submitter was told; None: nothing yet
     answer_message: str | None = None
+    doubted_once: bool = False  # the submitter was told that the outcome is unknown
     upstream_task_id: str | None = None
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
@@ -256,10 +257,10 @@ class Task(BaseModel):
     def reusable(self) -> bool:
         """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's.
 
-        Not where a callback says so: a late refusal, after the outcome was called unknown, ends its task like any other.
+        Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
         """
         told = self.answer_status == 502 and self.callback is CallbackState.NONE  # noqa: PLR2004  # HTTP
-        return told and self.error is ErrorCode.UPSTREAM_REFUSED
+        return told and not self.doubted_once and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
     def tried(self) -> int:
@@ -320,7 +321,8 @@ class Task(BaseModel):
         """Submitting → rescue: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
         message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
-        return self._answered(502, message)._to(state=State.RESCUE, claimed_until=None)
+        told = self.doubted_once or self.answer_status is None
+        return self._answered(502, message)._to(state=State.RESCUE, claimed_until=None, doubted_once=told)
 
     def adopted(self, upstream_task_id: str, now: datetime) -> Self:
         """Rescue → watched: the vendor's own word has named the task."""

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from botocore.session import Session
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
 from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, StoredKey, SystemClock
 from taskhook.adapters.vendor import ModellixApi
-from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, Wake
+from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, StoreUnavailableError, Wake
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit import Allowance, Door, Inspector, Payer
 from taskhook.targets import TargetPolicy
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from taskhook.query import Account
 
 _AWS_THREADS = 32
+# How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of up to a second
+# between two tries. tests/unit/test_times.py adds them up for every path of every function.
+CONNECT_S, READ_S, TRIES = 1, 2, 2
+WAKE_READ_S = 1  # in a single try: there is the tick
+API_TIME = timedelta(seconds=12)  # for what a request of the API does once it is known whose it is, submits apart
 
 
 @cache
@@ -47,9 +53,17 @@ def runner() -> asyncio.Runner:
     return kept
 
 
-def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a use case to its end."""
-    return runner().run(coroutine)
+def run[T](coroutine: Coroutine[Any, Any, T], *, limit: timedelta | None = API_TIME) -> T:
+    """Run a use case to its end, or for `limit`. Raises StoreUnavailableError where that is over."""
+
+    async def limited() -> T:
+        async with asyncio.timeout(limit.total_seconds() if limit is not None else None):
+            return await coroutine
+
+    try:
+        return runner().run(limited())
+    except TimeoutError as error:
+        raise StoreUnavailableError("no answer in time") from error
 
 
 @cache
@@ -182,7 +196,7 @@ def wake() -> Wake | None:
     """The way to start the poller; None in the economy mode, where the tick is enough."""
     if settings().callback_latency is CallbackLatency.ECONOMY:
         return None
-    return LambdaWake(_client("lambda", attempts=1, seconds=1), settings().poll_function, reporter())
+    return LambdaWake(_client("lambda", tries=1, read_s=WAKE_READ_S), settings().poll_function, reporter())
 
 
 def payer() -> Payer:
@@ -244,7 +258,7 @@ def archive() -> Archive | None:
         return None
     from taskhook.adapters.archive_s3 import CLIENT, S3Archive  # noqa: PLC0415  # nobody else pays for it
 
-    return S3Archive(_client("s3", seconds=20, **CLIENT), settings().results_bucket)
+    return S3Archive(_client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), settings().results_bucket)
 
 
 @cache
@@ -253,7 +267,7 @@ def archiver() -> LambdaArchiver | None:
     if not settings().archive_function:
         return None
     wakes = None if settings().callback_latency is CallbackLatency.ECONOMY else os.environ["AWS_LAMBDA_FUNCTION_NAME"]
-    return LambdaArchiver(_client("lambda", attempts=1), settings().archive_function, reporter(), wakes=wakes)
+    return LambdaArchiver(_client("lambda", tries=1), settings().archive_function, reporter(), wakes=wakes)
 
 
 @cache
@@ -268,7 +282,7 @@ def archive_desk(wakes: str | None) -> "Desk":
         tasks=tasks(),
         archive=kept,
         originals=AiohttpOriginals(targets()),
-        wake=LambdaWake(_client("lambda"), wakes, reporter()) if wakes else None,
+        wake=LambdaWake(_client("lambda", tries=1, read_s=WAKE_READ_S), wakes, reporter()) if wakes else None,
         clock=clock(),
         reporter=reporter(),
     )
@@ -329,11 +343,11 @@ def _aws() -> Session:
     return Session()
 
 
-def _client(service: str, *, attempts: int = 3, seconds: int = 3, **more: Any) -> Any:
+def _client(service: str, *, tries: int = TRIES, connect_s: int = CONNECT_S, read_s: int = READ_S, **more: Any) -> Any:
     config = Config(
-        connect_timeout=seconds,
-        read_timeout=seconds,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=connect_s,
+        read_timeout=read_s,
+        retries={"mode": "standard", "total_max_attempts": tries},
         max_pool_connections=_AWS_THREADS,
         tcp_keepalive=True,
         # Worked out anew for each request, a long name and a look at what the service looks at too are an eighth of a submit.

@@ -38,6 +38,7 @@ _CALLER_KEPT, _STRANGER_KEPT = timedelta(seconds=60), timedelta(seconds=5)
 _CACHED_CALLERS = 1000
 _PAGE = 500  # index rows read per scan of `retry`: enough to keep a loop busy, few enough to stay cheap
 _WRITE_AGAIN = timedelta(seconds=0.5)
+_UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))  # between answers that give nothing
 _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
@@ -231,12 +232,12 @@ class DynamoTasks:
                 return rows[:limit]
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    async def _tasks(self, rows: Iterable[Attributes], known: Container[str]) -> list[Task]:
+    async def _tasks(self, rows: Iterable[Attributes], known: Container[str], *, all_of_them: bool = False) -> list[Task]:
         """Read the tasks of index rows, in the rows' order; what is gone or unreadable is left out."""
         wanted = [row["task_id"] for row in rows if row["task_id"] not in known]
         chunks = [wanted[start : start + _GET_MANY] for start in range(0, len(wanted), _GET_MANY)]
         found: dict[str, Task] = {}
-        for items in await asyncio.gather(*(self._get_many(chunk) for chunk in chunks)):
+        for items in await asyncio.gather(*(self._get_many(chunk, all_of_them=all_of_them) for chunk in chunks)):
             for item in items:
                 task = self._read(item)
                 if task is not None:
@@ -246,15 +247,28 @@ class DynamoTasks:
                         await self._push_back(item)
         return [found[task_id] for task_id in wanted if task_id in found]
 
-    async def _get_many(self, task_ids: list[str]) -> list[Attributes]:
+    async def _get_many(self, task_ids: list[str], *, all_of_them: bool = False) -> list[Attributes]:
+        """Read items, again and again while some come; what a throttled partition keeps back in spite of waiting is left out.
+
+        The next look finds it. Where `all_of_them` are wanted, raises StoreUnavailableError instead.
+        """
         items: list[Attributes] = []
         keys = [_item({"task_id": task_id}) for task_id in task_ids]
+        waits = iter(_UNPROCESSED_WAITS)
         while keys:
             answer = await _call(self._client.batch_get_item, RequestItems={self._table: {"Keys": keys}})
-            items += answer["Responses"].get(self._table, [])
+            found = answer["Responses"].get(self._table, [])
+            items += found
             keys = answer["UnprocessedKeys"].get(self._table, {}).get("Keys", [])
-            if keys:
-                await self._clock.sleep(timedelta(seconds=0.1))
+            if not keys or found:
+                continue
+            wait = next(waits, None)
+            if wait is None:
+                self._reporter.tell("tasks.left_out", count=len(keys))
+                if all_of_them:
+                    raise StoreUnavailableError("some items are throttled")
+                return items
+            await self._clock.sleep(wait)
         return items
 
     async def _push_back(self, unreadable: Attributes) -> None:
@@ -294,8 +308,8 @@ class DynamoTasks:
         rows = [row for row in map(stored_values, answer["Items"]) if row["listed"] != until][:limit]
         more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
         cursor = rows[-1]["listed"] if rows and more else None
-        tasks = await self._tasks(rows, ())
-        apart = await self._get_many([_request_key(task) for task in tasks if task.request is None])
+        tasks = await self._tasks(rows, (), all_of_them=True)
+        apart = await self._get_many([_request_key(task) for task in tasks if task.request is None], all_of_them=True)
         requests = {item["task_id"]["S"]: item for item in apart}
         return TaskPage(tasks=tuple(_whole(task, requests.get(_request_key(task))) for task in tasks), cursor=cursor)
 

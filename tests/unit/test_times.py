@@ -1,0 +1,106 @@
+"""However long the table, the vendor and the secrets hang: every path ends before its function does, and before its answer is due.
+
+Each sum is of the code's own numbers, so that a change of one breaks it.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from functions.archive import app as archive_function
+from functions.poll import app as poll_function
+from taskhook import archive, deliver, poll, submit, wiring
+from taskhook.adapters import dynamodb, surroundings, vendor
+from taskhook.ports import LEAST_POST_TIME
+from tests.local import stack
+
+ANSWER = timedelta(seconds=14)  # what the contract promises for a submit
+_BACKOFF = timedelta(seconds=1)  # before the SDK's second try, at most; longer before each later one
+
+
+def worst(client: Any) -> timedelta:
+    """Add up one call of a client: each try may take its time to connect and its time to answer."""
+    config = client.meta.config
+    tries = config.retries["total_max_attempts"]
+    waits = sum((_BACKOFF * 2**number for number in range(tries - 1)), timedelta())
+    spent: timedelta = tries * timedelta(seconds=config.connect_timeout + config.read_timeout)
+    return spent + waits
+
+
+def life(function: str) -> timedelta:
+    """Tell how long a function may run."""
+    return timedelta(seconds=stack.template()["Resources"][function]["Properties"]["Timeout"])
+
+
+@pytest.fixture(autouse=True)
+def region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the clients what they want to be made."""
+    for name, value in {"REGION": stack.REGION, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_DEFAULT_{name}" if name == "REGION" else f"AWS_{name}", value)
+
+
+@pytest.fixture
+def call() -> timedelta:
+    """One call of the table."""
+    return worst(wiring._client("dynamodb"))
+
+
+@pytest.fixture
+def write(call: timedelta) -> timedelta:
+    """One write on condition, which is tried once more."""
+    return 2 * call + dynamodb._WRITE_AGAIN
+
+
+WAKE = timedelta(seconds=wiring.CONNECT_S + wiring.WAKE_READ_S)
+
+
+def test_a_submit_is_answered_in_time(call: timedelta) -> None:
+    """Everything before the POST, the POST, storing its outcome, and what follows: each has its own end, from the arrival on."""
+    assert submit.ANSWER_TIME + submit.STORE_TRY_LEAST <= submit.ANSWER_DUE  # one try at least, when the POST took all its time
+    assert submit.ANSWER_DUE < ANSWER < life("SubmitFunction")
+    assert call < submit.ANSWER_DUE - submit.STORE_TRY_LEAST  # who the caller is is found out before that, in one call
+    assert submit.STORE_TRY_LEAST <= submit.STORE_TRY
+
+
+def test_a_late_submit_posts_nothing_that_would_be_cut_off() -> None:
+    """Where the POST begins, its address for the vendor's webhook included, its time ends before the answer is due."""
+    latest = submit.ANSWER_TIME - LEAST_POST_TIME
+    assert latest + surroundings._HOOK_TIME + submit.STORE_TRY < submit.ANSWER_DUE  # the hook took long: not sent, and stored
+
+
+def test_every_other_request_ends_before_the_function_does(call: timedelta) -> None:
+    """Whose it is, and then the time of a use case."""
+    assert call + wiring.API_TIME < life("SubmitFunction")
+
+
+def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> None:
+    """What was begun right before the drain is over before the function's end, whatever hangs."""
+    left = poll.DRAIN + poll_function.RESERVE
+    paid = max(write, poll.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    learnt = 2 * call  # what the answer says of the vendor's slots
+    paths = {
+        "pay": paid + learnt,
+        "poll, end, deliver": vendor.POLL_TIME + write + deliver.ATTEMPT_TIME + write,
+        "deliver": write + deliver.ATTEMPT_TIME + write,
+        "let another lead": call,
+    }
+    assert {path: time for path, time in paths.items() if time >= left} == {}
+    assert life("PollFunction") > poll_function.RESERVE
+
+
+def test_the_claim_of_a_paid_post_covers_it(write: timedelta) -> None:
+    """From before the claim is written until its outcome is stored, or given up."""
+    paid = max(write, poll.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    assert paid < poll.PAY_CLAIM
+
+
+def test_an_archiver_notes_how_far_it_came(write: timedelta) -> None:
+    """A note that was begun before its end, the last one, and the wake."""
+    assert 2 * write + WAKE < archive_function.RESERVE < life("ArchiveFunction")
+    assert write < archive.CLAIM
+
+
+def test_a_wake_is_short(call: timedelta) -> None:
+    """It is a convenience, and waits for no second try."""
+    assert call > WAKE
