@@ -12,7 +12,7 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from taskhook import callers, query, wiring
 from taskhook.ports import Caller, StoreUnavailableError
 from taskhook.query import Filter
-from taskhook.submit import ANSWER_TIME, Order, RejectedError, submit
+from taskhook.submit import ANSWER_DUE, ANSWER_TIME, Order, RejectedError, submit
 from taskhook.task import Json, minified
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def show_task(task_id: str) -> Response[str]:
     caller = _caller()
     if query.is_waiting(app.current_event.query_string_parameters or {}):
         until = arrived_at + ANSWER_TIME
-        task = wiring.run(query.wait(task_id, caller=caller, tasks=wiring.tasks(), clock=wiring.clock(), until=until))
+        limit = arrived_at + ANSWER_DUE - wiring.clock().now()
+        task = wiring.run(query.wait(task_id, caller=caller, tasks=wiring.tasks(), clock=wiring.clock(), until=until), limit=limit)
     else:
         task = wiring.run(query.show(task_id, caller=caller, tasks=wiring.tasks()))
     return _json(HTTPStatus.OK, query.task_answer(task))
