@@ -1,7 +1,8 @@
-"""MiniStack, with one gap closed: 1.5.33 knows `AWS::AccountId` and its like everywhere but in `Conditions`.
+"""MiniStack, with two gaps closed: 1.5.33 knows `AWS::AccountId` and its like everywhere but in `Conditions`.
 
 Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS account can ever
-have it relaxed. Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by name.
+have it relaxed. And where a function fails, runs out of time or has no room, its HTTP API answers as AWS's does.
+Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by name.
 
 Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units as MiniStack
 reports them, indexes included; read units, which it gets wrong, from the sizes of what it answers.
@@ -36,12 +37,33 @@ def main() -> None:
 
     for name in ("engine", "handlers", "changesets", "stacks"):
         vars(import_module(f"{CLOUDFORMATION}.{name}"))["_evaluate_conditions"] = evaluate_with_pseudo_parameters
+    functions = import_module("ministack.services.lambda_svc")
+    vars(functions)[_SHAPE] = as_http_api(vars(functions)[_SHAPE])
     if "METER" in os.environ:
         meter = Meter(Path(os.environ["METER"]))
         dynamodb = import_module("ministack.services.dynamodb")
         for name in ("put_item", "update_item", "delete_item", "get_item", "batch_get_item", "query", "scan"):
             vars(dynamodb)[f"_{name}"] = meter.counting(name, vars(dynamodb)[f"_{name}"])
     import_module("ministack.app").main()
+
+
+_SHAPE = "lambda_execute_result_to_api_proxy_response"
+type Shape = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str | None]]
+
+
+def as_http_api(shape: Shape) -> Shape:
+    """Show nothing of what went wrong in a function, as AWS's HTTP API does; MiniStack shows the function's own error."""
+
+    def shaped(result: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+        if result.get("throttle"):
+            return _refusal(503, "Service Unavailable"), None
+        return (_refusal(500, "Internal Server Error"), None) if result.get("error") else shape(result)
+
+    return shaped
+
+
+def _refusal(status: int, message: str) -> dict[str, Any]:
+    return {"statusCode": status, "headers": {"Content-Type": "application/json"}, "body": json.dumps({"message": message})}
 
 
 type Request = dict[str, Any]

@@ -1,5 +1,7 @@
 """The front door: one origin for callers, passed on byte by byte to the HTTP API inside the emulated account."""
 
+import json
+
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -29,9 +31,10 @@ TIMEOUT_S = 30.0  # API Gateway's own
 class Front:
     """Answers 503 until it is told where the API is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
         """Know no API yet."""
         self.upstream: str | None = None
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
@@ -48,7 +51,7 @@ class Front:
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            timeout=self._timeout,
         )
 
     async def _end(self, _: web.Application) -> None:
@@ -83,4 +86,4 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 def _refusal(status: int, message: str) -> web.Response:
     """Answer in API Gateway's own form: what it refuses never reaches submit and wears no envelope."""
-    return web.json_response({"message": message}, status=status)
+    return web.Response(body=json.dumps({"message": message}).encode(), status=status, content_type="application/json")
