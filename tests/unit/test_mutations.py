@@ -5,7 +5,7 @@ import pytest
 from tests.sim.mutations import PACKAGE, Mutation, find
 
 # What the proof rests on; `python -m tests.sim.mutations` removes each and shows that somebody notices.
-LEAST = {"claim": 31, "condition": 16, "dedupe": 30, "guard": 12, "nonce": 14, "write-ahead": 17}
+LEAST = {"claim": 31, "condition": 16, "dedupe": 28, "guard": 12, "nonce": 14, "write-ahead": 17}
 NAMED = {
     "adapters/dynamodb.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
     "adapters/dynamodb.py DynamoTasks.swap: condition: 'nonce = :old'",
@@ -20,8 +20,8 @@ NAMED = {
     "poll.py _Loop._store_end: write-ahead: await self.world.tasks.swap(task, ended)",
     "poll.py _Loop._serve_queued: write-ahead: await self.world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
     "submit.py _accept: write-ahead: await tasks.add(wanted)",
-    "submit.py submit: dedupe: task.fingerprint != order.fingerprint",
-    "submit.py pay: claim: limit < LEAST_POST_TIME",
+    "submit.py _begin: dedupe: task.fingerprint != order.fingerprint",
+    "submit.py pay: claim: end - payer.clock.now() < LEAST_POST_TIME",
 }
 
 

@@ -321,10 +321,10 @@ async def _begin(
 
 async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
     """Tell the poller, and those who come later, what has become of the task."""
-    asked_for = outcome.retry_after if outcome is not None else None
-    if task.state is State.QUEUED or asked_for is not None:
+    waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
+    if waits or asked_for is not None:
         until = clock.now() + asked_for if asked_for is not None else None
-        await _close_gate(door, waits=task.state is State.QUEUED, until=until)
+        await _close_gate(door, waits=waits, until=until)
     if door.wake is not None and not task.state.final and not await _is_watched(door, clock.now()):
         await door.wake.wake(task.task_id)
 
