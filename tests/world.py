@@ -4,9 +4,10 @@ import asyncio
 import json
 import secrets
 from collections import Counter, deque
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from taskhook import signature
 from taskhook.budget import Gate
@@ -23,6 +24,8 @@ from taskhook.ports import (
     PollKind,
     PollOutcome,
     Reply,
+    Row,
+    Rows,
     SourceChangedError,
     SourceGoneError,
     StaleTaskError,
@@ -98,6 +101,8 @@ class MemoryTasks:
         self.gate_writes = 0
         self.used: Counter[int] = Counter()
         self.reserved: dict[str, tuple[str, bool, datetime]] = {}
+        self.page_size = 1000
+        self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
 
     async def add(self, task: Task) -> Task:
         """Store a new task."""
@@ -142,15 +147,25 @@ class MemoryTasks:
         rows = [(at, _apart(self.items[task_id])) for task_id, (work, at) in self.index.items() if work == partition]
         return sorted(rows, key=lambda row: row[0])
 
-    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
-        """List the tasks in `watch`."""
-        start = f"{milliseconds(since):013d}" if since else "0"
-        return [task for at, task in self._rows("watch") if at >= start and task.task_id not in known]
+    async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
+        """Read tasks without what is bulky."""
+        found = [self.items[task_id] for task_id in task_ids if task_id in self.items]
+        return [task.model_copy(update={"request": None, "message": None, "result": None}) for task in found]
 
-    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
-        """List the tasks in `retry` that are due."""
-        end = f"{milliseconds(before):013d}"
-        return [task for at, task in self._rows("retry") if at < end and task.task_id not in known]
+    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
+        """Read a page of `watch`."""
+        return self._page("watch", since, None, cursor)
+
+    async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
+        """Read a page of `retry`."""
+        return self._page("retry", since, before, cursor)
+
+    def _page(self, partition: str, since: datetime | None, before: datetime | None, cursor: Any) -> Rows:
+        start = max(f"{milliseconds(since):013d}" if since else "0", cursor or "0")
+        end = f"{milliseconds(before):013d}" if before else "~"
+        rows = sorted((at, task_id) for task_id, (work, at) in self.index.items() if work == partition and start <= at < end)
+        page = [Row(task_id, at) for at, task_id in rows if at != cursor][: self.page_size]
+        return Rows(page, page[-1].at if len(rows) > len(page) and len(page) == self.page_size else None)
 
     async def queue_waits(self) -> bool:
         """Tell whether any task is queued."""
@@ -193,6 +208,14 @@ class MemoryTasks:
     async def hinted(self, at: datetime | None) -> None:
         """Remember a true hint."""
         self.lease = self.lease.model_copy(update={"hinted_at": at})
+
+    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave poll times to a successor."""
+        self.left[holder] = dict(unserved)
+
+    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
+        """Read what was left."""
+        return self.left.get(holder)
 
     async def gate(self) -> Gate:
         """Read the gate."""

@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,8 +29,9 @@ import httpx
 from taskhook.adapters.callbacks import AiohttpCallbacks
 from taskhook.adapters.surroundings import SystemClock
 from taskhook.deliver import Courier, attempt
-from taskhook.hosts import Hosts, host_of
-from taskhook.poll import Rules, World, poll
+from taskhook.hosts import Candidate, Hosts, Order, host_of
+from taskhook.poll import poll
+from taskhook.poller.work import Rules, World
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, State, Task
 from tests.world import FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
@@ -84,7 +86,7 @@ async def _rates(port: int, callbacks: int, rounds: int) -> dict[str, list[float
 
 
 async def _engine(tasks: list[Task]) -> float:
-    """Deliver through the engine: a place, a claim, a signature, the guard, and what came of it stored."""
+    """Deliver through the engine: a slot, a claim, a signature, the guard, and what came of it stored."""
     store, clock = MemoryTasks(), SystemClock()
     stored = [await store.add(task) for task in tasks]
     callbacks = AiohttpCallbacks(TargetPolicy(relaxed=True))
@@ -99,13 +101,25 @@ async def _engine(tasks: list[Task]) -> float:
         retention=RETENTION,
     )
 
-    async def deliver(task: Task) -> None:
-        async with hosts.place(host_of(task)) as granted:
-            assert granted
-            await attempt(task, courier)
+    unoffered, running = deque(stored), set[asyncio.Task[None]]()
+
+    def offer_next() -> bool:
+        task = unoffered[0]
+        return hosts.offer(Candidate(task.task_id, task.caller, host_of(task), Order.FIRST))
+
+    async def deliver(candidate: Candidate) -> None:
+        await attempt(store.items[candidate.task_id], courier)
+        hosts.leave(candidate.caller, candidate.host)
 
     began = perf_counter()
-    await asyncio.gather(*map(deliver, stored))
+    while unoffered or hosts.waiting() or running:
+        while unoffered and offer_next():
+            unoffered.popleft()
+        while (candidate := hosts.next()) is not None:
+            running.add(asyncio.create_task(deliver(candidate)))
+        done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for finished in done:
+            finished.result()
     took = perf_counter() - began
     await callbacks.close()
     assert all(task.callback is CallbackState.DELIVERED for task in store.items.values())

@@ -14,7 +14,8 @@ import httpx
 
 from taskhook.adapters.surroundings import SystemClock
 from taskhook.adapters.vendor import ModellixApi
-from taskhook.poll import Rules, World, poll
+from taskhook.poll import poll
+from taskhook.poller.work import Rules, World
 from taskhook.ports import POLLS_AT_ONCE
 from taskhook.task import State, Task
 from tests.world import FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller

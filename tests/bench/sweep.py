@@ -20,7 +20,8 @@ import boto3
 
 from taskhook.adapters.dynamodb import DynamoTasks
 from taskhook.adapters.surroundings import SystemClock
-from taskhook.poll import Rules, World, poll
+from taskhook.poll import poll
+from taskhook.poller.work import Rules, World
 from tests.local import stack
 from tests.local.dynamodb_local import dynamodb_local
 from tests.world import FakeReceivers, FakeVendor, MemoryCallers, Told, VirtualClock, a_caller

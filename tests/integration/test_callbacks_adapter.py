@@ -14,7 +14,7 @@ import pytest
 from taskhook import deliver
 from taskhook.adapters.callbacks import AiohttpCallbacks
 from taskhook.deliver import ATTEMPT_TIME, CLAIM, Courier
-from taskhook.hosts import LEAST_THROTTLE, Hosts, host_of
+from taskhook.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from taskhook.ports import Reply
 from taskhook.targets import TargetPolicy
 from taskhook.task import MAX_EXCERPT, CallbackState, State, Task
@@ -542,7 +542,7 @@ def retried_on(log: int | str, wait: timedelta = SCHEDULE) -> Next:
     return Next(wait, log=log)
 
 
-def throttled_on(log: int, rests: timedelta = LEAST_THROTTLE, wait: timedelta = SCHEDULE) -> Next:
+def throttled_on(log: int, rests: timedelta = MIN_RETRY_AFTER, wait: timedelta = SCHEDULE) -> Next:
     """The schedule goes on, and the host has a rest."""
     return Next(wait, rests=rests, log=log)
 
@@ -644,8 +644,8 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
         assert task.next_attempt_at is not None
         assert expected.wait * 0.9 <= task.next_attempt_at - START <= expected.wait * 1.1
         assert (task.tried, task.gone) == (int(expected.counted), expected.log == 410)
-    rests_until = hosts.rests_until(host_of(task))
-    assert (rests_until and rests_until - START) == expected.rests
+    open_until = hosts.open_until(task.caller, host_of(task))
+    assert (open_until and open_until - START) == expected.rests
 
 
 @pytest.mark.parametrize(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])

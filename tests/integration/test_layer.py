@@ -55,7 +55,12 @@ LOADED = {
         *("taskhook.adapters.fetch", "taskhook.adapters.guard", "taskhook.adapters.magic", "taskhook.adapters.media"),
         "taskhook.adapters.mediainfo",
     },
-    "poll": BOTH_LOAD | {"taskhook.deliver", "taskhook.hosts", "taskhook.poll", "taskhook.schedule"},
+    "poll": {
+        *BOTH_LOAD,
+        *("taskhook.deliver", "taskhook.hosts", "taskhook.poll", "taskhook.poller", "taskhook.schedule"),
+        *(f"taskhook.poller.{name}" for name in ("archiving", "delivery", "endings", "leadership", "long_poll", "pacing")),
+        *(f"taskhook.poller.{name}" for name in ("queue", "scheduler", "watch", "work")),
+    },
 }
 NOT_THE_LAYERS = sys.stdlib_module_names | {"app", "cython_runtime"}
 ARCHITECTURES = ("arm64", "x86_64")

@@ -14,8 +14,8 @@ from taskhook.adapters.attributes import item
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes
 from taskhook.adapters.surroundings import SystemClock
 from taskhook.budget import Gate
-from taskhook.ports import Credential, LeaseView, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.task import Attempt, ErrorCode, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.ports import Credential, LeaseView, Rows, StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
 from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
@@ -37,6 +37,23 @@ def a_client() -> Any:
 
 
 DATABASES = ("dynamodb", "another_dynamodb")  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+
+
+def in_pages_of(store: Store, rows: int) -> None:
+    """Let an answer of the index hold that many rows at most, as it holds a megabyte of them otherwise."""
+    if isinstance(store, MemoryTasks):
+        store.page_size = rows
+        return
+    client = store._client
+
+    class Paged:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def query(self, **request: Any) -> Any:
+            return client.query(**(request | {"Limit": min(rows, request.get("Limit", rows))}))
+
+    store._client = cast("Any", Paged())
 
 
 @pytest.fixture(params=["memory", "simulated", *DATABASES])
@@ -202,7 +219,7 @@ async def test_what_is_copied_is_read(store: Store) -> None:
     )
     copying = await store.swap(archiving, archiving.copying(copies, until=START + timedelta(seconds=20)))
     assert await store.get(added.task_id) == copying
-    assert [task.task_id for task in await store.watched(None, known=())] == [added.task_id]
+    assert [row.task_id for row in (await store.watched(None)).rows] == [added.task_id]
     origin = "https://tasks.example.com"
     ended = await store.swap(copying, copying.archived(origin, START, retention=RETENTION, claim=START))
     assert await store.get(added.task_id) == ended
@@ -316,7 +333,7 @@ async def test_a_key_that_is_free_again_takes_a_new_task(store: Store) -> None:
     fresh = a_task().model_copy(update={"accepted_at": START + timedelta(hours=1)})
     assert same(await store.swap(old, fresh), fresh)
     assert same(await store.get(fresh.task_id), fresh)
-    assert [task.task_id for task in await store.watched(None, known=())] == [fresh.task_id]
+    assert [row.task_id for row in (await store.watched(None)).rows] == [fresh.task_id]
 
 
 async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) -> None:
@@ -327,9 +344,9 @@ async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) 
     ended = await store.get(a_task(2).task_id)
     assert ended is not None
     await store.swap(ended, an_ended(ended))
-    assert [task.task_id[-1] for task in await store.watched(None, known=())] == ["1", "2", "3", "4"]
-    since, known = START + timedelta(seconds=2), {a_task(3).task_id}
-    assert [task.task_id[-1] for task in await store.watched(since, known=known)] == ["2", "4"]
+    assert [row.task_id[-1] for row in (await store.watched(None)).rows] == ["1", "2", "3", "4"]
+    since = START + timedelta(seconds=2)
+    assert [row.task_id[-1] for row in (await store.watched(since)).rows] == ["2", "3", "4"]
 
 
 async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -> None:
@@ -342,9 +359,11 @@ async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -
             task,
             task.attempted(Attempt(at=START, status=500), delivered=False, retry_at=retry_at, now=START, retention=RETENTION),
         )
-    assert [task.task_id[-1] for task in await store.retries(START + timedelta(minutes=25), known=())] == ["2", "1"]
-    assert await store.retries(START + timedelta(minutes=10), known=()) == []
-    assert await store.watched(None, known=()) == []
+    assert [row.task_id[-1] for row in (await store.retries(None, START + timedelta(minutes=25))).rows] == ["2", "1"]
+    since = START + timedelta(minutes=15)
+    assert [row.task_id[-1] for row in (await store.retries(since, START + timedelta(minutes=25))).rows] == ["1"]
+    assert (await store.retries(None, START + timedelta(minutes=10))).rows == []
+    assert (await store.watched(None)).rows == []
 
 
 async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> None:
@@ -368,27 +387,58 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
             wanted = step(task)
             task = await store.swap(task, wanted)
             assert same(await store.get(task.task_id), wanted)
-    found = await store.retries(now + timedelta(seconds=1), known=())
+    rows = (await store.retries(None, now + timedelta(seconds=1))).rows
+    found = await store.read_many([row.task_id for row in rows])
     assert [(task.task_id[-1], task.attempts, task.tried, task.expires_at) for task in found] == [
         ("0", 1, 0, None),
         ("1", 1, 0, None),
         ("2", 1, 0, None),
         ("3", 0, 0, None),
     ]
-    assert await store.watched(None, known=()) == []
+    assert (await store.watched(None)).rows == []
 
 
-async def test_known_retries_hide_nobody(store: Store) -> None:
-    """However many of one host are skipped, the first one behind them is found."""
+async def test_a_row_of_a_retry_says_whose_it_is(store: Store) -> None:
+    """So that a slot can be chosen for it without reading its task."""
+    task = await store.add(a_task(1))
+    task = await store.swap(task, an_ended(task))
+    await store.swap(task, task.redelivered(START))
+    [row] = (await store.retries(None, START + timedelta(seconds=1))).rows
+    assert RetryKey.read(row.at) == (START, task.caller, "r.example.com", 3)
+
+
+async def test_rows_come_in_pages_that_leave_nothing_out(store: Store) -> None:
+    """Wherever a page ends, the next one begins behind it."""
     for number in range(7):
         task = await store.add(a_task(number))
         task = await store.swap(task, an_ended(task))
         await store.swap(task, task.redelivered(START + timedelta(seconds=number)))
-    if isinstance(store, DynamoTasks):
-        store._page = 2
-    known = {a_task(number).task_id for number in range(7) if number != 5}
-    assert [task.task_id[-1] for task in await store.retries(START + timedelta(hours=1), known=known)] == ["5"]
-    assert len(await store.retries(START + timedelta(hours=1), known=())) in {2, 7}
+        await store.add(a_task(number + 10))
+    in_pages_of(store, 2)
+
+    async def retries(cursor: Any) -> Rows:
+        return await store.retries(None, START + timedelta(hours=1), cursor=cursor)
+
+    async def watched(cursor: Any) -> Rows:
+        return await store.watched(None, cursor=cursor)
+
+    for look in (retries, watched):
+        found: list[str] = []
+        page = await look(None)
+        while True:
+            found += [row.task_id for row in page.rows]
+            if page.cursor is None:
+                break
+            page = await look(page.cursor)
+        assert len(found) == len(set(found)) == 7
+
+
+async def test_the_queue_is_counted_over_pages(store: Store) -> None:
+    """Up to the number asked for, wherever a page ends."""
+    for number in range(7):
+        await store.add(a_task(number, state=State.QUEUED))
+    in_pages_of(store, 2)
+    assert [await store.queue_length("alice", at_most=most) for most in (1, 5, 7, 100)] == [1, 5, 7, 7]
 
 
 async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
@@ -404,6 +454,7 @@ async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
         ("bob", "4"),
         ("zed", "9"),
     ]
+    assert {(await store.whole(task)).request for task in await store.queue_heads()} == {a_task().request}
     assert await store.queue_waits()
 
 
@@ -574,7 +625,7 @@ async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
     now = 1.0
     table.write("Tasks", item | {"work_at": {"S": "0000000000009_bad"}})
     table.lag = lambda _key: 0.5
-    assert await store.retries(START, known=()) == []
+    assert await store.read_many([row.task_id for row in (await store.retries(None, START)).rows]) == []
     assert table.peek("Tasks", "bad") == item | {"work_at": {"S": "0000000000009_bad"}}
 
 
@@ -620,14 +671,20 @@ async def test_an_unreadable_item_is_told_and_hides_nobody(
     database.put_item(TableName=tasks_table, Item=bad)
     queued = await dynamo_tasks.add(a_task(1, state=State.QUEUED))
     watched = await dynamo_tasks.add(a_task(2))
+
+    async def read(look: Awaitable[Rows]) -> list[Task]:
+        return await dynamo_tasks.read_many([row.task_id for row in (await look).rows])
+
     looks: dict[str, Callable[[], Awaitable[list[Task]]]] = {
-        "watch": lambda: dynamo_tasks.watched(None, known=()),
+        "watch": lambda: read(dynamo_tasks.watched(None)),
         "queue": dynamo_tasks.queue_heads,
-        "retry": lambda: dynamo_tasks.retries(START, known=()),
+        "retry": lambda: read(dynamo_tasks.retries(None, START)),
     }
     look = looks[partition]
     await look()
-    assert await look() == {"watch": [watched], "queue": [queued], "retry": []}[partition]
+    assert [task.task_id for task in await look()] == {"watch": [watched.task_id], "queue": [queued.task_id], "retry": []}[
+        partition
+    ]
     assert told.count("task.unreadable") >= 1
     item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
     assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
@@ -700,7 +757,8 @@ async def test_a_list_for_a_caller_is_whole_or_none() -> None:
 async def test_more_tasks_than_a_batch_holds_are_all_found(dynamo_tasks: DynamoTasks) -> None:
     """BatchGetItem takes 100 keys; the sweep takes any number."""
     await asyncio.gather(*(dynamo_tasks.add(a_task(number)) for number in range(130)))
-    assert len(await dynamo_tasks.watched(None, known=())) == 130
+    rows = (await dynamo_tasks.watched(None)).rows
+    assert len(await dynamo_tasks.read_many([row.task_id for row in rows])) == 130
 
 
 def test_the_error_codes_are_the_contracts() -> None:

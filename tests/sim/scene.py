@@ -18,7 +18,10 @@ from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake,
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
-from taskhook.poll import PAY_CLAIM, Habits, PollReport, Rules, World, ends_of, poll
+from taskhook.poll import PollReport, ends_of, poll
+from taskhook.poller.long_poll import LongPollSupport
+from taskhook.poller.queue import PAY_CLAIM
+from taskhook.poller.work import Rules, World
 from taskhook.ports import (
     BalanceOutcome,
     Piece,
@@ -450,7 +453,7 @@ class _Container:
     wake: Any
     archiver: Any
     archive: Any
-    habits: Habits
+    habits: LongPollSupport
     looked_at: dict[str, datetime]
     allowance: Allowance
 
@@ -795,7 +798,7 @@ class Scene:
             wake if self.deployment.wakes else None,
             archiver if self.deployment.archives else None,
             archive,
-            Habits(),
+            LongPollSupport(),
             {},
             Allowance(tasks, self.deployment.requests_per_minute),
         )

@@ -343,7 +343,7 @@ async def test_nothing_told_names_a_link(shelf: Shelf) -> None:
 
 async def test_few_are_copied_at_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others wait until one is done, and lose no minute with it."""
-    monkeypatch.setattr("taskhook.poll.ARCHIVES_AT_ONCE", 2)
+    monkeypatch.setattr("taskhook.poller.archiving.ARCHIVES_AT_ONCE", 2)
     tasks = []
     for n in range(5):
         task = await shelf.add(State.WATCHED, name=str(n))

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,18 +46,55 @@ def test_nothing_is_known_before_the_first_refusal() -> None:
     assert Gate().next_try(1000, NOW) == NOW
 
 
-def test_a_probe_that_is_taken_makes_a_place() -> None:
-    """And the next one may be tried at once, until the vendor refuses again."""
-    gate = Gate().refused(2, NOW).taken(2, served="")
-    assert gate.places == 3
-    later = NOW + timedelta(minutes=1)
-    assert gate.next_try(3, later) == later
-    assert gate.taken(1, served="").places == 3
+def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
+    """The next one may be tried at once, until the vendor refuses again; one that found a free slot shows nothing."""
+    gate = Gate().refused(2, NOW)
+    assert gate.taken(2, served="").next_try(3, NOW) == NOW
+    assert gate.taken(1, served="").next_try(2, NOW) == NOW + budget.PROBE
 
 
 def test_a_refusal_with_nothing_running_waits_too() -> None:
     """Somebody else fills the vendor's places; it is not asked in a circle."""
     assert Gate().refused(0, NOW).next_try(0, NOW) == NOW + budget.PROBE
+
+
+@pytest.mark.parametrize("retry_after_s", [0, 1, 59, 600])
+def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retry_after_s: int) -> None:
+    """A vendor that says `Retry-After: 1` to each refusal for want of a slot is not asked every second."""
+    wait = timedelta(seconds=retry_after_s)
+    assert Gate().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(budget.PROBE, wait)
+
+
+def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
+    """10 s after the third, doubling to 5 min while nothing free is answered either; a clear answer ends it."""
+    gate, pauses = Gate(), []
+    for number in range(12):
+        gate = gate.outcome_unknown(NOW) if number < budget.MOST_UNKNOWN else gate.unanswered(NOW)
+        pauses.append(round((gate.next_try(0, NOW) - NOW).total_seconds()))
+    assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
+    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (True, False, NOW)
+
+
+def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:
+    """Where the vendor answers what is free and loses submits, each probe costs a task."""
+    gate = Gate()
+    for _ in range(budget.MOST_UNKNOWN + 1):
+        gate = gate.outcome_unknown(NOW)
+    assert gate.next_try(0, NOW) == NOW + budget.LONGEST_PAUSE
+
+
+def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
+    """Only a row of them speaks of an outage."""
+    gate = Gate()
+    for _ in range(5):
+        gate = gate.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, served="")
+    assert not gate.in_trouble
+
+
+def test_a_pause_of_every_request_holds_for_submits_too() -> None:
+    """And a shorter one later on does not cut it short."""
+    gate = Gate().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))
+    assert gate.next_try(0, NOW) == NOW + timedelta(minutes=30)
 
 
 def test_a_pause_is_kept() -> None:

@@ -1,5 +1,6 @@
 import json
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ from standardwebhooks.webhooks import Webhook
 
 from taskhook.deliver import Courier, Tried, attempt, try_out
 from taskhook.hosts import FAILURES, Hosts
-from taskhook.ports import Credential, Reply, StaleTaskError
+from taskhook.ports import Credential, Reply, StaleTaskError, StoreUnavailableError
 from taskhook.submit import RejectedError
 from taskhook.targets import TargetPolicy
 from taskhook.task import CallbackState, Json, State, Task
@@ -185,11 +186,80 @@ async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(office: Office
     assert len(office.receivers.attempts) == 2
 
 
-async def test_a_host_that_goes_down_is_told_once(office: Office) -> None:
-    """With its name, what happened, and for how long it rests."""
+class SlowTasks(MemoryTasks):
+    """A table whose writes take effect at once and are answered late."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.write_times: deque[timedelta] = deque()
+
+    async def swap(self, old: Task, new: Task) -> Task:
+        """Write, and let the answer take its time."""
+        stored = await super().swap(old, new)
+        self.clock.pass_by(self.write_times.popleft() if self.write_times else timedelta(0))
+        return stored
+
+
+@pytest.mark.parametrize(
+    ("write_seconds", "claims"),
+    [((0.1,), 1), ((15,), 1), ((15.1, 0.1), 2), ((18.5, 15), 2), ((29.9, 0), 2), ((60, 1), 2)],
+)
+async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(write_seconds: tuple[float, ...], claims: int) -> None:
+    """The clock is looked at after the claim's write: no other invocation may claim before the 15 s of the attempt are over."""
+    clock = VirtualClock()
+    tasks = SlowTasks(clock)
+    office = Office(clock=clock, tasks=tasks)
+    task = await office.ended()
+    clock.pass_by(timedelta(minutes=1))
+    before = tasks.writes
+    tasks.write_times.extend(timedelta(seconds=seconds) for seconds in write_seconds)
+    done = await attempt(task, office.courier)
+    [(sent_at, _, headers, _)] = office.receivers.attempts
+    assert sent_at == START + timedelta(minutes=1, seconds=sum(write_seconds))
+    assert headers["webhook-timestamp"] == str(int(sent_at.timestamp()))
+    assert (done.callback, tasks.writes - before) == (CallbackState.DELIVERED, claims + 1)
+
+
+async def test_a_table_too_slow_for_a_claim_keeps_the_attempt_from_being_made() -> None:
+    """Nothing is sent; the claim ends by itself, and the next invocation goes on."""
+    clock = VirtualClock()
+    tasks = SlowTasks(clock)
+    office = Office(clock=clock, tasks=tasks)
+    task = await office.ended()
+    clock.pass_by(timedelta(minutes=1))
+    tasks.write_times.extend([timedelta(seconds=15.1)] * 5)
+    with pytest.raises(StoreUnavailableError):
+        await attempt(task, office.courier)
+    assert (office.receivers.attempts, tasks.items["tk_1"].callback) == ([], CallbackState.WAITING)
+
+
+@pytest.mark.parametrize(("left", "writes"), [(15, 1), (14.9, 2)])
+async def test_a_claim_that_is_borne_already_must_cover_the_attempt(office: Office, left: float, writes: int) -> None:
+    """The 30 s of the terminal write serve for 15 s; from then on the attempt is claimed anew, for 30 s from then."""
+    task = await office.ended()
+    assert task.claimed_until == START + timedelta(seconds=30)
+    office.clock.pass_by(timedelta(seconds=30 - left))
+    before = office.tasks.writes
+    seen: list[Task] = []
+    send = office.receivers.send
+
+    async def look(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        seen.append(office.tasks.items["tk_1"])
+        return await send(url, headers, body)
+
+    office.receivers.send = look  # type: ignore[method-assign]  # looks at the table while the receiver has the request
+    began = office.clock.now()
+    await attempt(task, office.courier)
+    assert office.tasks.writes == before + writes
+    assert seen[0].claimed_until == (START if writes == 1 else began) + timedelta(seconds=30)
+
+
+async def test_a_breaker_that_opens_is_reported_once(office: Office) -> None:
+    """With the caller, the host, what happened, and for how long the breaker is open."""
     await office.through(await office.ended(), *["timeout"] * FAILURES)
     [(_, facts)] = [told for told in office.told.events if told[0] == "receiver.rested"]
-    assert facts == {"host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
+    assert facts == {"caller": "alice", "host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
 
 
 # --- a receiver tried out --------------------------------------------------------------------------------------------------

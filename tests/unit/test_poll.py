@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from taskhook import poll as poll_module
 from taskhook import schedule
 from taskhook.budget import Gate
-from taskhook.poll import Ends, PollReport, Rules, World, ends_of, poll
-from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply, StoreUnavailableError
+from taskhook.hosts import FIRST_SLOTS
+from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
+from taskhook.poller import watch
+from taskhook.poller.work import SCAN, Rules, World
+from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
@@ -32,6 +34,7 @@ class Floor:
     told: Told = field(default_factory=Told)
 
     def __post_init__(self) -> None:
+        self.ends: asyncio.Task[None] | None = None  # of a trouble
         self.vendor = FakeVendor(self.clock)
         self.receivers = FakeReceivers(self.clock)
         self.world = World(
@@ -355,7 +358,7 @@ async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(floor: Floo
 
     floor.world.clock.sleep = sleep_and_be_relieved  # type: ignore[method-assign]  # the world moves while we sleep
     await floor.tick()
-    assert floor.clock.now() - relieved_at <= poll_module.SCAN + poll_module.BEAT
+    assert floor.clock.now() - relieved_at <= SCAN + BEAT
     assert floor.tasks.lease.holder == "newer"
 
 
@@ -451,10 +454,10 @@ async def test_a_task_that_leaves_the_queue_between_two_looks_is_seen_by_one_of_
 
 
 async def test_whoever_leaves_claims_nothing_more(floor: Floor) -> None:
-    """Five attempts fill the host's places when the invocation is relieved; the sixth is left, unclaimed, to the next one."""
+    """Attempts fill the host's slots when the invocation is relieved; one more is left, unclaimed, to the next leader."""
     floor.receivers.answer_time = timedelta(seconds=10)
     now = floor.clock.now()
-    for number in range(6):
+    for number in range(FIRST_SLOTS + 1):
         task = await floor.add(State.WATCHED, str(number))
         await floor.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now))
 
@@ -463,7 +466,7 @@ async def test_whoever_leaves_claims_nothing_more(floor: Floor) -> None:
         floor.tasks.lease = LeaseView(holder="newer", until=floor.clock.now() + STOP)
 
     await asyncio.gather(floor.tick(), relieve())
-    assert len(floor.receivers.attempts) == 5
+    assert len(floor.receivers.attempts) == FIRST_SLOTS
     assert [task.claimed(floor.clock.now()) for task in floor.tasks.items.values() if task.attempts == 0] == [False]
 
 
@@ -479,7 +482,7 @@ async def test_a_claimed_task_is_looked_at_once_a_scan(floor: Floor, monkeypatch
 
     monkeypatch.setattr(floor.tasks, "get", counted)
     await floor.tick()
-    assert all(later - earlier >= poll_module.SCAN for earlier, later in pairwise(looks))
+    assert all(later - earlier >= SCAN for earlier, later in pairwise(looks))
     assert len(looks) > 5
 
 
@@ -794,7 +797,7 @@ async def test_who_leaves_without_having_seen_calls_nothing_served(floor: Floor)
     other = await floor.add(State.WATCHED, "other")
     watched = floor.tasks.watched
 
-    async def down(*_: object, **__: object) -> list[Task]:
+    async def down(*_: object, **__: object) -> Rows:
         raise StoreUnavailableError("ThrottlingException")
 
     floor.tasks.watched = down  # type: ignore[method-assign]  # for as long as the wake's invocation lives
@@ -1074,22 +1077,22 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: 
     began = floor.clock.now()
     await floor.tick()
     assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in good)
-    assert max(at for at, *_ in floor.receivers.attempts) - began <= timedelta(seconds=2)
+    assert max(at for at, url, *_ in floor.receivers.attempts if "good" in url) - began <= timedelta(seconds=3)
     touched = sum(floor.now_of(task) != task for task in dead)
     assert 10 <= touched <= 20
     assert floor.told.count("receiver.rested") == 2
 
 
 async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: Floor) -> None:
-    """As when a provider is down who has many customers: each of their hosts holds one place, and some are left."""
+    """As when a provider is down that serves many customers: their hosts hold some of the caller's slots, and some are left."""
     floor = with_dead_hosts
-    for number in range(70):
+    for number in range(40):
         await seed(floor, f"silent{number}", 10, overdue=timedelta(hours=1))
     good = await seed(floor, "good", 50, overdue=timedelta(minutes=1))
     began = floor.clock.now()
     await floor.tick()
     assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in good)
-    assert max(at for at, *_ in floor.receivers.attempts) - began <= timedelta(seconds=2)
+    assert max(at for at, url, *_ in floor.receivers.attempts if "good" in url) - began <= timedelta(seconds=2)
 
 
 async def test_a_host_that_is_back_gets_everything(with_dead_hosts: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1140,3 +1143,294 @@ async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the
     floor.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # the world moves meanwhile
     await floor.tick()
     assert not floor.tasks.the_gate.waiting
+
+
+# --- trouble that lasts ----------------------------------------------------------------------------------------------------
+
+
+def minutes(number: float) -> timedelta:
+    """Give so many minutes."""
+    return timedelta(minutes=number)
+
+
+async def ticks(floor: Floor, duration: timedelta) -> None:
+    """Let a tick come every minute, whatever the invocations before are at: leaders hand over."""
+    end, running = floor.clock.now() + duration, []
+    while floor.clock.now() < end:
+        running.append(asyncio.create_task(floor.tick()))
+        await floor.clock.sleep(minutes(1))
+    for tick in running:
+        await tick
+
+
+REFUSALS = {
+    "an error at once": (0.1, PollOutcome(kind=PollKind.UNAVAILABLE, message="the vendor answered 400")),
+    "a 404": (0.1, PollOutcome(kind=PollKind.MISSING)),
+    "a proxy that cuts it": (10, PollOutcome(kind=PollKind.UNAVAILABLE, message="ReadError")),
+    "no answer at all": (50, PollOutcome(kind=PollKind.UNAVAILABLE, message="TimeoutError")),
+    "an answer at once": (0.1, PollOutcome(kind=PollKind.PENDING)),
+}
+
+
+@pytest.mark.parametrize("some", [False, True], ids=["all tasks", "some tasks"])
+@pytest.mark.parametrize("learnt", [False, True], ids=["from the start", "after it held"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_vendor_that_does_not_hold_polls_is_asked_plainly(floor: Floor, refusal: str, learnt: bool, some: bool) -> None:  # noqa: FBT001  # parameters of the test
+    """Whatever it answers instead, for all tasks or for some, from the start or later on: the plain poll follows at once."""
+    after_s, answer = REFUSALS[refusal]
+    ask, refusing, held = floor.vendor.poll, [not learnt], Counter[bool]()
+    floor.vendor.holds = True
+
+    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        held[hold] += 1
+        if hold and refusing[0] and not (some and upstream_task_id.endswith(("0", "2", "4"))):
+            await floor.clock.sleep(timedelta(seconds=after_s))
+            return answer
+        return await ask(upstream_task_id, hold=hold)
+
+    floor.vendor.poll = poll  # type: ignore[method-assign]  # a vendor of another kind
+    floor.vendor.task_time = timedelta(seconds=70)
+    if learnt:
+        await floor.add(State.WATCHED, "first")
+        await ticks(floor, minutes(1.5))
+        refusing[0] = True
+    for number in range(6):
+        await floor.add(State.WATCHED, f"t{number}")
+    await ticks(floor, minutes(5))
+    bound = after_s + 10
+    assert len(lateness(floor)) == 6 + learnt
+    assert max(lateness(floor)) <= timedelta(seconds=bound)
+    assert not any(task.missing_since for task in floor.tasks.items.values())
+
+
+async def test_one_task_whose_holds_are_refused_takes_them_from_no_other(floor: Floor) -> None:
+    """While polls of the same model are held, a refusal is the task's own."""
+    floor.vendor.holds = True
+    floor.vendor.task_time = timedelta(seconds=100)
+    ask = floor.vendor.poll
+
+    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        if "odd" in upstream_task_id:
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="not a JSON object")
+        return await ask(upstream_task_id, hold=hold)
+
+    floor.vendor.poll = poll  # type: ignore[method-assign]  # two tasks that cannot be read
+    for name in ("odd1", "odd2", *(f"t{number}" for number in range(10))):
+        await floor.add(State.WATCHED, name)
+    await ticks(floor, minutes(3))
+    assert len(lateness(floor)) == 10
+    assert max(lateness(floor)) <= timedelta(seconds=2)
+
+
+def outage(floor: Floor, duration: timedelta, *, of: str) -> None:
+    """Let the vendor answer 503 for a while: to `everything`, or to `submits` alone."""
+    until, submit, poll = floor.clock.now() + duration, floor.vendor.submit, floor.vendor.poll
+
+    async def failing(model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+        if floor.clock.now() < until:
+            floor.vendor.submits.append("503")
+            await floor.clock.sleep(timedelta(seconds=0.2))
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="Service unavailable")
+        floor.vendor.answered = True
+        return await submit(model, request, hook=hook, limit=limit)
+
+    async def silent(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        if floor.clock.now() < until and of == "everything":
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the vendor answered 503")
+        return await poll(upstream_task_id, hold=hold)
+
+    async def over() -> None:
+        await floor.clock.sleep(duration)
+        floor.vendor.answered = True
+
+    floor.vendor.answered = of != "everything"
+    floor.vendor.submit, floor.vendor.poll = failing, silent  # type: ignore[method-assign]  # a vendor in trouble
+    floor.ends = asyncio.create_task(over())
+
+
+@pytest.mark.parametrize(("of", "most"), [("everything", 3), ("submits", 5)])
+async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(floor: Floor, of: str, most: int) -> None:
+    """Three unknown outcomes pause it; then a free request, and one task, find out whether the vendor is back."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    outage(floor, minutes(10), of=of)
+    tasks = [await floor.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(60)]
+    await ticks(floor, minutes(10))
+    assert sum(floor.now_of(task).state is State.RESCUE for task in tasks) <= most
+    await ticks(floor, minutes(30))
+    ends = Counter(floor.now_of(task).error for task in tasks)
+    assert ends[ErrorCode.SUBMISSION_UNKNOWN] <= most
+    assert ends[None] == 60 - ends[ErrorCode.SUBMISSION_UNKNOWN]
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
+
+
+async def test_a_pause_that_the_vendor_asked_for_is_kept_by_those_who_follow(floor: Floor) -> None:
+    """429 with `Retry-After: 1800` is obeyed over thirty ticks, for polls and submits, and then everything goes on."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    task, queued = await floor.add(State.WATCHED), await floor.add(State.QUEUED, "q")
+    floor.tasks.the_gate = Gate(waiting=True, places=1, probed_at=floor.clock.now())
+    floor.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.THROTTLED, retry_after=minutes(30)))
+    await ticks(floor, minutes(29))
+    assert (len(floor.vendor.polls), floor.vendor.submits) == (1, [])
+    await ticks(floor, minutes(5))
+    assert {floor.now_of(one).callback for one in (task, queued)} == {CallbackState.DELIVERED}
+
+
+async def test_any_answer_may_ask_for_a_pause(floor: Floor) -> None:
+    """A 503 with `Retry-After`, and a 2xx after which no request is left."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(20)
+    await floor.add(State.WATCHED)
+    for kind in (PollKind.UNAVAILABLE, PollKind.PENDING):
+        floor.vendor.poll_outcomes.append(PollOutcome(kind=kind, retry_after=timedelta(seconds=150)))
+    await ticks(floor, minutes(7))
+    first, second, third = (at for at, _ in floor.vendor.polls[:3])
+    assert min(second - first, third - second) >= timedelta(seconds=150)
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0, 1])
+async def test_a_vendor_without_a_free_slot_is_probed_once_a_minute(floor: Floor, retry_after_s: int | None) -> None:
+    """Whatever its refusals say of a time."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(30)
+    wait = None if retry_after_s is None else timedelta(seconds=retry_after_s)
+    floor.vendor.submit_outcomes.extend([SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=wait)] * 100)
+    await floor.add(State.WATCHED)
+    await floor.add(State.QUEUED, "q")
+    await ticks(floor, minutes(5))
+    assert 4 <= len(floor.vendor.submits) <= 6
+
+
+async def test_an_old_task_has_its_turn_where_requests_are_short(floor: Floor) -> None:
+    """Young ones are due every two seconds and always will be; leaders hand on what they could not serve."""
+    floor.rules = replace(floor.rules, requests_per_minute=100, long_poll=False)
+    ends: dict[str, datetime] = {}
+
+    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        assert not hold
+        floor.vendor.polls.append((floor.clock.now(), upstream_task_id))
+        await floor.clock.sleep(timedelta(seconds=0.2))
+        return PollOutcome(kind=PollKind.SUCCEEDED if floor.clock.now() >= ends[upstream_task_id] else PollKind.PENDING)
+
+    floor.vendor.poll = poll  # type: ignore[method-assign]  # each task takes its own time
+    old = await floor.add(State.WATCHED, "old")
+    floor.clock.pass_by(minutes(20))
+    ends["task-old"] = floor.clock.now() + timedelta(seconds=30)
+
+    async def young() -> None:
+        for number in range(300):
+            task = await floor.add(State.WATCHED, f"y{number}")
+            ends[task.upstream_task_id or ""] = floor.clock.now() + minutes(2)
+            await floor.clock.sleep(timedelta(seconds=2))
+
+    await asyncio.gather(young(), ticks(floor, minutes(10)))
+    ended = floor.now_of(old)
+    assert ended.ended_at is not None
+    assert ended.ended_at - ends["task-old"] <= 5 * minutes(1)
+
+
+async def test_requests_are_counted_when_they_leave(floor: Floor) -> None:
+    """A vendor that was slow and is quick again sees no more in a minute than it allows."""
+    floor.rules = replace(floor.rules, requests_per_minute=300, long_poll=False)
+    began, sent = floor.clock.now(), []
+
+    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        assert upstream_task_id
+        assert not hold
+        sent.append(floor.clock.now())
+        await floor.clock.sleep(timedelta(seconds=9.5 if floor.clock.now() < began + minutes(2) else 0.1))
+        return PollOutcome(kind=PollKind.PENDING)
+
+    floor.vendor.poll = poll  # type: ignore[method-assign]  # slow, then quick
+    for number in range(200):
+        await floor.add(State.WATCHED, f"t{number}")
+    await ticks(floor, minutes(4))
+    assert max(sum(at <= other < at + minutes(1) for other in sent) for at in sent) <= 300
+
+
+@pytest.mark.parametrize("ahead_s", [-300, -45, 45, 300])
+async def test_a_submitter_whose_clock_is_wrong_hides_no_task(floor: Floor, ahead_s: int) -> None:
+    """Its task, and those that come after, are found by the leader within a few looks."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = timedelta(seconds=25)
+    keeps_busy = await floor.add(State.WATCHED, "long")
+    floor.vendor.taken["task-long"] += minutes(10)
+    late: list[Task] = []
+
+    async def submits() -> None:
+        await floor.clock.sleep(timedelta(seconds=5))
+        odd = await floor.add(State.WATCHED, "odd")
+        shifted = odd.accepted_at + timedelta(seconds=ahead_s)
+        del floor.tasks.items[odd.task_id]
+        late.append(await floor.tasks.add(odd.model_copy(update={"accepted_at": shifted})))
+        await floor.clock.sleep(timedelta(seconds=5))
+        late.append(await floor.add(State.WATCHED, "next"))
+
+    await asyncio.gather(floor.tick(keeps_busy.task_id), submits())
+    for task in late:
+        ended = floor.now_of(task)
+        assert ended.ended_at is not None
+        assert ended.ended_at - (task.taken_at or task.accepted_at) <= timedelta(seconds=40)
+
+
+async def test_first_deliveries_that_cannot_be_made_leave_the_index_of_watched_tasks(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host is down while tasks go on ending: they wait in `retry`, each leader's sweep of `watch` stays small."""
+    floor.rules = replace(floor.rules, long_poll=False, requests_per_minute=100_000)
+    send = floor.receivers.send
+
+    async def behave(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        return Reply(error="refused") if "dead" in url else await send(url, headers, body)
+
+    monkeypatch.setattr(floor.receivers, "send", behave)
+    dead = []
+    for minute in range(4):
+        dead += [await floor.add(State.WATCHED, f"d{minute}-{number}", url="https://dead.example.com/") for number in range(100)]
+        good = await floor.add(State.WATCHED, f"g{minute}", "bob")
+        await ticks(floor, minutes(1))
+    assert floor.now_of(good).callback is CallbackState.DELIVERED
+    assert Counter(partition for partition, _ in floor.tasks.index.values()) == {"retry": 400}
+    monkeypatch.undo()
+    await floor.run(minutes(90))
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in dead)
+
+
+async def test_what_has_ended_and_stands_among_the_watched_is_moved_where_it_cannot_be_delivered(with_dead_hosts: Floor) -> None:
+    """First deliveries whose processes died, to a host that is down now: none stays where each leader reads it whole."""
+    floor = with_dead_hosts
+    now = floor.clock.now()
+    for number in range(300):
+        task = await floor.add(State.WATCHED, str(number), url="https://refusing.example.com/")
+        await floor.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now))
+    await ticks(floor, minutes(2))
+    assert {partition for partition, _ in floor.tasks.index.values()} == {"retry"}
+
+
+async def test_any_number_of_watched_tasks_is_served_with_a_few_in_memory(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those beyond an id and two times are kept; all end, and the index is read in pages."""
+    monkeypatch.setattr(watch, "LOADED", 20)
+    floor.tasks.page_size = 7
+    floor.rules = replace(floor.rules, long_poll=False)
+    tasks = []
+    for number in range(100):
+        tasks.append(await floor.add(State.WATCHED, f"t{number}"))
+        floor.clock.pass_by(timedelta(seconds=0.1))
+    await ticks(floor, minutes(3))
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
+    assert max(lateness(floor)) <= timedelta(seconds=15)
+
+
+async def test_a_message_asked_for_again_is_found_behind_its_old_row(floor: Floor) -> None:
+    """The index still shows where it was delivered a moment ago; the new round is another row."""
+    floor.vendor.task_time = minutes(5)
+    await floor.add(State.WATCHED, "keeps the leader busy")
+    [task] = await seed(floor, "good", 1, overdue=timedelta(0))
+
+    async def again() -> None:
+        await floor.clock.sleep(timedelta(seconds=10))
+        now = floor.now_of(task)
+        await floor.tasks.swap(now, now.redelivered(floor.clock.now()))
+
+    await asyncio.gather(floor.tick(), again())
+    first, second = (at for at, *_ in floor.receivers.attempts)
+    assert timedelta(seconds=10) <= second - first <= timedelta(seconds=13)

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -710,3 +711,16 @@ async def test_who_looks_at_nothing_makes_no_probe(desk: Desk) -> None:
     with pytest.raises(RejectedError):
         await desk.submit("k", mode="no such mode")
     assert desk.media.made == 0
+
+
+async def test_submits_pause_after_three_unknown_outcomes_in_a_row(desk: Desk) -> None:
+    """The fourth waits in the queue instead of being lost to the same outage; a clear answer in between starts anew."""
+    for submission in (Submission.AMBIGUOUS, Submission.AMBIGUOUS, Submission.TAKEN):
+        desk.vendor.submit_outcomes.append(outcome(submission))
+        await desk.submit()
+    desk.vendor.submit_outcomes.extend([outcome(Submission.AMBIGUOUS)] * 10)
+    for _ in range(6):
+        await desk.submit()
+    states = Counter(task.state for task in desk.tasks.items.values())
+    assert states == {State.RESCUE: 5, State.WATCHED: 1, State.QUEUED: 3}
+    assert len(desk.vendor.submits) == 6

@@ -18,11 +18,11 @@ from taskhook.task import (
     ErrorCode,
     IllegalTransitionError,
     Json,
+    RetryKey,
     State,
     Submission,
     SubmitOutcome,
     Task,
-    milliseconds,
     minified,
     read_submission,
 )
@@ -192,12 +192,15 @@ class TaskMachine(RuleBasedStateMachine):
         if self.step({State.WATCHED}, self.task.found):
             assert self.task.missing_since is None
 
-    @rule()
-    def succeed(self) -> None:
-        """Hear of the success."""
-        if self.step({State.WATCHED}, lambda: self.task.succeeded(DATA, self.now, retention=RETENTION, claim=self.now + CLAIM)):
+    @rule(slot=st.booleans())
+    def succeed(self, slot: bool) -> None:  # noqa: FBT001  # filled in
+        """Hear of the success, with a slot for the first delivery or without."""
+        claim = self.now + CLAIM if slot else None
+        if self.step({State.WATCHED}, lambda: self.task.succeeded(DATA, self.now, retention=RETENTION, claim=claim)):
+            waits = self.task.callback_url is not None
             assert self.task.state is State.SUCCESS
-            assert self.task.claimed(self.now) is (self.task.callback_url is not None)
+            assert self.task.claimed(self.now) is (slot and waits)
+            assert self.task.next_attempt_at == (self.now if waits and not slot else None)
 
     @rule(error=st.sampled_from(ErrorCode))
     def fail(self, error: ErrorCode) -> None:
@@ -233,6 +236,14 @@ class TaskMachine(RuleBasedStateMachine):
             assert [file["archived"] for file in listed] == [copy.archived and linked for copy in before.copies]
             assert [file.get("source_url", file["url"]) for file in listed] == [before.original(copy) for copy in before.copies]
             assert self.task.result is None
+
+    @rule()
+    def defer(self) -> None:
+        """Leave a delivery whose process died to the schedule."""
+        before = self.task
+        if self.step({State.SUCCESS, State.FAILED}, lambda: self.task.deferred(self.now), delivering=True):
+            assert (self.task.next_attempt_at, self.task.claimed_until) == (self.now, None)
+            assert (self.task.attempts, self.task.message) == (before.attempts, before.message)
 
     @rule()
     def claim_delivery(self) -> None:
@@ -274,7 +285,10 @@ class TaskMachine(RuleBasedStateMachine):
                 before.redelivered(self.now)
         elif self.step({State.SUCCESS, State.FAILED}, lambda: self.task.redelivered(self.now)):
             self.through = False
-            assert self.task.work == ("retry", f"{milliseconds(self.now):013d}_{before.task_id}")
+            assert self.task.work is not None
+            assert self.task.work[0] == "retry"
+            expected = (self.now, before.caller, before.host, 3)
+            assert RetryKey.read(self.task.work[1]) == expected
             assert (self.task.tried, self.task.soon, self.task.gone, self.task.claimed_until) == (0, 0, False, None)
             assert (self.task.message, self.task.webhook_id) == (before.message, before.webhook_id)
             assert (self.task.attempts, self.task.log) == (before.attempts, before.log)
@@ -418,7 +432,7 @@ def test_refusal_from_the_queue_calls_back() -> None:
     """A submitter who was told 200 learns of the refusal by its callback."""
     task = answered(accepted(paying=False)).submitted(outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION)
     assert (task.state, task.error, task.callback) == (State.FAILED, ErrorCode.UPSTREAM_REFUSED, CallbackState.WAITING)
-    assert (task.answer_status, task.work) == (200, ("watch", task.listed))
+    assert (task.answer_status, task.next_attempt_at) == (200, START)
     assert json.loads(task.message or "")["data"]["error"] == {"code": "upstream_refused", "message": "no such mode"}
 
 

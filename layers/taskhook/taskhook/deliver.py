@@ -14,6 +14,7 @@ from taskhook.targets import ForbiddenTargetError, TargetPolicy
 from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Task
 
 CLAIM = timedelta(seconds=30)
+CLAIM_WRITES = 2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
 ATTEMPT_TIME = timedelta(seconds=15)  # in all; what a claim must still cover when the first byte is sent
 
 
@@ -31,7 +32,7 @@ class Courier:
 
 
 def covered(task: Task, now: datetime) -> bool:
-    """Tell whether the claim that the task bears, if it is the asker's own, lasts for one more attempt."""
+    """Tell whether the claim that the task bears, if it is the asker's own, lasts for a whole attempt from now."""
     return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
 
 
@@ -40,15 +41,15 @@ async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = 
 
     `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
     still long enough, and taken first when not. `ran_until` is when the vendor's task is last known to have run: from then
-    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when somebody else has it,
-    StoreUnavailableError.
+    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when another invocation has it,
+    StoreUnavailableError, also where the table is too slow for a claim that covers an attempt: nothing is sent then.
     """
     caller = await _caller(task, courier)
-    now = courier.clock.now()
-    if not covered(task, now):
-        task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
-    reply = await _send(task, caller, now, courier.callbacks) if caller is not None else Reply(error="caller_unreadable")
-    _learn(task, reply, courier)
+    task = await _claimed(task, courier)
+    reply = Reply(error="caller_unreadable")
+    if caller is not None:
+        reply = await _send(task, caller, courier.clock.now(), courier.callbacks)
+    _record(task, reply, courier)
     after = _settled(task, reply, courier.clock.now(), retention=courier.retention)
     made = after.log[-1]
     courier.reporter.tell(
@@ -64,6 +65,18 @@ async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = 
         late_s=_lateness(after, courier.clock.now(), ran_until),
     )
     return await courier.tasks.swap(task, after)
+
+
+async def _claimed(task: Task, courier: Courier) -> Task:
+    """Claim the task so that a whole attempt from now on is covered: the clock is looked at after the claim's write."""
+    for _ in range(CLAIM_WRITES):
+        now = courier.clock.now()
+        if covered(task, now):
+            return task
+        task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
+    if not covered(task, courier.clock.now()):
+        raise StoreUnavailableError("a claim's write takes longer than the claim can spare")
+    return task
 
 
 def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -> Task:
@@ -105,13 +118,18 @@ def _is_delivered(reply: Reply) -> bool:
     return reply.status is not None and 200 <= reply.status < 300  # noqa: PLR2004  # HTTP
 
 
-def _learn(task: Task, reply: Reply, courier: Courier) -> None:
-    """Let the host's other callbacks profit from what this one met."""
+def _record(task: Task, reply: Reply, courier: Courier) -> None:
+    """Let the caller's other callbacks to this host profit from what this one met."""
     host = host_of(task)
-    rest = courier.hosts.heard(host, reply)
-    if rest is not None:
+    opened = courier.hosts.record(task.caller, host, reply)
+    if opened is not None:
         courier.reporter.tell(
-            "receiver.rested", host=host, status=reply.status, error=reply.error, seconds=round(rest.total_seconds(), 1)
+            "receiver.rested",
+            caller=task.caller,
+            host=host,
+            status=reply.status,
+            error=reply.error,
+            seconds=round(opened.total_seconds(), 1),
         )
 
 

@@ -3,10 +3,10 @@
 An expected outcome is a value, not an exception; every error below is a surprise that the use cases must survive.
 """
 
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,6 +53,12 @@ class TaskStore(Protocol):
     async def get(self, task_id: str) -> Task | None:
         """Read the task as of now."""
 
+    async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
+        """Read tasks, perhaps as they were a moment ago, without request, message and result: for planning, not for acting.
+
+        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and left out.
+        """
+
     async def whole(self, task: Task) -> Task:
         """Give the task with its request; without, where that is kept no longer."""
 
@@ -67,20 +73,31 @@ class TaskStore(Protocol):
         """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
 
 
-class WorkIndex(Protocol):
-    """Tasks with work to do. The answers may lag behind the table by seconds: a hint where to look, never the truth.
+class Row(NamedTuple):
+    """A row of the index of work: the task, and the sort key under which it stands."""
 
-    Every method may raise StoreUnavailableError; an item that cannot be read is told, pushed back and left out.
+    task_id: str
+    at: str
+
+
+class Rows(NamedTuple):
+    """A page of rows in order; `cursor` leads to the next, None on the last."""
+
+    rows: Sequence[Row]
+    cursor: Any = None
+
+
+class WorkIndex(Protocol):
+    """Tasks with work to do. The answers may lag behind the table by seconds: they say where to look, never what is true.
+
+    Every method may raise StoreUnavailableError.
     """
 
-    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
-        """List what was accepted at or after `since` (None: ever), is not through with its first delivery, and not `known`."""
+    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
+        """Read a page of what was accepted at or after `since` (None: ever) and is not left to the schedule of attempts."""
 
-    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
-        """List callbacks whose next attempt is due before `before` and that are not `known`, the longest overdue first.
-
-        No more than a page of them; however many are known, none that is not is hidden behind them.
-        """
+    async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
+        """Read a page of the callbacks whose next attempt is due from `since` (None: ever) to `before`, the earliest first."""
 
     async def queue_waits(self) -> bool:
         """Tell whether any task is queued."""
@@ -149,6 +166,12 @@ class Lease(Protocol):
 
     async def hinted(self, at: datetime | None) -> None:
         """Remember when a hint last proved true; None forgets it."""
+
+    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave to the successor of `holder` which poll times were due and not served."""
+
+    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
+        """Read what `holder` has left; None where it has said nothing (yet)."""
 
 
 class Gates(Protocol):

@@ -43,6 +43,11 @@ def next_poll(age: timedelta, *, first: timedelta) -> timedelta:
     return points[-1] + MAX_GAP * ((age - points[-1]) // MAX_GAP + 1)
 
 
+def gap(age: timedelta) -> timedelta:
+    """Tell how long after a poll at `age` the next one is due."""
+    return min(max(MIN_GAP, age * SHARE), MAX_GAP)
+
+
 def next_rare_poll(age: timedelta) -> timedelta:
     """Tell at what age a task is polled next, strictly after `age`, where something faster is known to tell of its end."""
     return MAX_GAP * max(1, age // MAX_GAP + 1)

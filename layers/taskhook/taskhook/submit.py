@@ -15,6 +15,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taskhook import budget
+from taskhook.budget import Gate
 from taskhook.models import MODELS, Judgement, MediaRule, Model, Verdict
 from taskhook.ports import (
     LEAST_POST_TIME,
@@ -271,12 +272,14 @@ async def submit(
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, Answer):
         return begun
-    task, outcome = begun, None
+    (task, gate), outcome = begun, None
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
         task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payer.clock):
+            if outcome is not None:
+                await _record_answer(door, gate, outcome, payer.clock.now())
             await _follow_up(task, outcome, door, payer.clock)
     return _answer(task)
 
@@ -290,18 +293,20 @@ async def _begin(
     inspector: Inspector | None,
     payer: Payer,
     door: Door,
-) -> Task | Answer:
-    """Store the task, submitting or queued; or give the first answer again where its key is known."""
+) -> tuple[Task, Gate] | Answer:
+    """Store the task, submitting or queued, by what the gate says; or give the first answer again where its key is known."""
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
     first = await payer.tasks.get(order.task_id) if order.keyed else None
+    gate = Gate()
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await _inspect(
             order, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
         )
         now = payer.clock.now()
-        paying = now + LEAST_POST_TIME <= deadline and await _way_is_free(door, now)
+        gate = await door.gates.gate()
+        paying = now + LEAST_POST_TIME <= deadline and _is_open(gate, now) and await door.allowance.take(now)
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
@@ -316,7 +321,7 @@ async def _begin(
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
     queued = waiting + 1 if task.state is State.QUEUED else None
     payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
-    return task
+    return task, gate
 
 
 async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
@@ -386,10 +391,22 @@ async def _is_watched(door: Door, now: datetime) -> bool:
         return False
 
 
-async def _way_is_free(door: Door, now: datetime) -> bool:
-    """Tell whether the vendor may be asked: nobody waits who would be overtaken, and the budget has room."""
-    gate = await door.gates.gate()
-    return not gate.waiting and not gate.paused(now) and await door.allowance.take(now)
+def _is_open(gate: Gate, now: datetime) -> bool:
+    """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
+
+    While it is, only the poller submits, one task at a time.
+    """
+    return not gate.waiting and not gate.paused(now) and not gate.in_trouble
+
+
+async def _record_answer(door: Door, before: Gate, outcome: SubmitOutcome, now: datetime) -> None:
+    """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
+    unknown = outcome.submission is Submission.AMBIGUOUS
+    if not unknown and (before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}):
+        return
+    with contextlib.suppress(StoreUnavailableError):  # the next one counts
+        gate = await door.gates.gate()
+        await door.gates.set_gate(gate, gate.outcome_unknown(now) if unknown else gate.answered())
 
 
 async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:

@@ -18,7 +18,8 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -178,6 +179,24 @@ class Copy(BaseModel):
         return f"{task_id}/{self.n}/{self.token}"
 
 
+class RetryKey(NamedTuple):
+    """What the sort key of a waiting callback says, so that a slot can be chosen for it without reading its task."""
+
+    due: datetime
+    caller: str
+    host: str
+    round: int  # 1: the first attempt, 2: one of the schedule's repeats, 3: asked for again
+
+    @classmethod
+    def read(cls, at: str) -> Self:
+        """Read a sort key of the index's `retry` partition; what it does not say is empty."""
+        key, _, rest = at.partition("#")
+        caller, _, rest = rest.partition("#")
+        host, _, number = rest.rpartition("#")
+        due = datetime.fromtimestamp(int(key[:13]) / 1000, UTC)
+        return cls(due, caller, host, int(number) if number.isdecimal() else 2)
+
+
 class Task(BaseModel):
     """One accepted submit, from the intent to the end of its callback. Unknown attributes are ignored: versions overlap."""
 
@@ -212,7 +231,8 @@ class Task(BaseModel):
     message: str | None = None  # the callback's body, rendered once
     callback: CallbackState = CallbackState.NONE
     attempts: int = 0  # all that were ever made
-    earlier: int = 0  # of them, those before the message was last asked for again
+    asked_again: bool = False  # the message was, by its caller
+    earlier: int = 0  # attempts before that
     soon: int = 0  # since then, those that the receiver answered with "soon", which the schedule does not count
     gone: bool = False  # since then, whether it has answered 410
     next_attempt_at: Moment | None = None
@@ -240,8 +260,8 @@ class Task(BaseModel):
     def work(self) -> tuple[str, str] | None:
         """Partition and sort key in the index of work to do; None when there is none.
 
-        `watch` keeps its sort key through submitting, watching and the first delivery, so that an ordinary task rewrites
-        the index only once, at its end.
+        `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so that an
+        ordinary task rewrites the index only once, at its end. The key in `retry` is read by `RetryKey`.
         """
         if self.state is State.QUEUED:
             return "queue", f"{self.caller}#{self.listed}"
@@ -251,7 +271,8 @@ class Task(BaseModel):
             return None
         if self.next_attempt_at is None:
             return "watch", self.listed
-        return "retry", f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
+        due = f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
+        return "retry", f"{due}#{self.caller}#{self.host}#{self.round}"
 
     @property
     def reusable(self) -> bool:
@@ -261,6 +282,18 @@ class Task(BaseModel):
         """
         told = self.answer_status == 502 and self.callback is CallbackState.NONE  # noqa: PLR2004  # HTTP
         return told and not self.doubted_once and self.error is ErrorCode.UPSTREAM_REFUSED
+
+    @property
+    def host(self) -> str:
+        """The host that the callback goes to, with its port."""
+        return urlsplit(self.callback_url or "").netloc.lower()
+
+    @property
+    def round(self) -> int:
+        """1 before the first attempt, 2 while the schedule repeats it, 3 where the message was asked for again."""
+        if self.asked_again:
+            return 3
+        return 2 if self.attempts else 1
 
     @property
     def tried(self) -> int:
@@ -339,8 +372,11 @@ class Task(BaseModel):
         self._require(State.WATCHED)
         return self._to(missing_since=None)
 
-    def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime) -> Self:
-        """Watched → success, with the vendor's `data`; the same write claims the first delivery until `claim`."""
+    def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+        """Watched → success, with the vendor's `data`.
+
+        The same write claims the first delivery until `claim`; where that cannot be made at once (None), it is due from now on.
+        """
         self._require(State.WATCHED)
         return self._to(state=State.SUCCESS)._ended("success", kept_data(data), now, retention=retention, claim=claim)
 
@@ -356,19 +392,28 @@ class Task(BaseModel):
         self._require(State.ARCHIVING)
         return self._to(copies=copies, claimed_until=until)
 
-    def archived(self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime) -> Self:
-        """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest."""
+    def archived(self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+        """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest.
+
+        `claim` as in `succeeded`.
+        """
         self._require(State.ARCHIVING)
         ended = self._to(state=State.SUCCESS, result=None)
         return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
-    def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime) -> Self:
-        """Queued, watched or rescue → failed; the same write claims the first delivery until `claim`."""
+    def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+        """Queued, watched or rescue → failed; `claim` as in `succeeded`."""
         if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
         else:
             self._require(State.WATCHED, State.RESCUE)
         return self._failed(error, message, now, retention=retention, call_back=True, claim=claim)
+
+    def deferred(self, now: datetime) -> Self:
+        """Leave a first delivery whose process died to the schedule of attempts: it is due from now on."""
+        if self.callback is not CallbackState.WAITING or not self.state.final:
+            raise IllegalTransitionError(f"{self.state}/{self.callback} has nothing to deliver")
+        return self._to(claimed_until=None, next_attempt_at=now)
 
     def claim_delivery(self, *, until: datetime) -> Self:
         """Take the next delivery attempt, until `until`."""
@@ -413,6 +458,7 @@ class Task(BaseModel):
             raise IllegalTransitionError(f"{self.state}/{self.callback} has nothing to deliver again")
         return self._to(
             callback=CallbackState.WAITING,
+            asked_again=True,
             earlier=self.attempts,
             soon=0,
             gone=False,
@@ -451,6 +497,7 @@ class Task(BaseModel):
             message=ended._render(message, data),
             callback=CallbackState.WAITING if waiting else CallbackState.NONE,
             claimed_until=claim if waiting else None,
+            next_attempt_at=now if waiting and claim is None else None,
             expires_at=None if waiting else now + retention,
         )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from taskhook.archive import Desk
     from taskhook.hints import HintDesk
-    from taskhook.poll import Rules, World
+    from taskhook.poller.work import Rules, World
     from taskhook.query import Account
 
 _AWS_THREADS = 32
@@ -290,7 +290,7 @@ def archive_desk(wakes: str | None) -> "Desk":
 
 def poll_rules() -> "Rules":
     """What the deployment decided about polling."""
-    from taskhook.poll import Rules  # noqa: PLC0415  # submit never pays for it
+    from taskhook.poller.work import Rules  # noqa: PLC0415  # submit never pays for it
 
     return Rules(
         retention=settings().retention,
@@ -307,7 +307,7 @@ def poll_rules() -> "Rules":
 @cache
 def poll_world() -> "World":
     """The ports of the loop."""
-    from taskhook.poll import World  # noqa: PLC0415  # submit never pays for it
+    from taskhook.poller.work import World  # noqa: PLC0415  # submit never pays for it
 
     return World(
         tasks=tasks(),

@@ -15,7 +15,7 @@ from yarl import URL
 
 from taskhook.adapters.guard import guarded_connector, trouble
 from taskhook.deliver import ATTEMPT_TIME
-from taskhook.hosts import MOST_PLACES, PLACES
+from taskhook.hosts import SLOTS
 from taskhook.ports import Reply
 from taskhook.targets import TargetPolicy
 from taskhook.task import MAX_EXCERPT
@@ -75,7 +75,7 @@ class AiohttpCallbacks:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_kept)
             self._session = aiohttp.ClientSession(
-                connector=guarded_connector(self._policy, connections=PLACES, per_host=MOST_PLACES, resolver=self._resolver),
+                connector=guarded_connector(self._policy, connections=SLOTS, per_host=SLOTS, resolver=self._resolver),
                 timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the attempt, waiting for a place included
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

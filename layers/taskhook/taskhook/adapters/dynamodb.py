@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import secrets
 import zlib
-from collections.abc import Callable, Container, Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -23,6 +23,8 @@ from taskhook.ports import (
     Clock,
     LeaseView,
     Reporter,
+    Row,
+    Rows,
     StaleTaskError,
     StoreUnavailableError,
     TaskExistsError,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 _GET_MANY = 100  # BatchGetItem's own limit
 _CALLER_KEPT, _STRANGER_KEPT = timedelta(seconds=60), timedelta(seconds=5)
 _CACHED_CALLERS = 1000
-_PAGE = 500  # index rows read per scan of `retry`: enough to keep a loop busy, few enough to stay cheap
 _WRITE_AGAIN = timedelta(seconds=0.5)
 _UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))  # between answers that give nothing
 _PUSH_BACK = timedelta(minutes=10)
@@ -45,6 +46,8 @@ _BUDGET_KEPT_S = 3600
 _RESERVED = "repeat#"
 _REQUESTS_KEPT = timedelta(days=40)  # where nobody says
 _INLINE = 420  # characters of request and callback URL that fit into one write unit together with all else
+_BULK: Attributes = {"request": None, "message": None, "result": None}
+_HANDED_OVER_KEPT_S = 600
 _BULKY = {"callback_url", "message", "request", "result"}
 _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
 
@@ -60,7 +63,6 @@ class DynamoTasks:
         self._clock = clock
         self._reporter = reporter
         self._requests_kept = requests_kept  # those that are stored apart, from their tasks' acceptance on
-        self._page = _PAGE
 
     # --- TaskStore -------------------------------------------------------------------------------------------------------
 
@@ -85,8 +87,12 @@ class DynamoTasks:
         return task
 
     async def get(self, task_id: str) -> Task | None:
-        """Read the task as of now."""
-        return self._read(await self._item(task_id))
+        """Read the task as of now; an item that cannot be read is told and pushed back."""
+        item = await self._item(task_id)
+        task = self._read(item)
+        if task is None and item is not None and "work" in item:
+            await self._push_back(item)
+        return task
 
     async def whole(self, task: Task) -> Task:
         """Give the task with its request, where that is still kept."""
@@ -183,41 +189,46 @@ class DynamoTasks:
 
     # --- WorkIndex -------------------------------------------------------------------------------------------------------
 
-    async def watched(self, since: datetime | None, *, known: Container[str]) -> list[Task]:
-        """List what was accepted at or after `since` and is not through with its first delivery."""
-        start = f"{milliseconds(since):013d}" if since else "0"
-        return await self._tasks(await self._rows("watch", "work_at >= :at", {":at": start}), known)
+    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
+        """Read a page of what was accepted at or after `since` and is not left to the schedule of attempts."""
+        return await self._rows("watch", "work_at >= :at", {":at": _key_of(since)}, cursor=cursor)
 
-    async def retries(self, before: datetime, *, known: Container[str]) -> list[Task]:
-        """List callbacks due before `before` and not `known`, the longest overdue first, up to a page of them."""
-        condition, values = "work_at < :at", {":at": f"{milliseconds(before):013d}"}
-        return await self._tasks(await self._rows("retry", condition, values, limit=self._page, known=known), known)
+    async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
+        """Read a page of the callbacks whose next attempt is due from `since` to `before`, the earliest first."""
+        values = {":from": _key_of(since), ":to": _key_of(before)}
+        return await self._rows("retry", "work_at BETWEEN :from AND :to", values, cursor=cursor)
 
     async def queue_waits(self) -> bool:
         """Tell whether any task is queued."""
-        return bool(await self._rows("queue", "work_at > :at", {":at": " "}, limit=1))
+        return bool((await self._rows("queue", "work_at > :at", {":at": " "}, limit=1)).rows)
 
     async def queue_length(self, caller: str, *, at_most: int) -> int:
         """Count a caller's queued tasks, up to `at_most`."""
-        values = {":from": f"{caller}#", ":to": f"{caller}$"}
-        return len(await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most))
+        values, found, cursor = {":from": f"{caller}#", ":to": f"{caller}$"}, 0, None
+        while found < at_most:
+            rows, cursor = await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most, cursor=cursor)
+            found += len(rows)
+            if cursor is None:
+                break
+        return min(found, at_most)
 
     async def queue_heads(self) -> list[Task]:
         """List each caller's oldest queued task: one row per caller, skipping from name to name."""
-        rows: list[Attributes] = []
+        heads: list[str] = []
         after = " "
-        while found := await self._rows("queue", "work_at > :at", {":at": after}, limit=1):
-            rows += found
-            after = found[0]["work_at"].partition("#")[0] + "$"  # the first string after every `name#…`
-        return await self._tasks(rows, ())
+        while found := (await self._rows("queue", "work_at > :at", {":at": after}, limit=1)).rows:
+            heads.append(found[0].task_id)
+            after = found[0].at.partition("#")[0] + "$"  # the first string after every `name#…`
+        return await self._tasks(heads)
 
     async def _rows(
-        self, partition: str, condition: str, values: dict[str, str], limit: int | None = None, known: Container[str] = ()
-    ) -> list[Attributes]:
-        """Read index rows, all or the first `limit`, paging on past those of `known` tasks."""
-        rows: list[Attributes] = []
+        self, partition: str, condition: str, values: dict[str, str], *, limit: int | None = None, cursor: Any = None
+    ) -> Rows:
+        """Read a page of index rows: 1 MB, or `limit` rows."""
         request: Attributes = {"Limit": limit} if limit else {}
-        while True:
+        while True:  # a page may be empty although more follow
+            if cursor is not None:
+                request["ExclusiveStartKey"] = cursor
             answer = await _call(
                 self._client.query,
                 TableName=self._table,
@@ -227,25 +238,26 @@ class DynamoTasks:
                 ExpressionAttributeValues=_item({":work": partition, **values}),
                 **request,
             )
-            rows += [row for row in map(stored_values, answer["Items"]) if row["task_id"] not in known]
-            if "LastEvaluatedKey" not in answer or (limit and len(rows) >= limit):
-                return rows[:limit]
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+            rows = [Row(item["task_id"]["S"], item["work_at"]["S"]) for item in answer["Items"]]
+            cursor = answer.get("LastEvaluatedKey")
+            if rows or cursor is None:
+                return Rows(rows, cursor)
 
-    async def _tasks(self, rows: Iterable[Attributes], known: Container[str], *, all_of_them: bool = False) -> list[Task]:
-        """Read the tasks of index rows, in the rows' order; what is gone or unreadable is left out."""
-        wanted = [row["task_id"] for row in rows if row["task_id"] not in known]
-        chunks = [wanted[start : start + _GET_MANY] for start in range(0, len(wanted), _GET_MANY)]
+    async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
+        """Read tasks, in this order, without request, message and result; what is gone or unreadable is left out."""
+        return [task.model_copy(update=_BULK) for task in await self._tasks(task_ids)]
+
+    async def _tasks(self, task_ids: Sequence[str], *, all_of_them: bool = False) -> list[Task]:
         found: dict[str, Task] = {}
-        for items in await asyncio.gather(*(self._get_many(chunk, all_of_them=all_of_them) for chunk in chunks)):
-            for item in items:
+        for start in range(0, len(task_ids), _GET_MANY):  # one after the other: a hundred may be 16 MB
+            for item in await self._get_many(list(task_ids[start : start + _GET_MANY]), all_of_them=all_of_them):
                 task = self._read(item)
                 if task is not None:
                     found[task.task_id] = task
                 else:
                     with contextlib.suppress(StoreUnavailableError):
                         await self._push_back(item)
-        return [found[task_id] for task_id in wanted if task_id in found]
+        return [found[task_id] for task_id in task_ids if task_id in found]
 
     async def _get_many(self, task_ids: list[str], *, all_of_them: bool = False) -> list[Attributes]:
         """Read items, again and again while some come; what a throttled partition keeps back in spite of waiting is left out.
@@ -275,13 +287,13 @@ class DynamoTasks:
         """Move an item that cannot be read out of the way, counted; it is never deleted, and read again later."""
         item = plain({name: unreadable[name] for name in ("task_id", "work", "work_at") if name in unreadable})
         at, task_id = str(item.get("work_at")), item.get("task_id")
-        caller, hash_sign, when = at.rpartition("#")
-        if item.get("work") == "queue" and when > f"{milliseconds(self._clock.now()):013d}":
+        before, when = ("", at) if item.get("work") == "retry" else (at[: at.find("#") + 1], at[at.find("#") + 1 :])
+        if when > f"{milliseconds(self._clock.now()):013d}":
             return  # pushed back already, and still seen because its caller has nothing else to do
         self._reporter.tell("task.unreadable", task_id=str(task_id))
         if item.get("work") not in {"queue", "retry"}:
             return  # `watch` is swept whole, so nothing waits behind it
-        later = f"{caller}{hash_sign}{milliseconds(self._clock.now() + _PUSH_BACK):013d}_{task_id}"
+        later = f"{before}{milliseconds(self._clock.now() + _PUSH_BACK):013d}{when[13:]}"
         with contextlib.suppress(_ConditionFailedError):  # somebody else moved it
             await _call(
                 self._client.update_item,
@@ -308,7 +320,7 @@ class DynamoTasks:
         rows = [row for row in map(stored_values, answer["Items"]) if row["listed"] != until][:limit]
         more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
         cursor = rows[-1]["listed"] if rows and more else None
-        tasks = await self._tasks(rows, (), all_of_them=True)
+        tasks = await self._tasks([row["task_id"] for row in rows], all_of_them=True)
         apart = await self._get_many([_request_key(task) for task in tasks if task.request is None], all_of_them=True)
         requests = {item["task_id"]["S"]: item for item in apart}
         return TaskPage(tasks=tuple(_whole(task, requests.get(_request_key(task))) for task in tasks), cursor=cursor)
@@ -342,6 +354,17 @@ class DynamoTasks:
     async def hinted(self, at: datetime | None) -> None:
         """Remember when a hint last proved true; None forgets it."""
         await self._update_control(_LEASE, "SET hinted_at = :at", {":at": milliseconds(at) if at else 0})
+
+    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave to the successor of `holder` which poll times were due and not served."""
+        left = {task_id: milliseconds(due) for task_id, due in unserved.items()}
+        end = int(self._clock.now().timestamp()) + _HANDED_OVER_KEPT_S
+        await self._update_control(f"{_LEASE}#{holder}", "SET unserved = :left, expires_at = :end", {":left": left, ":end": end})
+
+    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
+        """Read what `holder` has left; None where it has said nothing (yet)."""
+        left = (await self._control(f"{_LEASE}#{holder}")).get("unserved")
+        return None if left is None else {task_id: datetime.fromtimestamp(due / 1000, UTC) for task_id, due in left.items()}
 
     async def gate(self) -> Gate:
         """Read the gate as of now."""
@@ -474,6 +497,11 @@ class DynamoCallers:
             # Our own, stored at the first try.
             return failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
         return True
+
+
+def _key_of(moment: datetime | None) -> str:
+    """Give where a time begins in a sort key; None is before all."""
+    return f"{milliseconds(moment):013d}" if moment else "0"
 
 
 class _ConditionFailedError(Exception):

@@ -1,0 +1,72 @@
+"""The terminal write of a task, which also claims its first delivery where a slot is free."""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+
+from taskhook import deliver
+from taskhook.hosts import Hosts
+from taskhook.poller.work import Rules, World
+from taskhook.ports import PollOutcome
+from taskhook.task import CallbackState, ErrorCode, Task
+
+
+class Endings:
+    """Ends tasks; what a first delivery needs to know is kept until it is made."""
+
+    def __init__(self, *, rules: Rules, world: World, hosts: Hosts, steps: Counter[str]) -> None:
+        self._rules = rules
+        self._world = world
+        self._hosts = hosts
+        self.steps = steps
+        self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
+        self.ran_until: dict[str, datetime] = {}  # when the vendor's task is last known to have run; what follows may be lateness
+
+    async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
+        """End a task with the vendor's success, or begin to archive its results."""
+        if self._world.archiver is not None and self._rules.origin is not None:
+            archiving = task.archiving(outcome.data, self._world.clock.now(), new_token=lambda: secrets.token_hex(16))
+            if archiving.copies:
+                return await self._world.tasks.swap(task, archiving)
+        return await self._end(
+            task,
+            lambda now, claim: task.succeeded(outcome.data, now, retention=self._rules.retention, claim=claim),
+            ran_until=ran_until,
+        )
+
+    async def archived(self, task: Task) -> Task:
+        """End a task whose results are archived, or can wait for that no longer."""
+        return await self._end(
+            task, lambda now, claim: task.archived(self._rules.origin, now, retention=self._rules.retention, claim=claim)
+        )
+
+    async def failed(self, task: Task, error: ErrorCode, message: str, *, ran_until: datetime | None = None) -> Task:
+        """End a task as failed."""
+        return await self._end(
+            task,
+            lambda now, claim: task.failed(error, message, now, retention=self._rules.retention, claim=claim),
+            ran_until=ran_until,
+        )
+
+    async def _end(
+        self, task: Task, ended: Callable[[datetime, datetime | None], Task], *, ran_until: datetime | None = None
+    ) -> Task:
+        """Store the end. Without a free slot the first delivery is left to the schedule of attempts, due at once."""
+        now = self._world.clock.now()
+        slot = task.callback is CallbackState.WAITING and self._hosts.enter(task.caller, task.host)
+        try:
+            stored = await self._world.tasks.swap(task, ended(now, now + deliver.CLAIM if slot else None))
+        except BaseException:
+            if slot:
+                self._hosts.leave(task.caller, task.host)
+            raise
+        if slot:
+            self.reserved.add(task.task_id)
+        if ran_until is not None and stored.callback is CallbackState.WAITING:
+            self.ran_until[task.task_id] = ran_until
+        self.steps["ended"] += 1
+        self._world.reporter.tell(
+            "task.ended", task_id=stored.task_id, caller=stored.caller, state=stored.state, error=stored.error
+        )
+        return stored

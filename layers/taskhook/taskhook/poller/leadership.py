@@ -1,0 +1,88 @@
+"""Who stays and works until the next tick. It saves work; correctness rests on the conditional writes alone."""
+
+import contextlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from taskhook.poller.pacing import Pacing
+from taskhook.poller.work import SCAN, Rules, World
+from taskhook.ports import LeaseView, StoreUnavailableError
+
+HAND_OVER = 3 * SCAN  # by then the old leader has seen that it was relieved, and has said what it leaves
+
+
+class Leadership:
+    """One invocation's part in it; what it learns from the other leaders goes into its pacing."""
+
+    def __init__(self, name: str, hard_stop: datetime, *, rules: Rules, world: World, pacing: Pacing) -> None:
+        self._name = name
+        self._hard_stop = hard_stop
+        self._rules = rules
+        self._world = world
+        self._clock = world.clock
+        self._pacing = pacing
+        self._predecessor = ""  # whose unserved poll times are to come
+        self._taken_over_at = self._clock.now()
+        self.holds = False  # whether this invocation is stored as the leader
+
+    async def acquire(self, *, takeover: bool, beat: timedelta) -> bool:
+        """Become the leader, in place of another one where `takeover`. Raises StoreUnavailableError."""
+        now, pacing = self._clock.now(), self._pacing
+        view = pacing.view = await self._world.lease.view()
+        alive = view.alive(now)
+        if alive and not takeover:
+            return False
+        if alive:  # vendor webhooks that came until now were left to its held polls, so these must be held on
+            for model in view.held_models:
+                if self._world.habits.holding(model, now) is None:
+                    self._world.habits.found(model, now, holds=True)
+        if not await self._world.lease.take(view, self._mine(), takeover=takeover):
+            return False
+        if alive:  # it serves the poll times up to its last beat, sees within SCAN that it is relieved, and says what it leaves
+            pacing.polled_until = pacing.looked_until = now - 2 * beat
+            self._predecessor, self._taken_over_at = view.holder, now
+        elif view.left_at is not None:
+            pacing.polled_until = max(pacing.polled_until, view.left_at)
+        self.holds = pacing.leads = True
+        return True
+
+    async def refresh(self) -> bool:
+        """Look whether this invocation still leads, and say what it holds. Raises StoreUnavailableError."""
+        self._pacing.view = await self._world.lease.view()
+        if self._pacing.view.holder != self._name:
+            return False
+        if (
+            self._pacing.view.held_models != self._mine().held_models
+        ):  # found out meanwhile; then webhooks are not waited for, or are
+            await self._world.lease.take(self._pacing.view, self._mine(), takeover=False)
+        return True
+
+    async def inherited(self) -> dict[str, datetime] | None:
+        """Read which poll times the predecessor has left unserved, once; None while it may still say so, or where there is none.
+
+        Where it says nothing in time it has died, and every poll time since the last tick may be unserved: the answer is empty
+        and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
+        """
+        if not self._predecessor:
+            return None
+        left = await self._world.lease.handed_over(self._predecessor)
+        if left is None:
+            if self._clock.now() < self._taken_over_at + HAND_OVER:
+                return None
+            left = {}
+        self._predecessor = ""
+        return left
+
+    async def resign(self, *, served_until: datetime | None = None) -> None:
+        """Give the leadership up; `served_until` says that nothing was due by then. Raises StoreUnavailableError."""
+        await self._world.lease.release(self._name, left_at=served_until)
+        self.holds = False
+
+    async def leave_to_successor(self, unserved: Mapping[str, datetime]) -> None:
+        """Say which poll times this invocation leaves unserved."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._world.lease.hand_over(self._name, unserved)
+
+    def _mine(self) -> LeaseView:
+        held = self._world.habits.held_models() if self._rules.long_poll else ()
+        return LeaseView(holder=self._name, until=self._hard_stop, held_models=held)

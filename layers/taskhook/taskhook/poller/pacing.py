@@ -1,0 +1,206 @@
+"""When the vendor is asked next: by age, held, or rarely; within its requests, and not while it wants to be left alone."""
+
+import contextlib
+from datetime import datetime, timedelta
+
+from taskhook import budget, schedule
+from taskhook.budget import Gate
+from taskhook.models import MODELS
+from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, Rules, World
+from taskhook.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeaseView, PollKind, PollOutcome, StoreUnavailableError
+from taskhook.submit import Allowance
+from taskhook.task import Task
+
+KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
+LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
+
+
+class Pacing:
+    """What one invocation knows of the vendor."""
+
+    def __init__(self, rules: Rules, world: World) -> None:
+        self._rules = rules
+        self._world = world
+        self._clock = world.clock
+        self._support = world.habits
+        limit = budget.window_limit(rules.requests_per_minute)
+        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=budget.reserve(limit))
+        self.gate = Gate()  # as it was last read
+        self.leads = False  # whether this invocation is the leader
+        self.view = LeaseView()  # as it was last read
+        # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not known.
+        self.polled_until = self.looked_until = self._clock.now() - TICK
+        self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
+        self._plain = 0  # polls under way that are not held
+        self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model
+
+    # --- when a task is polled next --------------------------------------------------------------------------------------
+
+    def next_poll(self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False) -> datetime:
+        """Tell when a task is polled next: by the schedule, rarely where vendor webhooks come, at once where polls are held.
+
+        A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after it. `plain`
+        says that a poll of this task is not held.
+        """
+        taken_at = task.taken_at or task.accepted_at
+        first = self._first_poll(task)
+        holding = self.holding(task, plain=plain)
+        if holding and self._hold_is_free():
+            return max(after, taken_at + first)
+        if self._webhooks_come() and not holding and answered and not self._hold_is_probed(task, plain=plain):
+            return taken_at + schedule.next_rare_poll(after - taken_at)
+        return taken_at + schedule.next_poll(after - taken_at, first=first)
+
+    def _first_poll(self, task: Task) -> timedelta:
+        """Tell at what age a task is polled first."""
+        model = MODELS.get(task.model)
+        return timedelta(0) if self._rules.immediate or model is None else model.typical_minimum
+
+    def webhook_is_due(self, task: Task, *, plain: bool) -> bool:
+        """Tell whether a vendor webhook should tell of the task's end."""
+        return self._webhooks_come() and not self.holding(task, plain=plain)
+
+    def _webhooks_come(self) -> bool:
+        return self.view.hints(self._clock.now())
+
+    async def doubt_webhooks(self) -> None:
+        """Trust vendor webhooks no longer when a task has ended without one; the next true one is trusted again."""
+        self.view = self.view.model_copy(update={"hinted_at": None})
+        with contextlib.suppress(StoreUnavailableError):
+            await self._world.lease.hinted(None)
+
+    # --- held polls ------------------------------------------------------------------------------------------------------
+
+    def holding(self, task: Task, *, plain: bool) -> bool:
+        """Whether a poll of this task would be held, as far as is known."""
+        known = self._support.holding(task.model, self._clock.now())
+        return bool(known) and self._rules.long_poll and self.leads and not plain
+
+    def may_hold(self, task: Task, *, plain: bool) -> bool:
+        """Whether the vendor is asked to hold the next poll of this task: it is known to, or this one shall tell."""
+        if plain or not (self._rules.long_poll and self.leads and self._hold_is_free()):
+            return False
+        known = self._support.holding(task.model, self._clock.now())
+        return known if known is not None else task.model not in self.probing
+
+    def begin(self, task: Task, *, hold: bool) -> None:
+        """Count a poll that starts, and spend its request."""
+        self.allowance.spend()
+        if hold:
+            self.held[task.task_id] = task.model
+            self.probing.setdefault(task.model, self._clock.now())
+        else:
+            self._plain += 1
+
+    def end(self, task: Task, *, hold: bool) -> None:
+        """Count a poll that is over."""
+        if not hold:
+            self._plain -= 1
+        elif self.held.pop(task.task_id, None) is not None:
+            self.probing.pop(task.model, None)
+
+    def free_slots(self) -> int:
+        """Tell how many polls may start beside those under way."""
+        holds = HOLDS_AT_ONCE - len(self.held) if self._rules.long_poll and self.leads else 0
+        return holds + POLLS_AT_ONCE - self._plain
+
+    def _hold_is_free(self) -> bool:
+        return len(self.held) < HOLDS_AT_ONCE
+
+    def plain_is_free(self) -> bool:
+        """Whether one more poll that is not held may be under way."""
+        return self._plain < POLLS_AT_ONCE
+
+    def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
+        """Tell whether the next poll is to show if the vendor holds it: a held one is cheaper than a webhook."""
+        return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(task, plain=plain)
+
+    def believe_held_polls(self, now: datetime) -> bool:
+        """Take a poll without an answer for held, before it is over; True where that is news."""
+        news = False
+        for model, began in self.probing.items():
+            if now >= began + HELD_SIGN and self._support.holding(model, now) is None:
+                self._support.found(model, now, holds=True)
+                news = True
+        return news
+
+    def learn_hold(self, task: Task, outcome: PollOutcome, took: timedelta) -> bool:
+        """Learn from a poll that the vendor was asked to hold; True where it was not held.
+
+        One task that is refused says nothing of the others while polls of the same model are held.
+        """
+        now = self._clock.now()
+        if outcome.kind in KNOWN and took >= HELD_PROOF:
+            self._support.held(task.model, now)
+            return False
+        if outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
+            return False  # the task has ended, which a vendor that holds tells at once too
+        if task.model not in self.held.values():
+            if outcome.kind is PollKind.PENDING:
+                self._support.found(task.model, now, holds=False)
+            else:
+                self._support.refused(task.model, now)
+        return True
+
+    # --- pauses ----------------------------------------------------------------------------------------------------------
+
+    def paused_until(self, now: datetime) -> datetime:
+        """Tell from when on the vendor may be asked; `now` where it may be."""
+        return max(now, self.gate.polls_paused_until or now)
+
+    async def obey(self, outcome: PollOutcome) -> None:
+        """Leave the vendor alone for as long as it asks, also in the invocations that follow."""
+        now = self._clock.now()
+        key_refused = outcome.kind is PollKind.KEY_REFUSED
+        if key_refused:
+            pause = max(PAUSE_LONG, outcome.retry_after or PAUSE_LONG)
+        elif outcome.retry_after is not None:
+            pause = outcome.retry_after
+        elif outcome.kind is PollKind.THROTTLED:
+            pause = PAUSE_SHORT
+        else:
+            return
+        if now + pause <= self.paused_until(now):
+            return
+        reason = "key_refused" if key_refused else "throttled"
+        self._world.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
+        await self.store(self.gate.pause_polls(now + pause))
+
+    async def read_gate(self) -> None:
+        """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
+        self.gate = self._merged(await self._world.gates.gate())
+
+    async def store(self, gate: Gate) -> None:
+        """Store what was learnt of the way to the vendor, where it is news; obeyed here even where the table is away."""
+        if gate == self.gate:
+            return
+        old, self.gate = self.gate, gate
+        with contextlib.suppress(StoreUnavailableError):
+            self.gate = self._merged(await self._world.gates.set_gate(old, gate))
+
+    def _merged(self, stored: Gate) -> Gate:
+        """Keep a pause of our own that another invocation's write has passed over."""
+        mine = self.gate.polls_paused_until
+        return stored if mine is None else stored.pause_polls(mine)
+
+    # --- requests --------------------------------------------------------------------------------------------------------
+
+    async def room(self, wanted: int, *, expected: int) -> int:
+        """Tell how many of `wanted` requests may be made now; where the table does not answer, no more in this window."""
+        try:
+            return await self.allowance.room(wanted, self._clock.now(), expected=expected)
+        except StoreUnavailableError:
+            self.allowance.empty = True
+            return min(wanted, self.allowance.left)
+
+
+def urgency(due: float, accepted: float, now: float) -> tuple[bool, float]:
+    """Order tasks whose poll is due, the smallest first: by lateness relative to the task's own gap.
+
+    A task that has waited four of its own gaps goes before all that have not, and the longest wait first, so that its turn
+    comes before the others are asked twice. All times are Unix seconds.
+    """
+    late = now - due
+    gap = schedule.gap(timedelta(seconds=max(due - accepted, 0))).total_seconds()
+    return (False, -late) if late > LATE_GAPS * gap else (True, -late / gap)

@@ -1,0 +1,196 @@
+"""Tasks that wait for the vendor to take them: callers in turn, within its slots, and not while it is in trouble."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+from taskhook import budget
+from taskhook.poller.pacing import Pacing
+from taskhook.poller.watch import Watch
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
+from taskhook.ports import StaleTaskError
+from taskhook.submit import Payer, pay
+from taskhook.task import ErrorCode, State, Submission, SubmitOutcome, Task
+
+PAY_CLAIM = timedelta(seconds=60)
+PAY_TIME = timedelta(seconds=13)
+KEY = "the queue"  # of the one entry: tasks are submitted one after the other
+
+
+class Queue:
+    """The kind of work of queued tasks; of them nothing is kept but whether there are any."""
+
+    eager = False
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        world: World,
+        pacing: Pacing,
+        watch: Watch,
+        closed: Callable[[], bool],
+        track: Callable[[Task], None],
+        steps: Counter[str],
+    ) -> None:
+        self._rules = rules
+        self._world = world
+        self._clock = world.clock
+        self._pacing = pacing
+        self._watch = watch
+        self._closed = closed
+        self._track = track
+        self._steps = steps
+        self._waits = False  # tasks are queued
+        self._blocked_until = self._clock.now()
+        self._payer = Payer(
+            tasks=world.tasks,
+            vendor=world.vendor,
+            hooks=world.hooks,
+            clock=world.clock,
+            reporter=world.reporter,
+            retention=rules.retention,
+        )
+        self.longest_wait: timedelta | None = None  # of a task that could not be served
+
+    async def find(self) -> None:
+        """Look whether any are queued."""
+        self._waits = self._waits or await self._world.work.queue_waits()
+        if self._waits:
+            self._watch.queue_seen()
+            await self._pacing.read_gate()
+
+    def takes(self, task: Task) -> bool:
+        """Whether it is queued."""
+        return task.state is State.QUEUED
+
+    def keep(self, _task: Task) -> bool:
+        """Remember that some are queued."""
+        self._waits = True
+        return False
+
+    def drop(self, task_id: str) -> None:
+        """Have nothing to drop."""
+
+    def knows(self, _task_id: str) -> bool:
+        """Know none by name."""
+        return False
+
+    def postpone(self, _task_id: str, pause: timedelta) -> None:
+        """Try again after a pause."""
+        self._blocked_until = self._clock.now() + pause
+
+    def leave_to_leader(self) -> None:
+        """Leave the queue to the leader."""
+        self._waits = False
+
+    def next_at(self) -> datetime | None:
+        """Tell when the next queued task may be submitted."""
+        return self._due(self._clock.now()) if self._waits else None
+
+    def _due(self, now: datetime) -> datetime:
+        return max(self._blocked_until, self._pacing.gate.next_try(self._watch.running(), now))
+
+    async def admit(self, due_by: datetime) -> Iterable[str]:
+        """Start when there is a way to the vendor."""
+        now = self._clock.now()
+        return [KEY] if self._waits and self._due(now) <= max(now, due_by) else []
+
+    async def step(self, _task_id: str) -> Task | None:
+        """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
+        await self._pacing.read_gate()
+        found = False
+        while heads := await self._world.work.queue_heads():
+            found, served = True, False
+            for head in self._pacing.gate.in_turn(heads):
+                try:
+                    if self._closed() or not await self._serve(head, alone=len(heads) == 1):
+                        waited = self._clock.now() - min(head.accepted_at for head in heads)
+                        self.longest_wait = max(waited, self.longest_wait or waited)
+                        return None
+                    served = True
+                except StaleTaskError:  # another invocation has it, or the index shows it late
+                    continue
+            if not served:
+                self._blocked_until = self._clock.now() + SCAN
+                return None
+        if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
+            self._blocked_until = self._clock.now() + PAUSE_LONG
+        await self._pacing.read_gate()  # a submit may have set `waiting` since
+        await self._pacing.store(self._pacing.gate.model_copy(update={"waiting": False}))
+        self._waits = self._pacing.gate.waiting  # set again in this very moment: look again
+        return None
+
+    async def _serve(self, task: Task, *, alone: bool) -> bool:
+        """Submit one queued task, or end it where it waited too long; False where the queue has to wait.
+
+        Raises StaleTaskError where the task is not queued any more.
+        """
+        now = self._clock.now()
+        if task.state is not State.QUEUED:
+            raise StaleTaskError(task)
+        if now >= task.accepted_at + self._rules.max_queue_age:
+            return await self._expire(task, "waited too long for a free slot at the vendor")
+        if self._due(now) > now:
+            return False
+        task = await self._world.tasks.whole(task)
+        if task.request is None:
+            return await self._expire(task, "was kept without a request that can be read")
+        if not await self._request_is_left() or not await self._vendor_answers():
+            return False
+        now = self._clock.now()
+        claimed = await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
+        running = self._watch.running(besides=task.task_id)
+        paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payer=self._payer)
+        self._steps["submitted"] += 1
+        self._track(paid)
+        return await self._learn(outcome, running, served="" if alone else task.caller)
+
+    async def _request_is_left(self) -> bool:
+        now = self._clock.now()
+        limit = budget.window_limit(self._rules.requests_per_minute)
+        if await self._world.budget.take_tokens(1, window=budget.window(now), limit=limit):
+            return True
+        self._blocked_until = budget.window_end(now)
+        return False
+
+    async def _vendor_answers(self) -> bool:
+        """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
+        if not self._pacing.gate.in_trouble:
+            return True
+        if (await self._world.vendor.balance()).answered:
+            return await self._request_is_left()
+        await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
+        return False
+
+    async def _expire(self, task: Task, why: str) -> bool:
+        message = f"the task {why}; it was never paid"
+        ended = task.failed(ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None)
+        stored = await self._world.tasks.swap(task, ended)
+        self._world.reporter.tell("task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error)
+        self._track(stored)  # its delivery keeps no other task in the queue waiting
+        return True
+
+    async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+        """Remember what the answer says of the vendor; False where the queue has to wait."""
+        now, gate = self._clock.now(), self._pacing.gate
+        if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
+            gate = gate.pause(now + outcome.retry_after)
+        match outcome.submission:
+            case Submission.BUSY:
+                await self._pacing.store(gate.refused(running, now, retry_after=outcome.retry_after))
+            case Submission.REFUSED_HERE:
+                await self._pacing.store(gate.answered().pause(now + PAUSE_LONG))
+                self._world.reporter.tell("vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds())
+            case Submission.NOT_SENT:
+                self._blocked_until = now + PAUSE_SHORT
+            case Submission.AMBIGUOUS:
+                await self._pacing.store(gate.outcome_unknown(now))
+                return not self._pacing.gate.in_trouble
+            case Submission.TAKEN:
+                await self._pacing.store(gate.taken(running, served=served))
+                return True
+            case Submission.REFUSED:
+                await self._pacing.store(gate.answered())
+                return True
+        return False

@@ -1,0 +1,99 @@
+"""What the poller works with: its rules, its ports, and the protocol of a kind of work."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from taskhook.poller.long_poll import LongPollSupport
+from taskhook.ports import (
+    Archiver,
+    Budget,
+    CallbackSender,
+    CallerDirectory,
+    Clock,
+    Gates,
+    Hooks,
+    Lease,
+    Reporter,
+    TaskApi,
+    TaskStore,
+    WorkIndex,
+)
+from taskhook.task import Task
+
+TICK = timedelta(seconds=60)
+SCAN = timedelta(seconds=2)  # between looks at the index and the leadership
+INDEX_LAG = timedelta(seconds=30)  # how far the index may lag behind the table
+DRAIN = timedelta(seconds=35)  # before the end of an invocation: longer than any claimed step takes
+PAUSE_SHORT = timedelta(seconds=5)  # where the other side names no time
+PAUSE_LONG = timedelta(seconds=60)  # after a bug, or while the vendor refuses the key
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the deployment decided about polling."""
+
+    retention: timedelta
+    max_task_age: timedelta
+    max_queue_age: timedelta
+    requests_per_minute: int = 1000
+    immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
+    linger: bool = True
+    long_poll: bool = True
+    origin: str | None = None  # of links to archived results; None: results are not archived
+
+
+@dataclass(frozen=True)
+class World:
+    """The ports of the poller."""
+
+    tasks: TaskStore
+    work: WorkIndex
+    lease: Lease
+    gates: Gates
+    budget: Budget
+    vendor: TaskApi
+    hooks: Hooks | None
+    callbacks: CallbackSender
+    callers: CallerDirectory
+    clock: Clock
+    reporter: Reporter
+    archiver: Archiver | None = None
+    habits: LongPollSupport = field(default_factory=LongPollSupport)
+
+
+class Work(Protocol):
+    """A kind of work. Its entries are known by the ids of their tasks; what else it keeps of them is its own."""
+
+    eager: bool  # whether a step that has finished may let another one start at once
+
+    async def find(self) -> None:
+        """Look for what there is to do. Raises StoreUnavailableError."""
+
+    def takes(self, task: Task) -> bool:
+        """Whether a task in this state is this kind's."""
+
+    def keep(self, task: Task) -> bool:
+        """Look after a task from what was just read or stored; True where its next step follows at once."""
+
+    def drop(self, task_id: str) -> None:
+        """Look after a task no longer."""
+
+    def knows(self, task_id: str) -> bool:
+        """Whether the task is looked after."""
+
+    def next_at(self) -> datetime | None:
+        """Tell when the next step may start, pauses included; None where nothing is left to do."""
+
+    async def admit(self, due_by: datetime) -> Iterable[str]:
+        """Tell which of the steps that are due by then may start now, most urgent first; whatever limits them is taken."""
+
+    async def step(self, task_id: str) -> Task | None:
+        """Take a task one step further and give it as it is then; None where it is gone, or is nothing of the poller's.
+
+        Raises StaleTaskError, StoreUnavailableError.
+        """
+
+    def postpone(self, task_id: str, pause: timedelta) -> None:
+        """Try a step that has failed again after a pause."""
