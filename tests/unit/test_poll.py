@@ -514,6 +514,31 @@ async def test_economy_makes_one_pass_a_tick(floor: Floor) -> None:
     assert floor.now_of(task).callback is CallbackState.DELIVERED
 
 
+@pytest.mark.parametrize("state", [State.WATCHED, State.ARCHIVING])
+async def test_what_a_wake_brings_is_served_although_time_goes_on_meanwhile(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    """A real clock moves between any two looks at it; an invocation that does not lead serves its ids all the same."""
+    task = await floor.add(State.WATCHED)
+    if state is State.ARCHIVING:
+        data = {"result": {"resources": [{"url": "https://files.example.com/1.mp4"}]}}
+        await floor.tasks.swap(task, task.archiving(data, floor.clock.now(), new_token=lambda: "t" * 32))
+    floor.clock.pass_by(minutes(20))
+    floor.tasks.lease = LeaseView(holder="other", until=floor.clock.now() + STOP)
+    plain = floor.clock.now
+
+    def now() -> datetime:
+        floor.clock.pass_by(timedelta(microseconds=7))
+        return plain()
+
+    monkeypatch.setattr(floor.clock, "now", now)
+    if state is State.ARCHIVING:
+        await floor.tick(task.task_id)
+    else:
+        await floor.tick(ended=(task.task_id,))
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+
+
 async def test_a_removed_caller_is_an_error_of_the_attempt(floor: Floor) -> None:
     """Without a record there is no secret to sign with; the schedule goes on and nothing is lost."""
     task = await floor.add(State.WATCHED, caller="nobody")

@@ -62,7 +62,7 @@ class _Invocation:
         self._hard_stop = hard_stop
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
-        self._pacing = pacing = Pacing(rules, world)
+        self._pacing = pacing = Pacing(rules, world, started=self._started)
         self._leadership = Leadership(secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing)
         self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
         hosts = Hosts(world.clock)
@@ -75,11 +75,12 @@ class _Invocation:
             is_running=scheduler.is_running,
             known=scheduler.knows,
             track=scheduler.track,
+            started=self._started,
         )
         self._queue = Queue(
             rules=rules, world=world, pacing=pacing, watch=watch, closed=self._closed, track=scheduler.track, steps=scheduler.steps
         )
-        archiving = Archiving(world=world, endings=endings)
+        archiving = Archiving(world=world, endings=endings, started=self._started)
         delivery = Delivery(
             rules=rules,
             world=world,

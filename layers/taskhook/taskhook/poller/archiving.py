@@ -27,11 +27,11 @@ class Archiving:
 
     eager = False
 
-    def __init__(self, *, world: World, endings: Endings) -> None:
+    def __init__(self, *, world: World, endings: Endings, started: datetime) -> None:
         self._world = world
         self._clock = world.clock
         self._endings = endings
-        self._started = self._clock.now()
+        self._started = started
         self._entries: dict[str, _Entry] = {}
         self._steps = 0
 

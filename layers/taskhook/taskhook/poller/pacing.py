@@ -19,7 +19,7 @@ LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that 
 class Pacing:
     """What one invocation knows of the vendor."""
 
-    def __init__(self, rules: Rules, world: World) -> None:
+    def __init__(self, rules: Rules, world: World, *, started: datetime) -> None:
         self._rules = rules
         self._world = world
         self._clock = world.clock
@@ -30,7 +30,7 @@ class Pacing:
         self.leads = False  # whether this invocation is the leader
         self.view = LeaseView()  # as it was last read
         # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not known.
-        self.polled_until = self.looked_until = self._clock.now() - TICK
+        self.polled_until = self.looked_until = started - TICK
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
         self._plain = 0  # polls under way that are not held
         self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model

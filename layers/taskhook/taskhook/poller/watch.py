@@ -65,6 +65,7 @@ class Watch:
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
         track: Callable[[Task], None],
+        started: datetime,
     ) -> None:
         self._rules = rules
         self._world = world
@@ -74,7 +75,7 @@ class Watch:
         self._is_running = is_running
         self._known = known
         self._track = track  # hands a task that was read to the kind that takes it
-        self._started = self._clock.now()
+        self._started = started  # of the invocation: what was due by then is served once by one that does not lead
         self._entries: dict[str, _Entry] = {}
         self._later: dict[str, tuple[float, float]] = {}  # not in memory: when due, and accepted, in Unix seconds
         self._overdue: dict[str, tuple[float, float]] = {}  # the same, of what is due
