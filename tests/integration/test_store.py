@@ -728,7 +728,7 @@ async def test_keys_that_come_back_unprocessed_are_asked_for_again() -> None:
     """As often as some come, and a few times where none does: nothing is dropped while that lasts."""
     for stuck, most in (({a_task(2).task_id: 3}, 100), ({}, 1), (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2)):
         store, _, told = await throttled(stuck, most=most)
-        found = await store._tasks([{"task_id": a_task(number).task_id} for number in range(5)], ())
+        found = await store.read_many([a_task(number).task_id for number in range(5)])
         assert [task.task_id for task in found] == [a_task(number).task_id for number in range(5)]
         assert told.events == []
 
@@ -736,13 +736,13 @@ async def test_keys_that_come_back_unprocessed_are_asked_for_again() -> None:
 async def test_a_key_that_stays_unprocessed_keeps_no_other_waiting() -> None:
     """It is left out, and told; the next look finds it."""
     store, table, told = await throttled({a_task(2).task_id: 10})
-    rows = [{"task_id": a_task(number).task_id} for number in range(5)]
-    assert len(await store._tasks(rows, ())) == 4
+    task_ids = [a_task(number).task_id for number in range(5)]
+    assert len(await store.read_many(task_ids)) == 4
     assert told.events == [("tasks.left_out", {"count": 1})]
     assert table.batches <= 6
     while table.stuck[a_task(2).task_id]:
-        await store._tasks(rows, ())
-    assert len(await store._tasks(rows, ())) == 5
+        await store.read_many(task_ids)
+    assert len(await store.read_many(task_ids)) == 5
 
 
 async def test_a_list_for_a_caller_is_whole_or_none() -> None:

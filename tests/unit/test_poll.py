@@ -14,7 +14,7 @@ from taskhook.hosts import FIRST_SLOTS
 from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller import watch
 from taskhook.poller.work import SCAN, Rules, World
-from taskhook.ports import LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
+from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
@@ -1251,13 +1251,15 @@ def outage(floor: Floor, duration: timedelta, *, of: str) -> None:
     """Let the vendor answer 503 for a while: to `everything`, or to `submits` alone."""
     until, submit, poll = floor.clock.now() + duration, floor.vendor.submit, floor.vendor.poll
 
-    async def failing(model: str, request: bytes, *, hook: str | None, limit: timedelta) -> SubmitOutcome:
+    async def failing(
+        model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+    ) -> SubmitOutcome:
         if floor.clock.now() < until:
             floor.vendor.submits.append("503")
             await floor.clock.sleep(timedelta(seconds=0.2))
             return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="Service unavailable")
         floor.vendor.answered = True
-        return await submit(model, request, hook=hook, limit=limit)
+        return await submit(model, request, hook=hook, limit=limit, admit=admit)
 
     async def silent(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         if floor.clock.now() < until and of == "everything":

@@ -10,8 +10,9 @@ import pytest
 
 from functions.archive import app as archive_function
 from functions.poll import app as poll_function
-from taskhook import archive, deliver, poll, submit, wiring
+from taskhook import archive, deliver, submit, wiring
 from taskhook.adapters import dynamodb, surroundings, vendor
+from taskhook.poller import queue, work
 from taskhook.ports import LEAST_POST_TIME
 from tests.local import stack
 
@@ -76,8 +77,8 @@ def test_every_other_request_ends_before_the_function_does(call: timedelta) -> N
 
 def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> None:
     """What was begun right before the drain is over before the function's end, whatever hangs."""
-    left = poll.DRAIN + poll_function.RESERVE
-    paid = max(write, poll.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    left = work.DRAIN + poll_function.RESERVE
+    paid = max(write, queue.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
     learnt = 2 * call  # what the answer says of the vendor's slots
     paths = {
         "pay": paid + learnt,
@@ -91,8 +92,8 @@ def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> N
 
 def test_the_claim_of_a_paid_post_covers_it(write: timedelta) -> None:
     """From before the claim is written until its outcome is stored, or given up."""
-    paid = max(write, poll.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
-    assert paid < poll.PAY_CLAIM
+    paid = max(write, queue.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    assert paid < queue.PAY_CLAIM
 
 
 def test_an_archiver_notes_how_far_it_came(write: timedelta) -> None:

@@ -445,9 +445,9 @@ async def pay(
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
-        admit = _admission(task, allowance, payer.clock) if allowance is not None else None
+        admit = {"admit": _admission(task, allowance, payer.clock)} if allowance is not None else {}
         limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
-        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit, admit=admit)
+        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit, **admit)
     payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
         "task.submitted",
         task_id=task.task_id,

@@ -136,7 +136,7 @@ class Queue:
         task = await self._world.tasks.whole(task)
         if task.request is None:
             return await self._expire(task, "was kept without a request that can be read")
-        if not await self._request_is_left() or not await self._vendor_answers():
+        if not await self._vendor_answers() or not await self._request_is_left():
             return False
         now = self._clock.now()
         claimed = await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
@@ -158,8 +158,10 @@ class Queue:
         """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
         if not self._pacing.gate.in_trouble:
             return True
+        if not await self._request_is_left():
+            return False
         if (await self._world.vendor.balance()).answered:
-            return await self._request_is_left()
+            return True
         await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
         return False
 
