@@ -10,7 +10,7 @@ from taskhook import budget
 from taskhook.adapters.surroundings import _metric as metric_of
 from taskhook.budget import Gate
 from taskhook.models import MediaFacts
-from taskhook.ports import Caller, LeaseView, StoreUnavailableError
+from taskhook.ports import Admit, Caller, LeaseView, StoreUnavailableError
 from taskhook.submit import (
     STORE_TRY_LEAST,
     Allowance,
@@ -423,6 +423,23 @@ async def test_a_request_is_counted_in_the_window_that_it_leaves_in(desk: Desk) 
     await desk.submit()
     assert dict(desk.tasks.used) == {window: 1, window + 1: 1, window + 2: 1}
     assert len(desk.vendor.taken) == 2
+
+
+async def test_a_second_request_takes_a_token_of_its_own(desk: Desk) -> None:
+    """After a 401 the POST leaves again with a fresh key: two requests of the vendor's minute."""
+
+    class Refusing(FakeVendor):
+        async def submit(
+            self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        ) -> SubmitOutcome:
+            """Be asked twice."""
+            assert admit is not None
+            assert await admit()
+            return await super().submit(model, request, hook=hook, limit=limit, admit=admit)
+
+    desk.vendor = Refusing(desk.clock)
+    await desk.submit()
+    assert dict(desk.tasks.used) == {budget.window(desk.clock.now()): 2}
 
 
 async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(desk: Desk) -> None:
