@@ -151,6 +151,8 @@ class Hosts:
 
     def next(self) -> Candidate | None:
         """Give the candidate that may start now, its slot taken: `leave` gives it back. None where none may start."""
+        if self._free == 0:
+            return None
         for caller in self._caller_turns:
             its = self._callers[caller]
             turn = self._turn(its)
