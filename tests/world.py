@@ -15,6 +15,7 @@ from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
 from taskhook.ports import (
     Admit,
+    EXTRA_DELIVERY_GAP,
     ArchiveUnavailableError,
     BalanceOutcome,
     Caller,
@@ -90,7 +91,7 @@ def _apart(task: Task) -> Task:
 
 
 class MemoryTasks:
-    """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` in a dict."""
+    """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates`, `Budget` and `DeliveryRate` in a dict."""
 
     def __init__(self) -> None:
         self.items: dict[str, Task] = {}
@@ -103,6 +104,7 @@ class MemoryTasks:
         self.reserved: dict[str, tuple[str, bool, datetime]] = {}
         self.page_size = 1000
         self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
+        self.rates: dict[str, datetime] = {}
 
     async def add(self, task: Task) -> Task:
         """Store a new task."""
@@ -227,6 +229,13 @@ class MemoryTasks:
             self.the_gate = new.model_copy(update={"nonce": secrets.token_hex(8)})
             self.gate_writes += 1
         return self.the_gate
+
+    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+        """Reserve moments of a caller's rate."""
+        first = max(now, self.rates.get(caller, now))
+        if first <= latest:
+            self.rates[caller] = first + EXTRA_DELIVERY_GAP * count
+        return first
 
     async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
         """Take requests out of a window."""

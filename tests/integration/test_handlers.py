@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -660,8 +661,10 @@ def test_a_callback_is_delivered_again(ask: Ask, inbox: Inbox) -> None:
 def test_many_callbacks_are_delivered_again(ask: Ask, inbox: Inbox) -> None:
     """The sample event asks for what was given up, so a delivered one needs another state; bad fields are named."""
     delivered(ask, inbox)
-    assert ask("redeliver_many", since=...).body["data"] == {"count": 0, "next_cursor": None}
-    assert ask("redeliver_many", since=..., state="delivered").body["data"] == {"count": 1, "next_cursor": None}
+    assert ask("redeliver_many", since=...).body["data"] == {"count": 0, "last_attempt_at": None, "next_cursor": None}
+    data = ask("redeliver_many", since=..., state="delivered").body["data"]
+    assert (data["count"], data["next_cursor"]) == (1, None)
+    assert data["last_attempt_at"] is not None
     assert ask("redeliver_many", since=..., state="delivered", token=f"Bearer {token_of('bob')}").body["data"]["count"] == 0
     poll_handler(sample("tick"), PollContext())
     assert len(inbox.received) == 2
@@ -692,7 +695,7 @@ def test_the_secrets_are_the_callers_own(ask: Ask, deployed: None, dynamodb: Any
 
 
 def test_a_receiver_is_tried_out(ask: Ask, inbox: Inbox, dynamodb: Any, tasks_table: str) -> None:
-    """The sample event at a real receiver: a signed sample of each event, what was said to each, and nothing stored."""
+    """The sample event at a real receiver: a signed sample of each event, what was said to each; only the rate is stored."""
     inbox.status = 503
     heard = ask("test_callback", callback_url=inbox.url)
     assert heard.status == 200
@@ -703,7 +706,18 @@ def test_a_receiver_is_tried_out(ask: Ask, inbox: Inbox, dynamodb: Any, tasks_ta
     assert said == [(f"prediction.task.{how}", 503, "noted", False) for how in ("succeeded", "failed")]
     ids = {headers["webhook-id"] for headers, _ in inbox.received}
     assert ids == {one["webhook_id"] for one in heard.body["data"]["samples"]}
-    assert stored(tasks_table, dynamodb) == 0
+    [rate] = dynamodb.scan(TableName=tasks_table)["Items"]
+    assert rate["task_id"]["S"] == "redelivery#alice"
+    assert rate.keys() == {"task_id", "next_at", "expires_at"}
+
+
+def test_a_silent_receiver_holds_a_worker_for_five_seconds(ask: Ask) -> None:
+    """A test's attempt is shorter than a callback's."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        heard = ask("test_callback", callback_url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
+    samples = heard.body["data"]["samples"]
+    assert [one["error"] for one in samples] == ["timeout"] * 2
+    assert all(5000 <= one["ms"] < 15_000 for one in samples)
 
 
 def test_only_what_may_be_called_back_is_tried_out(ask: Ask) -> None:

@@ -532,6 +532,32 @@ async def test_a_window_gives_no_more_than_its_limit(store: Store) -> None:
     assert await store.take_tokens(0, window=3, limit=10) == 0
 
 
+async def test_a_callers_rate_gives_each_moment_once(store: Store) -> None:
+    """Many at once get moments that follow each other without a gap; each caller has its own; what is past lapses."""
+    hour = timedelta(hours=1)
+    got = await asyncio.gather(
+        *(store.reserve_deliveries("alice", count, now=START, latest=START + hour) for count in (3, 1, 4, 1))
+    )
+    taken = sorted(zip(got, (3, 1, 4, 1), strict=True))
+    assert [first for first, _ in taken] == [START + timedelta(seconds=sum(count for _, count in taken[:n])) for n in range(4)]
+    later = START + timedelta(seconds=60)
+    assert await store.reserve_deliveries("alice", 1, now=later, latest=later) == later
+    assert await store.reserve_deliveries("bob", 2, now=START, latest=START) == START
+
+
+async def test_beyond_the_latest_moment_nothing_is_reserved(store: Store) -> None:
+    """The answer is when the next one would be, and stays so."""
+    now = START + timedelta(microseconds=1500)
+    for seconds in (0, 7200):
+        assert await store.reserve_deliveries("alice", 7200, now=now, latest=now + timedelta(seconds=seconds)) - now == timedelta(
+            seconds=seconds
+        )
+    for latest in (timedelta(hours=1), timedelta(seconds=14_399)):
+        free = await store.reserve_deliveries("alice", 1, now=now, latest=now + latest)
+        assert free - now == timedelta(seconds=14_400)
+    assert await store.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
+
+
 async def test_the_queue_is_counted_per_caller(store: Store) -> None:
     """Names that begin alike are different callers."""
     for number, caller in enumerate(("alice", "alice", "alice", "alice-2", "al")):

@@ -30,7 +30,7 @@ from taskhook.deliver import try_out
 from taskhook.ports import Credential
 from taskhook.targets import TargetPolicy
 from taskhook.task import State, Task
-from tests.world import Told, a_caller
+from tests.world import MemoryTasks, Told, a_caller
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "verifiers"
@@ -277,6 +277,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
         {"callback_url": receiver.url},
         caller=caller,
         targets=targets,
+        rate=MemoryTasks(),
         callbacks=AiohttpCallbacks(targets),
         clock=SystemClock(),
         reporter=Told(),

@@ -57,7 +57,7 @@ class MemoryDynamo:
             else:
                 item[name] = {"N": str(Decimal(item.get(name, {"N": "0"})["N"]) + Decimal(values[value]["N"]))}
         self._store(table, key, item)
-        return {}
+        return {"Attributes": item} if "ReturnValues" in request else {}
 
     def get_item(self, **request: Any) -> dict[str, Any]:
         """Read an item as of now."""

@@ -271,6 +271,7 @@ async def tried(office: Office, body: Json, caller: object = None) -> list[Tried
         body,
         caller=ALICE if caller is None else caller,  # type: ignore[arg-type]  # a caller
         targets=TargetPolicy(),
+        rate=office.tasks,
         callbacks=office.receivers,
         clock=office.clock,
         reporter=office.told,
@@ -312,6 +313,29 @@ async def test_the_callers_default_is_tried_where_none_is_named(office: Office) 
     assert {url for _, url, _, _ in office.receivers.attempts} == {"https://default.example.com/"}
     with pytest.raises(RejectedError, match="'callback_url'"):
         await tried(office, {})
+
+
+async def test_receiver_tests_have_the_rate_of_redeliveries(office: Office) -> None:
+    """Some are made at once; then a 429 tells when to come again, and nothing is sent. A wrong request costs nothing."""
+    here: Json = {"callback_url": "https://r.example.com/hook"}
+    office.receivers.answer_time = timedelta(0)
+    for _ in range(20):
+        with pytest.raises(RejectedError, match="'callback_url'"):
+            await tried(office, {})
+    for _ in range(6):
+        await tried(office, here)
+    with pytest.raises(RejectedError) as rejected:
+        await tried(office, here)
+    assert (rejected.value.status, rejected.value.retry_after) == (429, 2)
+    assert len(office.receivers.attempts) == 12
+    await tried(office, here, a_caller("bob"))
+    office.clock.pass_by(timedelta(seconds=2))
+    await tried(office, here)
+    now = office.clock.now()
+    await office.tasks.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))  # by redeliveries
+    with pytest.raises(RejectedError) as rejected:
+        await tried(office, here)
+    assert rejected.value.retry_after == 102
 
 
 @pytest.mark.parametrize(

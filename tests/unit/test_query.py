@@ -347,25 +347,43 @@ class Desk:
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
         return await query.redeliver(
-            task.task_id, caller=ALICE, tasks=self.tasks, wake=self.wake, clock=self.clock, reporter=self.told
+            task.task_id,
+            caller=ALICE,
+            tasks=self.tasks,
+            rate=self.tasks,
+            wake=self.wake,
+            clock=self.clock,
+            reporter=self.told,
         )
 
-    async def many(self, **body: Any) -> tuple[int, str | None]:
+    async def redelivery(self, **body: Any) -> query.Redelivery:
         """Redeliver many."""
         return await query.redeliver_many(
             Filter.read_again(body),
             caller=ALICE,
             history=self.tasks,
             tasks=self.tasks,
+            rate=self.tasks,
             wake=self.wake,
             clock=self.clock,
             reporter=self.told,
         )
 
+    async def many(self, **body: Any) -> tuple[int, str | None]:
+        """Redeliver many; give how many, and the cursor."""
+        done = await self.redelivery(**body)
+        return done.count, done.cursor
+
     def waiting(self) -> list[int]:
-        """Tell which tasks wait to be delivered now."""
-        found = [task for task in self.tasks.items.values() if task.next_attempt_at == self.clock.now()]
+        """Tell which tasks wait to be delivered within an hour and a half."""
+        soon = self.clock.now() + timedelta(minutes=90)
+        found = [task for task in self.tasks.items.values() if task.next_attempt_at is not None and task.next_attempt_at < soon]
         return sorted(int(task.task_id[3:]) for task in found)
+
+    def due(self) -> list[timedelta]:
+        """Tell from now on when messages go out again."""
+        times = [task.next_attempt_at for task in self.tasks.items.values()]
+        return sorted(at - self.clock.now() for at in times if at is not None)
 
 
 @pytest.mark.parametrize("callback", [UNDELIVERED, DELIVERED, CallbackState.WAITING])
@@ -443,6 +461,52 @@ async def test_many_are_delivered_again_by_state_and_time() -> None:
     assert desk.waiting() == [3, 5, 7, 10]
     assert await desk.many(since="2027-01-01") == (0, None)
     assert len(desk.wake.task_ids) == 2
+
+
+async def test_redeliveries_go_out_a_second_apart() -> None:
+    """However many calls ask for how many: nine bulk calls are no burst, and each says when its last message is due."""
+    desk = Desk()
+    for number in range(120):
+        await desk.tasks.add(an_ended(number, UNDELIVERED))
+    done = await desk.redelivery(limit=50)
+    assert (done.count, done.last_attempt_at) == (50, desk.clock.now() + timedelta(seconds=49))
+    done = await desk.redelivery(limit=500)
+    assert (done.count, done.last_attempt_at) == (70, desk.clock.now() + timedelta(seconds=119))
+    for _ in range(7):
+        assert await desk.redelivery(limit=500) == query.Redelivery(count=0, last_attempt_at=None, cursor=None)
+    again = await desk.one(desk.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
+    assert again.next_attempt_at == desk.clock.now() + timedelta(seconds=120)
+    assert desk.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
+
+
+async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
+    """After an hour of silence the first message is due at once, the second a second later; another caller is not affected."""
+    desk = Desk()
+    for number in range(4):
+        await desk.tasks.add(an_ended(number, UNDELIVERED))
+    await desk.redelivery(limit=2)
+    desk.clock.pass_by(timedelta(hours=1))
+    await desk.tasks.reserve_deliveries("bob", 500, now=desk.clock.now(), latest=desk.clock.now())
+    done = await desk.redelivery(limit=2)
+    assert done.last_attempt_at == desk.clock.now() + timedelta(seconds=1)
+
+
+async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
+    """A bulk call stops there, and its cursor goes on later; what cannot even begin is a 429 that says when to come again."""
+    desk = Desk()
+    now = desk.clock.now()
+    for number in range(300):
+        await desk.tasks.add(an_ended(number, UNDELIVERED))
+    await desk.tasks.reserve_deliveries("alice", 3550, now=now, latest=now)
+    done = await desk.redelivery(limit=500)
+    assert (done.count, done.last_attempt_at) == (100, now + timedelta(seconds=3649))
+    for refused in (desk.redelivery(cursor=done.cursor), desk.one(desk.tasks.items["tk_" + "0" * 22])):
+        with pytest.raises(RejectedError) as rejected:
+            await refused
+        assert (rejected.value.status, rejected.value.retry_after) == (429, 50)
+    desk.clock.pass_by(timedelta(seconds=50))
+    assert (await desk.redelivery(cursor=done.cursor)).count == 100
+    assert desk.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 500])

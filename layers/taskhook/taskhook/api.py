@@ -122,6 +122,7 @@ def redeliver_task(task_id: str) -> Response[str]:
             task_id,
             caller=_caller(),
             tasks=wiring.tasks(),
+            rate=wiring.tasks(),
             wake=wiring.wake(),
             clock=wiring.clock(),
             reporter=wiring.reporter(),
@@ -134,18 +135,19 @@ def redeliver_task(task_id: str) -> Response[str]:
 def redeliver_tasks() -> Response[str]:
     """Have many callbacks delivered again."""
     caller = _caller()
-    count, cursor = wiring.run(
+    done = wiring.run(
         query.redeliver_many(
             Filter.read_again(_body()),
             caller=caller,
             history=wiring.tasks(),
             tasks=wiring.tasks(),
+            rate=wiring.tasks(),
             wake=wiring.wake(),
             clock=wiring.clock(),
             reporter=wiring.reporter(),
         )
     )
-    return _success({"count": count, "next_cursor": cursor})
+    return _success(query.redelivery_answer(done))
 
 
 # --- callbacks ------------------------------------------------------------------------------------------------------------
@@ -169,7 +171,8 @@ def try_receiver() -> Response[str]:
             _body(),
             caller=caller,
             targets=wiring.targets(),
-            callbacks=wiring.callbacks(),
+            rate=wiring.tasks(),
+            callbacks=wiring.receiver_tests(),
             clock=wiring.clock(),
             reporter=wiring.reporter(),
         )

@@ -1,6 +1,7 @@
 """Deliver callbacks: one signed attempt at a time, each claimed right before its request."""
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,12 +9,23 @@ from datetime import datetime, timedelta
 from taskhook import schedule, signature
 from taskhook.hosts import Hosts, host_of
 from taskhook.models import MODELS
-from taskhook.ports import CallbackSender, Caller, CallerDirectory, Clock, Reply, Reporter, StoreUnavailableError, TaskStore
+from taskhook.ports import (
+    CallbackSender,
+    Caller,
+    CallerDirectory,
+    Clock,
+    DeliveryRate,
+    Reply,
+    Reporter,
+    StoreUnavailableError,
+    TaskStore,
+)
 from taskhook.submit import RejectedError
 from taskhook.targets import ForbiddenTargetError, TargetPolicy
 from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Task
 
 CLAIM = timedelta(seconds=30)
+TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
 CLAIM_WRITES = 2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
 ATTEMPT_TIME = timedelta(seconds=15)  # in all; what a claim must still cover when the first byte is sent
 
@@ -174,11 +186,27 @@ class Tried:
 
 
 async def try_out(
-    body: Json, *, caller: Caller, targets: TargetPolicy, callbacks: CallbackSender, clock: Clock, reporter: Reporter
+    body: Json,
+    *,
+    caller: Caller,
+    targets: TargetPolicy,
+    rate: DeliveryRate,
+    callbacks: CallbackSender,
+    clock: Clock,
+    reporter: Reporter,
 ) -> list[Tried]:
-    """Send a signed sample of each event type to a receiver, once, as a callback would be sent. Raises RejectedError."""
+    """Send a signed sample of each event type to a receiver, once, as a callback would be sent.
+
+    `callbacks` limits the attempt's time: the submit function waits for it. Raises RejectedError, 429 where the caller's
+    rate is used up for the next seconds.
+    """
     now = clock.now()
     samples = _samples(_receiver(body, caller, targets), caller, now)
+    latest = now + TESTS_AHEAD
+    first = await rate.reserve_deliveries(caller.caller, len(samples), now=now, latest=latest)
+    if first > latest:
+        message = "Too many requests: redeliveries wait or receivers were tested just now; both share one rate of 60 a minute"
+        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
     replies = await asyncio.gather(*(_send(sample, caller, now, callbacks) for sample in samples))
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):

@@ -60,7 +60,7 @@ _ERRORS = {
         "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
     ),
     "429": (
-        "As many of your tasks as may wait here wait already, or the API's own throttle.",
+        "As many of your tasks or redeliveries as may wait here wait already, or the API's own throttle.",
         "Too many requests: 1000 of your tasks are queued already; wait until some have ended",
     ),
     "500": ("Our fault; the log has the trace.", "Internal error: see the log of the submit function"),
@@ -222,10 +222,10 @@ def _redeliver() -> Json:
     operation = _operation(
         "redeliverTasks",
         "Tasks",
-        "Deliver many callbacks again, newest first; go on with `cursor` while `next_cursor` is not null.",
+        "Deliver many callbacks again, newest first, 60 a minute; go on with `cursor` while `next_cursor` is not null.",
         answer="Redelivered",
-        data={"count": 3, "next_cursor": None},
-        errors=["400", "401", "413", "503"],
+        data=query.redelivery_answer(query.Redelivery(count=3, last_attempt_at=_ENDED + timedelta(minutes=5), cursor=None)),
+        errors=["400", "401", "413", "429", "503"],
     )
     when = {"type": "string", "format": "date-time", "description": "By time of acceptance."}
     fields: dict[str, dict[str, Any]] = {
@@ -249,7 +249,7 @@ def _callbacks() -> dict[str, Any]:
         "Send a signed sample of each event to a receiver, and tell what it said.",
         answer="Samples",
         data={"samples": samples},
-        errors=["400", "401", "413", "503"],
+        errors=["400", "401", "413", "429", "503"],
     )
     url = {"type": "string", "format": "uri", "maxLength": 2048, "description": "Without it the caller's default."}
     secrets = _operation(
@@ -341,7 +341,7 @@ def _webhook(task: Task) -> Json:
         "2XX": "Delivered. Anything else, or nothing within 15 s, is tried again by the schedule, for 75 h.",
         "409": "Soon: in 10 s, up to five times, not counted. 425 is the same.",
         "410": "Gone: once more in an hour; a second 410 is the end.",
-        "429": "Too fast: the whole host has a rest, and `Retry-After` is obeyed. So with 502 and 504.",
+        "429": "Too fast: nothing of yours goes to this host for a while, and `Retry-After` is obeyed. So with 502 and 504.",
     }
     how = "succeeded" if task.state is State.SUCCESS else "failed"
     return {
@@ -476,7 +476,14 @@ def _schemas() -> Json:
         "Balance": _envelope(_object(["balance"], balance={"type": "number"})),
         "KeyAnswer": _envelope(_object(["is_valid"], is_valid={"type": "boolean"})),
         "Attempt": _object(["at", "ms", "answer"], at=moment, next_at=moment, **said),
-        "Redelivered": _envelope(_object(["count", "next_cursor"], count={"type": "integer"}, next_cursor=cursor)),
+        "Redelivered": _envelope(
+            _object(
+                ["count", "last_attempt_at", "next_cursor"],
+                count={"type": "integer"},
+                last_attempt_at=maybe | {"description": "When the last of them is due; null: there is none."},
+                next_cursor=cursor,
+            )
+        ),
         "Samples": _envelope(_object(["samples"], samples={"type": "array", "items": sample})),
         "Secrets": _envelope(_object(["secrets"], secrets={"type": "array", "items": secret})),
         "Models": _object(["models"], models={"type": "array", "items": model}),

@@ -15,6 +15,7 @@ from taskhook.models import MediaFacts
 from taskhook.task import Json, Moment, SubmitOutcome, Task
 
 HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
+EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
 POLLS_AT_ONCE = 20
@@ -189,6 +190,16 @@ class Budget(Protocol):
 
     async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
         """Take up to `wanted` requests out of the `limit` of a window; give how many. What is not used lapses."""
+
+
+class DeliveryRate(Protocol):
+    """Each caller's rate of deliveries beyond first rounds. May raise StoreUnavailableError."""
+
+    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+        """Reserve `count` moments, EXTRA_DELIVERY_GAP apart, the first as soon as may be; give the first.
+
+        Nothing is reserved where the first would be after `latest`. Moments that are not used lapse.
+        """
 
 
 class Hooks(Protocol):

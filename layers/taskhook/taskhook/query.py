@@ -16,6 +16,8 @@ from taskhook.ports import (
     Reporter,
     StaleTaskError,
     TaskApi,
+    EXTRA_DELIVERY_GAP,
+    DeliveryRate,
     TaskHistory,
     TaskStore,
     Wake,
@@ -31,6 +33,7 @@ _AGAIN_PAGE = 100  # tasks read at a time for that
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
 _BALANCE_KEPT = timedelta(seconds=60)
 _BALANCE_AGAIN = timedelta(seconds=10)  # after an answer without one
+REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 CANCELED = "canceled by its caller; it was never paid"
 _TASK_ID = re.compile(r"tk_[A-Za-z0-9_-]{22}")
 _STATUSES = {
@@ -201,10 +204,20 @@ async def cancel(
     return canceled
 
 
-async def redeliver(task_id: str, *, caller: Caller, tasks: TaskStore, wake: Wake | None, clock: Clock, reporter: Reporter) -> Task:
-    """Have a task's stored message delivered again, by a fresh round of the schedule. Raises RejectedError: 404, or 409.
+async def redeliver(
+    task_id: str,
+    *,
+    caller: Caller,
+    tasks: TaskStore,
+    rate: DeliveryRate,
+    wake: Wake | None,
+    clock: Clock,
+    reporter: Reporter,
+) -> Task:
+    """Have a task's stored message delivered again, by a fresh round of the schedule that begins when the caller's rate allows.
 
-    Also where it waits for its next attempt: whoever has mended a receiver need not wait for hours.
+    Also where it waits for its next attempt: a caller that has mended its receiver need not wait for hours.
+    Raises RejectedError: 404, 409, or 429.
     """
     task = await show(task_id, caller=caller, tasks=tasks)
     if not task.state.final:
@@ -214,7 +227,11 @@ async def redeliver(task_id: str, *, caller: Caller, tasks: TaskStore, wake: Wak
     if task.callback is CallbackState.NONE:
         why = "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
         raise RejectedError(409, f"Conflict: there is no callback to deliver, the task {why}")
-    again = await _again(task, tasks=tasks, clock=clock, reporter=reporter)
+    now = clock.now()
+    again = None
+    if not task.claimed(now):
+        [at] = await _moments(1, caller=caller, rate=rate, now=now)
+        again = await _again(task, at, tasks=tasks, reporter=reporter)
     if again is None:
         raise RejectedError(409, "Conflict: the callback is being delivered right now", retry_after=30)
     if wake is not None:
@@ -222,12 +239,33 @@ async def redeliver(task_id: str, *, caller: Caller, tasks: TaskStore, wake: Wak
     return again
 
 
+@dataclass(frozen=True)
+class Redelivery:
+    """How many messages one call puts back to work, when the last of them is due, and the cursor of the rest."""
+
+    count: int
+    last_attempt_at: datetime | None
+    cursor: str | None
+
+
 async def redeliver_many(
-    wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore, wake: Wake | None, clock: Clock, reporter: Reporter
-) -> tuple[int, str | None]:
-    """Have up to `wanted.limit` stored messages delivered again, newest first; give how many, and the cursor of the rest."""
+    wanted: Filter,
+    *,
+    caller: Caller,
+    history: TaskHistory,
+    tasks: TaskStore,
+    rate: DeliveryRate,
+    wake: Wake | None,
+    clock: Clock,
+    reporter: Reporter,
+) -> Redelivery:
+    """Have up to `wanted.limit` stored messages delivered again, newest first, at the caller's rate.
+
+    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. Raises RejectedError (429)
+    where it cannot even begin.
+    """
     after, until = wanted.span
-    done: list[str] = []
+    done: list[Task] = []
     cursor: str | None = until
     for _ in range(_PAGES):
         room = wanted.limit - len(done)
@@ -235,21 +273,41 @@ async def redeliver_many(
             break
         page = await history.page(caller.caller, after=after, until=cursor, limit=_AGAIN_PAGE)
         matching = [task for task in page.tasks if wanted.matches(task)]
-        again = await asyncio.gather(*(_again(task, tasks=tasks, clock=clock, reporter=reporter) for task in matching[:room]))
-        done += [task.task_id for task in again if task is not None]
+        chosen = matching[:room]
+        try:
+            moments = await _moments(len(chosen), caller=caller, rate=rate, now=clock.now())
+        except RejectedError:
+            if not done:
+                raise
+            break
+        writes = (_again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True))
+        done += [task for task in await asyncio.gather(*writes) if task is not None]
         cursor = matching[room - 1].listed if len(matching) > room else page.cursor
     if wake is not None and done:
-        await wake.wake(done[0])  # whoever is awake finds the others
-    return len(done), cursor if cursor is not None and after < cursor else None
+        await wake.wake(done[0].task_id)  # the leader finds the others
+    return Redelivery(
+        count=len(done),
+        last_attempt_at=max((task.next_attempt_at for task in done if task.next_attempt_at), default=None),
+        cursor=cursor if cursor is not None and after < cursor else None,
+    )
 
 
-async def _again(task: Task, *, tasks: TaskStore, clock: Clock, reporter: Reporter) -> Task | None:
-    """Put one message back to work; None where somebody is at it."""
-    now = clock.now()
-    if task.claimed(now):
-        return None
+async def _moments(count: int, *, caller: Caller, rate: DeliveryRate, now: datetime) -> list[datetime]:
+    """Say when so many messages are due by the caller's rate. Raises RejectedError (429) where it is reserved for too long."""
+    if count == 0:
+        return []
+    latest = now + REDELIVERIES_AHEAD
+    first = await rate.reserve_deliveries(caller.caller, count, now=now, latest=latest)
+    if first > latest:
+        message = "Too many requests: as many of your redeliveries as go out in an hour wait already"
+        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+    return [first + EXTRA_DELIVERY_GAP * number for number in range(count)]
+
+
+async def _again(task: Task, at: datetime, *, tasks: TaskStore, reporter: Reporter) -> Task | None:
+    """Put one message back to work; None where another invocation has changed the task."""
     try:
-        again = await tasks.swap(task, task.redelivered(now))
+        again = await tasks.swap(task, task.redelivered(at))
     except StaleTaskError:
         return None
     reporter.tell("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
@@ -318,6 +376,11 @@ def submitted_data(task: Task, origin: str) -> Json:
 def models_answer() -> Json:
     """List the known models; the vendor's answer has no envelope here."""
     return {"models": [{"slug": model.slug, "type": model.kind, "description": model.description} for model in MODELS.values()]}
+
+
+def redelivery_answer(done: Redelivery) -> Json:
+    """Tell how many messages go out again, and when the last of them does: they are spread by the caller's rate."""
+    return {"count": done.count, "last_attempt_at": iso(done.last_attempt_at), "next_cursor": done.cursor}
 
 
 def tried_answer(sample: Task, reply: Reply, *, delivered: bool) -> Json:

@@ -452,8 +452,8 @@ class Task(BaseModel):
             return recorded._to(callback=CallbackState.UNDELIVERED, expires_at=now + retention)
         return recorded
 
-    def redelivered(self, now: datetime) -> Self:
-        """Put the stored message to work again, through a fresh round of the schedule that begins at once."""
+    def redelivered(self, at: datetime) -> Self:
+        """Put the stored message to work again, through a fresh round of the schedule that begins at `at`."""
         if self.callback is CallbackState.NONE or not self.state.final:
             raise IllegalTransitionError(f"{self.state}/{self.callback} has nothing to deliver again")
         return self._to(
@@ -463,7 +463,7 @@ class Task(BaseModel):
             soon=0,
             gone=False,
             claimed_until=None,
-            next_attempt_at=now,
+            next_attempt_at=at,
             expires_at=None,
         )
 

@@ -37,6 +37,7 @@ _AWS_THREADS = 32
 CONNECT_S, READ_S, TRIES = 1, 2, 2
 WAKE_READ_S = 1  # in a single try: there is the tick
 API_TIME = timedelta(seconds=12)  # for what a request of the API does once it is known whose it is, submits apart
+_TEST_TIME = timedelta(seconds=5)  # of an attempt at a receiver under test
 
 
 @cache
@@ -148,18 +149,26 @@ def callbacks() -> CallbackSender:
     return _LateCallbacks()
 
 
+@cache
+def receiver_tests() -> CallbackSender:
+    """The sender of samples, whose attempts are short: the submit function waits for them."""
+    return _LateCallbacks(limit=_TEST_TIME)
+
+
 class _LateCallbacks:
     """`CallbackSender` that loads aiohttp with its first attempt: a third of a cold start, and an idle tick sends nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: timedelta | None = None) -> None:
+        self._limit = limit  # of an attempt; None: a callback's
         self._sender: CallbackSender | None = None
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Send one attempt."""
         if self._sender is None:
             from taskhook.adapters.callbacks import AiohttpCallbacks  # noqa: PLC0415  # see above
+            from taskhook.deliver import ATTEMPT_TIME  # noqa: PLC0415  # likewise
 
-            self._sender = AiohttpCallbacks(targets())
+            self._sender = AiohttpCallbacks(targets(), limit=self._limit or ATTEMPT_TIME)
         return await self._sender.send(url, headers, body)
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from taskhook.adapters.attributes import Attributes, packed, plain, unpacked
 from taskhook.adapters.attributes import item as _item
 from taskhook.budget import Gate
 from taskhook.ports import (
+    EXTRA_DELIVERY_GAP,
     Caller,
     Clock,
     LeaseView,
@@ -44,6 +45,9 @@ _PUSH_BACK = timedelta(minutes=10)
 _LEASE, _GATE = "lease", "gate"
 _BUDGET_KEPT_S = 3600
 _RESERVED = "repeat#"
+_RESERVED_KEPT = timedelta(days=1)  # after the latest moment that may have been reserved
+_RESERVE_TRIES = 3
+_MS = timedelta(milliseconds=1)
 _REQUESTS_KEPT = timedelta(days=40)  # where nobody says
 _INLINE = 420  # characters of request and callback URL that fit into one write unit together with all else
 _BULK: Attributes = {"request": None, "message": None, "result": None}
@@ -53,7 +57,7 @@ _BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundExcept
 
 
 class DynamoTasks:
-    """The `Tasks` table: `TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates` and `Budget` over one client."""
+    """The `Tasks` table: `TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates`, `Budget`, `DeliveryRate` over one client."""
 
     def __init__(
         self, client: "DynamoDBClient", table: str, *, clock: Clock, reporter: Reporter, requests_kept: timedelta = _REQUESTS_KEPT
@@ -406,6 +410,44 @@ class DynamoTasks:
             left = limit - int(stored_values(failed.item or {}).get("used", limit))
             return await self.take_tokens(min(taken, left), window=window, limit=limit) if 0 < left < taken else 0
         return taken
+
+    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+        """Reserve `count` moments of a caller's rate; give the first, which is after `latest` where nothing was reserved."""
+        span, start = count * EXTRA_DELIVERY_GAP // _MS, milliseconds(now)
+        last = start + (latest - now) // _MS
+        request = {
+            "TableName": self._table,
+            "Key": _item({"task_id": f"redelivery#{caller}"}),
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        end = int((latest + _RESERVED_KEPT).timestamp())
+        for _ in range(_RESERVE_TRIES):
+            try:
+                await _call(
+                    self._client.update_item,
+                    **request,
+                    UpdateExpression="SET next_at = :next, expires_at = :end",
+                    ConditionExpression="attribute_not_exists(next_at) OR next_at < :now",
+                    ExpressionAttributeValues=_item({":next": start + span, ":now": start, ":end": end}),
+                )
+            except _ConditionFailedError as failed:
+                free = int(stored_values(failed.item or {}).get("next_at", start))
+            else:
+                return now
+            if free > last:
+                return now + (free - start) * _MS
+            with contextlib.suppress(_ConditionFailedError):  # another invocation was faster: look again
+                answer = await _call(
+                    self._client.update_item,
+                    **request,
+                    UpdateExpression="ADD next_at :span SET expires_at = :end",
+                    ConditionExpression="next_at >= :now AND next_at <= :last",
+                    ExpressionAttributeValues=_item({":span": span, ":now": start, ":last": last, ":end": end}),
+                    ReturnValues="UPDATED_NEW",
+                )
+                ended = int(stored_values(answer["Attributes"])["next_at"])
+                return now + (ended - span - start) * _MS
+        raise StoreUnavailableError("the caller's rate changes too fast")
 
     async def _control(self, key: str) -> Attributes:
         return stored_values(await self._item(key) or {})
