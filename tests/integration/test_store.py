@@ -558,6 +558,38 @@ async def test_beyond_the_latest_moment_nothing_is_reserved(store: Store) -> Non
     assert await store.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
 
 
+class Overtaken(MemoryDynamo):
+    """A client whose caller's rate another invocation changes right after it was looked at."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__({"Tasks": "task_id"})
+        self.next_at: int | None = milliseconds(START + timedelta(seconds=seconds))
+
+    def update_item(self, **request: Any) -> dict[str, Any]:
+        """Write; where that failed the first time, the cursor moves."""
+        try:
+            return super().update_item(**request)
+        except ClientError:
+            if self.next_at is not None:
+                self.write("Tasks", {"task_id": {"S": "redelivery#alice"}, "next_at": {"N": str(self.next_at)}})
+                self.next_at = None
+            raise
+
+
+@pytest.mark.parametrize(("moved_to", "first"), [(20, 20), (70, 70), (-10, 0)])
+async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(moved_to: int, first: int) -> None:
+    """Another invocation has moved it: still in time, beyond the latest moment, or with a clock that is behind."""
+    client = Overtaken(moved_to)
+    store = DynamoTasks(cast("DynamoDBClient", client), "Tasks", clock=SystemClock(), reporter=Told())
+    latest = START + timedelta(seconds=60)
+    assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START
+    assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(seconds=first)
+    kept = client.peek("Tasks", "redelivery#alice")
+    assert kept is not None
+    reserved = 0 if moved_to > 60 else 5
+    assert kept["next_at"]["N"] == str(milliseconds(START + timedelta(seconds=first + reserved)))
+
+
 async def test_the_queue_is_counted_per_caller(store: Store) -> None:
     """Names that begin alike are different callers."""
     for number, caller in enumerate(("alice", "alice", "alice", "alice-2", "al")):
