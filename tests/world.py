@@ -14,8 +14,8 @@ from taskhook.budget import Gate
 from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
 from taskhook.ports import (
-    Admit,
     EXTRA_DELIVERY_GAP,
+    Admit,
     ArchiveUnavailableError,
     BalanceOutcome,
     Caller,

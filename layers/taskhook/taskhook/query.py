@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 from taskhook.models import MODELS
 from taskhook.ports import (
+    EXTRA_DELIVERY_GAP,
     BalanceOutcome,
     Caller,
     Clock,
+    DeliveryRate,
     Reply,
     Reporter,
     StaleTaskError,
     TaskApi,
-    EXTRA_DELIVERY_GAP,
-    DeliveryRate,
     TaskHistory,
     TaskStore,
     Wake,
