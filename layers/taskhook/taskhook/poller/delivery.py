@@ -13,6 +13,7 @@ from taskhook.ports import Row, StaleTaskError
 from taskhook.task import CallbackState, RetryKey, Task
 
 AHEAD = 2 * SCAN  # rows that are due by then are kept in memory
+MOST_PLANNED = 5000  # of them
 DEFERRED_AT_ONCE = 16
 SWEEP_GAP = timedelta(seconds=5)  # between two looks for rows that there was no room for
 
@@ -90,7 +91,7 @@ class Delivery:
     def _take(self, row: Row, now: datetime) -> bool:
         """Keep what a row says; False where it and all that follow are too early."""
         key = RetryKey.read(row.at)
-        if key.due > now + AHEAD:
+        if key.due > now + AHEAD or (key.due > now and len(self._later) >= MOST_PLANNED):
             self._next_row_at = key.due
             return False
         read_at = self._read_at.get(row.task_id)

@@ -24,7 +24,7 @@ from taskhook.task import (
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 TABLE_STEPS = 32  # steps under way that only the table answers
-WIDE_SCAN = timedelta(seconds=10)  # between looks for tasks of submitters whose clock is behind
+WIDE_SCAN = timedelta(seconds=10)  # between looks from further back
 CLOCK_SKEW = timedelta(minutes=5)
 MOST_LEFT = 2000  # unserved poll times that a leader hands over
 
@@ -93,19 +93,21 @@ class Watch:
     # --- finding ---------------------------------------------------------------------------------------------------------
 
     def queue_seen(self) -> None:
-        """While any are queued `watch` is read from its beginning: what leaves the queue enters it at its old place."""
+        """Note that tasks are queued: what leaves the queue enters `watch` at its old place."""
         self._queue_seen_at = self._clock.now()
 
     async def find(self) -> None:
-        """Read all of `watch` the first time, then what came since."""
+        """Read all of `watch` the first time, then what came since.
+
+        Now and then from further back, for submitters whose clock is behind; or from the beginning, where another
+        invocation may have submitted a queued task.
+        """
         now = self._clock.now()
-        since = None
-        if self._newest is not None and now >= self._queue_seen_at + INDEX_LAG:
-            since = self._newest - INDEX_LAG
-            if now >= self._wide_scan_at:
-                since -= CLOCK_SKEW
+        since = None if self._newest is None else self._newest - INDEX_LAG
         if since is None or now >= self._wide_scan_at:
             self._wide_scan_at = now + WIDE_SCAN
+            queued_lately = now < self._queue_seen_at + INDEX_LAG + WIDE_SCAN
+            since = None if since is None or queued_lately else since - CLOCK_SKEW
         newest, cursor = self._newest or self._started, None
         while True:
             rows, cursor = await self._world.work.watched(since, cursor=cursor)
