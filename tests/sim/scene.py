@@ -784,7 +784,15 @@ class Scene:
         return invocation
 
     def _start_container(self) -> _Container:
-        protocols = (ports.TaskStore, ports.WorkIndex, ports.TaskHistory, ports.Lease, ports.Gates, ports.Budget)
+        protocols = (
+            ports.TaskStore,
+            ports.WorkIndex,
+            ports.TaskHistory,
+            ports.Lease,
+            ports.Gates,
+            ports.Budget,
+            ports.DeliveryRate,
+        )
         tasks = self.seam.port(DynamoTasks(_client(self.table), TASKS, clock=self.clock, reporter=self.reporter), *protocols)
         key = self.seam.port(StoredKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
         hooks = self.seam.port(HookUrls(ORIGIN, key), ports.Hooks)
