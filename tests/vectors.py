@@ -54,6 +54,7 @@ _FORBIDDEN_HOSTS = {
     "local names": (
         "localhost LOCALHOST localhost. a.localhost localhost.localdomain.localhost printer.local db.internal"
         " ip-10-0-0-1.ec2.internal wiki.intranet router.home.arpa hidden.onion host.invalid host.test backend intranet"
+        " localhost.localdomain nas.lan NAS.LAN. erp.corp receiver.example name.alt nas.home mx.mail db.private"
     ),
     "octal, hexadecimal, decimal": (
         "0177.0.0.1 017700000001 0x7f.0.0.1 0x7f000001 0X7F000001 2130706433 127.1 127.0.1 10.1 0xa.0.0.1 0300.0250.0.1"
@@ -68,10 +69,13 @@ _FORBIDDEN_HOSTS = {
         "\uff11\uff12\uff17.\uff10.\uff10.\uff11 127\u30020\u30020\u30021 \u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3"
         " \u2460\u2461\u2466.0.0.1 local\u00adhost exampl\u0435.com b\u00fccher.example.com \u0661\u0662\u0667.0.0.1"
     ),
-    "brackets": "[127.0.0.1] [] [::1 ::1] [localhost] [v1.fe80::a] [::1]] [[::1]] [1::2::3] [12345::]",
+    "brackets": "[127.0.0.1] [] [::1 ::1] [localhost] [v1.fe80::a] [::1]] [[::1]] [1::2::3] [12345::]"
+    " [2606:4700:4700::1111]x [2606:4700:4700::1111]] [2606:4700:4700::1111].example.com host]x a[2606:4700:4700::1111]"
+    " [2606:4700:4700::1111]:443x [2606:4700:4700::1111]:443:443",
     "zone ids": "[fe80::1%25eth0] [fe80::1%eth0] [::1%25lo] [ff02::1%251] [2606:4700:4700::1111%25eth0] [2606:4700:4700::1111%1]",
     "malformed names": (
-        "-a.example.com a-.example.com a..example.com .example.com *.example.com a,b.example.com a!b.example.com a=b.example.com"
+        "example.com.. example.com..."
+        " -a.example.com a-.example.com a..example.com .example.com *.example.com a,b.example.com a!b.example.com a=b.example.com"
         f" {'a' * 64}.example.com {'.'.join(['a' * 60] * 5)}.com"
     ),
 }
@@ -85,7 +89,8 @@ _FORBIDDEN_URLS = {
         "https://example.com:0/ https://example.com:1/ https://example.com:22/ https://example.com:25/ https://example.com:80/"
         " https://example.com:442/ https://example.com:444/ https://example.com:1023/ https://example.com:65536/"
         " https://example.com:-443/ https://example.com:+443/ https://example.com:https/ https://example.com:4_43/"
-        " https://example.com:443:443/"
+        " https://example.com:443:443/ https://example.com:08443/ https://example.com:0443/ https://example.com:00000000443/"
+        " https://[2606:4700:4700::1111]:08443/ https://example.com:443./ https://example.com:%34%34%33/"
     ),
     "userinfo": (
         "https://user@example.com/ https://user:pass@example.com/ https://:pass@example.com/ https://@example.com/"
@@ -108,7 +113,8 @@ _ALLOWED_URLS = (
     " https://example.com:443/ https://example.com:1024/ https://example.com:8443/hook https://example.com:65535/"
     " https://hooks.example.com/a/b;c=d?x=1&y=%20%2F&z=@:#".rstrip("#")
     + " https://xn--bcher-kva.example.com/ https://a_b.example.com/ https://127.example.com/ https://localhost.example.com/"
-    " https://internal.example.com/ https://local.example/ https://1.1.1.1/ https://8.8.8.8:8443/ https://9.255.255.255/"
+    " https://internal.example.com/ https://local.example.com/ https://lan.example.com/"
+    " https://nas-lan.com/ https://examplecorp.com/ https://1.1.1.1/ https://8.8.8.8:8443/ https://9.255.255.255/"
     " https://11.0.0.0/ https://100.63.255.255/ https://100.128.0.0/ https://126.255.255.255/ https://128.0.0.0/"
     " https://169.253.255.255/ https://169.255.0.0/ https://172.15.255.255/ https://172.32.0.0/ https://192.0.1.0/"
     " https://192.0.3.0/ https://192.167.255.255/ https://192.169.0.0/ https://198.17.255.255/ https://198.20.0.0/"

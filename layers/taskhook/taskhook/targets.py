@@ -50,8 +50,14 @@ _FORBIDDEN_V6 = [
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # an interface identifier that carries an IPv4 address (RFC 5214)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# Stricter than urlsplit: no text around brackets, no zone id, no port with a sign, a leading zero or a digit that is none.
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]+)(:([1-9][0-9]{0,4})?)?")
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-_LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "home.arpa", "onion", "invalid", "test")
+# RFC 6761 and 6762, ICANN's private-use and never-delegated names, and what routers and offices call their own.
+_LOCAL_NAMES = (
+    *("localhost", "localdomain", "local", "internal", "intranet", "private", "lan", "home", "corp", "mail"),
+    *("home.arpa", "alt", "example", "invalid", "onion", "test"),
+)
 
 
 class ForbiddenTargetError(ValueError):
@@ -101,7 +107,9 @@ class TargetPolicy:
             raise ForbiddenTargetError("must not carry a fragment")
         if not self.relaxed and port is not None and port not in use.ports and port < 1024:  # noqa: PLR2004  # the rule's own number
             raise ForbiddenTargetError(f"must use port {', '.join(map(str, use.ports))} or one from 1024 to 65535")
-        if any(own and _endpoint(url) == _endpoint(own) for own in self.own_origins):
+        if parts.netloc and not _AUTHORITY.fullmatch(parts.netloc):
+            raise ForbiddenTargetError("must name its host, and a port if any, in the plain form: host, IPv4 or [IPv6], :port")
+        if any(own and self._is_own(url, own) for own in self.own_origins):
             raise ForbiddenTargetError("must not point at this deployment")
         self._check_host(parts.netloc, parts.hostname or "")
 
@@ -110,8 +118,13 @@ class TargetPolicy:
         if not self.relaxed and not is_public(address):
             raise NotPublicError("address is not public")
 
+    def _is_own(self, url: str, own: str) -> bool:
+        """Tell whether a URL leads here. A deployment owns its host on every port; the emulated account shares one host."""
+        asked, ours = _endpoint(url), _endpoint(own)
+        return asked == ours if self.relaxed else asked[0] == ours[0]
+
     def _check_host(self, netloc: str, host: str) -> None:
-        name = host.rstrip(".")
+        name = host.removesuffix(".")  # of the root, once
         if not name:
             raise ForbiddenTargetError("names no host")
         if netloc.startswith("[") or _looks_numeric(name):
@@ -130,7 +143,7 @@ class TargetPolicy:
 
 
 def _endpoint(url: str) -> tuple[str, int]:
-    """Tell which host and port a URL names."""
+    """Tell which host and port a URL names; an unspecified port is its scheme's."""
     parts = urlsplit(url)
     return (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS[parts.scheme]
 
