@@ -275,7 +275,7 @@ async def test_what_a_status_means(originals: AiohttpOriginals, status: int, err
     [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", "ClientPayloadError"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "ClientPayloadError"),
-        (b"nonsense\r\n\r\n", "ClientResponseError"),
+        (b"nonsense\r\n\r\n", "AnswerError"),
         (b"", "ServerDisconnectedError"),
     ],
     ids=["short", "cut", "nonsense", "nothing"],

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import gzip
 import json
-import ssl
 import time
 import tracemalloc
 import warnings
@@ -22,7 +21,7 @@ import pytest
 from taskhook.adapters.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
 from taskhook.ports import ApiKey, BalanceOutcome, KeyUnavailableError, KeyUnusableError, PollKind, PollOutcome
 from taskhook.task import Submission, SubmitOutcome, kept_data
-from tests.integration.test_callbacks_adapter import UNTRUSTED
+from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
 
@@ -397,9 +396,7 @@ async def test_unknown_name_is_not_sent() -> None:
 
 async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
     """A certificate that nobody vouches for ends the matter before key or request are shown."""
-    (tmp_path / "untrusted.pem").write_text(UNTRUSTED)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "untrusted.pem")
+    tls = certificates.serving(tmp_path)
     async with listening(answering(answer(200, TAKEN)), tls=tls) as listener, calling(listener.origin) as api:
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         polled = await api.poll("task-1")

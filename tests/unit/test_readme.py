@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from taskhook import schedule, signature
+from taskhook.ports import DeliveryError
 from taskhook.task import ErrorCode
+from tests.contract import document
 from tests.local.stack import template
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -104,6 +106,15 @@ def test_the_error_codes_and_the_schedule_are_the_codes() -> None:
     assert set(ErrorCode) == {code for code in ErrorCode if f"`{code}`" in contract}
     assert len(schedule.RETRY_WAITS) == 10
     assert "at once, then after 5 s, 5 min, 30 min,\n2 h, 5 h, 10 h, 14 h, 20 h, 24 h" in contract
+
+
+def test_the_words_for_a_missing_status_are_the_codes() -> None:
+    """All of them are named, and the OpenAPI document says what to do about each."""
+    contract = section("The contract")
+    assert set(DeliveryError) == {word for word in DeliveryError if f"`{word}`" in contract}
+    error = document()["components"]["schemas"]["Attempt"]["properties"]["error"]
+    assert error["enum"] == list(DeliveryError)
+    assert all(word.advice and f"`{word}`: {word.advice}" in error["description"] for word in DeliveryError)
 
 
 def test_the_readme_is_short() -> None:

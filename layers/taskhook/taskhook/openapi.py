@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from taskhook import query, signature
 from taskhook.models import MODELS, Model
-from taskhook.ports import Reply
+from taskhook.ports import DeliveryError, Reply
 from taskhook.task import Attempt, CallbackState, ErrorCode, Json, State, Submission, SubmitOutcome, Task
 
 _DESCRIPTION = """\
@@ -34,6 +34,7 @@ _ENDED = _SUBMITTED + timedelta(seconds=84.4)
 _URL = "https://you.example.com/hook"
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105  # the one of the standard's own examples
 
+_NO_STATUS = f"Why no status came, and what to do. {'. '.join(f'`{error}`: {error.advice}' for error in DeliveryError)}."
 _REFUSED = "The vendor refused the request for good, and these are its words; nothing was paid."
 
 # Of each error: when it comes, and the words of one.
@@ -451,9 +452,9 @@ def _schemas() -> Json:
     )
     said = {
         "status": {"type": "integer", "description": "The receiver's."},
-        "error": {"type": "string", "description": "What kept a status from coming."},
+        "error": {"type": "string", "enum": list(DeliveryError), "description": _NO_STATUS},
         "ms": {"type": "integer", "description": "How long it took."},
-        "answer": {"type": "string", "description": "The first bytes, control characters escaped."},
+        "answer": {"type": "string", "description": "Where a redirect leads (`-> URL`, without its query), then what was said."},
     }
     sample = _object(
         ["type", "webhook_id", "delivered", "ms", "answer"], type=text, webhook_id=text, delivered={"type": "boolean"}, **said

@@ -6,9 +6,8 @@ from urllib.parse import urldefrag, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from yarl import URL
 
-from taskhook.adapters.guard import guarded_connector
+from taskhook.adapters.guard import exact_url, guarded_connector
 from taskhook.targets import MEDIA, TargetPolicy
 
 MOST_HOPS = 3
@@ -46,8 +45,7 @@ async def fetch(
     for _ in range(MOST_HOPS + 1):
         url = urldefrag(url).url
         policy.check_url(url, MEDIA)
-        asked = URL(url, encoded=True)  # as given, for it may be signed
-        response = await session.get(asked, headers={**_HEADERS, **(headers or {})}, allow_redirects=False)
+        response = await session.get(exact_url(url), headers={**_HEADERS, **(headers or {})}, allow_redirects=False)
         location = response.headers.get("location")
         if response.status not in _REDIRECTS or location is None:
             return response

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.adapters import magic, mediainfo
 from taskhook.adapters.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
-from taskhook.adapters.guard import SystemResolver, trouble
+from taskhook.adapters.guard import SystemResolver, error_class
 from taskhook.models import MediaFacts
-from taskhook.ports import Reporter
+from taskhook.ports import DeliveryError, Reporter
 from taskhook.targets import ForbiddenTargetError, NotPublicError, TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is
@@ -31,7 +31,12 @@ _FIRST = 65536  # bytes: the whole index of an ordinary video that has it in fro
 _LEAST, _MOST = 8192, 65536  # bytes of a later range: few after a jump, more while the parser reads on
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _NAME_TIME, _NAME_KEPT = 1.0, 60.0  # seconds: to look a name up, and to remember that it was in vain
-_REASONS = {"dns": "name does not resolve", "timeout": "slow host", "tls": "no TLS connection", "refused": "connection refused"}
+_REASONS: dict[str, str] = {
+    **dict.fromkeys(("dns", "dns_unavailable", "no_address"), "name does not resolve"),
+    **dict.fromkeys((word for word in DeliveryError if word.startswith("tls")), "no TLS connection"),
+    "timeout": "slow host",
+    "refused": "connection refused",
+}
 
 
 class AiohttpMediaProbe:
@@ -149,7 +154,7 @@ class _Remote:
         elif isinstance(error, ForbiddenTargetError):
             self.doubt = "not asked from here"
         else:
-            self.doubt = _REASONS.get(trouble(error), "connection broke")
+            self.doubt = _REASONS.get(error_class(error), "connection broke")
 
     async def open(self, session: aiohttp.ClientSession, url: str) -> None:
         """Find the file, and read how it begins. Raises what `note` understands."""
