@@ -10,10 +10,11 @@ const CALM = 15;
 
 /** What the API refused, or that it did not answer (status 0). */
 class Refusal extends Error {
-  constructor(status, message, wait) {
+  constructor(status, message, wait, unknown) {
     super(message);
     this.status = status;
     this.wait = wait; // seconds until it makes sense to try again
+    this.unknown = unknown; // whether it was done all the same cannot be told
   }
 }
 
@@ -46,10 +47,16 @@ async function ask(method, path, { body, headers = {}, bearer = token.get() } = 
       answer?.status ?? 0,
       answer ? `The answer (${answer.status}) was not JSON` : "No answer: the network, or this deployment, is away",
       5,
+      true,
     );
   }
   if (!answer.ok)
-    throw new Refusal(answer.status, told.message ?? `Status ${answer.status}`, Number(answer.headers.get("retry-after")) || 5);
+    throw new Refusal(
+      answer.status,
+      told.message ?? `Status ${answer.status}`,
+      Number(answer.headers.get("retry-after")) || 5,
+      told.code === undefined, // API Gateway's own words
+    );
   return told;
 }
 
@@ -939,7 +946,7 @@ function submitForm(description, models, slug, values) {
       else others.push(complaint.whole);
     }
     fields.find((field) => field.complained())?.focus();
-    if (error.status === 0) others.push("Press Submit again: with the same key nothing is paid twice");
+    if (error.unknown) others.push("Press Submit again: with the same key nothing is paid twice");
     const task = /tk_[A-Za-z0-9_-]{22}/.exec(error.message)?.[0];
     if (others.length)
       told.replaceChildren(

@@ -278,6 +278,12 @@ def test_a_lost_answer_is_no_second_payment(user: User, vendor: Vendor, visit: C
     visitor.button("Submit").click()
     expect(page.get_by_role("alert")).to_contain_text("nothing is paid twice")
     page.unroute(re.compile("/api/v1/alibaba/"))
+    visitor.expected = {500}
+    of_the_gateway = {"status": 500, "json": {"message": "Internal Server Error"}}
+    page.route(re.compile("/api/v1/alibaba/"), lambda route: (route.fetch(), route.fulfill(**of_the_gateway)))
+    visitor.button("Submit").click()
+    expect(page.get_by_role("alert")).to_contain_text("Internal Server Error; Press Submit again: with the same key")
+    page.unroute(re.compile("/api/v1/alibaba/"))
     visitor.button("Submit").click()
     expect(visitor.step("Accepted")).to_be_visible()
     assert len(vendor.paid(marker)) == 1
