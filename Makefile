@@ -79,7 +79,7 @@ VENDOR_KEY_FILE = printf "VendorKey: '%s'\n" "$${key//\'/\'\'}" > "$$folder/key.
 .PHONY: caller
 caller: tools ## a caller with its token and signing secret: make caller NAME=me
 	@test -n "$(NAME)" || { echo "make caller NAME=me: NAME is missing" >&2; exit 2; }
-	@exec python -m taskhook callers add $(NAME) --stack $(STACK)
+	@exec taskhook callers add $(NAME) --stack $(STACK)
 
 # --- environments ---------------------------------------------------------------------------------------------------
 

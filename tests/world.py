@@ -363,14 +363,24 @@ class MemoryCallers:
 
     def __init__(self, *callers: Caller) -> None:
         self.items = {caller.caller: caller for caller in callers}
+        self.kept: dict[str, Caller] = {}  # read before
+        self.reads: list[str] = []
+
+    async def cached(self, name: str) -> Caller | None:
+        """Give one that was read before."""
+        return self.kept.get(name)
+
+    async def read(self, name: str) -> Caller | None:
+        """Read one, and keep it."""
+        self.reads.append(name)
+        self.kept.pop(name, None)
+        if name in self.items:
+            self.kept[name] = self.items[name]
+        return self.items.get(name)
 
     async def find(self, name: str) -> Caller | None:
         """Look one up."""
-        return self.items.get(name)
-
-    async def read(self, name: str) -> Caller | None:
-        """Read one."""
-        return self.items.get(name)
+        return await self.cached(name) or await self.read(name)
 
     async def add(self, caller: Caller) -> bool:
         """Store a new one."""
@@ -381,6 +391,13 @@ class MemoryCallers:
         if self.items.get(old.caller) != old:
             return False
         self.items[old.caller] = new
+        return True
+
+    async def remove(self, caller: Caller) -> bool:
+        """Delete one if it is still there as given."""
+        if self.items.get(caller.caller, caller) != caller:
+            return False
+        self.items.pop(caller.caller, None)
         return True
 
     async def every(self) -> list[Caller]:

@@ -94,6 +94,7 @@ def test_the_stack_ends_with_its_parent() -> None:
         ("--port", "65536"),
         ("--task-seconds", "nan"),
         ("--rpm", "0"),
+        ("--meter", "/nowhere/meter.json"),
     ],
     ids=" ".join,
 )

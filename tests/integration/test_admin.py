@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -23,7 +24,10 @@ LEVELS: tuple[list[str], ...] = (
     ["callers", "add"],
     ["callers", "list"],
     ["callers", "rotate"],
+    ["callers", "update"],
     ["callers", "disable"],
+    ["callers", "enable"],
+    ["callers", "remove"],
 )
 NO_CONFIGURATION = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
@@ -82,14 +86,14 @@ def test_help_has_examples_at_every_level(command: Command, level: list[str]) ->
     """Whoever does not know what to type finds something to copy."""
     code, shown, complaint = command(*level, "--help")
     assert (code, complaint) == (0, "")
-    assert "\nexamples:\n  python -m taskhook callers " in shown
+    assert "\nexamples:\n  taskhook callers " in shown
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=" ".join)
 def test_the_examples_are_good(command: Command, level: list[str]) -> None:
     """Each gets as far as asking AWS, for which it has no credentials."""
     _, shown, _ = command(*level, "--help")
-    for line in re.findall(r"^  python -m taskhook (.*)$", shown, re.MULTILINE):
+    for line in re.findall(r"^  taskhook (.*)$", shown, re.MULTILINE):
         words = re.split(r" >| \||     ", line)[0].split()  # without what a shell does with it, and without the remark
         code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
@@ -122,11 +126,43 @@ def test_people_get_a_table_and_programs_json(admin: Command) -> None:
     ]
 
 
+def test_a_caller_is_disabled_enabled_updated_and_removed(admin: Command) -> None:
+    """Each step says what it means for tokens and callbacks; removing wants the caller disabled first."""
+    token = json.loads(admin("add", "store", "--json")[1])["token"]
+    changed = admin("update", "store", "--callback-url", "https://store.example.com/hook", "--json")
+    assert json.loads(changed[1]) == {"caller": "store", "callback_url": "https://store.example.com/hook"}
+    assert json.loads(admin("update", "store", "--no-callback-url", "--json")[1])["callback_url"] is None
+
+    code, _, complaint = admin("remove", "store")
+    assert (code, "`callers disable store` first" in complaint) == (1, True)
+    admin("disable", "store")
+    code, shown, note = admin("rotate", "store", "--token")
+    assert (code, "disabled" in shown, "taskhook callers enable store" in note) == (0, True, True)
+    assert token not in shown
+    assert json.loads(admin("enable", "store", "--json")[1]) == {"caller": "store", "disabled": False}
+    assert "stays disabled" not in admin("rotate", "store", "--token")[2]
+
+    admin("disable", "store")
+    code, _, note = admin("remove", "store")
+    assert (code, "cannot be signed any more" in note) == (0, True)
+    assert "store" not in admin("list")[1].split()
+    assert admin("remove", "store")[0] == 1
+
+
+def test_the_command_is_a_script_too(command: Command) -> None:
+    """What README tells to type is there, and is the same program."""
+    script = subprocess.run([Path(sys.executable).parent / "taskhook", "--help"], capture_output=True, text=True, check=True)
+    assert script.stdout == command("--help")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
         (["rotate", "nobody", "--token"], "`callers list` names them"),
         (["disable", "nobody"], "`callers list` names them"),
+        (["enable", "nobody"], "`callers list` names them"),
+        (["remove", "nobody"], "`callers list` names them"),
+        (["update", "nobody", "--no-callback-url"], "`callers list` names them"),
         (["add", "taken"], "`callers rotate taken --token`"),
     ],
 )
@@ -153,6 +189,8 @@ def test_what_cannot_be_done_is_an_error_that_says_what_can(admin: Command, argu
         ["callers", "rotate", "x", "--token", "--secret"],
         ["callers", "rotate", "x", "--token", "--overlap", "soon"],
         ["callers", "list", "--js"],
+        ["callers", "update", "x"],
+        ["callers", "update", "x", "--callback-url", "https://example.com", "--no-callback-url"],
     ],
     ids=" ".join,
 )

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import boto3
+import pytest
 
 from tests.local import stack
+from tests.local.__main__ import arguments
 from tests.local.emulator import size
 
 
@@ -26,6 +28,23 @@ async def test_units_are_counted_by_kind(tmp_path: Path) -> None:
         "calls query by_caller": 1,
         "read query by_caller": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("missing/meter.json", "No such file or directory"), ("file/meter.json", "Not a directory"), (".", "it is a folder")],
+)
+def test_a_meter_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, why: str
+) -> None:
+    """Not after the stack has started: then the first count would fail inside the emulated account."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as left:
+        arguments().parse_args(["--meter", str(tmp_path / place)])
+    assert left.value.code == 2
+    assert f"cannot be written: {why}" in capsys.readouterr().err
+    assert arguments().parse_args(["--meter", str(tmp_path / "meter.json")]).meter == tmp_path / "meter.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def _use(url: str) -> None:

@@ -609,10 +609,20 @@ async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -
     disabled = alice.model_copy(update={"disabled": True})
     assert await directory.update(alice, disabled)
     assert not await directory.update(alice, rotated)
+    elsewhere = disabled.model_copy(update={"callback_url": "https://example.com/hook"})
+    assert await directory.update(disabled, elsewhere)
+    assert not await directory.update(disabled, disabled.model_copy(update={"disabled": False}))
+    assert await directory.update(elsewhere, disabled)
     earlier = a_caller("aa")
     assert await directory.add(earlier)
     assert await directory.every() == [earlier, disabled]
     assert await directory.read("bob") is None
+    assert not await directory.remove(alice)
+    assert await directory.cached("alice") == alice, "read before it was changed"
+    assert await directory.remove(disabled)
+    assert await directory.remove(disabled), "the first try's answer may have been lost"
+    assert await directory.read("alice") is None
+    assert await directory.cached("alice") is None
 
 
 # --- what only the real table can show -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -77,7 +78,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
     add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
     add("--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of template.yaml; may be repeated")
-    add("--meter", type=Path, metavar="FILE", help="count into a file what the functions ask of DynamoDB, in units that AWS bills")
+    add(
+        "--meter", type=_meter, metavar="FILE", help="count into a file what the functions ask of DynamoDB, in units that AWS bills"
+    )
     add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
     return parser
 
@@ -91,6 +94,21 @@ def _number[T: (int, float)](kind: Callable[[str], T], least: T, most: T) -> Cal
         raise argparse.ArgumentTypeError(msg)
 
     return read
+
+
+def _meter(text: str) -> Path:
+    """Prove, before minutes are spent, that a file can be made there: it is written beside its place, and moved."""
+    file = Path(text).absolute()
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        msg = f"{text!r} cannot be written: {error.strerror}: {str(file.parent)!r}"
+        raise argparse.ArgumentTypeError(msg) from error
+    if file.is_dir():
+        msg = f"{text!r} cannot be written: it is a folder"
+        raise argparse.ArgumentTypeError(msg)
+    return file
 
 
 def _parameter(text: str) -> tuple[str, str]:
@@ -154,7 +172,7 @@ async def _serve(options: argparse.Namespace) -> None:
         receiver_url = await room.enter_async_context(serving(receiver.app()))
 
         _say("sam build, MiniStack, sam deploy: up to a minute the first time")
-        account = await room.enter_async_context(stack.emulated_account(options.meter and options.meter.absolute()))
+        account = await room.enter_async_context(stack.emulated_account(options.meter))
         built, _ = await asyncio.gather(
             _timed("functions and layer built", stack.build(account)), _timed("emulated account started", stack.answering(account))
         )
@@ -164,6 +182,7 @@ async def _serve(options: argparse.Namespace) -> None:
         receiver.add_secret(signing_secret)
         await _timed("first request answered", _validate(endpoint, token))
         _say(f"{time.monotonic() - started:6.1f} s  in all: ready\n")
+        _say(f"console  {endpoint}/\ndocs     {endpoint}/docs\ntoken    {token}\n")
         _say(f"A task to submit:\n\n{_curl(endpoint, token, receiver_url, samples)}\n")
         tell(
             {

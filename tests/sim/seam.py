@@ -50,6 +50,7 @@ _TABLE = {"write", "read", "lagging read"}
 _KINDS = {
     "put_item": "write",
     "update_item": "write",
+    "delete_item": "write",
     "get_item": "read",
     "scan": "read",
     "query": "lagging read",

@@ -21,7 +21,7 @@ _BETWEEN = re.compile(r"(\S+) BETWEEN (\S+) AND (\S+)")
 
 
 class MemoryDynamo:
-    """`put_item`, `update_item`, `get_item`, `batch_get_item`, `query` and `scan` over dicts that remember their past."""
+    """A client's reads and writes over dicts that remember their past."""
 
     def __init__(self, keys: Mapping[str, str], *, time: Callable[[], float] = lambda: 0.0) -> None:
         self._keys = keys  # of each table
@@ -58,6 +58,13 @@ class MemoryDynamo:
                 item[name] = {"N": str(Decimal(item.get(name, {"N": "0"})["N"]) + Decimal(values[value]["N"]))}
         self._store(table, key, item)
         return {"Attributes": item} if "ReturnValues" in request else {}
+
+    def delete_item(self, **request: Any) -> dict[str, Any]:
+        """Delete an item, on condition."""
+        table, key = request["TableName"], self._key(request)
+        self._require(request, self._now(table, key))
+        self._past[table].pop(key, None)
+        return {}
 
     def get_item(self, **request: Any) -> dict[str, Any]:
         """Read an item as of now."""

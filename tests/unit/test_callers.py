@@ -1,3 +1,4 @@
+import hmac
 from datetime import timedelta
 
 import pytest
@@ -49,8 +50,70 @@ async def test_any_other_token_finds_nobody(directory: MemoryCallers, authorizat
 async def test_a_disabled_caller_is_refused(directory: MemoryCallers) -> None:
     """Disabling takes the token away and nothing else."""
     await callers.disable("alice", admin=directory)
+    directory.kept.clear()
     assert await callers.authenticate(f"Bearer {token_of('alice')}", callers=directory, now=START) is None
     assert directory.items["alice"].secrets
+
+
+REFUSED = {
+    "known, wrong": f"Bearer thk_alice_{'x' * 43}",
+    "unknown": f"Bearer thk_nobody_{'x' * 43}",
+    "disabled, right": f"Bearer {token_of('bob')}",
+    "expired": f"Bearer {token_of('carol')}",
+    "malformed": "Bearer thk_alice_short",
+    "no bearer": f"Basic {token_of('alice')}",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("authorization", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("cached", [False, True], ids=["cold", "cached"])
+async def test_every_refusal_costs_the_same(monkeypatch: pytest.MonkeyPatch, authorization: str | None, cached: bool) -> None:  # noqa: FBT001
+    """One read and two comparisons, first time and later, so that time tells no name: neither which exist nor which are at work."""
+    disabled = a_caller("bob").model_copy(update={"disabled": True})
+    gone = a_caller("carol")
+    gone = gone.model_copy(update={"tokens": (gone.tokens[0].model_copy(update={"expires_at": START}),)})
+    directory = MemoryCallers(a_caller("alice"), disabled, gone)
+    if cached:
+        for name in ("alice", "bob", "carol", "nobody"):
+            await directory.find(name)
+    compared: list[str] = []
+    compare = hmac.compare_digest
+
+    def counting(ours: str, theirs: str) -> bool:
+        compared.append(theirs)
+        return compare(ours, theirs)
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    for again in range(1, 4):
+        directory.reads.clear()
+        compared.clear()
+        assert await callers.authenticate(authorization, callers=directory, now=START) is None
+        assert (len(directory.reads), len(compared)) == (1, 2), f"request {again}"
+
+
+async def test_what_the_cache_cannot_prove_is_read_anew(directory: MemoryCallers) -> None:
+    """A caller that was tried before it was made, a new token, and an enabled caller work at once; a proven one costs no read."""
+    assert await callers.authenticate(f"Bearer {token_of('alice')}", callers=directory, now=START)
+    _, fresh = await callers.rotate_token("alice", overlap=HOUR, now=START, admin=directory)
+    assert await callers.authenticate(f"Bearer {fresh}", callers=directory, now=START)
+    directory.reads.clear()
+    assert await callers.authenticate(f"Bearer {fresh}", callers=directory, now=START)
+    assert directory.reads == []
+    await callers.disable("alice", admin=directory)
+    await directory.read("alice")
+    assert await callers.authenticate(f"Bearer {fresh}", callers=directory, now=START) is None
+    await callers.enable("alice", admin=directory)
+    assert await callers.authenticate(f"Bearer {fresh}", callers=directory, now=START)
+
+
+async def test_a_caller_is_removed_only_when_it_is_disabled(directory: MemoryCallers) -> None:
+    """What is deleted signs nothing any more, so that takes two steps."""
+    with pytest.raises(CallerError, match="disable alice"):
+        await callers.remove("alice", admin=directory)
+    await callers.disable("alice", admin=directory)
+    await callers.remove("alice", admin=directory)
+    assert directory.items == {}
 
 
 async def test_a_new_caller_has_a_hashed_token_and_a_secret_of_32_bytes(directory: MemoryCallers) -> None:

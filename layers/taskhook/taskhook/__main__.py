@@ -1,4 +1,4 @@
-"""The admin command: `python -m taskhook callers add|list|rotate|disable NAME [--stack taskhook] [--json]`."""
+"""The admin command `taskhook`, also `python -m taskhook`: callers, written with the operator's own AWS credentials."""
 
 import argparse
 import asyncio
@@ -29,7 +29,10 @@ _PATIENCE = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standar
 
 # What to do about an error of AWS's, by its code, or by the name of its class where it never came to an answer.
 _LOG_IN = "log in with the AWS CLI, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_DENIED = "these credentials need cloudformation:DescribeStackResource, and GetItem, PutItem and Scan on the stack's Callers table"
+_DENIED = (
+    "these credentials need cloudformation:DescribeStackResource, "
+    "and GetItem, PutItem, DeleteItem and Scan on the stack's Callers table"
+)
 _REACH = "check the network, the region's name and AWS_ENDPOINT_URL"
 _ADVICE = {
     "NoCredentialsError": _LOG_IN,
@@ -94,13 +97,16 @@ def _commands(options: argparse.Namespace, admin: DynamoCallers) -> Coroutine[An
             return _list(options, admin)
         case "rotate":
             return _rotate(options, admin, now)
+        case "update":
+            return _update(options, admin)
+        case "remove":
+            return _remove(options, admin)
         case _:
-            return _disable(options, admin)
+            return _switch(options, admin)
 
 
 async def _add(options: argparse.Namespace, admin: DynamoCallers, now: datetime) -> None:
-    if options.callback_url and options.callback_url.startswith("http:"):
-        print("taskhook: warning: only the emulated account calls an http URL back", file=sys.stderr)
+    _warn_of_http(options.callback_url)
     caller, token = await callers.add(options.name, callback_url=options.callback_url, now=now, admin=admin)
     shown = {"caller": caller.caller, "token": token, "signing_secret": caller.secrets[0].value}
     _show(options, shown, note="Keep both now: the token is stored only as a hash, and the secret is not shown again here.")
@@ -112,7 +118,7 @@ async def _list(options: argparse.Namespace, admin: DynamoCallers) -> None:
     if options.json:
         print(json.dumps(found))
     elif not found:
-        print("no callers yet; make one with: python -m taskhook callers add NAME", file=sys.stderr)
+        print("no callers yet; make one with: taskhook callers add NAME", file=sys.stderr)
     else:
         columns = [column.replace("_", " ").upper() for column in found[0]]
         rows = [columns, *([_cell(value) for value in row.values()] for row in found)]
@@ -128,16 +134,44 @@ def _cell(value: str | bool | int | None) -> str:  # noqa: FBT001  # a row of th
 
 async def _rotate(options: argparse.Namespace, admin: DynamoCallers, now: datetime) -> None:
     rotate = callers.rotate_token if options.token else callers.rotate_secret
-    _, fresh = await rotate(options.name, overlap=options.overlap, now=now, admin=admin)
+    caller, fresh = await rotate(options.name, overlap=options.overlap, now=now, admin=admin)
     what = "token" if options.token else "signing_secret"
     until = (now + options.overlap).isoformat(timespec="seconds")
-    _show(options, {"caller": options.name, what: fresh, "old_valid_until": until}, note="Keep it now: it is not shown again here.")
+    note = "Keep it now: it is not shown again here."
+    if caller.disabled:
+        note += f" The caller stays disabled: `taskhook callers enable {options.name}` lets it submit again."
+    _show(options, {"caller": options.name, what: fresh, "old_valid_until": until, "disabled": caller.disabled}, note=note)
 
 
-async def _disable(options: argparse.Namespace, admin: DynamoCallers) -> None:
-    caller = await callers.disable(options.name, admin=admin)
-    note = "Its token is refused within 60 s; callbacks that are waiting still go out."
-    _show(options, {"caller": caller.caller, "disabled": True}, note=note)
+async def _update(options: argparse.Namespace, admin: DynamoCallers) -> None:
+    _warn_of_http(options.callback_url)
+    caller = await callers.update(options.name, callback_url=options.callback_url, admin=admin)
+    note = "Submits see it within 60 s; tasks that were accepted before keep the URL they had."
+    _show(options, {"caller": caller.caller, "callback_url": caller.callback_url}, note=note)
+
+
+async def _switch(options: argparse.Namespace, admin: DynamoCallers) -> None:
+    if options.command == "disable":
+        caller = await callers.disable(options.name, admin=admin)
+        note = "Its token is refused within 60 s; callbacks that are waiting still go out."
+    else:
+        caller = await callers.enable(options.name, admin=admin)
+        note = "Its tokens that are still valid are taken again; `callers list` counts them, `callers rotate --token` makes one."
+    _show(options, {"caller": caller.caller, "disabled": caller.disabled}, note=note)
+
+
+async def _remove(options: argparse.Namespace, admin: DynamoCallers) -> None:
+    caller = await callers.remove(options.name, admin=admin)
+    note = (
+        "Callbacks of its tasks cannot be signed any more, and end undelivered. Its tasks are kept as long as any, "
+        "and a caller added under the same name would see them."
+    )
+    _show(options, {"caller": caller.caller, "removed": True}, note=note)
+
+
+def _warn_of_http(callback_url: str | None) -> None:
+    if callback_url and callback_url.startswith("http:"):
+        print("taskhook: warning: only the emulated account calls an http URL back", file=sys.stderr)
 
 
 def _summary(caller: Caller, now: datetime) -> dict[str, str | bool | int | None]:
@@ -151,7 +185,7 @@ def _summary(caller: Caller, now: datetime) -> dict[str, str | bool | int | None
     }
 
 
-def _show(options: argparse.Namespace, facts: Mapping[str, str | bool], *, note: str) -> None:
+def _show(options: argparse.Namespace, facts: Mapping[str, str | bool | None], *, note: str) -> None:
     if options.json:
         print(json.dumps(facts))
         return
@@ -219,11 +253,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m taskhook",
-        description="Administer a deployed taskhook. Credentials and region are AWS's own: AWS_PROFILE, AWS_DEFAULT_REGION, …",
+        prog="taskhook",
+        description=(
+            "Administer a deployed taskhook. `make tools` puts this command into .venv/bin; `python -m taskhook` is the same.\n"
+            "Credentials and region are AWS's own: AWS_PROFILE, AWS_DEFAULT_REGION, …"
+        ),
         examples="""\
-  python -m taskhook callers add shop
-  python -m taskhook callers list --json
+  taskhook callers add shop
+  taskhook callers list --json
 
 exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 interrupted""",
     )
@@ -233,10 +270,11 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         help="who may submit tasks",
         description="Who may submit tasks, and how callbacks are signed.",
         examples="""\
-  python -m taskhook callers add shop --callback-url https://shop.example.com/hook
-  python -m taskhook callers list
-  python -m taskhook callers rotate shop --secret --overlap 7d
-  python -m taskhook callers disable shop""",
+  taskhook callers add shop --callback-url https://shop.example.com/hook
+  taskhook callers list
+  taskhook callers rotate shop --secret --overlap 7d
+  taskhook callers update shop --callback-url https://shop.example.com/new
+  taskhook callers disable shop""",
     )
     commands = area.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     common = _Parser(add_help=False)
@@ -251,9 +289,9 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         help="make a caller",
         description="Make a caller, and show its token and signing secret, once.",
         examples="""\
-  python -m taskhook callers add shop
-  python -m taskhook callers add shop --callback-url https://shop.example.com/hook
-  python -m taskhook callers add shop --stack taskhook-test --json > shop.json""",
+  taskhook callers add shop
+  taskhook callers add shop --callback-url https://shop.example.com/hook
+  taskhook callers add shop --stack taskhook-test --json > shop.json""",
     )
     add.add_argument(
         "--callback-url", metavar="URL", type=_callback_url, help="where results go when a submit names no callback URL"
@@ -264,8 +302,8 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         help="list the callers",
         description="List the callers: how many tokens and secrets are valid now, and where results go by default.",
         examples="""\
-  python -m taskhook callers list
-  python -m taskhook callers list --json | jq -r '.[] | select(.disabled | not) | .caller'""",
+  taskhook callers list
+  taskhook callers list --json | jq -r '.[] | select(.disabled | not) | .caller'""",
     )
     rotate = commands.add_parser(
         "rotate",
@@ -273,9 +311,9 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         help="make a new token or signing secret",
         description="Make a new token or signing secret, and show it, once. The old one stays valid during the overlap.",
         examples="""\
-  python -m taskhook callers rotate shop --token
-  python -m taskhook callers rotate shop --secret --overlap 7d
-  python -m taskhook callers rotate shop --token --overlap 0s     it has leaked""",
+  taskhook callers rotate shop --token
+  taskhook callers rotate shop --secret --overlap 7d
+  taskhook callers rotate shop --token --overlap 0s     it has leaked""",
     )
     which = rotate.add_mutually_exclusive_group(required=True)
     which.add_argument("--token", action="store_true", help="a new token")
@@ -287,16 +325,47 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         metavar="24h",
         help="how long the old one stays valid: a number with s, m, h or d (default: 24h)",
     )
+    update = commands.add_parser(
+        "update",
+        parents=[named, common],
+        help="change where results go by default",
+        description="Change where results go when a submit names no callback URL.",
+        examples="""\
+  taskhook callers update shop --callback-url https://shop.example.com/hook
+  taskhook callers update shop --no-callback-url""",
+    )
+    where = update.add_mutually_exclusive_group(required=True)
+    where.add_argument("--callback-url", metavar="URL", type=_callback_url, help="the new default")
+    where.add_argument("--no-callback-url", action="store_true", help="none: tasks without a URL of their own are only watched")
     commands.add_parser(
         "disable",
         parents=[named, common],
         help="refuse the caller's token from now on",
         description="Refuse the caller's token from now on. Callbacks that are waiting still go out, signed.",
-        examples="  python -m taskhook callers disable shop",
+        examples="  taskhook callers disable shop",
+    )
+    commands.add_parser(
+        "enable",
+        parents=[named, common],
+        help="take a disabled caller's token again",
+        description="Take the tokens of a disabled caller again, those that are still valid.",
+        examples="  taskhook callers enable shop",
+    )
+    commands.add_parser(
+        "remove",
+        parents=[named, common],
+        help="delete a disabled caller",
+        description="Delete a disabled caller, its tokens and signing secrets. Its callbacks cannot be signed any more.",
+        examples="  taskhook callers remove shop",
     )
     return parser
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Be the program `taskhook`."""
     signal.signal(signal.SIGINT, _interrupted)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

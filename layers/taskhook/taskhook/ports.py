@@ -243,10 +243,16 @@ class Caller(BaseModel):
 
 
 class CallerDirectory(Protocol):
-    """The callers, as of at most 60 s ago. May raise StoreUnavailableError."""
+    """The callers. What reads the table may raise StoreUnavailableError."""
+
+    async def cached(self, name: str) -> Caller | None:
+        """Give one that was read within the last 60 s, without a read; None where none was."""
+
+    async def read(self, name: str) -> Caller | None:
+        """Read one as of now."""
 
     async def find(self, name: str) -> Caller | None:
-        """Look one up."""
+        """Give the cached one, or read it."""
 
 
 class CallerAdmin(Protocol):
@@ -260,6 +266,9 @@ class CallerAdmin(Protocol):
 
     async def update(self, old: Caller, new: Caller) -> bool:
         """Store `new` if the table still holds `old`; False if not."""
+
+    async def remove(self, caller: Caller) -> bool:
+        """Delete a caller if the table still holds it as given; False if not."""
 
     async def every(self) -> list[Caller]:
         """List all, by name."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 _GET_MANY = 100  # BatchGetItem's own limit
-_CALLER_KEPT, _STRANGER_KEPT = timedelta(seconds=60), timedelta(seconds=5)
+_CALLER_KEPT = timedelta(seconds=60)
 _CACHED_CALLERS = 1000
 _WRITE_AGAIN = timedelta(seconds=0.5)
 _UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))  # between answers that give nothing
@@ -484,35 +484,46 @@ class DynamoCallers:
         self._client = client
         self._table = table
         self._clock = clock
-        self._cache: dict[str, tuple[datetime, Caller | None]] = {}
+        self._cache: dict[str, tuple[datetime, Caller]] = {}
 
-    async def find(self, name: str) -> Caller | None:
-        """Look a caller up, as of at most 60 s ago; a name that nobody has, as of at most 5 s ago."""
-        cached = self._cache.get(name)
-        if cached and self._clock.now() < cached[0]:
-            return cached[1]
-        caller = await self.read(name)
-        if len(self._cache) >= _CACHED_CALLERS:
-            self._cache.clear()
-        self._cache[name] = (self._clock.now() + (_CALLER_KEPT if caller else _STRANGER_KEPT), caller)
-        return caller
+    async def cached(self, name: str) -> Caller | None:
+        """Give a caller that was read within the last 60 s."""
+        until, caller = self._cache.get(name, (None, None))
+        return caller if until is not None and self._clock.now() < until else None
 
     async def read(self, name: str) -> Caller | None:
-        """Read a caller as of now."""
+        """Read a caller as of now, and keep it; names that no caller has are not kept, so they cannot fill the cache."""
         answer = await _call(self._client.get_item, TableName=self._table, Key=_item({"caller": name}), ConsistentRead=True)
-        return Caller.model_validate(stored_values(answer["Item"])) if "Item" in answer else None
+        self._cache.pop(name, None)
+        if "Item" not in answer:
+            return None
+        caller = Caller.model_validate(stored_values(answer["Item"]))
+        if len(self._cache) >= _CACHED_CALLERS:
+            self._cache.clear()
+        self._cache[name] = (self._clock.now() + _CALLER_KEPT, caller)
+        return caller
+
+    async def find(self, name: str) -> Caller | None:
+        """Give a caller as of at most 60 s ago."""
+        return await self.cached(name) or await self.read(name)
 
     async def add(self, caller: Caller) -> bool:
         """Store a new caller; False if the name is taken."""
-        return await self._put(caller, "attribute_not_exists(caller)", {})
+        return await self._put(
+            caller, ConditionExpression="attribute_not_exists(caller)", ReturnValuesOnConditionCheckFailure="ALL_OLD"
+        )
 
     async def update(self, old: Caller, new: Caller) -> bool:
         """Store `new` if the table still holds `old`; False if not."""
-        was = _attributes(old)
-        names = {"#tokens": "tokens", "#secrets": "secrets", "#disabled": "disabled"}
-        values = {f":{name[1:]}": was[attribute] for name, attribute in names.items()}
-        condition = " AND ".join(f"{name} = :{name[1:]}" for name in names)
-        return await self._put(new, condition, {"ExpressionAttributeNames": names, "ExpressionAttributeValues": _item(values)})
+        return await self._put(new, **_holds(old))
+
+    async def remove(self, caller: Caller) -> bool:
+        """Delete a caller if the table still holds it as given, or no longer: our own first try; False if not."""
+        try:
+            await _call(self._client.delete_item, TableName=self._table, Key=_item({"caller": caller.caller}), **_holds(caller))
+        except _ConditionFailedError as failed:
+            return failed.item is None
+        return True
 
     async def every(self) -> list[Caller]:
         """List all callers, by name."""
@@ -525,16 +536,9 @@ class DynamoCallers:
                 return sorted((Caller.model_validate(stored_values(item)) for item in items), key=lambda caller: caller.caller)
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    async def _put(self, caller: Caller, condition: str, extra: Attributes) -> bool:
+    async def _put(self, caller: Caller, **condition: Any) -> bool:
         try:
-            await _call(
-                self._client.put_item,
-                TableName=self._table,
-                Item=_item(_attributes(caller)),
-                ConditionExpression=condition,
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **extra,
-            )
+            await _call(self._client.put_item, TableName=self._table, Item=_item(_attributes(caller)), **condition)
         except _ConditionFailedError as failed:
             # Our own, stored at the first try.
             return failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
@@ -544,6 +548,20 @@ class DynamoCallers:
 def _key_of(moment: datetime | None) -> str:
     """Give where a time begins in a sort key; None is before all."""
     return f"{milliseconds(moment):013d}" if moment else "0"
+
+
+def _holds(caller: Caller) -> Attributes:
+    """Say, as parts of a write, that the table must still hold the caller as it was read."""
+    was = _attributes(caller)
+    names = {f"#{name}": name for name in ("tokens", "secrets", "disabled", "callback_url")}
+    values = {f":{name}": was[name] for name in names.values() if name in was}
+    condition = " AND ".join(f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values())
+    return {
+        "ConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": _item(values),
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
 
 
 class _ConditionFailedError(Exception):
