@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskhook import signature
+from taskhook import encryption, signature
 from taskhook.budget import Gate
 from taskhook.callers import hash_token
 from taskhook.models import MediaFacts
@@ -400,6 +400,11 @@ class MemoryCallers:
         self.items.pop(caller.caller, None)
         return True
 
+    async def encrypted(self, name: str, secret: str) -> str:
+        """Keep it as it is."""
+        del name
+        return secret
+
     async def every(self) -> list[Caller]:
         """List all."""
         return [self.items[name] for name in sorted(self.items)]
@@ -556,6 +561,24 @@ def a_caller(name: str = "alice") -> Caller:
         secrets=(Credential(value=signature.new_secret()),),
         created_at=START,
     )
+
+
+MATERIAL = "a" * 64
+
+
+async def deployment_key(*, fresh: bool) -> str:
+    """Be the deployment's own key."""
+    del fresh
+    return MATERIAL
+
+
+def as_stored(caller: Caller) -> Caller:
+    """Give a caller as the table holds it: its signing secrets encrypted under `MATERIAL`."""
+    encrypted = [
+        one.model_copy(update={"value": encryption.encrypt(one.value, material=MATERIAL, context=caller.caller)})
+        for one in caller.secrets
+    ]
+    return caller.model_copy(update={"secrets": tuple(encrypted)})
 
 
 def token_of(name: str) -> str:

@@ -326,7 +326,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         "logs": idle.log_bytes["poll"] / ticks / GB * prices.LOG_GB,
     }
     idle_month = {name: dollars * ticks_a_month for name, dollars in per_tick.items()}
-    idle_month["fixed"] = 2 * prices.SECRET_MONTH + ticks_a_month * prices.SCHEDULE
+    idle_month["fixed"] = prices.SECRET_MONTH + ticks_a_month * prices.SCHEDULE
     dollars = _common(counted, tasks, kept) | {
         "poll": counted.milliseconds["poll"] / tasks / 1000 * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": counted.sum("write") / tasks * prices.WRITE_UNIT * MILLION,
@@ -338,7 +338,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
 def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
     """Price a million tasks but for what depends on the mode."""
     monthly = prices.METRIC_MONTH * len(counted.metrics) / PER_MONTH
-    fixed = (2 * prices.SECRET_MONTH + prices.MONTH_S / 60 * prices.SCHEDULE) / PER_MONTH
+    fixed = (prices.SECRET_MONTH + prices.MONTH_S / 60 * prices.SCHEDULE) / PER_MONTH
     return {
         "api": counted.invocations["submit"] / tasks * prices.HTTP_API_REQUEST * MILLION,  # the vendor's hints come this way too
         "requests": sum(counted.invocations.values()) / tasks * prices.LAMBDA_REQUEST * MILLION,
@@ -423,7 +423,7 @@ def _run_durable(account: Account) -> dict[str, Any]:
     media = account.ready["upstream"]
     event = {
         "vendor": media,
-        "key": secret["SecretString"],
+        "key": json.loads(secret["SecretString"])["modellix"],
         "model": "alibaba/wan2.2-animate-mix",
         "gap": 2,
         "callback_url": f"{account.ready['receiver']}/durable",

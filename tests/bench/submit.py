@@ -106,7 +106,8 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
     """Give the CPU seconds per request of both, by round."""
     os.environ.update(environment)
     dynamodb: DynamoDBClient = boto3.client("dynamodb")
-    key = boto3.client("secretsmanager").get_secret_value(SecretId=environment["VENDOR_KEY_SECRET"])["SecretString"]
+    secret = boto3.client("secretsmanager").get_secret_value(SecretId=environment["KEYS_SECRET"])["SecretString"]
+    key = json.loads(secret)["modellix"]
     until = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     dynamodb.put_item(TableName="Tasks", Item={"task_id": {"S": "lease"}, "holder": {"S": "somebody"}, "until": {"N": str(until)}})
     event = json.loads((stack.ROOT / "events/submit.json").read_text())

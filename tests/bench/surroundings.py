@@ -12,7 +12,7 @@ from aiohttp import web
 from taskhook.adapters.attributes import item
 from tests.local import stack
 from tests.local.vendor import serving
-from tests.world import a_caller
+from tests.world import MATERIAL, a_caller, as_stored
 
 QUIET = "Quiet"  # a table of tasks in which nobody puts any
 
@@ -65,10 +65,10 @@ def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
     dynamodb = session.client("dynamodb", endpoint_url=account_url)
     for name, resource in (("Tasks", "Tasks"), (QUIET, "Tasks"), ("Callers", "Callers")):
         stack.make_table(dynamodb, resource, name)
-    dynamodb.put_item(TableName="Callers", Item=item(a_caller().model_dump(exclude_none=True)))
+    dynamodb.put_item(TableName="Callers", Item=item(as_stored(a_caller()).model_dump(exclude_none=True)))
     secrets = session.client("secretsmanager", endpoint_url=account_url)
-    secret = secrets.create_secret(Name="key", SecretString=vendor_key)
-    deployment_key = secrets.create_secret(Name="own", SecretString="a" * 64)
+    keys = {"modellix": vendor_key, "deployment_key": MATERIAL}
+    secret = secrets.create_secret(Name="keys", SecretString=json.dumps(keys))
     variables = stack.template()["Globals"]["Function"]["Environment"]["Variables"]
     parameters = {name: str(one.get("Default", "")) for name, one in stack.template()["Parameters"].items()}
     defaults = {name: parameters[value["Ref"]] for name, value in variables.items() if value.get("Ref") in parameters}
@@ -80,8 +80,7 @@ def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
         "STACK_NAME": stack.STACK,
         "TASKS_TABLE": "Tasks",
         "CALLERS_TABLE": "Callers",
-        "VENDOR_KEY_SECRET": secret["ARN"],
-        "DEPLOYMENT_KEY_SECRET": deployment_key["ARN"],
+        "KEYS_SECRET": secret["ARN"],
         "PUBLIC_URL": "https://tasks.example.com",
         "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
         "POLL_FUNCTION": "poll",

@@ -11,7 +11,7 @@ from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
 from taskhook.adapters.surroundings import SystemClock
 from tests.local import stack
 from tests.local.dynamodb_local import NotHereError, dynamodb_local
-from tests.world import Told
+from tests.world import Told, deployment_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -102,4 +102,4 @@ def dynamo_tasks(dynamodb: "DynamoDBClient", tasks_table: str, told: Told) -> Dy
 @pytest.fixture
 def dynamo_callers(dynamodb: "DynamoDBClient", callers_table: str) -> DynamoCallers:
     """Give the real directory on the real table."""
-    return DynamoCallers(dynamodb, callers_table, clock=SystemClock())
+    return DynamoCallers(dynamodb, callers_table, clock=SystemClock(), deployment_key=deployment_key)

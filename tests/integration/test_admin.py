@@ -1,5 +1,6 @@
 """The admin command as people and programs meet it: help, tables, JSON, exit codes, and errors that say what to do."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ LEVELS: tuple[list[str], ...] = (
     ["callers", "disable"],
     ["callers", "enable"],
     ["callers", "remove"],
+    ["vendors"],
+    ["vendors", "list"],
+    ["vendors", "set"],
+    ["vendors", "remove"],
 )
 NO_CONFIGURATION = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
@@ -58,7 +64,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def deployed(account_url: str) -> Iterator[str]:
-    """Deploy a stack that has nothing but the table of callers."""
+    """Deploy a stack that has nothing but the table of callers and the secret."""
     name = f"admin-{uuid.uuid4().hex[:8]}"
     client = boto3.client(
         "cloudformation",
@@ -67,8 +73,8 @@ def deployed(account_url: str) -> Iterator[str]:
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    table = stack.template()["Resources"]["Callers"]
-    body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": {"Callers": table}}
+    resources = {name: stack.template()["Resources"][name] for name in ("Callers", "Secret")}
+    body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
     client.create_stack(StackName=name, TemplateBody=json.dumps(body))
     client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
     yield name
@@ -81,12 +87,46 @@ def admin(command: Command, deployed: str, account_url: str) -> Command:
     return lambda *arguments: command("callers", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url)
 
 
+@pytest.fixture
+def vendors(command: Command, deployed: str, account_url: str) -> Command:
+    """Run the command on the stack's secret."""
+    return lambda *arguments: command("vendors", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The stack's secret, from the outside."""
+
+    client: Any
+    name: str
+
+    def read(self) -> str:
+        """Read it."""
+        text: str = self.client.get_secret_value(SecretId=self.name)["SecretString"]
+        return text
+
+    def write(self, text: str) -> None:
+        """Write over all of it."""
+        self.client.put_secret_value(SecretId=self.name, SecretString=text)
+
+
+@pytest.fixture
+def keys(deployed: str, account_url: str) -> Keys:
+    """Give the stack's secret."""
+    session = boto3.Session(region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    resource = session.client("cloudformation", endpoint_url=account_url).describe_stack_resource(
+        StackName=deployed, LogicalResourceId="Secret"
+    )
+    client = session.client("secretsmanager", endpoint_url=account_url)
+    return Keys(client, resource["StackResourceDetail"]["PhysicalResourceId"])
+
+
 @pytest.mark.parametrize("level", LEVELS, ids=" ".join)
 def test_help_has_examples_at_every_level(command: Command, level: list[str]) -> None:
     """Whoever does not know what to type finds something to copy."""
     code, shown, complaint = command(*level, "--help")
     assert (code, complaint) == (0, "")
-    assert "\nexamples:\n  taskhook callers " in shown
+    assert f"\nexamples:\n  taskhook {(level or ['callers'])[0]} " in shown
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=" ".join)
@@ -94,7 +134,7 @@ def test_the_examples_are_good(command: Command, level: list[str]) -> None:
     """Each gets as far as asking AWS, for which it has no credentials."""
     _, shown, _ = command(*level, "--help")
     for line in re.findall(r"^  taskhook (.*)$", shown, re.MULTILINE):
-        words = re.split(r" >| \||     ", line)[0].split()  # without what a shell does with it, and without the remark
+        words = re.split(r" >| <| \||     ", line)[0].split()  # without what a shell does with it, and without the remark
         code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
 
@@ -147,6 +187,52 @@ def test_a_caller_is_disabled_enabled_updated_and_removed(admin: Command) -> Non
     assert (code, "cannot be signed any more" in note) == (0, True)
     assert "store" not in admin("list")[1].split()
     assert admin("remove", "store")[0] == 1
+
+
+def test_an_export_of_the_table_forges_nothing(admin: Command, deployed: str, account_url: str) -> None:
+    """Tokens are hashed, and signing secrets encrypted, also those that a rotation made."""
+    shown = json.loads(admin("add", "sealed", "--json")[1])
+    rotated = json.loads(admin("rotate", "sealed", "--secret", "--json")[1])["signing_secret"]
+    session = boto3.Session(region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    resource = session.client("cloudformation", endpoint_url=account_url).describe_stack_resource(
+        StackName=deployed, LogicalResourceId="Callers"
+    )
+    table = resource["StackResourceDetail"]["PhysicalResourceId"]
+    export = json.dumps(session.client("dynamodb", endpoint_url=account_url).scan(TableName=table)["Items"])
+    for secret in (shown["token"], shown["signing_secret"], rotated):
+        assert secret.removeprefix("whsec_") not in export
+    assert "whsec_" not in export
+
+
+def test_a_vendors_key_goes_into_the_secret_from_standard_input(
+    admin: Command, vendors: Command, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the deployment's own key, which stays; no command shows a key."""
+    own = json.loads(keys.read())["deployment_key"]
+    assert len(own) >= 32
+    assert json.loads(vendors("list", "--json")[1]) == [{"vendor": "modellix", "key": False}]
+    for text, complaint in (("", "is empty"), ("two\nlines", "one line"), ("schlüssel", "one line"), ("\x00", "one line")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        code, shown, told = vendors("set", "modellix")
+        assert (code, shown, complaint in told) == (1, "", True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" mdlx_key\n"))
+    code, shown, told = vendors("set", "modellix")
+    assert (code, "mdlx_key" in shown + told) == (0, False)
+    assert json.loads(keys.read()) == {"modellix": "mdlx_key", "deployment_key": own}
+    assert vendors("list")[1].split() == ["VENDOR", "KEY", "modellix", "yes"]
+    assert admin("add", "keyed")[0] == 0
+    assert json.loads(vendors("remove", "modellix", "--json")[1]) == {"vendor": "modellix", "key": False}
+    assert json.loads(keys.read()) == {"modellix": "", "deployment_key": own}
+
+
+def test_a_secret_that_lost_its_form_is_not_written_over(vendors: Command, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deployment key in its version before is what the table of callers is encrypted under."""
+    before = keys.read()
+    keys.write("a key that was pasted over it all")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("mdlx_key"))
+    code, _, complaint = vendors("set", "modellix")
+    assert (code, "AWSPREVIOUS" in complaint, "pasted" in complaint) == (1, True, False)
+    keys.write(before)
 
 
 def test_the_command_is_a_script_too(command: Command) -> None:
@@ -245,4 +331,4 @@ def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
                 process.send_signal(signal.SIGINT)
                 shown, complaint = process.communicate(timeout=5)
     assert (process.returncode, shown) == (130, "")
-    assert complaint == "\ntaskhook: interrupted; `callers list` tells what was done\n"
+    assert complaint == "\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n"

@@ -31,7 +31,7 @@ from taskhook.models import MODELS
 from tests.contract import check_answer, document
 from tests.local import stack
 from tests.local.vendor import RESULT
-from tests.world import a_caller, token_of
+from tests.world import MATERIAL, a_caller, as_stored, token_of
 
 if TYPE_CHECKING:
     from taskhook.adapters.dynamodb import DynamoCallers
@@ -103,16 +103,15 @@ def deployed(
     secrets = boto3.client(
         "secretsmanager", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
     )
-    secret = secrets.create_secret(Name=f"key-{tasks_table}", SecretString=upstream["api_key"])
-    deployment_key = secrets.create_secret(Name=f"own-{tasks_table}", SecretString="a" * 64)
+    keys = {"modellix": upstream["api_key"], "deployment_key": MATERIAL}
+    secret = secrets.create_secret(Name=f"keys-{tasks_table}", SecretString=json.dumps(keys))
     environment = credentials | {
         "AWS_ENDPOINT_URL": account_url,
         "STACK_NAME": "shop",
         "TASKS_TABLE": tasks_table,
         "CALLERS_TABLE": callers_table,
         "VENDOR_URL": upstream["upstream"],
-        "VENDOR_KEY_SECRET": secret["ARN"],
-        "DEPLOYMENT_KEY_SECRET": deployment_key["ARN"],
+        "KEYS_SECRET": secret["ARN"],
         "PUBLIC_URL": "https://tasks.example.com",
         "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",
         "POLL_FUNCTION": "poll",
@@ -132,7 +131,7 @@ def deployed(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     for name in ("alice", "bob"):
-        caller = a_caller(name)
+        caller = as_stored(a_caller(name))
         dynamo_callers._client.put_item(
             TableName=callers_table,
             Item={

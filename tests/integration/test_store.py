@@ -18,7 +18,7 @@ from taskhook.ports import Credential, LeaseView, Rows, StaleTaskError, StoreUna
 from taskhook.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
-from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller, deployment_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -75,11 +75,11 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Directory]:
     if request.param == "memory":
         yield MemoryCallers()
     elif request.param == "simulated":
-        yield DynamoCallers(a_client(), "Callers", clock=SystemClock())
+        yield DynamoCallers(a_client(), "Callers", clock=SystemClock(), deployment_key=deployment_key)
     else:
         client = request.getfixturevalue(request.param)
         with made_from_template(client, "Callers") as table:
-            yield DynamoCallers(client, table, clock=SystemClock())
+            yield DynamoCallers(client, table, clock=SystemClock(), deployment_key=deployment_key)
 
 
 @pytest.fixture(params=DATABASES)
@@ -601,10 +601,14 @@ async def test_the_queue_is_counted_per_caller(store: Store) -> None:
 
 async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -> None:
     """A name is taken once, and two changes at once cannot undo each other."""
-    alice = a_caller("alice")
+    plain, sealed = a_caller("alice"), await directory.encrypted("alice", "whsec_old")
+    alice = plain.model_copy(update={"secrets": (Credential(value=sealed),)})
     assert await directory.add(alice)
     assert not await directory.add(a_caller("alice").model_copy(update={"disabled": True}))
-    assert await directory.read("alice") == await directory.find("alice") == alice
+    assert await directory.read("alice") == await directory.cached("alice") == alice
+    found = await directory.find("alice")
+    assert found == plain.model_copy(update={"secrets": (Credential(value="whsec_old"),)}), "its secrets can sign"
+    assert await directory.find("bob") is None
     rotated = alice.model_copy(update={"secrets": (Credential(value="whsec_new"), *alice.secrets)})
     disabled = alice.model_copy(update={"disabled": True})
     assert await directory.update(alice, disabled)

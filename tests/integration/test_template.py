@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from taskhook.adapters.secrets import DEPLOYMENT_KEY, VENDORS
 from taskhook.settings import Settings
 from taskhook.submit import ANSWER_TIME
 from tests import watched
@@ -48,7 +49,6 @@ GRANTS: dict[str, set[Grant]] = {
         ("dynamodb:Query", BY_CALLER),
         ("dynamodb:GetItem", CALLERS),
         ("secretsmanager:GetSecretValue", "Secret.Id"),
-        ("secretsmanager:GetSecretValue", "DeploymentKey.Id"),
         ("lambda:InvokeFunction", "PollFunction.Arn"),
         ("logs:CreateLogStream", "SubmitLogs.Arn"),
         ("logs:PutLogEvents", "SubmitLogs.Arn"),
@@ -61,7 +61,6 @@ GRANTS: dict[str, set[Grant]] = {
         ("dynamodb:Query", WORK),
         ("dynamodb:GetItem", CALLERS),
         ("secretsmanager:GetSecretValue", "Secret.Id"),
-        ("secretsmanager:GetSecretValue", "DeploymentKey.Id"),
         ("logs:CreateLogStream", "PollLogs.Arn"),
         ("logs:PutLogEvents", "PollLogs.Arn"),
         ("lambda:InvokeFunction", "ArchiveFunction.Arn"),
@@ -242,10 +241,9 @@ def test_a_parameter_is_described_and_constrained(name: str) -> None:
     assert parameter["Type"] != "Number" or "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= set(parameter)
 
 
-def test_only_the_vendor_key_has_no_default() -> None:
-    """Nothing else is asked for at a deployment, and the key is never shown."""
-    assert [name for name, parameter in TEMPLATE["Parameters"].items() if "Default" not in parameter] == ["VendorKey"]
-    assert TEMPLATE["Parameters"]["VendorKey"]["NoEcho"] is True
+def test_every_parameter_has_a_default_and_none_is_secret() -> None:
+    """Nothing is asked for at a deployment, and no update carries a key."""
+    assert [name for name, parameter in TEMPLATE["Parameters"].items() if "Default" not in parameter or "NoEcho" in parameter] == []
 
 
 def test_tasks_are_kept_for_a_week_at_least() -> None:
@@ -274,13 +272,18 @@ def test_every_table_is_kept() -> None:
         assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
 
 
-def test_the_deployment_key_is_made_once_and_kept() -> None:
-    """Random, in no template and no parameter, and kept with the tables, for what is encrypted under it is kept too."""
-    key = RESOURCES["DeploymentKey"]
-    assert (key["DeletionPolicy"], key["UpdateReplacePolicy"]) == ("Retain", "Retain")
-    assert key["Properties"]["GenerateSecretString"] == {"PasswordLength": 64, "ExcludePunctuation": True}
-    assert set(key["Properties"]) == {"Description", "GenerateSecretString"}
-    assert variables("SubmitFunction")["DEPLOYMENT_KEY_SECRET"] == {"Fn::GetAtt": ["DeploymentKey", "Id"]}
+def test_the_secret_is_made_once_and_kept() -> None:
+    """Its deployment key is random, in no template and no parameter, and outlives the stack as the tables that it encrypts."""
+    [secret] = of_type("AWS::SecretsManager::Secret").values()
+    assert (secret["DeletionPolicy"], secret["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert set(secret["Properties"]) == {"Description", "GenerateSecretString"}
+    generated = secret["Properties"]["GenerateSecretString"]
+    assert {**json.loads(generated.pop("SecretStringTemplate")), generated.pop("GenerateStringKey"): ...} == {
+        **dict.fromkeys(VENDORS, ""),
+        DEPLOYMENT_KEY: ...,
+    }
+    assert generated == {"PasswordLength": 64, "ExcludePunctuation": True}
+    assert variables("SubmitFunction")["KEYS_SECRET"] == {"Fn::GetAtt": ["Secret", "Id"]}
 
 
 def test_the_keys_of_tasks() -> None:

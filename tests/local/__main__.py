@@ -142,15 +142,15 @@ async def _live(options: argparse.Namespace) -> int:
 
 async def _serve(options: argparse.Namespace) -> None:
     started = time.monotonic()
+    vendor_key = os.environ.get(KEY_VARIABLE, "") if options.real_vendor else new_key()
     parameters = {
         "Architecture": stack.ARCHITECTURE,
-        "VendorKey": os.environ.get(KEY_VARIABLE, "") if options.real_vendor else new_key(),
         "CallbackTargets": "any",
         "FirstPoll": "immediate",
         "RequestsPerMinute": str(min(max(options.rpm, 11), 100_000)),
     } | dict(options.parameter)
     profile = VendorProfile(
-        api_keys=(parameters["VendorKey"],),
+        api_keys=(vendor_key,),
         task_seconds=options.task_seconds,
         rpm=options.rpm,
         concurrent=options.concurrent,
@@ -178,7 +178,10 @@ async def _serve(options: argparse.Namespace) -> None:
         )
         parameters = {"VendorUrl": upstream, "PublicUrl": endpoint} | parameters
         front.upstream = await _timed("stack deployed", stack.deploy(account, built, parameters))
-        token, signing_secret = await _timed("caller added", stack.add_caller(account, "local"))
+        (token, signing_secret), _ = await asyncio.gather(
+            _timed("caller added", stack.add_caller(account, "local")),
+            _timed("vendor's key stored", stack.set_vendor_key(account, vendor_key)),
+        )
         receiver.add_secret(signing_secret)
         await _timed("first request answered", _validate(endpoint, token))
         _say(f"{time.monotonic() - started:6.1f} s  in all: ready\n")

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import boto3
-import yaml
+
+from layers.template import TEMPLATE, load
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "template.yaml"
+template = load
 WORK = ROOT / ".aws-sam"  # the folders of living stacks, and what was built
 SAM = ROOT / ".tools/sam/bin/sam"
 UV = shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
@@ -69,19 +70,19 @@ class Account:
             "__SAM_CLI_APP_DIR": str(self.folder),
         }
 
-    async def run(self, *command: str | Path) -> str:
-        """Run a command in this account and return what it printed; it dies with the account."""
+    async def run(self, *command: str | Path, said: str = "") -> str:
+        """Run a command in this account, with `said` on its standard input; give what it printed. It dies with the account."""
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=self.folder,
             env=self.environment(),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             process_group=self.group,
         )
         try:
-            printed, complaint = await process.communicate()
+            printed, complaint = await process.communicate(said.encode())
         finally:
             if process.returncode is None:
                 process.kill()
@@ -224,6 +225,11 @@ async def add_caller(account: Account, name: str) -> tuple[str, str]:
     return caller["token"], caller["signing_secret"]
 
 
+async def set_vendor_key(account: Account, key: str) -> None:
+    """Store the vendor's key in the stack's secret, as an operator does."""
+    await account.run(sys.executable, "-m", "taskhook", "vendors", "set", "modellix", "--stack", STACK, said=key)
+
+
 def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:
     """Make a table as the template has it, under a name of its own."""
     properties = template()["Resources"][resource]["Properties"]
@@ -231,28 +237,3 @@ def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:
     wanted: dict[str, Any] = {key: properties[key] for key in given if key in properties}
     client.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **wanted)
     client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
-
-
-def template(path: Path = TEMPLATE) -> dict[str, Any]:
-    """Load a template; `!Sub x` becomes `{"Fn::Sub": "x"}`, as in the long form."""
-    loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_TemplateLoader)  # noqa: S506 - derived from the safe one
-    return loaded
-
-
-class _TemplateLoader(yaml.SafeLoader):
-    pass
-
-
-def _intrinsic(loader: _TemplateLoader, name: str, node: Any) -> dict[str, Any]:
-    if isinstance(node, yaml.ScalarNode):
-        value: Any = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(node, deep=True)
-    if name == "GetAtt" and isinstance(value, str):
-        value = value.split(".", 1)
-    return {name if name in {"Ref", "Condition"} else f"Fn::{name}": value}
-
-
-_TemplateLoader.add_multi_constructor("!", _intrinsic)

@@ -9,6 +9,7 @@ from typing import Any
 from taskhook import signature
 from taskhook.adapters.attributes import plain
 from taskhook.adapters.dynamodb import stored_values
+from taskhook.encryption import decrypt
 from taskhook.ports import PollKind
 from taskhook.schedule import RETRY_WAITS
 from taskhook.submit import Answer
@@ -16,7 +17,7 @@ from taskhook.task import ARCHIVE_TIME, ErrorCode, State, Submission, millisecon
 from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, TICK, Scene, Upstream, Visit
 from tests.sim.seam import age
 from tests.sim.table import Item
-from tests.world import START
+from tests.world import MATERIAL, START
 
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
 
@@ -240,7 +241,8 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
         if upstream.reported is not PollKind.SUCCEEDED or upstream.name not in visit_names(scene, visit):
             yield "was called back with a success that is not its own"
     caller = scene.table.peek(CALLERS, stored["caller"]["S"]) or {}
-    secrets = [secret["value"] for secret in plain(caller)["secrets"]]
+    name, stored_secrets = stored["caller"]["S"], plain(caller)["secrets"]
+    secrets = [decrypt(secret["value"], material=MATERIAL, context=name) for secret in stored_secrets]
     at, given = int(visit.headers["webhook-timestamp"]), visit.headers["webhook-signature"].split(" ")
     if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(given):
         yield "carries no signature of its caller"

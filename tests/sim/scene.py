@@ -14,7 +14,8 @@ from taskhook import callers, deliver, ports, query
 from taskhook.adapters import attributes
 from taskhook.adapters.archive_s3 import S3Archive
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, stored_values
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, StoredKey
+from taskhook.adapters.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake
 from taskhook.archive import ArchiveReport, Desk, archive, link
 from taskhook.hints import HintDesk, hint
 from taskhook.models import MediaFacts
@@ -39,7 +40,7 @@ from tests.sim.bucket import MemoryS3
 from tests.sim.loop import VirtualLoop
 from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock, _impossible
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, Told, a_caller
+from tests.world import GOOD_IMAGE, GOOD_VIDEO, MATERIAL, START, Told, a_caller, as_stored, deployment_key
 
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
@@ -439,8 +440,8 @@ class _LambdaClient:
 
 class _SecretsClient:
     def get_secret_value(self, **_request: Any) -> Json:
-        """Give a key."""
-        return {"SecretString": "some_key"}
+        """Give the keys."""
+        return {"SecretString": json.dumps({"modellix": "some_key", "deployment_key": MATERIAL})}
 
 
 @dataclass
@@ -505,9 +506,10 @@ class Scene:
             long_poll=self.deployment.holds,
             origin=ORIGIN if self.deployment.archives else None,
         )
-        self.admin = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerAdmin)
+        admin = DynamoCallers(_client(self.table), CALLERS, clock=self.clock, deployment_key=deployment_key)
+        self.admin = self.seam.port(admin, ports.CallerAdmin)
         for caller in self.people.values():
-            self.loop.run_until_complete(self.admin.inner.add(caller))
+            self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
 
     # --- functions -------------------------------------------------------------------------------------------------------
 
@@ -794,14 +796,15 @@ class Scene:
             ports.DeliveryRate,
         )
         tasks = self.seam.port(DynamoTasks(_client(self.table), TASKS, clock=self.clock, reporter=self.reporter), *protocols)
-        key = self.seam.port(StoredKey(_client(_SecretsClient()), "arn"), ports.ApiKey)
+        key = self.seam.port(StoredKey(StackSecret(_client(_SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey)
         hooks = self.seam.port(HookUrls(ORIGIN, key), ports.Hooks)
         wake = self.seam.port(LambdaWake(_client(_LambdaClient(self)), "poll", self.reporter), ports.Wake)
         archiver = self.seam.port(
             LambdaArchiver(_client(_LambdaClient(self)), "archive", self.reporter, wakes="poll"), ports.Archiver
         )
         archive = self.seam.port(S3Archive(_client(self.bucket), "results"), ports.Archive)
-        directory = self.seam.port(DynamoCallers(_client(self.table), CALLERS, clock=self.clock), ports.CallerDirectory)
+        found = DynamoCallers(_client(self.table), CALLERS, clock=self.clock, deployment_key=key)
+        directory = self.seam.port(found, ports.CallerDirectory)
         return _Container(
             tasks,
             directory,

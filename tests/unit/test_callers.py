@@ -118,11 +118,12 @@ async def test_a_caller_is_removed_only_when_it_is_disabled(directory: MemoryCal
 
 async def test_a_new_caller_has_a_hashed_token_and_a_secret_of_32_bytes(directory: MemoryCallers) -> None:
     """The token works, and what is stored does not give it away."""
-    caller, token = await callers.add("bob-2", callback_url=None, now=START, admin=directory)
+    caller, token, secret = await callers.add("bob-2", callback_url=None, now=START, admin=directory)
     assert await callers.authenticate(f"Bearer {token}", callers=directory, now=START) == caller
     assert token not in caller.model_dump_json()
-    assert caller.secrets[0].value.startswith("whsec_")
-    assert len(caller.secrets[0].value) == len("whsec_") + 44
+    assert caller.secrets[0].value == await directory.encrypted("bob-2", secret)
+    assert secret.startswith("whsec_")
+    assert len(secret) == len("whsec_") + 44
 
 
 @pytest.mark.parametrize("name", ["", "A", "a_b", "-a", "a-", "a" * 33, "a b", "é"])

@@ -1,13 +1,16 @@
 """The keys of a deployment: what a secret holds, what keeps it from being read, and what is derived from it."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from taskhook.adapters.surroundings import HookUrls, StoredKey, derived_key
+from taskhook.adapters.secrets import StackSecret, StoredKey
+from taskhook.adapters.surroundings import HookUrls
+from taskhook.encryption import derived_key
 from taskhook.ports import KeyUnavailableError, KeyUnusableError
 
 BROKEN = [
@@ -43,18 +46,42 @@ def refused(code: str) -> ClientError:
 def stored(*answers: dict[str, Any] | Exception) -> tuple[StoredKey, Secrets]:
     """Make a key that is kept in a secret."""
     secrets = Secrets(*answers)
-    return StoredKey(cast("Any", secrets), "arn"), secrets
+    return StoredKey(StackSecret(cast("Any", secrets), "arn"), "key"), secrets
+
+
+def held(key: str) -> dict[str, Any]:
+    """Make the answer that shows a secret with one key in it."""
+    return {"SecretString": json.dumps({"key": key})}
 
 
 async def test_a_key_is_read_once_and_again_when_asked_for() -> None:
     """A white space around it was pasted with it."""
-    key, secrets = stored({"SecretString": " one\n"}, {"SecretString": "two"})
+    key, secrets = stored(held(" one\n"), held("two"))
     assert [await key(fresh=False), await key(fresh=False), secrets.reads] == ["one", "one", 1]
     assert [await key(fresh=True), await key(fresh=False), secrets.reads] == ["two", "two", 2]
 
 
+async def test_keys_of_one_secret_are_read_together() -> None:
+    """And none of them is another's."""
+    secrets = Secrets({"SecretString": '{"one": "1", "other": "2"}'})
+    secret = StackSecret(cast("Any", secrets), "arn")
+    assert [await StoredKey(secret, name)(fresh=False) for name in ("one", "other")] == ["1", "2"]
+    assert secrets.reads == 1
+
+
 @pytest.mark.parametrize(
-    "answer", [{"SecretString": ""}, {"SecretString": " \r\n"}, {"SecretBinary": b"key"}, *map(refused, BROKEN)]
+    "answer",
+    [
+        held(""),
+        held(" \r\n"),
+        {"SecretString": '{"another": "key"}'},
+        {"SecretString": "key"},
+        {"SecretString": '"key"'},
+        {"SecretString": '{"key": 1}'},
+        {"SecretString": ""},
+        {"SecretBinary": b"key"},
+        *map(refused, BROKEN),
+    ],
 )
 async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_configuration(answer: Any) -> None:
     """No repetition cures it."""
@@ -65,7 +92,7 @@ async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_c
 @pytest.mark.parametrize("answer", [ReadTimeoutError(endpoint_url="https://x"), *map(refused, PASSING)])
 async def test_a_secret_that_cannot_be_read_now_is_read_later(answer: Exception) -> None:
     """A failure is not kept."""
-    key, _ = stored(answer, {"SecretString": "key"})
+    key, _ = stored(answer, held("key"))
     with pytest.raises(KeyUnavailableError):
         await key(fresh=False)
     assert await key(fresh=False) == "key"
@@ -73,7 +100,7 @@ async def test_a_secret_that_cannot_be_read_now_is_read_later(answer: Exception)
 
 async def test_each_task_has_a_token_of_its_own() -> None:
     """One that two processes with the same deployment key agree on."""
-    one, other = (HookUrls("https://x", stored({"SecretString": "material"})[0]) for _ in range(2))
+    one, other = (HookUrls("https://x", stored(held("material"))[0]) for _ in range(2))
     url = await one.url("tk_1")
     assert url is not None
     token = url.removeprefix("https://x/hooks/tk_1/")
@@ -81,7 +108,7 @@ async def test_each_task_has_a_token_of_its_own() -> None:
     assert [await other.valid("tk_2", token), await other.valid("tk_1", "x"), await other.valid("tk_1", "ü")] == [False] * 3
 
 
-@pytest.mark.parametrize("answer", [{"SecretString": ""}, refused("AccessDeniedException"), refused("ThrottlingException")])
+@pytest.mark.parametrize("answer", [held(""), refused("AccessDeniedException"), refused("ThrottlingException")])
 async def test_without_the_key_there_is_no_address_and_no_verdict(answer: Any) -> None:
     """A submit goes on without, and a webhook is asked to come again."""
     hooks = HookUrls("https://x", stored(answer)[0])

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import getpass
 import json
 import os
 import re
@@ -11,85 +12,40 @@ from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, override
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from pydantic import ValidationError
-
 from taskhook import callers
 from taskhook.adapters.dynamodb import DynamoCallers
+from taskhook.adapters.secrets import DEPLOYMENT_KEY, VENDORS, StackSecret, StoredKey
 from taskhook.adapters.surroundings import SystemClock
-from taskhook.callers import CallerError
-from taskhook.ports import Caller, StoreUnavailableError
+from taskhook.admin import EXPECTED, checked_key, client, explain, resource
+from taskhook.ports import Caller
 from taskhook.targets import ForbiddenTargetError, TargetPolicy
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+type _Fact = str | bool | int | None
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_PATIENCE = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
-
-# What to do about an error of AWS's, by its code, or by the name of its class where it never came to an answer.
-_LOG_IN = "log in with the AWS CLI, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_DENIED = (
-    "these credentials need cloudformation:DescribeStackResource, "
-    "and GetItem, PutItem, DeleteItem and Scan on the stack's Callers table"
-)
-_REACH = "check the network, the region's name and AWS_ENDPOINT_URL"
-_ADVICE = {
-    "NoCredentialsError": _LOG_IN,
-    "PartialCredentialsError": _LOG_IN,
-    "CredentialRetrievalError": _LOG_IN,
-    "SSOTokenLoadError": _LOG_IN,
-    "UnauthorizedSSOTokenError": _LOG_IN,
-    "ExpiredToken": _LOG_IN,
-    "ExpiredTokenException": _LOG_IN,
-    "InvalidClientTokenId": _LOG_IN,
-    "UnrecognizedClientException": _LOG_IN,
-    "SignatureDoesNotMatch": _LOG_IN,
-    "ProfileNotFound": "`aws configure list-profiles` names those there are; AWS_PROFILE chooses one",
-    "NoRegionError": "set AWS_DEFAULT_REGION to the region that the stack was deployed to",
-    "InvalidRegionError": "set AWS_DEFAULT_REGION to the region that the stack was deployed to",
-    "AccessDenied": _DENIED,
-    "AccessDeniedException": _DENIED,
-    "EndpointConnectionError": _REACH,
-    "ConnectTimeoutError": _REACH,
-    "ConnectionClosedError": _REACH,
-    "ProxyConnectionError": _REACH,
-    "ReadTimeoutError": _REACH,
-    "ResourceNotFoundException": "the stack's table is gone; deploy the stack again",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 (failed) or 2 (usage)."""
     options = _parser().parse_args(arguments)
     try:
-        admin = DynamoCallers(_client("dynamodb"), _callers_table(options.stack), clock=SystemClock())
-        asyncio.run(_commands(options, admin))
-    except CallerError as error:
-        return _failed(str(error))
-    except StoreUnavailableError as error:
-        return _failed(f"the table of callers did not answer: {error}", _ADVICE.get(str(error), "try again"))
-    except (BotoCoreError, ClientError) as error:
-        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-        return _failed(str(error), _ADVICE.get(code, "try again; `aws sts get-caller-identity` tells whether AWS can be reached"))
-    except ValidationError as error:
-        return _failed(f"a record in the table of callers cannot be read: {error}", "delete it there, and add the caller again")
+        asyncio.run(_vendors(options) if options.area == "vendors" else _callers(options))
+    except EXPECTED as error:
+        print(f"taskhook: {explain(error)}", file=sys.stderr)
+        return FAILED
     return 0
-
-
-def _failed(what: str, advice: str = "") -> int:
-    print("; ".join(part for part in (f"taskhook: {what.rstrip('.')}", advice) if part), file=sys.stderr)
-    return FAILED
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
     """Leave at once: a request under way is in a thread that nobody can stop."""
-    os.write(sys.stderr.fileno(), b"\ntaskhook: interrupted; `callers list` tells what was done\n")
+    os.write(sys.stderr.fileno(), b"\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n")
     os._exit(INTERRUPTED)
 
 
-def _commands(options: argparse.Namespace, admin: DynamoCallers) -> Coroutine[Any, Any, None]:
+def _callers(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
     now = datetime.now(UTC)
+    key = StoredKey(StackSecret(client("secretsmanager"), resource(options.stack, "Secret")), DEPLOYMENT_KEY)
+    admin = DynamoCallers(client("dynamodb"), resource(options.stack, "Callers"), clock=SystemClock(), deployment_key=key)
     match options.command:
         case "add":
             return _add(options, admin, now)
@@ -107,18 +63,22 @@ def _commands(options: argparse.Namespace, admin: DynamoCallers) -> Coroutine[An
 
 async def _add(options: argparse.Namespace, admin: DynamoCallers, now: datetime) -> None:
     _warn_of_http(options.callback_url)
-    caller, token = await callers.add(options.name, callback_url=options.callback_url, now=now, admin=admin)
-    shown = {"caller": caller.caller, "token": token, "signing_secret": caller.secrets[0].value}
+    caller, token, secret = await callers.add(options.name, callback_url=options.callback_url, now=now, admin=admin)
+    shown = {"caller": caller.caller, "token": token, "signing_secret": secret}
     _show(options, shown, note="Keep both now: the token is stored only as a hash, and the secret is not shown again here.")
 
 
 async def _list(options: argparse.Namespace, admin: DynamoCallers) -> None:
     now = datetime.now(UTC)
     found = [_summary(caller, now) for caller in await admin.every()]
+    _table(options, found, nothing="no callers yet; make one with: taskhook callers add NAME")
+
+
+def _table(options: argparse.Namespace, found: Sequence[Mapping[str, _Fact]], *, nothing: str = "") -> None:
     if options.json:
         print(json.dumps(found))
     elif not found:
-        print("no callers yet; make one with: taskhook callers add NAME", file=sys.stderr)
+        print(nothing, file=sys.stderr)
     else:
         columns = [column.replace("_", " ").upper() for column in found[0]]
         rows = [columns, *([_cell(value) for value in row.values()] for row in found)]
@@ -127,7 +87,7 @@ async def _list(options: argparse.Namespace, admin: DynamoCallers) -> None:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _cell(value: str | bool | int | None) -> str:  # noqa: FBT001  # a row of the table has any of these
+def _cell(value: _Fact) -> str:
     words = {True: "yes", False: "no"}
     return "-" if value is None else words[value] if isinstance(value, bool) else str(value)
 
@@ -169,12 +129,28 @@ async def _remove(options: argparse.Namespace, admin: DynamoCallers) -> None:
     _show(options, {"caller": caller.caller, "removed": True}, note=note)
 
 
+async def _vendors(options: argparse.Namespace) -> None:
+    secret = StackSecret(client("secretsmanager"), resource(options.stack, "Secret"))
+    if options.command == "list":
+        keys = await secret.keys()
+        _table(options, [{"vendor": vendor, "key": bool(keys.get(vendor))} for vendor in VENDORS])
+        return
+    key = checked_key(_typed_or_piped(options.name)) if options.command == "set" else ""
+    await secret.store(options.name, key)
+    use = "read it when the vendor refuses the one they hold" if key else "that hold the old one go on with it while they are warm"
+    _show(options, {"vendor": options.name, "key": bool(key)}, note=f"Functions {use}.")
+
+
+def _typed_or_piped(vendor: str) -> str:
+    return getpass.getpass(f"API key of {vendor}: ") if sys.stdin.isatty() else sys.stdin.read()
+
+
 def _warn_of_http(callback_url: str | None) -> None:
     if callback_url and callback_url.startswith("http:"):
         print("taskhook: warning: only the emulated account calls an http URL back", file=sys.stderr)
 
 
-def _summary(caller: Caller, now: datetime) -> dict[str, str | bool | int | None]:
+def _summary(caller: Caller, now: datetime) -> dict[str, _Fact]:
     return {
         "caller": caller.caller,
         "disabled": caller.disabled,
@@ -185,7 +161,7 @@ def _summary(caller: Caller, now: datetime) -> dict[str, str | bool | int | None
     }
 
 
-def _show(options: argparse.Namespace, facts: Mapping[str, str | bool | None], *, note: str) -> None:
+def _show(options: argparse.Namespace, facts: Mapping[str, _Fact], *, note: str) -> None:
     if options.json:
         print(json.dumps(facts))
         return
@@ -193,29 +169,6 @@ def _show(options: argparse.Namespace, facts: Mapping[str, str | bool | None], *
     for name, value in facts.items():
         print(f"{name.replace('_', ' ').ljust(width)}  {_cell(value)}")
     print(note, file=sys.stderr)
-
-
-def _callers_table(stack: str) -> str:
-    """Find the stack's `Callers` table. Raises CallerError, botocore's errors."""
-    client = _client("cloudformation")
-    try:
-        described = client.describe_stack_resource(StackName=stack, LogicalResourceId="Callers")
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ValidationError":
-            raise
-        where = f"in region {client.meta.region_name} of this account"
-        advice = "name it with --stack, its region with AWS_DEFAULT_REGION; `make deploy` makes one"
-        raise CallerError(f"there is no taskhook stack {stack!r} {where}; {advice}") from error
-    table: str = described["StackResourceDetail"]["PhysicalResourceId"]
-    return table
-
-
-def _client(service: Any) -> Any:
-    try:
-        return boto3.client(service, config=_PATIENCE)
-    except ValueError as error:  # an address that is none
-        advice = "set AWS_DEFAULT_REGION to the region that the stack was deployed to; AWS_ENDPOINT_URL must be a URL, or not set"
-        raise CallerError(f"{error}; {advice}") from error
 
 
 def _duration(text: str) -> timedelta:
@@ -264,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 interrupted""",
     )
-    areas = parser.add_subparsers(required=True, metavar="AREA", title="what to administer")
+    areas = parser.add_subparsers(dest="area", required=True, metavar="AREA", title="what to administer")
     area = areas.add_parser(
         "callers",
         help="who may submit tasks",
@@ -358,7 +311,45 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
         description="Delete a disabled caller, its tokens and signing secrets. Its callbacks cannot be signed any more.",
         examples="  taskhook callers remove shop",
     )
+    _add_vendors(areas, common)
     return parser
+
+
+def _add_vendors(areas: Any, common: argparse.ArgumentParser) -> None:
+    area = areas.add_parser(
+        "vendors",
+        help="the vendors' API keys",
+        description="The vendors' API keys, in the stack's secret.",
+        examples="""\
+  taskhook vendors list
+  taskhook vendors set modellix < key.txt""",
+    )
+    commands = area.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    named = _Parser(add_help=False)
+    named.add_argument("name", metavar="NAME", choices=VENDORS, help=f"the vendor: {', '.join(VENDORS)}")
+    commands.add_parser(
+        "list",
+        parents=[common],
+        help="tell which vendors have a key",
+        description="Tell which vendors have a key. No key is shown.",
+        examples="  taskhook vendors list --json",
+    )
+    commands.add_parser(
+        "set",
+        parents=[named, common],
+        help="store a vendor's key",
+        description="Store a vendor's key, read from standard input, so that no list of processes and no shell history holds it.",
+        examples="""\
+  taskhook vendors set modellix              asks for it
+  taskhook vendors set modellix --stack taskhook-test < key.txt""",
+    )
+    commands.add_parser(
+        "remove",
+        parents=[named, common],
+        help="forget a vendor's key",
+        description="Forget a vendor's key. Its tasks wait until there is one again.",
+        examples="  taskhook vendors remove modellix",
+    )
 
 
 def command() -> NoReturn:

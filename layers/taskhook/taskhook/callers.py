@@ -44,21 +44,21 @@ def _proves(hashed: str, caller: Caller | None, now: datetime) -> bool:
     return any(matched)
 
 
-async def add(name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
-    """Make a caller; its token is returned this once and stored as a hash. Raises CallerError."""
+async def add(name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin) -> tuple[Caller, str, str]:
+    """Make a caller; give it, its token (stored as a hash) and its signing secret (stored encrypted). Raises CallerError."""
     if not NAME.fullmatch(name):
         raise CallerError(f"{name!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens")
-    token = _new_token(name)
+    token, secret = _new_token(name), signature.new_secret()
     caller = Caller(
         caller=name,
         tokens=(Credential(value=hash_token(token)),),
-        secrets=(Credential(value=signature.new_secret()),),
+        secrets=(Credential(value=await admin.encrypted(name, secret)),),
         callback_url=callback_url,
         created_at=now,
     )
     if not await admin.add(caller):
         raise CallerError(f"caller {name!r} exists already; `callers rotate {name} --token` makes a new token for it")
-    return caller, token
+    return caller, token, secret
 
 
 async def rotate_token(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
@@ -72,9 +72,10 @@ async def rotate_token(name: str, *, overlap: timedelta, now: datetime, admin: C
 async def rotate_secret(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
     """Make a new signing secret; for `overlap` the old ones sign too. Raises CallerError."""
     caller = await _existing(name, admin)
-    fresh = Credential(value=signature.new_secret())
+    secret = signature.new_secret()
+    fresh = Credential(value=await admin.encrypted(name, secret))
     rotated = caller.model_copy(update={"secrets": (fresh, *_ending(caller.secrets, now, overlap))})
-    return await _stored(caller, rotated, admin), fresh.value
+    return await _stored(caller, rotated, admin), secret
 
 
 async def disable(name: str, *, admin: CallerAdmin) -> Caller:

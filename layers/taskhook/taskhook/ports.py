@@ -213,7 +213,7 @@ class Hooks(Protocol):
 
 
 class Credential(BaseModel):
-    """A hashed token or a signing secret, valid until `expires_at`, or for good."""
+    """A hashed token or an encrypted signing secret, valid until `expires_at`, or for good."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -232,7 +232,7 @@ class Caller(BaseModel):
 
     caller: str
     tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]
+    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]  # encrypted, but where `CallerDirectory.find` gave them
     callback_url: str | None = None
     disabled: bool = False
     created_at: Moment
@@ -252,7 +252,7 @@ class CallerDirectory(Protocol):
         """Read one as of now."""
 
     async def find(self, name: str) -> Caller | None:
-        """Give the cached one, or read it."""
+        """Give the cached one, or read it; with its signing secrets decrypted."""
 
 
 class CallerAdmin(Protocol):
@@ -269,6 +269,9 @@ class CallerAdmin(Protocol):
 
     async def remove(self, caller: Caller) -> bool:
         """Delete a caller if the table still holds it as given; False if not."""
+
+    async def encrypted(self, name: str, secret: str) -> str:
+        """Encrypt a signing secret of the caller `name`, as it is stored."""
 
     async def every(self) -> list[Caller]:
         """List all, by name."""

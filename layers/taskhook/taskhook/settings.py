@@ -53,8 +53,7 @@ class Settings(BaseModel):
     tasks_table: str
     callers_table: str
     vendor_url: str
-    vendor_key_secret: str
-    deployment_key_secret: str  # random material from which this deployment derives its own keys
+    keys_secret: str  # a JSON object: the vendors' keys by name, and the deployment's own
     public_url: str
     api_url: str  # the API's own, whatever the public one is
     poll_function: str = ""  # submit's alone: a function cannot name itself in its own environment

@@ -14,7 +14,8 @@ from botocore.config import Config
 from botocore.session import Session
 
 from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, StoredKey, SystemClock
+from taskhook.adapters.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
+from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, SystemClock
 from taskhook.adapters.vendor import ModellixApi
 from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, StoreUnavailableError, Wake
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
@@ -24,7 +25,6 @@ from taskhook.task import HARD_STOP
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
 
     from taskhook.archive import Desk
     from taskhook.hints import HintDesk
@@ -114,19 +114,23 @@ def tasks() -> DynamoTasks:
 @cache
 def callers() -> DynamoCallers:
     """The callers."""
-    return DynamoCallers(_dynamodb(), settings().callers_table, clock=clock())
+    return DynamoCallers(_dynamodb(), settings().callers_table, clock=clock(), deployment_key=deployment_key())
 
 
 @cache
+def secret() -> StackSecret:
+    """The keys: the vendor's, and the deployment's own."""
+    return StackSecret(_client("secretsmanager"), settings().keys_secret)
+
+
 def vendor_key() -> StoredKey:
     """The vendor's API key."""
-    return StoredKey(_secrets(), settings().vendor_key_secret)
+    return StoredKey(secret(), MODELLIX)
 
 
-@cache
 def deployment_key() -> StoredKey:
     """The random material from which this deployment derives its own keys."""
-    return StoredKey(_secrets(), settings().deployment_key_secret)
+    return StoredKey(secret(), DEPLOYMENT_KEY)
 
 
 @cache
@@ -337,12 +341,6 @@ def poll_world() -> "World":
 @cache
 def _dynamodb() -> "DynamoDBClient":
     client: DynamoDBClient = _client("dynamodb")
-    return client
-
-
-@cache
-def _secrets() -> "SecretsManagerClient":
-    client: SecretsManagerClient = _client("secretsmanager")
     return client
 
 

@@ -18,10 +18,14 @@ from pydantic import BaseModel
 from taskhook.adapters.attributes import Attributes, packed, plain, unpacked
 from taskhook.adapters.attributes import item as _item
 from taskhook.budget import Gate
+from taskhook.encryption import decrypt, encrypt
 from taskhook.ports import (
     EXTRA_DELIVERY_GAP,
+    ApiKey,
     Caller,
     Clock,
+    KeyUnavailableError,
+    KeyUnusableError,
     LeaseView,
     Reporter,
     Row,
@@ -478,12 +482,16 @@ class DynamoTasks:
 
 
 class DynamoCallers:
-    """The `Callers` table: `CallerDirectory`, cached, for the functions, and `CallerAdmin` for the admin command."""
+    """The `Callers` table: `CallerDirectory`, cached, for the functions, and `CallerAdmin` for the admin command.
 
-    def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock) -> None:
+    Signing secrets are encrypted in it, each for its caller, so that an export of the table forges no callback.
+    """
+
+    def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock, deployment_key: ApiKey) -> None:
         self._client = client
         self._table = table
         self._clock = clock
+        self._deployment_key = deployment_key
         self._cache: dict[str, tuple[datetime, Caller]] = {}
 
     async def cached(self, name: str) -> Caller | None:
@@ -504,8 +512,25 @@ class DynamoCallers:
         return caller
 
     async def find(self, name: str) -> Caller | None:
-        """Give a caller as of at most 60 s ago."""
-        return await self.cached(name) or await self.read(name)
+        """Give a caller as of at most 60 s ago, with its signing secrets decrypted. Raises DecryptionError too."""
+        caller = await self.cached(name) or await self.read(name)
+        if caller is None:
+            return None
+        material = await self._material()
+        plain = [
+            secret.model_copy(update={"value": decrypt(secret.value, material=material, context=name)}) for secret in caller.secrets
+        ]
+        return caller.model_copy(update={"secrets": tuple(plain)})
+
+    async def encrypted(self, name: str, secret: str) -> str:
+        """Encrypt a signing secret as the table holds it."""
+        return encrypt(secret, material=await self._material(), context=name)
+
+    async def _material(self) -> str:
+        try:
+            return await self._deployment_key(fresh=False)
+        except (KeyUnusableError, KeyUnavailableError) as error:
+            raise StoreUnavailableError(f"the deployment's own key cannot be read: {error}") from error
 
     async def add(self, caller: Caller) -> bool:
         """Store a new caller; False if the name is taken."""

@@ -1,4 +1,4 @@
-"""What surrounds a function: its clock, its log and metrics, the vendor key's secret, and the other function."""
+"""What surrounds a function: its clock, its log and metrics, the addresses of the vendor's webhooks, and the other function."""
 
 import asyncio
 import hmac
@@ -10,11 +10,11 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.ports import ApiKey, KeyUnavailableError, KeyUnusableError, PollOutcome, Reporter
+from taskhook.encryption import derived_key
+from taskhook.ports import ApiKey, PollOutcome, Reporter
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
 
 
 class SystemClock:
@@ -138,47 +138,3 @@ class HookUrls:
         except Exception:  # noqa: BLE001  # whatever keeps the key from being read, there is the poll
             return None
         return hmac.digest(derived_key(material, "hook tokens"), task_id.encode(), "sha256").hex()[:32]
-
-
-def derived_key(material: str, use: str) -> bytes:
-    """Derive the key for one use, 32 bytes, from the deployment's random material; each use has a key of its own."""
-    return hmac.digest(material.encode(), f"taskhook {use}".encode(), "sha256")
-
-
-# Codes of Secrets Manager that no repetition cures: the secret is gone or about to be, or its reader has no right to it.
-_MISCONFIGURED = {
-    "AccessDeniedException",
-    "DecryptionFailure",
-    "InvalidParameterException",
-    "InvalidRequestException",
-    "ResourceNotFoundException",
-    "ValidationException",
-}
-
-
-class StoredKey:
-    """`ApiKey`: a key out of Secrets Manager, kept while it works."""
-
-    def __init__(self, client: "SecretsManagerClient", secret_arn: str) -> None:
-        self._client = client
-        self._secret_arn = secret_arn
-        self._key: str | None = None
-
-    async def __call__(self, *, fresh: bool) -> str:
-        """Give the key, read again when `fresh`. Raises KeyUnusableError, KeyUnavailableError."""
-        if self._key is None or fresh:
-            self._key = await self._read()
-        return self._key
-
-    async def _read(self) -> str:
-        try:
-            answer = await asyncio.to_thread(self._client.get_secret_value, SecretId=self._secret_arn)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            raise (KeyUnusableError if code in _MISCONFIGURED else KeyUnavailableError)(code) from error
-        except BotoCoreError as error:
-            raise KeyUnavailableError(type(error).__name__) from error
-        key = answer.get("SecretString", "").strip()  # a key that was pasted may end in a new line
-        if not key:
-            raise KeyUnusableError("the secret holds no text")
-        return key
