@@ -1,13 +1,12 @@
 # Two commands are enough: `make local` (try it) and `make test` (prove it). `make help` lists the rest.
 # Everything is installed into .venv and .tools, from hashed locks, and again only when a lock changes.
+# Written for GNU make 3.81 too, which macOS has: it ignores .SHELLFLAGS, so that a recipe's line is one command.
 
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
 STACK ?= taskhook
-ARCHITECTURE ?= arm64
 ARGS ?=
 TOOLS := .tools
 UV := $(or $(shell command -v uv 2>/dev/null),$(TOOLS)/uv/bin/uv)
@@ -61,20 +60,15 @@ clean: ## forget environments and builds
 
 # --- AWS ------------------------------------------------------------------------------------------------------------
 
-.PHONY: deploy
-deploy: tools ## into your AWS account; asks for the stack's name and the vendor key (ARGS="PublicUrl=https://… …")
-	@stack=$(if $(filter file,$(origin STACK)),,$(STACK)); \
-	[ -n "$$stack" ] || read -rp "Name of the stack [$(STACK)]: " stack; stack=$${stack:-$(STACK)}; \
-	read -rsp "Vendor key (nothing: the one in place stays): " key; echo; \
-	overrides=(Architecture=$(ARCHITECTURE) $(ARGS)); \
-	ARCHITECTURE=$(ARCHITECTURE) UV=$(abspath $(UV)) $(SAM) build --parameter-overrides "$${overrides[@]}"; \
-	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	if [ -n "$$key" ]; then $(VENDOR_KEY_FILE); overrides+=("file://$$folder/key.yaml"); fi; \
-	$(SAM) deploy --stack-name "$$stack" --parameter-overrides "$${overrides[@]}"; \
-	echo "Next, a caller with its token: make caller NAME=me STACK=$$stack"
+# STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
 
-# Through a file, so that nobody reads the key in a list of processes.
-VENDOR_KEY_FILE = printf "VendorKey: '%s'\n" "$${key//\'/\'\'}" > "$$folder/key.yaml"
+.PHONY: deploy
+deploy: tools ## into your AWS account (STACK=… VENDOR_KEY_FILE=… ARGS="PublicUrl=https://… …", or it asks)
+	@exec python -m layers.deploy deploy $(ARGS)
+
+.PHONY: destroy
+destroy: tools ## delete a stack; tables, keys and results stay, unless its name is typed again (STACK=…)
+	@exec python -m layers.deploy destroy $(ARGS)
 
 .PHONY: caller
 caller: tools ## a caller with its token and signing secret: make caller NAME=me
@@ -83,26 +77,44 @@ caller: tools ## a caller with its token and signing secret: make caller NAME=me
 
 # --- environments ---------------------------------------------------------------------------------------------------
 
+# Ctrl-C, SIGKILL or a full disk may end an installation anywhere. So only a complete environment holds its stamp, made last;
+# what has none is deleted, not mended: half of a package looks installed to an installer.
+
+# One at a time: the lock ends with the last process that holds it, an installer that outlived its make included.
+LOCKED := python3 -c 'import fcntl, os, sys; lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX); \
+  os.set_inheritable(lock.fileno(), True); os.execvp(sys.argv[2], sys.argv[2:])' $(TOOLS)/lock
+
 .PHONY: tools
-tools: $(TOOLS)/.venv $(TOOLS)/.sam $(TOOLS)/.ministack
+tools:
+	@mkdir -p $(TOOLS)
+	@$(LOCKED) $(MAKE) installed
+
+.PHONY: installed
+installed: .venv/complete $(TOOLS)/sam/complete $(TOOLS)/ministack/complete
+	@:
 
 $(TOOLS)/uv/bin/uv:
 	@echo "installing uv into $(TOOLS)/uv" >&2
-	@python3 -m venv $(TOOLS)/uv
-	@$(TOOLS)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@rm -rf $(TOOLS)/uv $(TOOLS)/uv.new
+	@python3 -m venv $(TOOLS)/uv.new
+	@$(TOOLS)/uv.new/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@mv $(TOOLS)/uv.new $(TOOLS)/uv
 
-$(TOOLS)/.venv: requirements-dev.txt pyproject.toml .python-version | $(UV)
+.venv/complete: requirements-dev.txt pyproject.toml .python-version | $(UV)
 	@echo "installing the project's environment" >&2
-	@mkdir -p $(TOOLS)
-	@$(UV) venv --quiet --allow-existing --python 3.13 .venv
-	@$(UV) pip sync --quiet --require-hashes --python .venv requirements-dev.txt
-	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	@[ -e $@ ] || rm -rf $(@D)
+	@rm -f $@
+	@$(UV) venv --quiet --allow-existing --python 3.13 $(@D)
+	@$(UV) pip sync --quiet --require-hashes --python $(@D) requirements-dev.txt
+	@$(UV) pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TOOLS)/.sam $(TOOLS)/.ministack: $(TOOLS)/.%: tests/local/%.txt .python-version | $(UV)
+$(TOOLS)/sam/complete $(TOOLS)/ministack/complete: $(TOOLS)/%/complete: tests/local/%.txt .python-version | $(UV)
 	@echo "installing $*" >&2
-	@$(UV) venv --quiet --allow-existing --python 3.13 $(TOOLS)/$*
-	@$(UV) pip sync --quiet --require-hashes --python $(TOOLS)/$* $<
+	@[ -e $@ ] || rm -rf $(@D)
+	@rm -f $@
+	@$(UV) venv --quiet --allow-existing --python 3.13 $(@D)
+	@$(UV) pip sync --quiet --require-hashes --python $(@D) $<
 	@touch $@
 
 # --- locks: names, versions and hashes, never an address ----------------------------------------------------------------
@@ -113,7 +125,7 @@ COMPILE := pip compile --quiet --universal --python-version 3.13 --generate-hash
 
 .PHONY: lock
 lock: | $(UV) ## resolve the locks again, keeping versions that still fit (ARGS=--upgrade for new ones)
-	@for lock in $(LOCKS); do mkdir -p $(LOCK_TO)/$$(dirname $$lock); [ $(LOCK_TO) = . ] || cp $$lock $(LOCK_TO)/$$lock; done
+	@for lock in $(LOCKS); do mkdir -p $(LOCK_TO)/$$(dirname $$lock) && { [ $(LOCK_TO) = . ] || cp $$lock $(LOCK_TO)/$$lock; } || exit 1; done
 	@$(UV) $(COMPILE) $(ARGS) pyproject.toml -o $(LOCK_TO)/layers/taskhook/requirements.txt
 	@$(UV) $(COMPILE) $(ARGS) --extra dev -c $(LOCK_TO)/layers/taskhook/requirements.txt pyproject.toml -o $(LOCK_TO)/requirements-dev.txt
 	@$(UV) $(COMPILE) $(ARGS) tests/local/sam.in -o $(LOCK_TO)/tests/local/sam.txt
