@@ -33,7 +33,10 @@ QUICK = 40
 STORMS = 4  # histories per seed in which anything may go wrong at any time
 STORM_SHARE = 0.02
 PART = 10  # bytes; results have a few dozen
-NEVER = {"Clock.now": "tells the time, and cannot fail"}
+NEVER = {
+    "Clock.now": "tells the time, and cannot fail",
+    "CallerDirectory.cached": "looks into its own memory, and asks nothing of the world",
+}
 
 
 @dataclass

@@ -331,6 +331,8 @@ async def rotates_its_secret(scene: Scene) -> None:
         if rotation.answer is not None and not isinstance(rotation.answer, Exception):
             break
     await scene.command("list", lambda admin: admin.every()).ended.wait()
+    await scene.command("disable", lambda admin: callers.disable("carol", admin=admin)).ended.wait()
+    await scene.command("remove", lambda admin: callers.remove("carol", admin=admin)).ended.wait()
 
 
 async def _rotation(admin: Any) -> Any:

@@ -40,7 +40,7 @@ from tests.sim.bucket import MemoryS3
 from tests.sim.loop import VirtualLoop
 from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock, _impossible
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import GOOD_IMAGE, GOOD_VIDEO, MATERIAL, START, Told, a_caller, as_stored, deployment_key
+from tests.world import GOOD_IMAGE, GOOD_VIDEO, MATERIAL, START, Told, a_caller, as_stored
 
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
@@ -506,7 +506,8 @@ class Scene:
             long_poll=self.deployment.holds,
             origin=ORIGIN if self.deployment.archives else None,
         )
-        admin = DynamoCallers(_client(self.table), CALLERS, clock=self.clock, deployment_key=deployment_key)
+        own_key = self.seam.port(StoredKey(StackSecret(_client(_SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey)
+        admin = DynamoCallers(_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key)
         self.admin = self.seam.port(admin, ports.CallerAdmin)
         for caller in self.people.values():
             self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
@@ -937,7 +938,7 @@ class Scene:
         item = self.table.peek(table, key)
         if table == CALLERS:
             token = {"M": {"value": {"S": "rival"}}}
-            self.table.write(table, request["Item"] | {"tokens": {"L": [token]}})
+            self.table.write(table, (request.get("Item") or dict(item or request["Key"])) | {"tokens": {"L": [token]}})
         elif key.startswith("tk_"):
             self.table.write(table, self._rivals(item, request))
         else:
