@@ -18,11 +18,13 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 
 from tests.local.vendor import TASK_FAULTS
+from tests.progress import STILL_S, Progress
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
-INSIST_S = 150.0  # longer than any claim: then even a submit that was killed has its answer
+FRONT_S = 60.0  # the front door answers after 30 s at the latest
+MEASURED_SHARE = 0.7  # of the submits that the account serves when it does nothing else; the rest is for polls and callbacks
 FRESH_S = 60.0  # an attempt takes 15 s at most
 REFUSED = {400, 403, 404, 405, 413, 415, 422}
 STATUSES = ("302", "401", "402", "403", "404", "408", "409", "425", "429", "500", "503")
@@ -51,6 +53,7 @@ class Sent:
     task_id: str | None = None  # of an accepted one
     refused: bool = False
     tries: int = 0
+    heard: str = "nothing"  # last
 
 
 @dataclass
@@ -65,26 +68,37 @@ class Flow:
     seed: int
     task_seconds: tuple[float, float] = (1.0, 6.0)
     sent: list[Sent] = field(default_factory=list)
+    answered_at: list[float] = field(default_factory=list)  # by the monotonic clock, one for each task that has its answer
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self.http = httpx.AsyncClient(timeout=30, trust_env=False, limits=httpx.Limits(max_connections=64))
+        self.http = httpx.AsyncClient(timeout=FRONT_S, trust_env=False, limits=httpx.Limits(max_connections=64))
+        self._answers = Progress()
 
-    async def submit_all(self, tasks: int, *, per_second: float) -> None:
-        """Submit as careful clients do: each with a key of its own, again until there is an answer."""
+    async def submit_all(self, tasks: int, *, most_per_second: float, measured: int = 0) -> float:
+        """Submit as careful clients do: each with a key of its own, again until there is an answer. Give the tasks a second.
+
+        The first `measured` tasks come as fast as they are answered; the others at a share of that rate, or at `most_per_second`.
+        """
         slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
         names = sorted(self.callers)
         self.sent = [Sent(number, names[number % len(names)]) for number in range(tasks)]
         seconds = [round(self.dice.uniform(*self.task_seconds), 2) for _ in self.sent]
-        began = time.monotonic()
 
-        async def one(sent: Sent) -> None:
-            await asyncio.sleep(max(began + sent.number / per_second - time.monotonic(), 0))
+        async def one(sent: Sent, at: float) -> None:
+            await asyncio.sleep(max(at - time.monotonic(), 0))
             if sent.number % 2 == 0:  # of every three attempts one fails: those of even tasks are made twice
                 await self._set_back(sent.number)
             await self._submit(sent, seconds[sent.number], slots)
 
-        await asyncio.gather(*(one(sent) for sent in self.sent))
+        per_second = most_per_second
+        await asyncio.gather(*(one(sent, 0) for sent in self.sent[:measured]))
+        if measured:
+            began, ended = self.answered_at[SUBMITS_AT_ONCE - 1], self.answered_at[-1]  # the first start a process each
+            per_second = min(most_per_second, MEASURED_SHARE * (measured - SUBMITS_AT_ONCE) / (ended - began))
+        now = time.monotonic()
+        await asyncio.gather(*(one(sent, now + number / per_second) for number, sent in enumerate(self.sent[measured:])))
+        return per_second
 
     async def _submit(self, sent: Sent, seconds: float, slots: asyncio.Semaphore) -> None:
         body = {
@@ -94,8 +108,7 @@ class Flow:
             "callback_url": f"{self.receiver}/{self.mark}/{sent.number}",
         }
         headers = {"Authorization": f"Bearer {self.callers[sent.caller][0]}", "Idempotency-Key": f"{self.mark}-{sent.number}"}
-        deadline = time.monotonic() + INSIST_S
-        while time.monotonic() < deadline:
+        while self._answers.goes_on(len(self.answered_at)):
             sent.tries += 1
             with contextlib.suppress(httpx.TransportError):
                 async with slots:
@@ -103,42 +116,59 @@ class Flow:
                 named = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)
                 if named and (answer.status_code == 200 or "Outcome unknown" in answer.text):
                     sent.task_id = named[0]
-                    return
-                if answer.status_code in REFUSED:
-                    sent.refused = True
-                    return
+                sent.refused = sent.task_id is None and answer.status_code in REFUSED
+                sent.heard = f"{answer.status_code} {answer.text[:200]}"
+            if sent.task_id or sent.refused:
+                self.answered_at.append(time.monotonic())
+                return
             await asyncio.sleep(self.dice.uniform(0.5, 2))
-        raise RuntimeError(f"task {sent.number} never got an answer, in {sent.tries} tries")
+        alone = f"task {sent.number} got no answer in {sent.tries} tries, nor did any other for {STILL_S:.0f} s"
+        raise RuntimeError(f"{alone}; heard last: {sent.heard}")
 
     async def _set_back(self, number: int) -> None:
         behaviour = {"path": f"/{self.mark}/{number}", "times": 1, **SETBACKS[number // 2 % len(SETBACKS)]}
         (await self.http.post(f"{self.receiver}/_control", json=behaviour)).raise_for_status()
 
-    async def inject(self, rounds: int, *, every_s: float, spare: frozenset[str] = frozenset()) -> Counter[str]:
-        """Let the vendor go wrong in every way it knows, one after another; but for those that are spared."""
+    async def inject(self, rounds: int, *, every_tasks: float, after: int = 0, spare: frozenset[str] = frozenset()) -> Counter[str]:
+        """Let the vendor go wrong in every way it knows, one after another, but for those that are spared.
+
+        Once for every so many tasks that have been answered, from the task `after` on: a slow machine meets as many as a fast one.
+        """
         injected: Counter[str] = Counter()
+        due: float = after
         faults = [("submit", fault) for fault in SUBMIT_FAULTS] + [("task", fault) for fault in POLL_FAULTS]
         faults = [(on, fault) for on, fault in faults if fault not in spare]
         for _ in range(rounds):
             self.dice.shuffle(faults)
-            faults.sort(
-                key=lambda one: one[1] not in KEY_FAULTS
-            )  # before any task is queued, which they would hold up for a minute
+            # Key faults come before any task is queued, which they would hold up for a minute.
+            faults.sort(key=lambda one: one[1] not in KEY_FAULTS)
             for on, fault in faults:
+                while len(self.answered_at) < due:  # noqa: ASYNC110  # a count is no event
+                    await asyncio.sleep(0.05)
                 more = {"seconds": 3.0} if fault == "slow" else {}
                 answer = await self.http.post(f"{self.upstream}/_control/faults", json={"on": on, "fault": fault, **more})
                 answer.raise_for_status()
                 injected[f"{on} {fault}"] += 1
-                await asyncio.sleep(0 if fault in KEY_FAULTS else every_s)
+                due += 0 if fault in KEY_FAULTS else every_tasks
         return injected
 
-    async def settled(self, deliveries: Listing, *, within_s: float, look_s: float = 2.0) -> None:
-        """Wait until every accepted task has been called back, or the time is over."""
-        deadline = time.monotonic() + within_s
-        accepted = {sent.task_id for sent in self.sent if sent.task_id}
-        while time.monotonic() < deadline:
-            called = {delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200}
-            if accepted <= called:
+    async def settled(self, deliveries: Listing, *, patience_s: float, look_s: float = 2.0) -> None:
+        """Wait for every accepted task's callback for as long as anything moves.
+
+        Where the vendor took a task whose submit had no answer, only a vendor webhook or a quarter of an hour tells: when nothing
+        but such tasks is left, `patience_s` seconds without a move are enough.
+        """
+        progress = Progress()
+        accepted = {sent.task_id: sent for sent in self.sent if sent.task_id}
+        while True:
+            came = await deliveries()
+            called = {delivery["task_id"] for delivery in came if delivery["status_answered"] == 200}
+            left = [sent for task_id, sent in accepted.items() if task_id not in called]
+            counts = (await self.http.get(f"{self.upstream}/_control/counts")).json()
+            seen = len(came), len(left), counts["submits"], counts["running"]
+            if not left or not progress.goes_on(seen):
+                return
+            if progress.still(seen) >= patience_s and {(await self._show(sent)).get("stage") for sent in left} == {"rescue"}:
                 return
             await asyncio.sleep(look_s)
 

@@ -34,11 +34,11 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         killer = Killer(ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0))
         injected, _, _ = await asyncio.gather(
-            flow.inject(rounds=1 if quick else 3, every_s=0.4),
-            flow.submit_all(tasks, per_second=5 if quick else 2),
+            flow.inject(rounds=1 if quick else 3, every_tasks=0.8),
+            flow.submit_all(tasks, most_per_second=5 if quick else 2),
             killer.run(kills, in_flight=0 if quick else 35),
         )
-        await flow.settled(deliveries.listed, within_s=60 if quick else RESCUE_S)
+        await flow.settled(deliveries.listed, patience_s=60 if quick else RESCUE_S)
         audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()
         ticks.cancel()

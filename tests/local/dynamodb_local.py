@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 POM = ROOT / "tests/local/dynamodb-local.xml"
 JARS = ROOT / ".tools/dynamodb-local"
-STARTS_WITHIN_S = 30.0
+STARTS_WITHIN_S = 180.0  # a second on a quiet machine
 
 
 class NotHereError(Exception):

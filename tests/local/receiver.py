@@ -75,6 +75,7 @@ class Receiver:
         app = web.Application(middlewares=[envelope], client_max_size=16 * 2**20)
         app.router.add_post("/_control", self._behave)
         app.router.add_get("/_control", self._list)
+        app.router.add_get("/_control/counts", self._counts)
         app.router.add_delete("/_control", self._forget)
         app.router.add_post("/{path:.*}", self._receive)
         return app
@@ -99,6 +100,9 @@ class Receiver:
         task_id = request.query.get("task_id")
         wanted = [asdict(delivery) for delivery in self.deliveries if not task_id or delivery.task_id == task_id]
         return json_response(minified({"deliveries": wanted}))
+
+    async def _counts(self, _: web.Request) -> web.Response:
+        return json_response(minified({"deliveries": len(self.deliveries)}))
 
     async def _forget(self, _: web.Request) -> web.Response:
         self.forget_behaviours()

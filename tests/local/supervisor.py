@@ -54,7 +54,7 @@ def _lives(leader: subprocess.Popen[bytes]) -> bool:
 
 def _remove(folder: Path) -> None:
     """Try again while a dying process still writes."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.05)

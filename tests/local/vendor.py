@@ -273,6 +273,7 @@ class VendorEmulator:
         app.router.add_delete("/_control/faults", self._clear_faults)
         app.router.add_post("/_control/results", self._set_results)
         app.router.add_get("/_control", self._control)
+        app.router.add_get("/_control/counts", self._counts)
         app.router.add_get("/api/v1/apikey/validate", self._validate_key)
         app.router.add_get("/api/v1/models", self._models)
         app.router.add_get("/api/v1/team/balance", self._balance)
@@ -294,8 +295,8 @@ class VendorEmulator:
         """Forget every fault that has not struck yet."""
         self._faults.clear()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return what was counted, and every task that was paid for, oldest first."""
+    def counts(self) -> dict[str, int]:
+        """Return what was counted."""
         return {
             "paid_submits": len(self.tasks),
             "submits": self.submits,
@@ -303,6 +304,12 @@ class VendorEmulator:
             "refused_rate": self.refused_rate,
             "refused_concurrency": self.refused_concurrency,
             "running": self._running.total(),
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was counted, and every task that was paid for, oldest first."""
+        return {
+            **self.counts(),
             "tasks": [
                 {
                     "id": task.id,
@@ -333,6 +340,9 @@ class VendorEmulator:
 
     async def _control(self, _: web.Request) -> web.Response:
         return json_response(minified(self.snapshot()))
+
+    async def _counts(self, _: web.Request) -> web.Response:
+        return json_response(minified(self.counts()))
 
     # --- the vendor's calls -----------------------------------------------------------------------------------------
 

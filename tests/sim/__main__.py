@@ -162,8 +162,8 @@ def explore(names: Iterable[str], seed: int, *, quick: bool, each: int, workers:
             jobs.append((_storms_of, name, seed, range(STORMS)))
     for number, part in enumerate(_work(jobs, workers), start=1):
         result.add(part)
-        if sys.stderr.isatty():
-            print(f"\r{number} of {len(jobs)} parts, {len(result.points)} points", end="", file=sys.stderr, flush=True)
+        end = "\r" if sys.stderr.isatty() else "\n"
+        print(f"{number} of {len(jobs)} parts, {len(result.points)} points", end=end, file=sys.stderr, flush=True)
     return result, points_there
 
 

@@ -3,11 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 from pytest_socket import disable_socket, enable_socket
-
-settings.register_profile("unit", deadline=None)  # a loaded machine is no finding
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.progress import Progress
 from tests.sim.__main__ import SEED, play
 from tests.sim.histories import Histories
 from tests.sim.seam import Point
@@ -14,12 +18,29 @@ from tests.sim.seam import Point
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(600)
+PART_WITHIN_S = 600.0  # there are hundreds, of a second or two each
+
+
+@pytest.mark.timeout(6 * 3600)  # it goes by its parts
 def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
     """Every call on a port, in every scenario, goes wrong in every way: the whole of `python -m tests.sim`."""
     command = [sys.executable, "-m", "tests.sim", "--json", str(tmp_path / "figures.json")]
-    explored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert explored.returncode == 0, explored.stdout[-20_000:]
+    found, parts = tmp_path / "found", tmp_path / "parts"
+    with (
+        found.open("w") as stdout,
+        parts.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr, process_group=0) as explored,
+    ):
+        progress = Progress(PART_WITHIN_S)
+        try:
+            while explored.poll() is None:
+                assert progress.goes_on(parts.stat().st_size), f"it stands still: {parts.read_text()[-200:]}"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    explored.wait(1)
+        finally:
+            if explored.poll() is None:
+                os.killpg(explored.pid, signal.SIGKILL)  # its workers too
+    assert explored.returncode == 0, found.read_text()[-20_000:] + parts.read_text()[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["violations"], figures["never_injected"], figures["missed"]) == (0, [], 0)
     assert figures["points"] > 10_000
