@@ -76,7 +76,7 @@ def deployed(account_url: str) -> Iterator[str]:
     resources = {name: stack.template()["Resources"][name] for name in ("Callers", "Secret")}
     body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
     client.create_stack(StackName=name, TemplateBody=json.dumps(body))
-    client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+    client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
     yield name
     client.delete_stack(StackName=name)
 
@@ -325,10 +325,10 @@ def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
         environment = os.environ | NO_CONFIGURATION | ACCOUNT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
         command: Any = [sys.executable, "-m", "taskhook", "callers", "list"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            deaf.settimeout(30)
+            deaf.settimeout(60)
             connection, _ = deaf.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
-                shown, complaint = process.communicate(timeout=5)
+                shown, complaint = process.communicate(timeout=45)  # AWS would be waited for for a minute, several times
     assert (process.returncode, shown) == (130, "")
     assert complaint == "\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n"

@@ -93,7 +93,7 @@ async def test_parts_become_a_file(kept: Archive) -> None:
     url = await kept.link("a/0/t")
     assert url is not None
     if isinstance(kept, S3Archive):
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             got = await client.get(url)
         assert (got.status_code, got.content, got.headers["content-type"]) == (200, b"1" * FIVE + b"2" * 7, "video/mp4")
 

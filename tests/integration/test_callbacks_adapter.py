@@ -5,6 +5,7 @@ import gzip
 import random
 import socket
 import ssl
+import time
 import warnings
 import zlib
 from collections.abc import AsyncIterator
@@ -30,7 +31,7 @@ from tests.world import MemoryCallers, MemoryTasks, Told, a_caller
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
-LONG = timedelta(seconds=30)  # far more than any test takes: nothing but the receiver ends the attempt
+LONG = timedelta(seconds=60)  # far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
 SHORT = timedelta(seconds=0.3)  # for receivers that never come to an end
 MOST_SENT = 16 * 2**20  # what the buffers between the two ends hold, and no more
 
@@ -319,9 +320,12 @@ async def test_slow_headers_end_with_the_attempts_time(script: Script) -> None:
 async def test_status_counts_whatever_becomes_of_the_body(status: int, rest: bytes, ending: str) -> None:
     """Once the headers are there the attempt has its answer; a slow, broken or missing body is for the log alone."""
     script = raw(b"HTTP/1.1 %d Whatever\r\n%b" % (status, rest), reset=ending == "reset", hold=ending == "hold")
+    began = time.perf_counter()
     reply, _ = await attempt(script)
+    took = timedelta(seconds=time.perf_counter() - began)
     assert (reply.status, reply.error) == (status, None)
-    assert reply.elapsed < timedelta(seconds=1)  # the time to the status, not to the end of the body
+    # It is the time to the status, not to the end of a body that a second is spent on.
+    assert reply.elapsed < took - timedelta(seconds=0.9 if ending == "hold" else 0)
 
 
 @pytest.mark.parametrize(
@@ -1042,7 +1046,8 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
 @pytest.mark.parametrize(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])
 async def test_what_the_engine_does_next(script: Script, expected: Next) -> None:
     """For every way in which a receiver may behave: what is stored, when the next attempt is, and what its host gets."""
-    async with listening(script) as listener, sending(timedelta(seconds=0.7)) as callbacks:
+    limit = timedelta(seconds=0.7) if expected.log == "timeout" else LONG
+    async with listening(script) as listener, sending(limit) as callbacks:
         check(*await delivery(f"{listener.origin}/hook", callbacks), expected)
 
 

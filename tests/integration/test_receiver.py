@@ -25,7 +25,10 @@ BODY = '{"type":"prediction.task.succeeded","data":{"task_id":"t-1"}}'
 @asynccontextmanager
 async def receiving(receiver: Receiver) -> AsyncIterator[httpx.AsyncClient]:
     """Serve a receiver and open a client on it."""
-    async with serving(receiver.app()) as origin, httpx.AsyncClient(base_url=origin, trust_env=False, verify=NO_TLS) as client:
+    async with (
+        serving(receiver.app()) as origin,
+        httpx.AsyncClient(base_url=origin, timeout=60, trust_env=False, verify=NO_TLS) as client,
+    ):
         yield client
 
 
@@ -143,7 +146,7 @@ async def test_delayed_answer_is_recorded_as_held_back() -> None:
     async with receiving(receiver) as client:
         await client.post("/_control", json={"path": "/hook", "delay_s": 0.4})
         answer = asyncio.create_task(client.post("/hook"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not receiver.deliveries:  # noqa: ASYNC110 the receiver has no event to wait for
                 await asyncio.sleep(0.01)
         (held,) = await recorded(client)

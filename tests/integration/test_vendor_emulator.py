@@ -22,6 +22,7 @@ from tests.local.vendor import MODELS, RESULT, VendorEmulator, VendorProfile, se
 
 ROOT = Path(__file__).parents[2]
 KEY = "mdlx-test"
+HANGS_S = 60.0  # against a hang; a loaded machine is no finding
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and spares each client the loading of certificates
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 FIELDS = {"image_url": "http://example.com/a.jpg", "video_url": "http://example.com/b.mp4", "mode": "wan-std"}
@@ -34,7 +35,9 @@ async def vendor(**knobs: Any) -> AsyncIterator[tuple[VendorEmulator, httpx.Asyn
     emulator = VendorEmulator(VendorProfile(**(defaults | knobs)))
     async with (
         serving(emulator.app()) as origin,
-        httpx.AsyncClient(base_url=origin, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False, verify=NO_TLS) as client,
+        httpx.AsyncClient(
+            base_url=origin, headers={"Authorization": f"Bearer {KEY}"}, timeout=HANGS_S, trust_env=False, verify=NO_TLS
+        ) as client,
     ):
         yield emulator, client
 
@@ -49,7 +52,7 @@ async def submit(client: httpx.AsyncClient, **headers: str) -> str:
 
 async def ended(client: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
     """Return the terminal answer of a task by one held poll."""
-    answer = await client.get(f"/api/v1/tasks/{task_id}", params={"wait": "true", "timeout": "10"})
+    answer = await client.get(f"/api/v1/tasks/{task_id}", params={"wait": "true", "timeout": "45"})
     body: dict[str, Any] = answer.json()
     assert body["data"]["status"] not in {"pending", "processing"}
     return body
@@ -67,9 +70,9 @@ async def control(client: httpx.AsyncClient) -> dict[str, Any]:
     return body
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
-    """Wait for a condition with a bound."""
-    async with asyncio.timeout(within_s):
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition, with a bound against a hang."""
+    async with asyncio.timeout(HANGS_S):
         while not await condition():  # noqa: ASYNC110 the other side is a server, not an event
             await asyncio.sleep(0.01)
 
@@ -113,11 +116,13 @@ async def test_task_runs_from_pending_to_success_and_stays_byte_identical() -> N
 async def test_success_carries_the_union_of_documented_fields() -> None:
     """A success has resources, metadata, extensions, a string amount, a duration and an expiry in milliseconds."""
     async with vendor(task_seconds=0.05) as (_, client):
+        began = time.time()
         data = (await ended(client, await submit(client)))["data"]
+        took = time.time() - began
         assert data["status"] == "success"
         assert data["billing"] == {"status": "succeeded", "amount": "0.2400"}
-        assert 50 <= data["duration"] < 5000
-        assert abs(data["result_expires_at"] / 1000 - (time.time() + 7 * 86400)) < 10
+        assert 50 <= data["duration"] <= took * 1000
+        assert -1 <= data["result_expires_at"] / 1000 - (began + 7 * 86400) <= took + 1
         assert {"metadata", "extensions", "resources"} <= data["result"].keys()
         resource = data["result"]["resources"][0]
         assert (resource["type"], resource["format"], resource["role"], resource["size"]) == (
@@ -257,6 +262,7 @@ async def test_account_calls_answer_in_their_own_forms() -> None:
 async def test_rate_limit_counts_submits_and_polls_together() -> None:
     """The call past the limit is a 429 with the window's headers, is counted, and touches nothing."""
     async with vendor(rpm=3, retry_after=True) as (emulator, client):
+        began = time.time()
         task_id = await submit(client)
         second = await client.get(f"/api/v1/tasks/{task_id}")
         await client.get("/api/v1/models")
@@ -265,8 +271,9 @@ async def test_rate_limit_counts_submits_and_polls_together() -> None:
         assert refused.status_code == 429
         assert refused.json()["message"].startswith("Rate limit exceeded: ")
         assert refused.headers["X-RateLimit-Remaining"] == "0"
-        assert 55 < int(refused.headers["X-RateLimit-Reset"]) - time.time() <= 61
-        assert 55 < int(refused.headers["Retry-After"]) <= 60
+        took = time.time() - began
+        assert 59 <= int(refused.headers["X-RateLimit-Reset"]) - began <= 61 + took
+        assert 59 - took <= int(refused.headers["Retry-After"]) <= 60
         counted = await control(client)
         assert (counted["submits"], counted["paid_submits"], counted["refused_rate"], counted["polls"]) == (2, 1, 1, 1)
         assert emulator.refused_concurrency == 0
@@ -323,10 +330,10 @@ async def test_long_poll_returns_as_soon_as_the_task_ends() -> None:
     """A held poll is answered by the end of its task, long before its timeout."""
     async with vendor(task_seconds=0.3) as (_, client):
         task_id = await submit(client)
-        started = time.monotonic()
-        answer = await client.get(f"/api/v1/tasks/{task_id}?wait=true", timeout=20)
+        answer = await client.get(f"/api/v1/tasks/{task_id}?wait=true&timeout=45", timeout=HANGS_S)
         assert answer.json()["data"]["status"] == "success"
-        assert time.monotonic() - started < 10
+        answered_at, [task] = time.time(), (await control(client))["tasks"]
+        assert answered_at < task["submitted_at"] + 45
 
 
 async def test_long_poll_times_out_with_a_snapshot() -> None:
@@ -344,7 +351,7 @@ async def test_long_poll_times_out_with_a_snapshot() -> None:
 async def test_poll_is_not_held_without_long_poll(*, long_poll: bool, query: str) -> None:
     """A vendor without long polls ignores `wait`, and one with them never holds unasked."""
     async with vendor(task_seconds=60, long_poll=long_poll) as (_, client):
-        answer = await client.get(f"/api/v1/tasks/{await submit(client)}{query}", timeout=5)
+        answer = await client.get(f"/api/v1/tasks/{await submit(client)}{query}", timeout=20)  # of 30 that it would be held
         assert answer.json()["data"]["status"] == "pending"
 
 
@@ -352,14 +359,13 @@ async def test_held_polls_do_not_hold_up_the_end_of_the_server() -> None:
     """Stopping the server drops the polls it holds at once."""
     async with vendor(task_seconds=60) as (emulator, client):
         task_id = await submit(client)
-        held = asyncio.create_task(client.get(f"/api/v1/tasks/{task_id}?wait=true", timeout=20))
+        held = asyncio.create_task(client.get(f"/api/v1/tasks/{task_id}?wait=true&timeout=45", timeout=2 * HANGS_S))
 
         async def arrived() -> bool:
             return emulator.polls == 1
 
         await until(arrived)
-        stopping = time.monotonic()
-    assert time.monotonic() - stopping < 5
+    assert not emulator.tasks[task_id].ended.is_set()  # or else the poll had its answer
     with pytest.raises(httpx.TransportError):
         await held
 
@@ -390,9 +396,10 @@ async def test_injected_429_says_when_to_come_back() -> None:
     """An injected rate refusal promises room within a second or two, and is not counted as the limit's own."""
     async with vendor() as (emulator, client):
         await inject(client, on="submit", fault="429")
+        began = time.time()
         answer = await client.post(SUBMIT, json=FIELDS)
         assert answer.json()["message"].startswith("Rate limit exceeded: ")
-        assert 0 <= int(answer.headers["X-RateLimit-Reset"]) - time.time() <= 2
+        assert 0 <= int(answer.headers["X-RateLimit-Reset"]) - began <= 2 + time.time() - began
         assert emulator.refused_rate == 0
 
 
@@ -430,10 +437,9 @@ async def test_dropped_submit_is_counted_and_paid_only_after(fault: str, paid: i
 async def test_slow_submit_is_paid_although_the_client_gave_up() -> None:
     """A slow submit goes on after its client has hung up."""
     async with vendor() as (_, client):
-        await inject(client, on="submit", fault="slow", seconds=0.4)
+        await inject(client, on="submit", fault="slow", seconds=1)
         with pytest.raises(httpx.ReadTimeout):
-            await client.post(SUBMIT, json=FIELDS, timeout=0.1)
-        assert (await control(client))["paid_submits"] == 0
+            await client.post(SUBMIT, json=FIELDS, timeout=httpx.Timeout(HANGS_S, read=0.1))
 
         async def paid() -> bool:
             return bool((await control(client))["paid_submits"] == 1)
@@ -671,7 +677,7 @@ async def test_hints_under_way_end_with_the_server() -> None:
 
         await until(tried)
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 5
+    assert time.monotonic() - stopping < 60  # the hint would wait for longer
     assert not emulator._hints  # nothing is left behind
 
 
@@ -692,14 +698,14 @@ async def test_runs_as_a_process_of_its_own() -> None:
     )
     try:
         assert process.stdout is not None
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), HANGS_S))
         assert ready["api_key"] == KEY
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=ready["upstream"], headers=headers, trust_env=False) as client:
             assert (await client.get("/api/v1/models")).headers["X-RateLimit-Limit"] == "7"
             assert (await ended(client, await submit(client)))["data"]["status"] == "success"
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), HANGS_S) == 0
     finally:
         if process.returncode is None:
             process.kill()
@@ -711,8 +717,8 @@ async def test_process_ends_when_its_parent_dies() -> None:
     command = f"{sys.executable} -m tests.local.vendor & wait"
     parent = await asyncio.create_subprocess_shell(command, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
     assert parent.stdout is not None
-    json.loads(await asyncio.wait_for(parent.stdout.readline(), 20))
+    json.loads(await asyncio.wait_for(parent.stdout.readline(), HANGS_S))
     parent.kill()
     await parent.wait()
     # The orphan holds the other end of the pipe until it has ended.
-    assert await asyncio.wait_for(parent.stdout.read(), 10) == b""
+    assert await asyncio.wait_for(parent.stdout.read(), HANGS_S) == b""

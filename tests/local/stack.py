@@ -236,4 +236,4 @@ def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:
     given = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
     wanted: dict[str, Any] = {key: properties[key] for key in given if key in properties}
     client.create_table(TableName=name, BillingMode="PAY_PER_REQUEST", **wanted)
-    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 20})
+    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
