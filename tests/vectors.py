@@ -3,7 +3,9 @@
 Each entry is (class, what stands between `https://` and the path) for hosts, (class, whole URL) for URLs.
 """
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 _FORBIDDEN_HOSTS = {
@@ -127,6 +129,16 @@ FORBIDDEN_HOSTS = tuple((kind, host) for kind, hosts in _FORBIDDEN_HOSTS.items()
 FORBIDDEN_URLS = tuple((kind, url) for kind, urls in _FORBIDDEN_URLS.items() for url in urls.split(" "))
 FORBIDDEN = tuple((kind, f"https://{host}/hook") for kind, host in FORBIDDEN_HOSTS) + FORBIDDEN_URLS
 ALLOWED = tuple(_ALLOWED_URLS.split(" "))
+
+
+@contextlib.contextmanager
+def naming(row: object) -> Iterator[None]:
+    """Name the row of a table at which a test fails."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"at {row!r}")
+        raise
 
 
 def numeric(host: str) -> str | None:

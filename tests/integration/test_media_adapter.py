@@ -277,7 +277,7 @@ async def _for_ever(connection: Connection, begin: bytes, again: bytes, pause: f
 )
 async def test_an_answer_without_end_is_left(begin: bytes, again: bytes, pause: float) -> None:
     """Whatever comes on and on, in drips or in floods: the look ends in time, and says why it knows nothing."""
-    async with listening(lambda connection: _for_ever(connection, begin, again, pause)) as listener, asyncio.timeout(20):
+    async with listening(lambda connection: _for_ever(connection, begin, again, pause)) as listener, asyncio.timeout(HANGS_S):
         judged = await look(listener.origin, limit=timedelta(seconds=0.7))
     assert judged.verdict is Verdict.UNCHECKED
     assert judged.reason in {"slow host", "connection broke"}

@@ -21,6 +21,8 @@ import boto3
 
 from layers.template import TEMPLATE, load
 
+from tests.local.supervisor import LOG
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -32,6 +34,7 @@ UV = shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
 MINISTACK_PYTHON = ROOT / ".tools/ministack/bin/python"
 BUILD_INPUTS = ("template.yaml", "layers", "functions", "tests/local/sam.txt")
 BUILD_KEPT_S = 86400.0
+ANSWERS_WITHIN_S = 300.0  # two seconds on a quiet machine
 
 REGION = "us-east-1"
 STACK = "taskhook"
@@ -69,6 +72,11 @@ class Account:
             "SAM_CLI_POLL_DELAY": "0.3",
             "__SAM_CLI_APP_DIR": str(self.folder),
         }
+
+    def last_words(self) -> str:
+        """Give the last lines that the account wrote; none where its folder is gone with it."""
+        log = self.folder / LOG
+        return "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
 
     async def run(self, *command: str | Path, said: str = "") -> str:
         """Run a command in this account, with `said` on its standard input; give what it printed. It dies with the account."""
@@ -150,17 +158,18 @@ async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
 async def answering(account: Account) -> None:
     """Wait until the account answers."""
     ended = asyncio.ensure_future(account.supervisor.wait())
+    deadline = time.monotonic() + ANSWERS_WITHIN_S
+    timeout = aiohttp.ClientTimeout(total=10)
     async with aiohttp.ClientSession() as session:
-        while not ended.done():
+        while not ended.done() and time.monotonic() < deadline:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(
-                    f"{account.endpoint_url}/_ministack/health", timeout=aiohttp.ClientTimeout(total=2)
-                ) as answer:
+                async with session.get(f"{account.endpoint_url}/_ministack/health", timeout=timeout) as answer:
                     if answer.status == 200:
                         ended.cancel()
                         return
             await asyncio.sleep(0.05)
-    msg = "the emulated account did not start"
+    msg = f"the emulated account {'ended' if ended.done() else 'does not answer'}; it said last:\n{account.last_words()}"
+    ended.cancel()
     raise StackError(msg)
 
 

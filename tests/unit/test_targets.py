@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.targets import MAX_URL, MEDIA, ForbiddenTargetError, NotPublicError, TargetPolicy, is_public
-from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, numeric
+from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()
 RELAXED = TargetPolicy(relaxed=True)
@@ -30,26 +30,27 @@ def test_table_is_large_enough() -> None:
     assert len(set(FORBIDDEN)) == len(FORBIDDEN)
 
 
-@pytest.mark.parametrize(("kind", "url"), FORBIDDEN)
-def test_forbidden_url_is_refused(kind: str, url: str) -> None:
+def test_forbidden_url_is_refused() -> None:
     """No spelling of a forbidden target passes the URL check, and the refusal does not repeat the URL."""
-    with pytest.raises(ForbiddenTargetError) as refused:
-        PUBLIC.check_url(url)
-    assert url not in str(refused.value)
+    for row in FORBIDDEN:
+        with naming(row), pytest.raises(ForbiddenTargetError) as refused:
+            PUBLIC.check_url(row[1])
+        assert row[1] not in str(refused.value), row
 
 
-@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES)
-def test_forbidden_address_is_refused(address: str) -> None:
+def test_forbidden_address_is_refused() -> None:
     """What a name resolves to is held against the same ranges as what a URL spells out."""
-    assert not is_public(address)
-    with pytest.raises(ForbiddenTargetError):
-        PUBLIC.check_address(address)
+    for address in FORBIDDEN_ADDRESSES:
+        assert not is_public(address), address
+        with naming(address), pytest.raises(ForbiddenTargetError):
+            PUBLIC.check_address(address)
 
 
-@pytest.mark.parametrize("url", ALLOWED)
-def test_allowed_url_passes(url: str) -> None:
+def test_allowed_url_passes() -> None:
     """Public names and addresses pass, right up to the edges of the forbidden ranges."""
-    PUBLIC.check_url(url)
+    for url in ALLOWED:
+        with naming(url):
+            PUBLIC.check_url(url)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
@@ -91,12 +92,13 @@ def test_no_form_that_carries_an_ipv4_address_is_public(address: IPv4Address) ->
     assert [str(IPv6Address(form)) for form in forms if is_public(str(IPv6Address(form)))] == []
 
 
-@pytest.mark.parametrize("code", [*range(0x21), *b'"<>\\^`{|}', 0x7F, 0x80, 0xE9, 0x2028, 0x202E, 0x1F600])
-@pytest.mark.parametrize("policy", [PUBLIC, RELAXED])
-def test_characters_that_parsers_disagree_about_are_refused(policy: TargetPolicy, code: int) -> None:
+@pytest.mark.parametrize("policy", [PUBLIC, RELAXED], ids=["public", "relaxed"])
+def test_characters_that_parsers_disagree_about_are_refused(policy: TargetPolicy) -> None:
     """White space, control characters, delimiters and non-ASCII are refused anywhere in a URL."""
-    for url in ("https://example.com/{}", "https://exam{}ple.com/", "{}https://example.com/", "https://example.com/?a={}b"):
-        assert not allowed(policy, url.replace("{}", chr(code)))
+    urls = ("https://example.com/{}", "https://exam{}ple.com/", "{}https://example.com/", "https://example.com/?a={}b")
+    codes = (*range(0x21), *b'"<>\\^`{|}', 0x7F, 0x80, 0xE9, 0x2028, 0x202E, 0x1F600)
+    odd = [url.replace("{}", chr(code)) for code in codes for url in urls]
+    assert [url for url in odd if allowed(policy, url)] == []
 
 
 @pytest.mark.parametrize(("length", "passes"), [(MAX_URL, True), (MAX_URL + 1, False), (100_000, False)])
@@ -233,10 +235,9 @@ def test_media_come_from_no_other_place(url: str) -> None:
         PUBLIC.check_url(url, MEDIA)
 
 
-@pytest.mark.parametrize(
-    ("kind", "url"), [row for row in FORBIDDEN if row[0].startswith(("loopback", "private", "link-local", "cloud"))]
-)
-def test_media_on_no_public_address_are_told_from_what_is_only_not_asked(kind: str, url: str) -> None:
+def test_media_on_no_public_address_are_told_from_what_is_only_not_asked() -> None:
     """The vendor cannot reach them either, which is certain."""
-    with pytest.raises(NotPublicError):
-        PUBLIC.check_url(url, MEDIA)
+    for row in FORBIDDEN:
+        if row[0].startswith(("loopback", "private", "link-local", "cloud")):
+            with naming(row), pytest.raises(NotPublicError):
+                PUBLIC.check_url(row[1], MEDIA)
