@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from tests import watched
-from tests.e2e.conftest import ALARM_EMAIL, Inbox, Stack, User, Vendor, eventually
+from tests.e2e.conftest import ALARM_EMAIL, ROOT, Inbox, Stack, User, Vendor, eventually
 from tests.progress import Progress
 
 
@@ -65,9 +65,21 @@ def bring_to_its_last_attempt(account: boto3.Session, stack: Stack, task_id: str
         TableName=physical(account, stack, "Tasks"),
         Key={"task_id": {"S": task_id}},
         UpdateExpression="SET attempts = :nine, nonce = :fresh",
-        ConditionExpression="attempts = :one",
-        ExpressionAttributeValues={":nine": {"N": "9"}, ":one": {"N": "1"}, ":fresh": {"S": "three days later"}},
+        ConditionExpression="attempts BETWEEN :one AND :eight",
+        ExpressionAttributeValues={
+            ":nine": {"N": "9"},
+            ":one": {"N": "1"},
+            ":eight": {"N": "8"},
+            ":fresh": {"S": "three days later"},
+        },
     )
+
+
+def tick(account: boto3.Session, stack: Stack) -> None:
+    """Let the clock strike early: an invocation writes its metrics as it ends, and it ends when the next one relieves it."""
+    tick = (ROOT / "events/tick.json").read_bytes()
+    function = physical(account, stack, "PollFunction")
+    client(account, "lambda", stack).invoke(FunctionName=function, InvocationType="Event", Payload=tick)
 
 
 def forget_hints(account: boto3.Session, stack: Stack) -> None:
@@ -104,13 +116,13 @@ def test_every_metric_that_is_watched_is_written(
             assert user.submit(f"{marker}-{fault}", callback_url=inbox.url(marker)).status_code == 502
     with vendor.fault("failed_message"):
         user.ended(user.accepted(f"{marker}-failed&task_seconds=0.1", callback_url=inbox.url(marker)))
-    inbox.behave(f"{marker}-down", 500, times=2)
+    inbox.behave(f"{marker}-down", 500, times=None)
     with vendor.fault("500", on="task"):
         vendor.inject("429", on="task", headers={"Retry-After": "1"})
         # Where no hint is waited for, and the task runs for long enough, the faults are met by the poller.
         forget_hints(account, stack)
         down = user.accepted(f"{marker}-down&task_seconds=10", callback_url=inbox.url(f"{marker}-down"))
-        eventually(lambda: user.task(down)["callback"]["attempts"] == 1)
+        eventually(lambda: user.task(down)["callback"]["attempts"] >= 1)
     bring_to_its_last_attempt(account, stack, down)
     with vendor.fault("429", times=3, headers={"Retry-After": "1"}):
         queued = [user.accepted(f"{marker}-queued-{number}", callback_url=inbox.url(marker)) for number in range(2)]
@@ -122,10 +134,9 @@ def test_every_metric_that_is_watched_is_written(
 
     own = {metric for metric in watched.of_alarms(alarms) | watched.of_dashboard(dashboard) if not metric[0].startswith("AWS/")}
     assert {namespace for namespace, _ in own} == {"taskhook"}
-    progress = Progress()
-    # An invocation writes its metrics as it ends, and it is relieved by the next tick at the latest.
-    missed = own
+    progress, missed = Progress(), own
     while missed and progress.goes_on(missed):
-        time.sleep(1)
+        tick(account, stack)
+        time.sleep(2)
         missed = own - set(written(account, stack))
     assert missed == set()

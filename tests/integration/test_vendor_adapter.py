@@ -525,10 +525,10 @@ async def test_second_post_is_not_begun_with_too_little_time() -> None:
     """After a 401 the key was replaced, and reading it took long: the refusal stands, and nothing is cut off half-way."""
 
     async def slowly(*, fresh: bool) -> str:
-        await asyncio.sleep(0.6 if fresh else 0)
+        await asyncio.sleep(3 if fresh else 0)
         return KEY if fresh else "mdlx-old"
 
-    least = LONG - timedelta(seconds=0.5)
+    least = LONG - timedelta(seconds=2.9)
     async with listening(answering(answer(401, b"{}"))) as listener, calling(listener.origin, slowly, least) as api:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
         assert listener.connections == 1
