@@ -155,10 +155,10 @@ class Flow:
     async def settled(self, deliveries: Listing, *, patience_s: float, look_s: float = 2.0) -> None:
         """Wait for every accepted task's callback for as long as anything moves.
 
-        Where the vendor took a task whose submit had no answer, only a vendor webhook or a quarter of an hour tells: when nothing
-        but such tasks is left, `patience_s` seconds without a move are enough.
+        Some have a long way: whether the vendor took what it did not answer, it may tell by itself, or a quarter of an hour does;
+        and a receiver that failed twice is left alone for minutes. When only such are left, `patience_s` without a move are enough.
         """
-        progress = Progress()
+        progress = Progress(max(STILL_S, patience_s))
         accepted = {sent.task_id: sent for sent in self.sent if sent.task_id}
         while True:
             came = await deliveries()
@@ -168,7 +168,7 @@ class Flow:
             seen = len(came), len(left), counts["submits"], counts["running"]
             if not left or not progress.goes_on(seen):
                 return
-            if progress.still(seen) >= patience_s and {(await self._show(sent)).get("stage") for sent in left} == {"rescue"}:
+            if progress.still(seen) >= patience_s and all(map(_has_a_long_way, [await self._show(sent) for sent in left])):
                 return
             await asyncio.sleep(look_s)
 
@@ -226,6 +226,11 @@ class Flow:
         answer = await self.http.get(f"{self.endpoint}/api/v1/tasks/{sent.task_id}", headers=headers)
         shown: Json = answer.json().get("data", {"status": f"answered {answer.status_code}"})
         return shown
+
+
+def _has_a_long_way(task: Json) -> bool:
+    callback = task.get("callback", {})
+    return task.get("stage") == "rescue" or callback.get("state") in {"none", "undelivered"} or callback.get("attempts", 0) > 1
 
 
 @dataclass
