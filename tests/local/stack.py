@@ -20,7 +20,6 @@ import aiohttp
 import boto3
 
 from layers.template import TEMPLATE, load
-
 from tests.local.supervisor import LOG
 
 if TYPE_CHECKING:
