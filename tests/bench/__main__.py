@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("coldstart", "cost", "delivery", "engine", "kills", "lateness", "load", "media", "size", "submit", "sweep")
+BENCHES = ("coldstart", "cost", "delivery", "engine", "kills", "lateness", "load", "media", "size", "submit", "sweep", "trouble")
 SEED = 20261123
 
 

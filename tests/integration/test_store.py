@@ -844,3 +844,58 @@ def test_the_error_codes_are_the_contracts() -> None:
         "lost",
         "canceled",
     }
+
+
+# --- answers that are cut, keys that are left out, and units: what no test noticed before ----------------------------------
+
+
+def a_cut_client() -> Any:
+    """Make a client in memory whose answers end after every row, and whose batches leave every key out the first time."""
+    client, asked = a_client(), set[str]()
+    client.page = lambda: 1
+
+    def unprocessed(key: str) -> bool:
+        is_new = key not in asked
+        asked.add(key)
+        return is_new
+
+    client.unprocessed = unprocessed
+    return client
+
+
+async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
+    """The queue and a caller's history are read to their ends, over as many pages and batches as that takes."""
+    tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=Told())
+    for number in range(8):
+        await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))
+    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [5, 3, 0]
+    assert [task.task_id for task in await tasks.queue_heads()] == [a_task(0).task_id, a_task(5).task_id]
+    listed, until = [], "9"
+    while True:
+        page = await tasks.page("alice", after="", until=until, limit=2)
+        listed += [task.task_id for task in page.tasks]
+        if page.cursor is None:
+            break
+        until = page.cursor
+    assert listed == [a_task(number).task_id for number in reversed(range(5))]
+
+
+async def test_callers_beyond_the_first_page_are_listed() -> None:
+    """A scan that ends after a row goes on behind it."""
+    directory = DynamoCallers(a_cut_client(), "Callers", clock=SystemClock(), deployment_key=deployment_key)
+    people = [a_caller(name) for name in ("alice", "bob", "carol")]
+    for caller in people:
+        await directory.add(caller)
+    assert await directory.every() == people
+
+
+async def test_what_expires_does_so_by_seconds() -> None:
+    """TTL reads Unix seconds: with milliseconds nothing would ever be deleted."""
+    client = a_client()
+    tasks = DynamoTasks(client, "Tasks", clock=SystemClock(), reporter=Told())
+    task = await tasks.add(a_task().model_copy(update={"callback_url": None}))
+    task = await tasks.swap(task, an_ended(task))
+    end = (START + RETENTION).timestamp()
+    assert client.expire("Tasks", end - 1) == []
+    [gone] = client.expire("Tasks", end)
+    assert gone["task_id"]["S"] == task.task_id

@@ -2,7 +2,8 @@
 
 Each scenario is played once as it should go, and every interaction of the use cases with their world is written down. Then it is
 played again for each interaction and for each way in which that one may go wrong; fresh ticks follow until nothing is left to
-do, and the invariants are checked from the outside. Exit code 0 when all hold, 1 when one does not.
+do, and the invariants are checked from the outside. Then the troubles that last (`tests.sim.trouble`) are played. Exit code 0
+when all hold, 1 when one does not.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 from taskhook import archive, poll, ports
-from tests.sim import checks
+from tests.sim import checks, trouble
 from tests.sim.loop import seeded
 from tests.sim.scenarios import SCENARIOS
 from tests.sim.scene import Scene
@@ -167,6 +168,23 @@ def explore(names: Iterable[str], seed: int, *, quick: bool, each: int, workers:
     return result, points_there
 
 
+def lasting(seed: int, workers: int) -> list[dict[str, Any]]:
+    """Play the troubles that last; give those that break something."""
+    with ProcessPoolExecutor(workers, initializer=_spare_the_collector) as pool:
+        found = {name: pool.submit(trouble.play, name, seed) for name in trouble.TROUBLES}
+        return [
+            {
+                "trouble": name,
+                "seed": seed,
+                "command": f"python -m tests.sim.trouble --seed {seed} {name}",
+                "broken": job.result(),
+                "trace": [],
+            }
+            for name, job in found.items()
+            if job.result()
+        ]
+
+
 def _storms_of(name: str, seed: int, offsets: Iterable[int]) -> Result:
     return storms(name, [seed + 1 + offset for offset in offsets])
 
@@ -196,6 +214,7 @@ def main() -> int:
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), metavar="NAME", help=f"only this one, of {', '.join(SCENARIOS)}")
     parser.add_argument("--quick", action="store_true", help=f"one of {QUICK} points: to see that it runs")
     parser.add_argument("--each", type=int, default=EACH, metavar="N", help=f"interactions tried per call site (default {EACH})")
+    parser.add_argument("--points", action="store_true", help="the points alone, without the troubles that last")
     parser.add_argument("--point", metavar="N:OUTCOME", help="replay one interaction of --scenario, and print its trace")
     parser.add_argument("--storm", action="store_true", help="play --scenario once with anything going wrong, and print its trace")
     options = parser.parse_args()
@@ -204,6 +223,8 @@ def main() -> int:
     began = time.monotonic()
     names = [options.scenario] if options.scenario else list(SCENARIOS)
     result, points_there = explore(names, options.seed, quick=options.quick, each=options.each, workers=os.cpu_count() or 1)
+    if not options.scenario and not options.quick and not options.points:
+        result.violations += lasting(options.seed, os.cpu_count() or 1)
     never = sorted(wanted_methods() - result.methods) if not options.scenario and not options.quick else []
     for violation in result.violations:
         print("\n" + "\n  ".join([violation["command"], *violation["broken"], *violation["trace"]]))

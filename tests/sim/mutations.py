@@ -1,9 +1,10 @@
 """Does anybody notice? `python -m tests.sim.mutations [--only TEXT] [--list]`.
 
 Finds in the source of the product every condition of a write, every look at a nonce, every claim, every write ahead of an
-effect, and every look for what was there before. Removes one at a time, in a copy of the package, and runs the cheapest test
-that could notice, then the next: unit tests, the store's exam over a table in memory, the simulator. Exit code 1 when
-something can be removed and nobody notices.
+effect, and every look for what was there before; and what time and paging rest on: how long a claim lasts and what it must
+cover, how far an index lags, since when a time counts, whose turn it is, the pages and keys that are still to be read.
+Removes one at a time, in a copy of the package, and runs the cheapest test that could notice, then the next: unit tests, the
+store's exam over a table in memory, the simulator. Exit code 1 when something can be removed and nobody notices.
 """
 
 import argparse
@@ -46,6 +47,8 @@ ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
 # Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
 _CLAIMS = {"claimed", "claimed_until", "covered", "LEAST_POST_TIME"}
 _DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
+_CLAIM_TIMES = {"timedelta(seconds=30)": "timedelta(seconds=60)", "timedelta(seconds=60)": "timedelta(seconds=30)"}
+_MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}  # by which a comparison, or what is read again, is wider than it seems to need to be
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
 UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
@@ -118,8 +121,11 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "condition", repr(" ".join(rest)))
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        """Find the looks at who wrote last."""
+        """Find the looks at who wrote last, and what is judged by the time of a question and not of its answer."""
         text = self._text(node)
+        if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
+            clock = "self._clock" if "self._clock." in self.source else "self.clock"
+            self._add(node.left, "time", f"{clock}.now()")
         if "nonce" in text or "failed.item) ==" in text.replace("))", ")"):
             self._add(node, "nonce", "True")
             self._add(node, "nonce", "False")
@@ -135,7 +141,11 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "condition", repr(ALWAYS))
         if name == "_require" and self.file == "task.py":
             self._add(node, "guard", "None")
+        if name == "get" and self._text(node).endswith('("LastEvaluatedKey")'):
+            self._add(node, "paging", "None")
         for keyword in node.keywords:
+            if keyword.arg == "served" and self.file != "budget.py":
+                self._add(keyword.value, "turn", '""')
             if keyword.arg == "ReturnValuesOnConditionCheckFailure":
                 self._add(keyword.value, "nonce", '"NONE"')
             if keyword.arg == "claimed_until" and self._text(keyword.value) != "None":
@@ -147,6 +157,9 @@ class _Finder(ast.NodeVisitor):
     def visit_If(self, node: ast.If) -> None:
         """Look at what is tested."""
         self._test(node.test)
+        text = self._text(node.test)
+        if '"LastEvaluatedKey" not in' in text or (text.endswith("cursor is None") and isinstance(node.body[0], ast.Break)):
+            self._add(node.test, "paging", "True")
         self.generic_visit(node)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
@@ -169,13 +182,40 @@ class _Finder(ast.NodeVisitor):
         """Look at answers that are tests."""
         if isinstance(node.value, ast.BoolOp | ast.Compare):
             self._test(node.value)
+            self._margins(node.value)
         self.generic_visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        """Find bounds by a claim: `task.claimed_until or deadline`."""
-        if isinstance(node.op, ast.Or) and self._text(node.values[0]).endswith(".claimed_until"):
-            self._add(node, "claim", self._text(node.values[-1]))
+        """Find bounds by a claim, `task.claimed_until or deadline`, and times that count from the paid POST on."""
+        first = self._text(node.values[0])
+        if isinstance(node.op, ast.Or) and first.endswith((".claimed_until", ".submitted_at")):
+            self._add(node, "claim" if first.endswith("_until") else "time", self._text(node.values[-1]))
         self.generic_visit(node)
+
+    # --- times, units, and what is still to be read ----------------------------------------------------------------------
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """Find how long claims last, from when on an index is read again, and the keys that a batch has left out."""
+        name, value = node.targets[0].id if isinstance(node.targets[0], ast.Name) else "", self._text(node.value)
+        if not self.functions and name.endswith("CLAIM") and value in _CLAIM_TIMES:
+            self._add(node.value, "time", _CLAIM_TIMES[value])
+        if name == "since":
+            self._margins(node.value)
+        if '"UnprocessedKeys"' in value:
+            self._add(node.value, "paging", "[]")
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        """Find what is stored in seconds."""
+        if isinstance(node.op, ast.FloorDiv) and "expires_at" in self._text(node.left):
+            self._add(node, "time", self._text(node.left))
+        self.generic_visit(node)
+
+    def _margins(self, within: ast.expr) -> None:
+        """Find what is added or taken away to be on the safe side."""
+        for node in ast.walk(within):
+            if isinstance(node, ast.BinOp) and isinstance(node.right, ast.Name) and node.right.id in _MARGINS:
+                self._add(node, "time", self._text(node.left))
 
     def _test(self, test: ast.expr) -> None:
         """Find the single tests that speak of a claim, or of what was there before."""
@@ -251,13 +291,14 @@ def find() -> list[Mutation]:
 
 def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
     """List the tests to ask, the cheapest first; the simulator is asked by other means."""
-    store = ["tests/integration/test_store.py", "-k", "simulated or moved"]
+    store = ["tests/integration/test_store.py", "-k", "simulated or moved or anywhere or beyond or seconds"]
     own = Path(file).stem
     if own == "dynamodb":
         yield "store", store
     if own in UNIT:
         yield "unit", [f"tests/unit/test_{own}.py"]
     yield "units", [f"tests/unit/test_{name}.py" for name in UNIT if name != own]
+    yield "trouble", ["tests/unit/test_trouble.py"]
 
 
 def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:

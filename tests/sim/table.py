@@ -15,6 +15,9 @@ from botocore.exceptions import ClientError
 
 Item = dict[str, dict[str, Any]]
 Lag = Callable[[str], float]
+MOST_LAG = 60.0  # seconds; what left an index longer ago is not looked for there any more
+GET_MANY = 100  # keys of a batch, at most
+MOST_BYTES = 400 * 1024  # of an item
 _INDEXES = {"work": ("work", "work_at"), "by_caller": ("caller", "listed")}
 _TERM = re.compile(r"attribute_(not_)?exists\(([#\w]+)\)|([#\w]+) (=|<>|<=|>=|<|>) (:\w+)")
 _BETWEEN = re.compile(r"(\S+) BETWEEN (\S+) AND (\S+)")
@@ -27,8 +30,10 @@ class MemoryDynamo:
         self._keys = keys  # of each table
         self._time = time
         self._past: dict[str, dict[str, list[tuple[float, Item]]]] = {table: {} for table in keys}
-        self._indexed: dict[str, dict[str, None]] = defaultdict(dict)
+        self._indexed: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # by index and its partition
         self.lag: Lag = lambda _key: 0.0  # how old what an index or a batch shows of an item is
+        self.page: Callable[[], int] | None = None  # rows after which an answer of an index is cut, and goes on in another
+        self.unprocessed: Callable[[str], bool] = lambda _key: False  # whether a batch leaves a key out this time
 
     # --- what a client does ----------------------------------------------------------------------------------------------
 
@@ -75,35 +80,69 @@ class MemoryDynamo:
     def batch_get_item(self, **request: Any) -> dict[str, Any]:
         """Read items, each perhaps as it was a while ago."""
         [(table, wanted)] = request["RequestItems"].items()
-        items = [self._then(table, key[self._keys[table]]["S"]) for key in wanted["Keys"]]
-        return {"Responses": {table: [item for item in items if item is not None]}, "UnprocessedKeys": {}}
+        keys = [key[self._keys[table]]["S"] for key in wanted["Keys"]]
+        assert 0 < len(set(keys)) == len(keys) <= GET_MANY
+        left = {key for key in keys if self.unprocessed(key)}
+        items = [self._then(table, key) for key in keys if key not in left]
+        again = {table: {"Keys": [key for key in wanted["Keys"] if key[self._keys[table]]["S"] in left]}} if left else {}
+        return {"Responses": {table: [item for item in items if item is not None]}, "UnprocessedKeys": again}
 
     def query(self, **request: Any) -> dict[str, Any]:
         """Read rows of an index, each perhaps as it was a while ago, in order."""
         table, index = request["TableName"], request["IndexName"]
-        hash_key, range_key = _INDEXES[index]
-        rows = []
-        for key in self._indexed[index]:
-            item = self._then(table, key)
-            if item is not None and hash_key in item and range_key in item and _holds(request, "KeyConditionExpression", item):
-                rows.append(item)
-        rows.sort(
-            key=lambda item: (item[range_key]["S"], item[self._keys[table]]["S"]), reverse=not request.get("ScanIndexForward", True)
-        )
-        start = request.get("ExclusiveStartKey")
-        if start is not None:
-            [at] = [number for number, item in enumerate(rows) if item[self._keys[table]] == start[self._keys[table]]]
-            rows = rows[at + 1 :]
-        limit = request.get("Limit", len(rows))
-        kept = {self._keys[table], hash_key, range_key}
-        answer: dict[str, Any] = {"Items": [{name: item[name] for name in kept} for item in rows[:limit]]}
-        if "Limit" in request and len(rows) >= limit:
-            answer["LastEvaluatedKey"] = {"task_id": rows[limit - 1]["task_id"]}
+        key, (hash_key, range_key) = self._keys[table], _INDEXES[index]
+        forward = request.get("ScanIndexForward", True)
+        partition, within = _range(request, hash_key, range_key)
+        rows = [
+            (item[range_key]["S"], name, item)
+            for name, item in self._rows(table, index, partition)
+            if all(_is(item[range_key]["S"], comparison, bound) for comparison, bound in within)
+        ]
+        rows.sort(key=lambda row: row[:2], reverse=not forward)
+        if start := request.get("ExclusiveStartKey"):
+            after = start[range_key]["S"], start[key]["S"]
+            rows = [row for row in rows if (row[:2] > after if forward else row[:2] < after)]
+        limits = [limit for limit in (request.get("Limit"), self.page and self.page()) if limit]
+        kept = {key, hash_key, range_key}
+        shown = [{name: item[name] for name in kept} for _, _, item in rows[: min(limits, default=len(rows))]]
+        answer: dict[str, Any] = {"Items": shown}
+        if limits and shown and len(shown) == min(limits):
+            answer["LastEvaluatedKey"] = shown[-1]
         return answer
 
+    def _rows(self, table: str, index: str, partition: str) -> list[tuple[str, Item]]:
+        """List the items that a partition of an index shows now, in any order."""
+        hash_key, range_key = _INDEXES[index]
+        keys, shown, gone = self._indexed[index, partition], [], []
+        for key in keys:
+            item = self._then(table, key)
+            if item is not None and range_key in item and item.get(hash_key) == {"S": partition}:
+                shown.append((key, item))
+            elif self._is_gone(table, key, hash_key, partition):
+                gone.append(key)
+        for key in gone:
+            del keys[key]
+        return shown
+
+    def _is_gone(self, table: str, key: str, hash_key: str, partition: str) -> bool:
+        """Tell whether no answer can show a key in that partition any more."""
+        versions = self._past[table].get(key)
+        if not versions:
+            return True
+        stored_at, item = versions[-1]
+        return stored_at < self._time() - MOST_LAG and item.get(hash_key) != {"S": partition}
+
     def scan(self, **request: Any) -> dict[str, Any]:
-        """Read a whole table."""
-        return {"Items": self.everything(request["TableName"])}
+        """Read a table, or what follows a key of it."""
+        table = request["TableName"]
+        keys = list(self._past[table])
+        if start := request.get("ExclusiveStartKey"):
+            keys = keys[keys.index(start[self._keys[table]]["S"]) + 1 :]
+        shown = keys[: self.page() if self.page else len(keys)]
+        answer: dict[str, Any] = {"Items": [self._past[table][key][-1][1] for key in shown]}
+        if len(shown) < len(keys):
+            answer["LastEvaluatedKey"] = {self._keys[table]: {"S": shown[-1]}}
+        return answer
 
     # --- what the simulator sees -----------------------------------------------------------------------------------------
 
@@ -113,7 +152,8 @@ class MemoryDynamo:
 
     def working(self, table: str) -> list[Item]:
         """List the items with work to do, and without expiry of their own."""
-        return [item for key in self._indexed["work"] if "work" in (item := self._past[table][key][-1][1])]
+        found = {key: self._now(table, key) for (index, _), keys in self._indexed.items() if index == "work" for key in keys}
+        return [item for item in found.values() if item is not None and "work" in item]
 
     def peek(self, table: str, key: str) -> Item | None:
         """Read an item as it is, from the outside."""
@@ -122,6 +162,13 @@ class MemoryDynamo:
     def write(self, table: str, item: Item) -> None:
         """Store an item as it is, from the outside."""
         self._store(table, item[self._keys[table]]["S"], item)
+
+    def expire(self, table: str, now: float) -> list[Item]:
+        """Delete what has expired by `now`, in Unix seconds, as TTL does sooner or later; give what went."""
+        gone = [item for item in self.everything(table) if "expires_at" in item and int(item["expires_at"]["N"]) <= now]
+        for item in gone:
+            del self._past[table][item[self._keys[table]]["S"]]
+        return gone
 
     # --- how it is kept --------------------------------------------------------------------------------------------------
 
@@ -137,14 +184,19 @@ class MemoryDynamo:
         versions = self._past[table].get(key)
         if not versions:
             return None
-        seen = bisect_right(versions, self._time() - self.lag(key), key=lambda version: version[0])
+        seen_at = self._time() - self.lag(key)
+        if versions[-1][0] <= seen_at:
+            return versions[-1][1]
+        seen = bisect_right(versions, seen_at, key=lambda version: version[0])
         return versions[seen - 1][1] if seen else None
 
     def _store(self, table: str, key: str, item: Item) -> None:
+        if sum(len(name) + len(str(value)) for name, value in item.items()) > MOST_BYTES:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "the item is too large"}}, "Write")
         self._past[table].setdefault(key, []).append((self._time(), item))
         for index, (hash_key, range_key) in _INDEXES.items():
             if hash_key in item and range_key in item:
-                self._indexed[index][key] = None
+                self._indexed[index, item[hash_key]["S"]][key] = None
 
     def _require(self, request: Any, item: Item | None) -> None:
         if "ConditionExpression" in request and not _holds(request, "ConditionExpression", item or {}):
@@ -164,9 +216,20 @@ def _met(term: tuple[str, str, str], item: Item, names: Mapping[str, str], value
     name = names.get(name, name)
     if not value:
         return (name in item) is (comparison == "exists")
-    if name not in item:
-        return False
-    mine, theirs = _comparable(item[name]), _comparable(values[value])
+    return name in item and _is(_comparable(item[name]), comparison, _comparable(values[value]))
+
+
+def _range(request: Any, hash_key: str, range_key: str) -> tuple[str, list[tuple[str, str]]]:
+    """Read a query's condition: the partition, and the comparisons of its sort key."""
+    names, values = request.get("ExpressionAttributeNames", {}), request["ExpressionAttributeValues"]
+    [terms] = _alternatives(request["KeyConditionExpression"])
+    read = [(names.get(name, name), comparison, values[value]["S"]) for name, comparison, value in terms]
+    [partition] = [value for name, comparison, value in read if (name, comparison) == (hash_key, "=")]
+    assert {name for name, *_ in read} <= {hash_key, range_key}
+    return partition, [(comparison, value) for name, comparison, value in read if name == range_key]
+
+
+def _is(mine: Any, comparison: str, theirs: Any) -> bool:
     match comparison:
         case "=":
             return bool(mine == theirs)

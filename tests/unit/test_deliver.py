@@ -353,3 +353,25 @@ async def test_a_target_that_is_no_callbacks_is_not_tried(office: Office, body: 
     with pytest.raises(RejectedError) as rejected:
         await tried(office, body)
     assert (rejected.value.status, office.receivers.attempts) == (400, [])
+
+
+# --- a claim that covers its attempt: what no test noticed before ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("passed_s", [0, 14, 16, 20, 29, 31, 300])
+async def test_the_claim_lasts_as_long_as_the_attempt_may(office: Office, passed_s: int) -> None:
+    """However old the claim of the terminal write is: when the request leaves, no other may begin for 15 s."""
+    task = await office.ended()
+    office.clock.pass_by(timedelta(seconds=passed_s))
+    sent, covered_until = office.receivers.send, []
+
+    async def send(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        covered_until.append(office.tasks.items[task.task_id].claimed_until)
+        return await sent(url, headers, body)
+
+    office.receivers.send = send  # type: ignore[method-assign]  # a look at the table when the request leaves
+    await attempt(task, office.courier)
+    [until] = covered_until
+    [(at, *_)] = office.receivers.attempts
+    assert until is not None
+    assert until - at >= timedelta(seconds=15)

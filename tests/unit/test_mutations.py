@@ -4,7 +4,17 @@ from tests.sim.mutations import PACKAGE, find
 from tests.vectors import naming
 
 # What the proof rests on; `python -m tests.sim.mutations` removes each and shows that somebody notices.
-LEAST = {"claim": 40, "condition": 20, "dedupe": 26, "guard": 12, "nonce": 15, "write-ahead": 19}
+LEAST = {
+    "claim": 40,
+    "condition": 20,
+    "dedupe": 26,
+    "guard": 12,
+    "nonce": 15,
+    "paging": 7,
+    "time": 10,
+    "turn": 3,
+    "write-ahead": 19,
+}
 NAMED = {
     "adapters/dynamodb.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
     "adapters/dynamodb.py DynamoTasks.swap: condition: 'nonce = :old'",
@@ -15,8 +25,13 @@ NAMED = {
     "adapters/dynamodb.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
     "adapters/dynamodb.py DynamoTasks.add: nonce: current.nonce != task.nonce",
     "adapters/dynamodb.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
+    'adapters/dynamodb.py DynamoTasks._rows: paging: answer.get("LastEvaluatedKey")'.replace('"', "'"),
+    "deliver.py covered: time: now + ATTEMPT_TIME",
     "deliver.py _claimed: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
     "poller/queue.py Queue._serve: write-ahead: await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
+    "poller/watch.py Watch._due: time: task.submitted_at or task.accepted_at",
+    "poller/watch.py Watch._polled: time: asked_at",
+    "poller/watch.py Watch.find: time: self._newest - INDEX_LAG",
     "submit.py _accept: write-ahead: await tasks.add(wanted)",
     "submit.py _begin: dedupe: task.fingerprint != order.fingerprint",
     "submit.py pay: claim: end - payer.clock.now() < LEAST_POST_TIME",

@@ -1170,6 +1170,181 @@ async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the
     assert not floor.tasks.the_gate.waiting
 
 
+# --- how long, since when, whose turn: what no test noticed before ------------------------------------------------------------
+
+
+async def test_a_task_that_is_being_paid_is_left_alone_for_a_minute(floor: Floor) -> None:
+    """However long the POST and the write after it take, no other invocation decides about the task meanwhile."""
+    task = await floor.add(State.QUEUED)
+    answered = asyncio.Event()
+
+    async def submit(*_: object, **__: object) -> SubmitOutcome:
+        floor.vendor.asked.set()
+        await answered.wait()
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-0", status=200)
+
+    floor.vendor.submit = submit  # type: ignore[method-assign]  # an answer that takes as long as it likes
+    floor.vendor.taken["task-0"] = floor.clock.now()
+    paying = asyncio.create_task(floor.tick())
+    await floor.vendor.asked.wait()
+    claimed = floor.now_of(task)
+    assert claimed.claimed_until is not None
+    floor.clock.pass_by(timedelta(seconds=55))
+    await floor.tick(task.task_id)
+    assert (floor.now_of(task).state, floor.now_of(task).nonce) == (State.SUBMITTING, claimed.nonce)
+    answered.set()
+    await paying
+    assert floor.now_of(task).upstream_task_id == "task-0"
+
+
+async def test_a_delivery_whose_process_died_is_made_again_within_the_minute(floor: Floor) -> None:
+    """Its claim lasts for one attempt and little more: 30 s after it was taken, the next one begins."""
+    task = await floor.add(State.WATCHED)
+    now = floor.clock.now()
+    ended = task.succeeded({}, now, retention=RETENTION, claim=now).redelivered(now)
+    await floor.tasks.swap(task, ended)
+    floor.receivers.answer_time = timedelta(hours=1)
+    dying = asyncio.create_task(floor.tick())
+    while not floor.receivers.attempts:
+        await floor.clock.sleep(timedelta(seconds=0.1))
+    await _killed(dying)
+    floor.receivers.answer_time = timedelta(seconds=0.1)
+    await floor.tick()
+    first, second = (at for at, *_ in floor.receivers.attempts)
+    assert timedelta(seconds=15) <= second - first <= timedelta(seconds=35)
+
+
+async def test_the_deadline_goes_by_when_the_vendor_was_asked(floor: Floor) -> None:
+    """An answer that comes past the deadline says nothing of it: only a poll that is made past it ends the task."""
+    floor.rules = replace(floor.rules, max_task_age=timedelta(seconds=60), long_poll=False)
+    floor.vendor.task_time = timedelta(seconds=61)
+    floor.vendor.answer_time = timedelta(seconds=9)
+    asked = floor.vendor.poll
+
+    async def poll_and_look_first(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        pending = floor.clock.now() < floor.vendor.taken[upstream_task_id] + floor.vendor.task_time
+        outcome = await asked(upstream_task_id, hold=hold)
+        return PollOutcome(kind=PollKind.PENDING) if pending else outcome
+
+    floor.vendor.poll = poll_and_look_first  # type: ignore[method-assign]  # the answer is of the moment when it was asked for
+    task = await floor.add(State.WATCHED)
+    await floor.run(timedelta(minutes=3))
+    ended, polls = floor.now_of(task), [at - task.accepted_at for at, _ in floor.vendor.polls]
+    assert any(at < floor.rules.max_task_age < at + floor.vendor.answer_time for at in polls), polls
+    assert (ended.state, ended.error) == (State.SUCCESS, None)
+
+
+@pytest.mark.parametrize("answer_s", [6, 7, 8, 9])
+async def test_a_404_counts_from_when_the_vendor_was_asked(floor: Floor, answer_s: int) -> None:
+    """Only a poll made past a minute of age may say that a task is lost, and only one made 30 s later confirms it."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.answer_time = timedelta(seconds=answer_s)
+    floor.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.MISSING)] * 100)
+    task = await floor.add(State.WATCHED)
+    swap, missing = floor.tasks.swap, []
+
+    async def swap_and_note(old: Task, new: Task) -> Task:
+        missing.extend([new.missing_since] if new.missing_since is not None else [])
+        return await swap(old, new)
+
+    floor.tasks.swap = swap_and_note  # type: ignore[method-assign]  # what is stored of it goes with the end
+    await floor.run(timedelta(minutes=5))
+    assert floor.now_of(task).error is ErrorCode.LOST
+    assert timedelta(seconds=60) <= missing[0] - task.accepted_at <= timedelta(seconds=75)
+    assert timedelta(seconds=30) <= floor.vendor.polls[-1][0] - missing[0] <= timedelta(seconds=45)
+
+
+async def test_an_index_that_lags_hides_no_retry(floor: Floor) -> None:
+    """A callback whose row appears 20 s after it was due is delivered by the leader that is at work."""
+    await floor.add(State.WATCHED, "running")
+    floor.vendor.task_time = timedelta(seconds=100)
+    task, now = await floor.add(State.WATCHED, "hidden"), floor.clock.now()
+    await floor.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now).redelivered(now + timedelta(seconds=5)))
+    row = floor.tasks.index.pop(task.task_id)
+    leader = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=25))
+    floor.tasks.index[task.task_id] = row
+    await floor.clock.sleep(timedelta(seconds=10))
+    delivered = floor.now_of(task).callback
+    await leader
+    assert delivered is CallbackState.DELIVERED
+
+
+async def test_an_index_that_lags_hides_no_task(floor: Floor) -> None:
+    """Rows that appear more than 20 s late, behind younger ones, are found at the next look of the leader that is at work."""
+    await floor.add(State.WATCHED, "running")
+    floor.vendor.task_time = timedelta(seconds=100)
+    leader = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=5))
+    hidden = [await floor.add(State.WATCHED, f"hidden{number}") for number in range(4)]
+    rows = [floor.tasks.index.pop(task.task_id) for task in hidden]
+    await floor.clock.sleep(timedelta(seconds=5))
+    await floor.add(State.WATCHED, "younger")
+    await floor.clock.sleep(timedelta(seconds=15))
+    shown: dict[str, datetime] = {}
+    for task, row in zip(hidden, rows, strict=True):
+        floor.tasks.index[task.task_id], shown[task.upstream_task_id or ""] = row, floor.clock.now()
+        await floor.clock.sleep(timedelta(seconds=2.5))
+    await floor.clock.sleep(timedelta(seconds=10))
+    asked: dict[str, datetime] = {}
+    for at, upstream in floor.vendor.polls:
+        asked.setdefault(upstream, at)
+    await leader
+    assert max(asked[upstream] - at for upstream, at in shown.items()) <= timedelta(seconds=4)
+
+
+async def test_an_ambiguous_submit_is_watched_from_its_post_on(floor: Floor) -> None:
+    """A task that waited an hour in the queue has its quarter of an hour all the same, for the vendor's word may come late."""
+    task = await floor.add(State.QUEUED)
+    floor.clock.pass_by(timedelta(hours=1))
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="no"))
+    await floor.run(timedelta(minutes=13))
+    assert (len(floor.vendor.submits), floor.now_of(task).state) == (1, State.RESCUE)
+    await floor.run(timedelta(minutes=5))
+    assert floor.now_of(task).error is ErrorCode.SUBMISSION_UNKNOWN
+
+
+async def test_the_turn_goes_on_from_caller_to_caller(floor: Floor) -> None:
+    """With one slot, each invocation serves the caller whose turn it is, and not the first by name again."""
+    floor.vendor.places, floor.vendor.task_time = 1, timedelta(seconds=50)
+    for number in range(3):
+        for caller in ("bob", "alice"):
+            await floor.add(State.QUEUED, f"{caller}{number}", caller=caller)
+    await floor.run(timedelta(minutes=15))
+    callers = ["alice" if "alice" in url else "bob" for url in _taken(floor)]
+    assert callers == ["alice", "bob"] * 3
+
+
+async def _killed(invocation: asyncio.Task[PollReport]) -> None:
+    """End an invocation with everything that it has under way, as where its process dies."""
+    lives = asyncio.all_tasks() - {asyncio.current_task()}
+    assert invocation in lives
+    for life in lives:
+        life.cancel()
+    await asyncio.gather(*lives, return_exceptions=True)
+
+
+def _taken(floor: Floor) -> list[str]:
+    """List what was submitted and taken, in order: of the same task only the last POST can have been."""
+    last = {url: number for number, url in enumerate(floor.vendor.submits)}
+    return sorted(last, key=last.__getitem__)
+
+
+async def test_what_lies_beyond_a_page_is_found(floor: Floor) -> None:
+    """However short the pages of the index are, all that is due is served by one invocation."""
+    floor.tasks.page_size = 1
+    floor.vendor.task_time = timedelta(seconds=100)
+    watched = {(await floor.add(State.WATCHED, f"w{number}")).upstream_task_id for number in range(4)}
+    ended = await seed(floor, "good", 4, overdue=timedelta(minutes=1))
+    leader = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=40))
+    asked = {upstream for _, upstream in floor.vendor.polls}
+    delivered = [floor.now_of(task).callback for task in ended]
+    await leader
+    assert asked == watched
+    assert delivered == [CallbackState.DELIVERED] * 4
+
+
 # --- trouble that lasts ----------------------------------------------------------------------------------------------------
 
 
@@ -1461,3 +1636,23 @@ async def test_a_message_asked_for_again_is_found_behind_its_old_row(floor: Floo
     await asyncio.gather(floor.tick(), again())
     first, second = (at for at, *_ in floor.receivers.attempts)
     assert timedelta(seconds=10) <= second - first <= timedelta(seconds=13)
+
+
+async def test_an_unknown_outcome_was_its_callers_turn(floor: Floor) -> None:
+    """Where one caller's requests break the vendor, the probe after the pause is another caller's, and is taken."""
+    submit = floor.vendor.submit
+
+    async def submit_or_break(model: str, request: bytes, **more: Any) -> SubmitOutcome:
+        if b"alice" in request:
+            await floor.clock.sleep(timedelta(seconds=0.2))
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="no")
+        return await submit(model, request, **more)
+
+    floor.vendor.submit = submit_or_break  # type: ignore[method-assign]  # it breaks by what it is asked
+    for number in range(12):
+        await floor.add(State.QUEUED, f"alice{number}", caller="alice")
+    await floor.run(timedelta(minutes=1))
+    assert floor.tasks.the_gate.in_trouble
+    good = [await floor.add(State.QUEUED, f"bob{number}", caller="bob") for number in range(2)]
+    await floor.run(timedelta(minutes=12))
+    assert [floor.now_of(task).state for task in good] == [State.SUCCESS] * 2

@@ -81,12 +81,13 @@ class Gate(BaseModel):
         places = self.places if self.places is None or running < self.places else None
         return self.answered().model_copy(update={"places": places, "served": served})
 
-    def outcome_unknown(self, now: datetime) -> "Gate":
+    def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "Gate":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
         One that was a probe has been spent although the vendor answers what is free: so the next one is as rare as can be.
+        It was its caller's turn (`served`; None: no turn was taken), so that the next probe is another caller's.
         """
-        gate = self.model_copy(update={"unknown": self.unknown + 1})
+        gate = self.model_copy(update={"unknown": self.unknown + 1, "served": self.served if served is None else served})
         if self.in_trouble:
             return gate.pause(now + LONGEST_PAUSE)
         return gate.pause(now + FIRST_PAUSE) if gate.in_trouble else gate

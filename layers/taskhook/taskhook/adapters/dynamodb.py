@@ -316,19 +316,26 @@ class DynamoTasks:
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
-        answer = await _call(
-            self._client.query,
-            TableName=self._table,
-            IndexName="by_caller",
-            KeyConditionExpression="caller = :caller AND listed BETWEEN :after AND :until",
-            ExpressionAttributeValues=_item({":caller": caller, ":after": after or "0", ":until": until}),
-            ScanIndexForward=False,
-            Limit=limit + 1,  # BETWEEN includes its upper bound
-        )
-        rows = [row for row in map(stored_values, answer["Items"]) if row["listed"] != until][:limit]
-        more = "LastEvaluatedKey" in answer or len(rows) < len(answer["Items"]) - 1
-        cursor = rows[-1]["listed"] if rows and more else None
-        tasks = await self._tasks([row["task_id"] for row in rows], all_of_them=True)
+        rows: list[Attributes] = []
+        request: Attributes = {}
+        while True:  # an answer may end after any row
+            answer = await _call(
+                self._client.query,
+                TableName=self._table,
+                IndexName="by_caller",
+                KeyConditionExpression="caller = :caller AND listed BETWEEN :after AND :until",
+                ExpressionAttributeValues=_item({":caller": caller, ":after": after or "0", ":until": until}),
+                ScanIndexForward=False,
+                Limit=limit + 1,  # BETWEEN includes its upper bound
+                **request,
+            )
+            rows += [row for row in map(stored_values, answer["Items"]) if row["listed"] != until]
+            if len(rows) >= limit or "LastEvaluatedKey" not in answer:
+                break
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        more = len(rows) > limit or "LastEvaluatedKey" in answer
+        cursor = rows[:limit][-1]["listed"] if rows and more else None
+        tasks = await self._tasks([row["task_id"] for row in rows[:limit]], all_of_them=True)
         apart = await self._get_many([_request_key(task) for task in tasks if task.request is None], all_of_them=True)
         requests = {item["task_id"]["S"]: item for item in apart}
         return TaskPage(tasks=tuple(_whole(task, requests.get(_request_key(task))) for task in tasks), cursor=cursor)

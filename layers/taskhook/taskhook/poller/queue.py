@@ -187,7 +187,7 @@ class Queue:
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(gate.outcome_unknown(now))
+                await self._pacing.store(gate.outcome_unknown(now, served=served))
                 return not self._pacing.gate.in_trouble
             case Submission.TAKEN:
                 await self._pacing.store(gate.taken(running, served=served))

@@ -418,13 +418,13 @@ class Watch:
             if now - began >= HELD_SIGN:
                 entry.ran_until = now  # the vendor held it for as long as the task ran
             return outcome
+        entry.refusals += 1
+        if entry.refusals > 1:
+            entry.refusals, entry.plain_until = 0, now + NOT_HELD_FOR
         if outcome.kind is PollKind.PENDING:
             self.replan_pending()
             return outcome
-        entry.refusals += 1
         entry.plain_next, entry.not_before = True, None
-        if entry.refusals > 1:
-            entry.refusals, entry.plain_until = 0, now + NOT_HELD_FOR
         return PollOutcome(kind=PollKind.UNAVAILABLE, message="the poll was not held")
 
     def _measure(self, entry: _Entry, outcome: PollOutcome, asked_at: datetime) -> None:
