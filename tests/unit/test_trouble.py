@@ -3,7 +3,6 @@ import pytest
 from tests.sim.trouble import TROUBLES, play
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", TROUBLES)
 def test_trouble_that_lasts_costs_time_and_no_task(name: str) -> None:
     """Everything ends within the time that the trouble states, is paid once at most, and is late for no other caller's sake."""
