@@ -255,7 +255,7 @@ def _holds(condition: Any, facts: Mapping[str, str]) -> bool:
 
 def _asked_key(stack: str, present: Present | None, terminal: Terminal) -> str:
     """Ask for the vendor's key; none is needed where one is in place. Raises UsageError, AdminError."""
-    in_place = present is not None and "CallersTable" in present.outputs and _has_key(stack)
+    in_place = present is not None and "CallersTable" in present.outputs and _has_key(stack, unreadable_is_none=terminal.is_there)
     if terminal.is_there:
         kept = "Enter: the one in place stays" if in_place else "Enter: later, with `taskhook vendors set modellix`"
         typed = terminal.ask_secretly(f"Vendor key ({kept}): ")
@@ -269,10 +269,12 @@ def _secret(stack: str) -> StackSecret:
     return StackSecret(client("secretsmanager"), resource(stack, "Secret"))
 
 
-def _has_key(stack: str) -> bool:
+def _has_key(stack: str, *, unreadable_is_none: bool = False) -> bool:
     try:
         return bool(asyncio.run(_secret(stack).keys()).get(MODELLIX))
     except KeyUnusableError as error:
+        if unreadable_is_none:
+            return False
         raise AdminError(f"the stack's secret cannot be used: {error}") from error
 
 
@@ -329,7 +331,7 @@ def destroy(arguments: Sequence[str], environment: Mapping[str, str], terminal: 
     present = _present(stack)
     if present is None:
         raise AdminError(f"there is no stack {stack!r} in region {region} of account {account}")
-    if present.outputs and "CallersTable" not in present.outputs:
+    if "CallersTable" not in present.outputs and not _declares_callers(stack):
         raise AdminError(f"the stack {stack!r} is no taskhook; delete it where it came from")
     kept = _kept(stack)
     print(
@@ -379,6 +381,13 @@ class Kept:
         return True
 
 
+def _declares_callers(stack: str) -> bool:
+    """Tell a stack of this template by its resources, for one that has failed has no outputs."""
+    resources = client("cloudformation").describe_stack_resources(StackName=stack)["StackResources"]
+    declared = {(one["LogicalResourceId"], one["ResourceType"]) for one in resources}
+    return {("Callers", "AWS::DynamoDB::Table"), ("SubmitRole", "AWS::IAM::Role")} <= declared
+
+
 def _kept(stack: str) -> list[Kept]:
     """List what the stack has of what the template keeps."""
     declared = template.load()["Resources"]
@@ -387,7 +396,7 @@ def _kept(stack: str) -> list[Kept]:
     return [
         Kept(one["ResourceType"], one["PhysicalResourceId"])
         for one in resources
-        if one["LogicalResourceId"] in keeps and one.get("PhysicalResourceId")
+        if one["LogicalResourceId"] in keeps and one.get("PhysicalResourceId") and one["ResourceType"] != "AWS::S3::BucketPolicy"
     ]
 
 

@@ -135,6 +135,15 @@ async def uses_the_key_again(scene: Scene) -> None:
     await first.ended.wait()
 
 
+@_scenario({**dict.fromkeys("abc", "failed delivered"), "d": "success delivered"}, beat=4.0)
+async def vendor_is_down(scene: Scene) -> None:
+    """Three answers in a row are lost; the fourth task waits until the vendor answers a request that is free."""
+    for name in "abc":
+        scene.vendor.script[name] = ["dropped"]
+    for name in "abcd":
+        await scene.submit(name).ended.wait()
+
+
 @_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0)
 async def balance_is_short(scene: Scene) -> None:
     """The balance runs out while a task is queued; it stays there until it is paid in."""

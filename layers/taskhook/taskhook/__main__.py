@@ -16,7 +16,7 @@ from taskhook import callers
 from taskhook.adapters.dynamodb import DynamoCallers
 from taskhook.adapters.secrets import DEPLOYMENT_KEY, VENDORS, StackSecret, StoredKey
 from taskhook.adapters.surroundings import SystemClock
-from taskhook.admin import EXPECTED, checked_key, client, explain, resource
+from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
 from taskhook.ports import Caller
 from taskhook.targets import ForbiddenTargetError, TargetPolicy
 
@@ -142,7 +142,17 @@ async def _vendors(options: argparse.Namespace) -> None:
 
 
 def _typed_or_piped(vendor: str) -> str:
-    return getpass.getpass(f"API key of {vendor}: ") if sys.stdin.isatty() else sys.stdin.read()
+    if not sys.stdin.isatty():
+        return sys.stdin.read()
+    at_once = signal.signal(signal.SIGINT, signal.default_int_handler)  # getpass has to give the terminal its echo back
+    try:
+        return getpass.getpass(f"API key of {vendor}: ")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except EOFError as error:
+        raise AdminError("no key was given; nothing was changed") from error
+    finally:
+        signal.signal(signal.SIGINT, at_once)
 
 
 def _warn_of_http(callback_url: str | None) -> None:

@@ -166,6 +166,7 @@ class _Invocation:
         """Resign, then look once more: a wake that found a leader until now has left its task to it."""
         try:
             await self._leadership.resign(served_until=self._served_until())
+            self._watch.look_back()
             await self._scheduler.find()
             return self._has_work() and await self._acquire(takeover=False)
         except StoreUnavailableError:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from taskhook.adapters.attributes import Attributes, packed, plain, unpacked
 from taskhook.adapters.attributes import item as _item
 from taskhook.budget import Gate
-from taskhook.encryption import decrypt, encrypt
+from taskhook.encryption import DecryptionError, decrypt, encrypt
 from taskhook.ports import (
     EXTRA_DELIVERY_GAP,
     ApiKey,
@@ -523,19 +523,32 @@ class DynamoCallers:
         caller = await self.cached(name) or await self.read(name)
         if caller is None:
             return None
-        material = await self._material()
-        plain = [
-            secret.model_copy(update={"value": decrypt(secret.value, material=material, context=name)}) for secret in caller.secrets
-        ]
+        try:
+            return self._decrypted(caller, await self._material())
+        except DecryptionError:  # the key may have been replaced since this process read it
+            return self._decrypted(caller, await self._material(fresh=True))
+
+    def _decrypted(self, caller: Caller, material: str) -> Caller:
+        """Decrypt the secrets that sign now; one that cannot be read is left out while another one signs."""
+        plain, failure = [], DecryptionError("no secret is valid")
+        for secret in caller.signing(self._clock.now()):
+            try:
+                value = decrypt(secret.value, material=material, context=caller.caller)
+            except DecryptionError as error:
+                failure = error
+            else:
+                plain.append(secret.model_copy(update={"value": value}))
+        if not plain:
+            raise failure
         return caller.model_copy(update={"secrets": tuple(plain)})
 
     async def encrypted(self, name: str, secret: str) -> str:
         """Encrypt a signing secret as the table holds it."""
         return encrypt(secret, material=await self._material(), context=name)
 
-    async def _material(self) -> str:
+    async def _material(self, *, fresh: bool = False) -> str:
         try:
-            return await self._deployment_key(fresh=False)
+            return await self._deployment_key(fresh=fresh)
         except (KeyUnusableError, KeyUnavailableError) as error:
             raise StoreUnavailableError(f"the deployment's own key cannot be read: {error}") from error
 

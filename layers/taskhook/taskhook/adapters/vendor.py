@@ -114,7 +114,11 @@ class ModellixApi:
         async with post.sent_with(authorization) as response:
             asked_for = _pause(response)
             post.answered = read_submission(response.status_code, None, retry_after=asked_for)
-            return await self._read(response, lambda body: read_submission(response.status_code, body, retry_after=asked_for))
+            # Kept before the connection is closed, which may fail: an id that was read is paid for.
+            post.answered = await self._read(
+                response, lambda body: read_submission(response.status_code, body, retry_after=asked_for)
+            )
+            return post.answered
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Ask for a task; safe to repeat, so a kept connection will do. Held polls have connections of their own."""
@@ -156,6 +160,7 @@ class ModellixApi:
                 headers = {"Authorization": await self._authorization()}
                 async with client.stream("GET", f"{self._base_url}/api/v1/team/balance", headers=headers) as response:
                     status = response.status_code
+                    self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
                     return BalanceOutcome(answered=_serves(status), status=status, body=body)
         except Exception as error:  # noqa: BLE001  # wire, key or URL; or an answer that is not JSON, which is one all the same

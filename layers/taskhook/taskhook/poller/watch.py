@@ -96,6 +96,10 @@ class Watch:
         """Note that tasks are queued: what leaves the queue enters `watch` at its old place."""
         self._queue_seen_at = self._clock.now()
 
+    def look_back(self) -> None:
+        """Read from further back at the next look: none may follow."""
+        self._wide_scan_at = self._clock.now()
+
     async def find(self) -> None:
         """Read all of `watch` the first time, then what came since.
 
