@@ -99,7 +99,9 @@ class Gate(BaseModel):
 
     def answered(self) -> "Gate":
         """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
-        return self if not self.unknown else self.model_copy(update={"unknown": 0, "paused_until": None})
+        if not self.unknown:
+            return self
+        return self.model_copy(update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until})
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
         """Order the callers' oldest tasks by whose turn it is: by name, beginning after the caller that was served last."""

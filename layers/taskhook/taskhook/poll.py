@@ -78,7 +78,14 @@ class _Invocation:
             started=self._started,
         )
         self._queue = Queue(
-            rules=rules, world=world, pacing=pacing, watch=watch, closed=self._closed, track=scheduler.track, steps=scheduler.steps
+            rules=rules,
+            world=world,
+            pacing=pacing,
+            watch=watch,
+            closed=self._closed,
+            track=scheduler.track,
+            steps=scheduler.steps,
+            started=self._started,
         )
         archiving = Archiving(world=world, endings=endings, started=self._started)
         delivery = Delivery(
@@ -160,6 +167,7 @@ class _Invocation:
     async def _inherit(self) -> None:
         left = await self._leadership.inherited()
         if left is not None:
+            self._watch.replan_all()  # of a leader that has died, it is not known what it served
             self._watch.inherit(left)
 
     async def _more_came(self) -> bool:

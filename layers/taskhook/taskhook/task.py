@@ -193,8 +193,11 @@ class RetryKey(NamedTuple):
         key, _, rest = at.partition("#")
         caller, _, rest = rest.partition("#")
         host, _, number = rest.rpartition("#")
-        due = datetime.fromtimestamp(int(key[:13]) / 1000, UTC)
-        return cls(due, caller, host, int(number) if number.isdecimal() else 2)
+        try:
+            due = datetime.fromtimestamp(int(key[:13]) / 1000, UTC)
+        except ValueError:  # a key that cannot be read hides no task
+            due = datetime.fromtimestamp(0, UTC)
+        return cls(due, caller, host, int(number) if number in {"1", "2", "3"} else 2)
 
 
 class Task(BaseModel):

@@ -170,6 +170,10 @@ class Delivery:
                 self._plan(candidate, now, now)
         started = []
         while (chosen := self._hosts.next()) is not None:
+            if self._is_running(chosen.task_id):  # the step that ends it, as it turns out: that goes first
+                self._hosts.leave(chosen.caller, chosen.host)
+                self._plan(chosen, now + SCAN, now)
+                continue
             self._slots[chosen.task_id] = chosen
             started.append(chosen.task_id)
         self._left_out = bool(self._hosts.dropped()) or self._left_out

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from taskhook.poller.pacing import Pacing
-from taskhook.poller.work import SCAN, Rules, World
+from taskhook.poller.work import SCAN, TICK, Rules, World
 from taskhook.ports import LeaseView, StoreUnavailableError
 
 HAND_OVER = 3 * SCAN  # by then the old leader has seen that it was relieved, and has said what it leaves
@@ -69,6 +69,7 @@ class Leadership:
         if left is None:
             if self._clock.now() < self._taken_over_at + HAND_OVER:
                 return None
+            self._pacing.polled_until = self._pacing.looked_until = self._taken_over_at - TICK
             left = {}
         self._predecessor = ""
         return left

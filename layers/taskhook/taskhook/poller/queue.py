@@ -32,6 +32,7 @@ class Queue:
         closed: Callable[[], bool],
         track: Callable[[Task], None],
         steps: Counter[str],
+        started: datetime,
     ) -> None:
         self._rules = rules
         self._world = world
@@ -42,7 +43,12 @@ class Queue:
         self._track = track
         self._steps = steps
         self._waits = False  # tasks are queued
-        self._blocked_until = self._clock.now()
+        self._started = started
+        self._blocked_until = started
+        self._budget_until = started  # no request is left before
+        self._answered_until = started  # the vendor has answered what is free: the next request may be a task's
+        self._named: dict[str, None] = {}  # tasks that a wake or a step has named; the index may show them late
+        self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._payer = Payer(
             tasks=world.tasks,
             vendor=world.vendor,
@@ -64,9 +70,10 @@ class Queue:
         """Whether it is queued."""
         return task.state is State.QUEUED
 
-    def keep(self, _task: Task) -> bool:
+    def keep(self, task: Task) -> bool:
         """Remember that some are queued."""
         self._waits = True
+        self._named[task.task_id] = None
         return False
 
     def drop(self, task_id: str) -> None:
@@ -86,7 +93,11 @@ class Queue:
 
     def next_at(self) -> datetime | None:
         """Tell when the next queued task may be submitted."""
-        return self._due(self._clock.now()) if self._waits else None
+        if not self._waits:
+            return None
+        now = self._clock.now()
+        due = self._due(now)
+        return due if due > now else self._started  # for want of a request it is waited, not left to the next invocation
 
     def _due(self, now: datetime) -> datetime:
         return max(self._blocked_until, self._pacing.gate.next_try(self._watch.running(), now))
@@ -94,15 +105,16 @@ class Queue:
     async def admit(self, due_by: datetime) -> Iterable[str]:
         """Start when there is a way to the vendor."""
         now = self._clock.now()
-        return [KEY] if self._waits and self._due(now) <= max(now, due_by) else []
+        return [KEY] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
 
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
         await self._pacing.read_gate()
         found = False
-        while heads := await self._world.work.queue_heads():
+        while heads := await self._heads():
             found, served = True, False
-            for head in self._pacing.gate.in_turn(heads):
+            over_age = [head for head in heads if self._is_over_age(head)]  # they end whatever the vendor says to the others
+            for head in over_age or self._pacing.gate.in_turn(heads):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
                         waited = self._clock.now() - min(head.accepted_at for head in heads)
@@ -111,15 +123,37 @@ class Queue:
                     served = True
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
+                except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
+                    self._world.reporter.tell("task.crashed", task_id=head.task_id, error=type(error).__name__)
+                    self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
                 return None
+        if self._skipped:
+            self._blocked_until = max(self._blocked_until, min(self._skipped.values()))
+            return None
         if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_gate()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.gate.model_copy(update={"waiting": False}))
         self._waits = self._pacing.gate.waiting  # set again in this very moment: look again
         return None
+
+    async def _heads(self) -> list[Task]:
+        """Give each caller's oldest task, or those that were named and that the index does not show yet."""
+        heads = await self._world.work.queue_heads()
+        if not heads and self._named:
+            named, self._named = self._named, {}
+            read = [await self._world.tasks.get(task_id) for task_id in named]
+            heads = [task for task in read if task is not None and task.state is State.QUEUED]
+        if not self._skipped or not heads:
+            return heads
+        now = self._clock.now()
+        self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
+        return [head for head in heads if head.task_id not in self._skipped]
+
+    def _is_over_age(self, task: Task) -> bool:
+        return self._clock.now() >= task.accepted_at + self._rules.max_queue_age
 
     async def _serve(self, task: Task, *, alone: bool) -> bool:
         """Submit one queued task, or end it where it waited too long; False where the queue has to wait.
@@ -129,7 +163,7 @@ class Queue:
         now = self._clock.now()
         if task.state is not State.QUEUED:
             raise StaleTaskError(task)
-        if now >= task.accepted_at + self._rules.max_queue_age:
+        if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
         if self._due(now) > now:
             return False
@@ -151,16 +185,17 @@ class Queue:
         limit = budget.window_limit(self._rules.requests_per_minute)
         if await self._world.budget.take_tokens(1, window=budget.window(now), limit=limit):
             return True
-        self._blocked_until = budget.window_end(now)
+        self._budget_until = budget.window_end(now)
         return False
 
     async def _vendor_answers(self) -> bool:
         """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
-        if not self._pacing.gate.in_trouble:
+        if not self._pacing.gate.in_trouble or self._clock.now() < self._answered_until:
             return True
         if not await self._request_is_left():
             return False
         if (await self._world.vendor.balance()).answered:
+            self._answered_until = self._clock.now() + 2 * budget.WINDOW  # where a window has one request, it is the next one's
             return True
         await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
         return False
@@ -175,9 +210,13 @@ class Queue:
 
     async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
-        now, gate = self._clock.now(), self._pacing.gate
+        goes_on = await self._learn_of(outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
-            gate = gate.pause(now + outcome.retry_after)
+            await self._pacing.store(self._pacing.gate.pause(self._clock.now() + outcome.retry_after))
+        return goes_on
+
+    async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+        now, gate = self._clock.now(), self._pacing.gate
         match outcome.submission:
             case Submission.BUSY:
                 await self._pacing.store(gate.refused(running, now, retry_after=outcome.retry_after))

@@ -112,4 +112,5 @@ class Scheduler:
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Drop steps that are under way."""
         for task_id in task_ids:
-            self._running[task_id].cancel()
+            if (running := self._running.get(task_id)) is not None:
+                running.cancel()

@@ -1,5 +1,6 @@
 """Tasks at the vendor: asked about when it is time, ended when the vendor says so, or never does."""
 
+import contextlib
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing, urgency
 from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
-from taskhook.ports import PollKind, PollOutcome, Row, StaleTaskError
+from taskhook.ports import PollKind, PollOutcome, Row, StaleTaskError, StoreUnavailableError
 from taskhook.task import (
     HARD_STOP,
     LOST_AGE,
@@ -38,6 +39,7 @@ class _Entry:
     task: Task
     due: datetime
     not_before: datetime | None = None  # of its next step, whatever else is said
+    unserved: datetime | None = None  # a poll time that the predecessor left
     webhook: bool = False  # a vendor webhook has brought it here
     known_outcome: PollOutcome | None = None  # what the vendor said when that was checked
     polling: bool = False  # a poll is about to start or under way
@@ -125,8 +127,11 @@ class Watch:
     async def _take_rows(self, rows: list[Row]) -> None:
         """Read the tasks of new rows while there is room in memory; plan the rest by what their rows say."""
         room = max(LOADED - len(self._entries), 0)
-        for task in await self._world.tasks.read_many([row.task_id for row in rows[:room]]):
+        unread = {row.task_id: _accepted(row) for row in rows[:room]}
+        for task in await self._world.tasks.read_many(list(unread)):
+            unread.pop(task.task_id, None)
             self._track(task)
+        self._look_later(unread, SCAN)
         for row in rows[room:]:
             accepted = _accepted(row)
             age = self._pacing.polled_until.timestamp() - accepted
@@ -146,10 +151,18 @@ class Watch:
 
     async def _load(self, task_ids: list[str]) -> None:
         """Read tasks that were set aside and are due."""
-        for task_id in task_ids:
-            self._overdue.pop(task_id, None)
-        for task in await self._world.tasks.read_many(task_ids):
-            self._track(task)
+        accepted = {task_id: self._overdue.pop(task_id)[1] for task_id in task_ids}
+        with contextlib.suppress(StoreUnavailableError):
+            for task in await self._world.tasks.read_many(task_ids):
+                accepted.pop(task.task_id, None)
+                self._track(task)
+        self._look_later(accepted, INDEX_LAG)
+
+    def _look_later(self, accepted: Mapping[str, float], pause: timedelta) -> None:
+        """Read tasks that were not to be had, by when they were accepted, after a pause."""
+        for task_id, at in accepted.items():
+            if not self._known(task_id):
+                self._set_aside(task_id, (self._clock.now() + pause).timestamp(), at)
 
     # --- keeping ---------------------------------------------------------------------------------------------------------
 
@@ -165,7 +178,7 @@ class Watch:
             entry = self._entries[task.task_id] = _Entry(task, self._due(task, after=self._pacing.polled_until))
             left = self._given.pop(task.task_id, None)
             if left is not None and task.state is State.WATCHED:
-                entry.due = min(entry.due, left)
+                entry.unserved, entry.due = left, min(entry.due, left)
             return False
         entry.task = task
         again = self._due(task, after=now, entry=entry)
@@ -237,6 +250,8 @@ class Watch:
         """Tell when the next step may start: when it is due, and the vendor may be asked if it must."""
         now = self._clock.now()
         free_at = self._pacing.paused_until(now)
+        if free_at <= now:
+            free_at = self._started  # for want of a request it is waited, not left to the next invocation
         times = [max(entry.due, free_at) if self._asks_vendor(entry) else entry.due for entry in self._entries.values()]
         if self._overdue:
             times.append(free_at)
@@ -248,7 +263,8 @@ class Watch:
         """Plan all polls anew, from the first poll time that is not known to be served."""
         for entry in self._idle():
             if not entry.asked:
-                entry.due = self._pacing.next_poll(entry.task, after=self._pacing.polled_until)
+                due = self._pacing.next_poll(entry.task, after=self._pacing.polled_until)
+                entry.due = max(min(due, entry.unserved or due), entry.not_before or due)
 
     def replan_pending(self) -> None:
         """Plan those polls anew that are not due yet, where it was learnt how else the ends of tasks are told, or are not."""
@@ -290,7 +306,7 @@ class Watch:
             entry = self._entries.get(task_id)
             if entry is not None:
                 if not entry.asked and not self._is_running(task_id):
-                    entry.due = min(entry.due, due)
+                    entry.unserved, entry.due = due, min(entry.due, due)
             elif (aside := self._later.pop(task_id, None) or self._overdue.get(task_id)) is not None:
                 self._overdue[task_id] = min(due.timestamp(), aside[0]), aside[1]
             else:
@@ -329,8 +345,8 @@ class Watch:
         started = []
         for task_id, *_ in chosen:
             entry = self._entries.get(task_id)
-            if entry is None or entry.due > max(due_by, now) or not self._asks_vendor(entry):
-                continue  # read just now, and not due after all
+            if entry is None or self._is_running(task_id) or entry.due > max(due_by, now) or not self._asks_vendor(entry):
+                continue  # read just now, and not due after all, or begun by another event meanwhile
             entry.hold = self._pacing.may_hold(entry.task, plain=self._is_plain(entry))
             if not entry.hold and not self._pacing.plain_is_free():
                 continue
@@ -493,7 +509,10 @@ class Watch:
 
 
 def _accepted(row: Row) -> float:
-    return int(row.at[:13]) / 1000
+    try:
+        return int(row.at[:13]) / 1000
+    except ValueError:  # a key that cannot be read hides no task
+        return 0.0
 
 
 def _since(task: Task) -> float:
