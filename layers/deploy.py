@@ -23,9 +23,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from layers import template
-from taskhook.adapters.secrets import MODELLIX, StackSecret
+from taskhook.adapters.aws.secrets import MODELLIX, StackSecret
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
-from taskhook.ports import KeyUnusableError
+from taskhook.core.errors import KeyUnusableError
 
 ROOT = Path(__file__).parents[1]
 SAM: tuple[str | Path, ...] = (ROOT / ".tools/sam/bin/sam",)

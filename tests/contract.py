@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker
 
-from taskhook import openapi
+from taskhook.api import openapi
 
 Json = dict[str, Any]
 SERVER = "https://tasks.example.com"

@@ -14,7 +14,7 @@ from typing import Any
 import av
 from PIL import Image
 
-from taskhook.models import Verdict
+from taskhook.core.models import Verdict
 
 MB = 1 << 20
 IMAGE, VIDEO = "image_url", "video_url"

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskhook import encryption, signature
-from taskhook.budget import Gate
-from taskhook.callers import hash_token
-from taskhook.models import MediaFacts
-from taskhook.ports import (
+from taskhook.core import encryption, signature
+from taskhook.core.admission import Gate
+from taskhook.core.callers import hash_token
+from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, StaleTaskError, TaskExistsError
+from taskhook.core.models import MediaFacts
+from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
     Admit,
-    ArchiveUnavailableError,
     BalanceOutcome,
     Caller,
     Credential,
@@ -27,13 +27,9 @@ from taskhook.ports import (
     Reply,
     Row,
     Rows,
-    SourceChangedError,
-    SourceGoneError,
-    StaleTaskError,
-    TaskExistsError,
     TaskPage,
 )
-from taskhook.task import Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.task import Submission, SubmitOutcome, Task, milliseconds
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)

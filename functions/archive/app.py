@@ -11,7 +11,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from taskhook import wiring
-from taskhook.archive import archive
+from taskhook.archive.copy import archive
 
 gc.freeze()
 gc.enable()

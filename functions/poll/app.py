@@ -11,7 +11,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from taskhook import wiring
-from taskhook.poll import ends_of, poll
+from taskhook.poller.invocation import ends_of, poll
 
 gc.freeze()
 gc.enable()

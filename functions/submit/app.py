@@ -9,7 +9,8 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from taskhook import api, wiring
+from taskhook import wiring
+from taskhook.api import routes
 
 gc.freeze()  # it stays, so that no later collection looks at it either
 gc.enable()
@@ -20,6 +21,6 @@ PAGES = Path(__file__).parent  # console and documentation are beside this file
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer one request of the HTTP API."""
     try:
-        return api.handle(event, context, pages=PAGES)
+        return routes.handle(event, context, pages=PAGES)
     finally:
         wiring.flush_metrics()

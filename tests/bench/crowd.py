@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, Any, overload
 from botocore.exceptions import ClientError
 
 from taskhook import wiring
-from taskhook.adapters import attributes, callbacks, vendor
-from taskhook.adapters.dynamodb import DynamoTasks, _attributes
-from taskhook.poll import poll
+from taskhook.adapters.dynamodb import items
+from taskhook.adapters.dynamodb.items import attributes
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.adapters.http import callbacks, vendor
+from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
+from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.poller.invocation import poll
 from taskhook.poller.work import Rules, World
-from taskhook.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.sim.loop import VirtualLoop
 from tests.sim.table import Item, MemoryDynamo, _range
 from tests.world import START, MemoryCallers, Told, a_caller
@@ -163,7 +165,7 @@ class CrowdedTable(MemoryDynamo):
         number = key.removeprefix("tk_")
         if number == key or not number.isdecimal():
             return None
-        return attributes.item(_attributes(self._crowd.task(int(number))))
+        return items.item(attributes(self._crowd.task(int(number))))
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:

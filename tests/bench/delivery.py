@@ -26,14 +26,14 @@ from typing import Any
 import aiohttp
 import httpx
 
-from taskhook.adapters.callbacks import AiohttpCallbacks
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.deliver import Courier, attempt
-from taskhook.hosts import Candidate, Hosts, Order, host_of
-from taskhook.poll import poll
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState, State, Task
+from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
+from taskhook.poller.invocation import poll
 from taskhook.poller.work import Rules, World
-from taskhook.targets import TargetPolicy
-from taskhook.task import CallbackState, State, Task
 from tests.world import FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]

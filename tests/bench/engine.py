@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.adapters.vendor import ModellixApi
-from taskhook.poll import poll
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.http.vendor import ModellixApi
+from taskhook.core.ports import POLLS_AT_ONCE
+from taskhook.core.task import State, Task
+from taskhook.poller.invocation import poll
 from taskhook.poller.work import Rules, World
-from taskhook.ports import POLLS_AT_ONCE
-from taskhook.task import State, Task
 from tests.world import FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import statistics
 from datetime import timedelta
 from time import perf_counter
 
-from taskhook.adapters.callbacks import AiohttpCallbacks
-from taskhook.targets import TargetPolicy
+from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core.targets import TargetPolicy
 from tests.bench.delivery import receivers
 
 GOOD = tuple(f"127.0.0.{number}" for number in range(1, 6))

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from taskhook.adapters.media import AiohttpMediaProbe
-from taskhook.targets import TargetPolicy
+from taskhook.adapters.http.media import AiohttpMediaProbe
+from taskhook.core.targets import TargetPolicy
 from tests.corpus import MB, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import listening

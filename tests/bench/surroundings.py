@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import boto3
 from aiohttp import web
 
-from taskhook.adapters.attributes import item
+from taskhook.adapters.dynamodb.items import item
 from tests.local import stack
 from tests.local.vendor import serving
 from tests.world import MATERIAL, a_caller, as_stored

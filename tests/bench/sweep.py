@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
-from taskhook.adapters.dynamodb import DynamoTasks
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.poll import poll
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.poller.invocation import poll
 from taskhook.poller.work import Rules, World
 from tests.local import stack
 from tests.local.dynamodb_local import dynamodb_local

@@ -17,9 +17,9 @@ import boto3
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
 
-from taskhook.adapters import dynamodb
-from taskhook.adapters.attributes import item
-from taskhook.task import Attempt, CallbackState, ErrorCode, State, Task
+from taskhook.adapters.dynamodb import items
+from taskhook.adapters.dynamodb.items import item
+from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Task
 from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, Vendor, eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -146,7 +146,7 @@ def stored(stack: Stack) -> Callable[[Task], None]:
     outputs = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url).describe_stacks(StackName=stack.stack)
     table = next(out["OutputValue"] for out in outputs["Stacks"][0]["Outputs"] if out["OutputKey"] == "TasksTable")
     client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
-    return lambda task: client.put_item(TableName=table, Item=item(dynamodb._attributes(task))) and None
+    return lambda task: client.put_item(TableName=table, Item=item(items.attributes(task))) and None
 
 
 def a_task(user: User, number: int, **changes: Any) -> Task:

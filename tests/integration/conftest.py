@@ -7,8 +7,9 @@ import boto3
 import pytest
 import pytest_asyncio
 
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.surroundings import SystemClock
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from tests.local import stack
 from tests.local.dynamodb_local import NotHereError, dynamodb_local
 from tests.world import Told, deployment_key

@@ -16,13 +16,14 @@ from aiohttp import web
 from aiohttp.abc import ResolveResult
 from botocore.config import Config
 
-from taskhook.adapters.archive_s3 import CLIENT, S3Archive
-from taskhook.adapters.originals import AiohttpOriginals
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.archive import PART, Desk, archive
-from taskhook.ports import ArchiveUnavailableError, Piece, SourceChangedError, SourceGoneError, SourceUnavailableError
-from taskhook.targets import TargetPolicy
-from taskhook.task import State, Task
+from taskhook.adapters.aws.s3 import CLIENT, S3Archive
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.http.originals import AiohttpOriginals
+from taskhook.archive.copy import PART, Desk, archive
+from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.ports import Piece
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import State, Task
 from tests.integration.test_guard import LOOPBACK, Names
 from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack

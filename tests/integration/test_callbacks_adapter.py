@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from taskhook import deliver
-from taskhook.adapters.callbacks import AiohttpCallbacks
-from taskhook.deliver import ATTEMPT_TIME, CLAIM, Courier
-from taskhook.hosts import MIN_RETRY_AFTER, Hosts, host_of
-from taskhook.ports import Reply
-from taskhook.targets import TargetPolicy
-from taskhook.task import MAX_EXCERPT, CallbackState, State, Task
+from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core.ports import ATTEMPT_TIME, Reply
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import MAX_EXCERPT, CallbackState, State, Task
+from taskhook.delivery import attempt as deliver
+from taskhook.delivery.attempt import CLAIM, Courier
+from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.world import MemoryCallers, MemoryTasks, Told, a_caller

@@ -14,10 +14,11 @@ import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from taskhook.adapters.callbacks import AiohttpCallbacks
-from taskhook.adapters.guard import guarded_connector
-from taskhook.ports import Reply
-from taskhook.targets import CALLBACK, ForbiddenTargetError, TargetPolicy, Use
+from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.adapters.http.guard import guarded_connector
+from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.ports import Reply
+from taskhook.core.targets import CALLBACK, TargetPolicy, Use
 from tests.listener import Listener, answer, answering, free_port, listening
 from tests.vectors import FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 

@@ -18,8 +18,8 @@ from tests.local import stack
 # The two gates. Whoever raises one says why in the commit, and measures again: `make bench ARGS="coldstart size"`.
 ZIPPED_MB = 16.6  # of the larger architecture; a layer more than a tenth above it fails
 NEVER_LOADED = {  # by function: what it has no use for would only make its cold start longer
-    "submit": {"taskhook.poll", "taskhook.poller", "taskhook.archive"},
-    "poll": {"taskhook.api", "taskhook.adapters.media", "taskhook.adapters.mediainfo", "taskhook.archive"},
+    "submit": {"taskhook.poller.invocation", "taskhook.poller", "taskhook.archive.copy"},
+    "poll": {"taskhook.api.routes", "taskhook.adapters.http.media", "taskhook.adapters.mediainfo", "taskhook.archive.copy"},
 }
 ARCHITECTURES = ("arm64", "x86_64")
 SAID_OTHERWISE = {  # rights whose operations have other names

@@ -17,10 +17,12 @@ import psutil
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from taskhook.adapters import media, mediainfo
-from taskhook.adapters.media import AiohttpMediaProbe
-from taskhook.models import MODELS, Judgement, Verdict
-from taskhook.targets import NotPublicError, TargetPolicy
+from taskhook.adapters import mediainfo
+from taskhook.adapters.http import media
+from taskhook.adapters.http.media import AiohttpMediaProbe
+from taskhook.core.models import Judgement, Verdict
+from taskhook.core.targets import NotPublicError, TargetPolicy
+from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import Connection, Listener, Script, answer, answering, listening, silent

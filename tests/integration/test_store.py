@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from botocore.exceptions import ClientError
 
-from taskhook.adapters.attributes import item
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.budget import Gate
-from taskhook.ports import Credential, LeaseView, Rows, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.items import attributes, item
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.core.admission import Gate
+from taskhook.core.errors import StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.core.ports import Credential, LeaseView, Rows
+from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
 from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller, deployment_key
@@ -290,7 +292,7 @@ async def test_a_key_that_is_used_again_keeps_no_request_of_its_first_task() -> 
     store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told(), requests_kept=timedelta(days=9))
     first, second = (json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"}) for _ in range(2))
     task = a_task().model_copy(update={"request": first, "nonce": "n"})
-    table.write("Tasks", item(_attributes(task)) | {"request": {"S": first}})
+    table.write("Tasks", item(attributes(task)) | {"request": {"S": first}})
     again = a_task(2).model_copy(update={"task_id": task.task_id, "fingerprint": "g", "request": second})
     await store.swap(task, again)
     found = await store.get(task.task_id)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from taskhook.adapters.secrets import DEPLOYMENT_KEY, VENDORS
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, VENDORS
 from taskhook.settings import Settings
-from taskhook.submit import ANSWER_TIME
+from taskhook.submit.submit import ANSWER_TIME
 from tests import watched
 from tests.local import stack
 

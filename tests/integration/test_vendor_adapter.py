@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 
-from taskhook.adapters.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
-from taskhook.ports import ApiKey, BalanceOutcome, KeyUnavailableError, KeyUnusableError, PollKind, PollOutcome
-from taskhook.task import Submission, SubmitOutcome, kept_data
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
+from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
+from taskhook.core.message import kept_data
+from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.task import Submission, SubmitOutcome
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
@@ -1156,7 +1158,7 @@ async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: 
 @pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])
 async def test_a_vendor_that_says_nothing_does_not_answer(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken or silent, and nothing is raised."""
-    monkeypatch.setattr("taskhook.adapters.vendor.POLL_TIME", SHORT)
+    monkeypatch.setattr("taskhook.adapters.http.vendor.POLL_TIME", SHORT)
     told = await balance(script)
     assert (told.answered, told.status, told.body) == (False, 0, {})
 

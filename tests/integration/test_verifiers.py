@@ -23,13 +23,13 @@ import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from taskhook import signature
-from taskhook.adapters.callbacks import AiohttpCallbacks
-from taskhook.adapters.surroundings import SystemClock
-from taskhook.deliver import try_out
-from taskhook.ports import Credential
-from taskhook.targets import TargetPolicy
-from taskhook.task import State, Task
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core import signature
+from taskhook.core.ports import Credential
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import State, Task
+from taskhook.delivery.samples import try_out
 from tests.world import MemoryTasks, Told, a_caller
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from taskhook import archive, poll, ports
+from taskhook.archive import copy
+from taskhook.core import ports
+from taskhook.poller import invocation
 from tests.sim import checks, trouble
 from tests.sim.loop import seeded
 from tests.sim.scenarios import SCENARIOS
@@ -60,8 +62,8 @@ class Result:
 def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0) -> Scene:
     """Play a scenario once."""
     scenario = SCENARIOS[name]
-    beat = mock.patch.object(poll, "BEAT", timedelta(seconds=scenario.beat))
-    with seeded(seed) as dice, beat, mock.patch.object(archive, "PART", PART):
+    beat = mock.patch.object(invocation, "BEAT", timedelta(seconds=scenario.beat))
+    with seeded(seed) as dice, beat, mock.patch.object(copy, "PART", PART):
         scene = Scene(scenario.deployment(), Seam(dice, plan, storm), scenario.beat)
         scene.run(scenario.script)
     return scene

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from taskhook import signature
-from taskhook.adapters.attributes import plain
-from taskhook.adapters.dynamodb import stored_values
-from taskhook.encryption import decrypt
-from taskhook.ports import PollKind
-from taskhook.schedule import RETRY_WAITS
-from taskhook.submit import Answer
-from taskhook.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
+from taskhook.adapters.dynamodb.items import plain, stored_values
+from taskhook.core import signature
+from taskhook.core.encryption import decrypt
+from taskhook.core.ports import PollKind
+from taskhook.core.schedule import RETRY_WAITS
+from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
+from taskhook.submit.submit import Answer
 from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, TICK, Scene, Upstream, Visit
 from tests.sim.seam import age
 from tests.sim.table import Item

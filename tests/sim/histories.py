@@ -8,8 +8,8 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from taskhook import poll
-from taskhook.task import CallbackState, Submission
+from taskhook.core.task import CallbackState, Submission
+from taskhook.poller import invocation
 from tests.sim import checks
 from tests.sim.loop import seeded
 from tests.sim.scene import Deployment, Scene
@@ -36,7 +36,7 @@ class Histories(RuleBasedStateMachine):
         """Begin with nothing stored, and let the ticks come."""
         self.room = contextlib.ExitStack()
         dice = self.room.enter_context(seeded(seed))
-        self.room.enter_context(mock.patch.object(poll, "BEAT", timedelta(seconds=2)))
+        self.room.enter_context(mock.patch.object(invocation, "BEAT", timedelta(seconds=2)))
         deployment = Deployment(places=places, hints=hints and wakes, holds=holds, wakes=wakes, max_queued=3)
         self.scene = Scene(deployment, Seam(dice, storm=storm), 2.0, people={name: a_caller(name) for name in CALLERS})
         self.scene.begin()

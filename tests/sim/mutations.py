@@ -27,21 +27,28 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "layers/taskhook/taskhook"
 SOURCES = (
-    "adapters/dynamodb.py",
-    "archive.py",
-    "callers.py",
-    "deliver.py",
-    "hints.py",
-    "poll.py",
+    "adapters/dynamodb/callers.py",
+    "adapters/dynamodb/items.py",
+    "adapters/dynamodb/tasks.py",
+    "archive/copy.py",
+    "core/callers.py",
+    "core/rate_limit.py",
+    "core/task.py",
+    "delivery/attempt.py",
+    "delivery/samples.py",
     "poller/archiving.py",
     "poller/delivery.py",
     "poller/endings.py",
+    "poller/invocation.py",
     "poller/leadership.py",
     "poller/queue.py",
     "poller/watch.py",
-    "query.py",
-    "submit.py",
-    "task.py",
+    "submit/payment.py",
+    "submit/request.py",
+    "submit/submit.py",
+    "submit/vendor_webhook.py",
+    "tasks/commands.py",
+    "tasks/query.py",
 )
 ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
 # Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
@@ -52,6 +59,16 @@ _MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}  # by which a comparison, or what is re
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
 UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
+OWN_TEST = {  # of a file whose folder does not name it
+    "core/callers.py": "callers",
+    "core/task.py": "task",
+    "delivery/attempt.py": "deliver",
+    "delivery/samples.py": "deliver",
+    "submit/vendor_webhook.py": "hints",
+    "tasks/commands.py": "query",
+    "tasks/query.py": "query",
+    **{f"poller/{name}.py": "poll" for name in ("archiving", "delivery", "endings", "invocation", "leadership", "queue", "watch")},
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -139,12 +156,12 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "nonce", self._text(node.func.value))
         if name == "join" and self._text(node).startswith('" AND "'):
             self._add(node, "condition", repr(ALWAYS))
-        if name == "_require" and self.file == "task.py":
+        if name == "_require" and self.file == "core/task.py":
             self._add(node, "guard", "None")
         if name == "get" and self._text(node).endswith('("LastEvaluatedKey")'):
             self._add(node, "paging", "None")
         for keyword in node.keywords:
-            if keyword.arg == "served" and self.file != "budget.py":
+            if keyword.arg == "served" and self.file != "core/admission.py":
                 self._add(keyword.value, "turn", '""')
             if keyword.arg == "ReturnValuesOnConditionCheckFailure":
                 self._add(keyword.value, "nonce", '"NONE"')
@@ -292,7 +309,7 @@ def find() -> list[Mutation]:
 def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
     """List the tests to ask, the cheapest first; the simulator is asked by other means."""
     store = ["tests/integration/test_store.py", "-k", "simulated or moved or anywhere or beyond or seconds"]
-    own = Path(file).stem
+    own = OWN_TEST.get(file, Path(file).parent.name)
     if own == "dynamodb":
         yield "store", store
     if own in UNIT:

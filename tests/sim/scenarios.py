@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from taskhook import callers
-from taskhook.ports import PollKind
-from taskhook.submit import REPEATED_WITHIN, Answer, RejectedError
-from taskhook.task import CallbackState, State, Submission, milliseconds
+from taskhook.core import callers
+from taskhook.core.errors import RejectedError
+from taskhook.core.ports import PollKind
+from taskhook.core.task import CallbackState, State, Submission, milliseconds
+from taskhook.submit.submit import REPEATED_WITHIN, Answer
 from tests.sim.scene import TASKS, TICK, Deployment, Scene
 
 Script = Callable[[Scene], Awaitable[None]]

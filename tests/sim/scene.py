@@ -10,32 +10,36 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from taskhook import callers, deliver, ports, query
-from taskhook.adapters import attributes
-from taskhook.adapters.archive_s3 import S3Archive
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks, _attributes, stored_values
-from taskhook.adapters.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake
-from taskhook.archive import ArchiveReport, Desk, archive, link
-from taskhook.hints import HintDesk, hint
-from taskhook.models import MediaFacts
-from taskhook.poll import PollReport, ends_of, poll
+from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
+from taskhook.adapters.aws.s3 import S3Archive
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
+from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.dynamodb import items
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.items import attributes, stored_values
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.api import answers
+from taskhook.archive.copy import ArchiveReport, Desk, archive, link
+from taskhook.core import callers, ports
+from taskhook.core.errors import RejectedError, SourceChangedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.message import Json
+from taskhook.core.models import MediaFacts
+from taskhook.core.ports import BalanceOutcome, Piece, PollKind, PollOutcome, Reply
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task
+from taskhook.delivery.attempt import CLAIM
+from taskhook.delivery.samples import try_out
+from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.poller.long_poll import LongPollSupport
 from taskhook.poller.queue import PAY_CLAIM
 from taskhook.poller.work import Rules, World
-from taskhook.ports import (
-    BalanceOutcome,
-    Piece,
-    PollKind,
-    PollOutcome,
-    Reply,
-    SourceChangedError,
-    SourceGoneError,
-    SourceUnavailableError,
-)
-from taskhook.submit import Allowance, Answer, Door, Inspector, Order, Payer, RejectedError, submit
-from taskhook.targets import TargetPolicy
-from taskhook.task import CallbackState, Json, State, Submission, SubmitOutcome, Task
+from taskhook.submit.media import Inspector
+from taskhook.submit.payment import Payer
+from taskhook.submit.request import Order
+from taskhook.submit.submit import Answer, Door, submit
+from taskhook.submit.vendor_webhook import HintDesk, hint
+from taskhook.tasks import commands, query
 from tests.sim.bucket import MemoryS3
 from tests.sim.loop import VirtualLoop
 from tests.sim.seam import INVOCATION, Invocation, Seam, SeamClock, _impossible
@@ -47,7 +51,7 @@ TASKS, CALLERS = "tasks", "callers"
 ORIGIN = "https://tasks.example.com"
 SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that nobody can compress by much
 SUBMIT_TIME, POLL_TIME, ARCHIVE_TIME = 20.0, 150.0, 900.0  # the functions' own timeouts, as template.yaml has them
-CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
+SUBMIT_CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
 RESERVE = timedelta(seconds=30)
 RETENTION = timedelta(days=7)
 TICK = 60.0
@@ -551,7 +555,7 @@ class Scene:
                 order,
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
-                claim=CLAIM,
+                claim=SUBMIT_CLAIM,
                 inspector=Inspector(lambda: self._media_port, enforce=True) if self.deployment.inspects else None,
                 payer=Payer(
                     tasks=container.tasks,
@@ -662,7 +666,7 @@ class Scene:
         """Invoke the submit function to take a task back."""
 
         async def run(container: _Container) -> Any:
-            return await query.cancel(
+            return await commands.cancel(
                 self.id_of(name),
                 caller=self.people[caller],
                 tasks=container.tasks,
@@ -678,7 +682,7 @@ class Scene:
         """Invoke the submit function to have a message delivered again."""
 
         async def run(container: _Container) -> Any:
-            return await query.redeliver(
+            return await commands.redeliver(
                 self.id_of(name),
                 caller=self.people[caller],
                 tasks=container.tasks,
@@ -694,7 +698,7 @@ class Scene:
         """Invoke the submit function to have every message of that state delivered again."""
 
         async def run(container: _Container) -> Any:
-            return await query.redeliver_many(
+            return await commands.redeliver_many(
                 query.Filter(callback=state),
                 caller=self.people[caller],
                 history=container.tasks,
@@ -711,7 +715,7 @@ class Scene:
         """Invoke the submit function to send a receiver samples."""
 
         async def run(container: _Container) -> Any:
-            return await deliver.try_out(
+            return await try_out(
                 {"callback_url": url},
                 caller=self.people[caller],
                 targets=TargetPolicy(),
@@ -732,7 +736,7 @@ class Scene:
             if known is None:
                 return []
             tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
-            return [query.task_answer(task) for task in tasks]
+            return [answers.task_answer(task) for task in tasks]
 
         return self._invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
 
@@ -957,8 +961,8 @@ class Scene:
         elif task.state is State.SUBMITTING:
             task = task.doubted()
         elif task.callback is CallbackState.WAITING and task.state.final:
-            task = task.claim_delivery(until=now + deliver.CLAIM)
-        return attributes.item(_attributes(task.model_copy(update={"nonce": "rival"})))
+            task = task.claim_delivery(until=now + CLAIM)
+        return items.item(attributes(task.model_copy(update={"nonce": "rival"})))
 
     def _rivals_control(self, key: str) -> Item:
         if key == "lease":

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from taskhook.task import milliseconds
+from taskhook.core.task import milliseconds
 from tests.sim.loop import VirtualLoop
 from tests.world import START
 

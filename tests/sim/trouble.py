@@ -24,15 +24,20 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 from unittest import mock
 
-from taskhook import hosts
-from taskhook.adapters.dynamodb import DynamoTasks, stored_values
-from taskhook.poll import PollReport, poll
+from taskhook.adapters.dynamodb.items import stored_values
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.core.errors import RejectedError
+from taskhook.core.ports import SLOTS, Admit, BalanceOutcome, PollKind, PollOutcome, Reply
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.delivery import hosts
 from taskhook.poller import watch
+from taskhook.poller.invocation import PollReport, poll
 from taskhook.poller.work import Rules, World
-from taskhook.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.submit import Allowance, Answer, Door, Order, Payer, RejectedError, submit
-from taskhook.targets import TargetPolicy
-from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.submit.payment import Payer
+from taskhook.submit.request import Order
+from taskhook.submit.submit import Answer, Door, submit
 from tests.sim.loop import VirtualLoop, seeded
 from tests.sim.table import Item, MemoryDynamo
 from tests.world import START, MemoryCallers, Told, a_caller
@@ -809,7 +814,7 @@ async def many_end_at_a_dead_host(machine: Machine) -> list[str]:
     found = _too_late(machine.late("alice", since=2 * MINUTE), 5.0 + ISOLATION)
     found += await machine.calm(HOUR)
     memory.cancel()
-    most = FEW + hosts.SLOTS + 100  # and some that are being read, or copied from what they were
+    most = FEW + SLOTS + 100  # and some that are being read, or copied from what they were
     return [*found, *([f"{machine.most_tasks} tasks stood in memory, not {most}"] if machine.most_tasks > most else [])]
 
 

@@ -8,8 +8,8 @@ from aiohttp.http import HttpResponseParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.adapters.answers import MOST_HEAD, MOST_HEADERS, MOST_INTERIM, AnswerError, Head
-from taskhook.ports import DeliveryError
+from taskhook.adapters.http.answers import MOST_HEAD, MOST_HEADERS, MOST_INTERIM, AnswerError, Head
+from taskhook.core.ports import DeliveryError
 
 LINES = st.one_of(
     st.binary(max_size=40),

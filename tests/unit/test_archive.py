@@ -5,12 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from taskhook import archive as archive_module
-from taskhook.archive import CLAIM, Desk, archive, link
-from taskhook.ports import ArchiveUnavailableError, LeaseView, PollKind, PollOutcome, SourceGoneError, SourceUnavailableError
-from taskhook.query import task_answer
-from taskhook.submit import RejectedError
-from taskhook.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, Json, State, Task
+from taskhook.api.answers import task_answer
+from taskhook.archive import copy as archive_module
+from taskhook.archive.copy import CLAIM, Desk, archive, link
+from taskhook.core.errors import ArchiveUnavailableError, RejectedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.message import Json
+from taskhook.core.ports import LeaseView, PollKind, PollOutcome
+from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
 from tests.unit.test_poll import Floor
 from tests.world import FakeOriginals, MemoryArchive, Started, Woken
 

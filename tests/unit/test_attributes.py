@@ -8,7 +8,7 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.adapters.attributes import item, packed, plain, unpacked
+from taskhook.adapters.dynamodb.items import item, packed, plain, unpacked
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(min_value=-(10**37), max_value=10**37) | st.text(),

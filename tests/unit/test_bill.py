@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from taskhook.adapters.attributes import item, packed
-from taskhook.adapters.dynamodb import _attributes, stored_values
-from taskhook.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task, minified
+from taskhook.adapters.dynamodb.items import attributes, item, packed, stored_values
+from taskhook.core.message import minified
+from taskhook.core.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task
 from tests.local.emulator import size
 from tests.world import START
 
@@ -55,11 +55,11 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
 def test_a_message_that_was_stored_without_a_look_beside_it_is_read_as_it_was() -> None:
     """So did an earlier version, and its tasks are still there."""
     ended = from_submit_to_delivery(60)[2]
-    stored = item(_attributes(ended) | {"message": packed(ended.message or "")})
+    stored = item(attributes(ended) | {"message": packed(ended.message or "")})
     assert stored_values(stored)["message"] == ended.message
 
 
 @pytest.mark.parametrize("url_bytes", [60, 100, 130, 200, 300, 500])
 def test_each_write_of_an_ordinary_task_is_one_unit(url_bytes: int) -> None:
     """The request of a task with long URLs is stored apart; all else fits, up to the delivery and its log."""
-    assert [size(item(_attributes(task))) <= UNIT for task in from_submit_to_delivery(url_bytes)] == [True] * 4
+    assert [size(item(attributes(task))) <= UNIT for task in from_submit_to_delivery(url_bytes)] == [True] * 4

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook import budget
-from taskhook.budget import Gate
+from taskhook.core import admission, rate_limit
+from taskhook.core.admission import Gate
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -14,22 +14,22 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def test_no_minute_wherever_it_begins_sees_more_than_allowed(rpm: int, offset: float) -> None:
     """Even if every window is used up to its limit in its last or first moment."""
     begin = NOW + timedelta(seconds=offset)
-    touched = budget.window(begin + timedelta(minutes=1)) - budget.window(begin) + 1
-    assert touched * budget.window_limit(rpm) <= rpm
+    touched = rate_limit.window(begin + timedelta(minutes=1)) - rate_limit.window(begin) + 1
+    assert touched * rate_limit.window_limit(rpm) <= rpm
 
 
 @given(seconds=st.floats(0, 1_000_000))
 def test_a_window_ends_where_the_next_begins(seconds: float) -> None:
     """Its end is after every moment in it, and belongs to the next."""
     now = NOW + timedelta(seconds=seconds)
-    end = budget.window_end(now)
-    assert now < end <= now + budget.WINDOW
-    assert budget.window(end) == budget.window(now) + 1
+    end = rate_limit.window_end(now)
+    assert now < end <= now + rate_limit.WINDOW
+    assert rate_limit.window(end) == rate_limit.window(now) + 1
 
 
 def test_a_reserve_is_left_to_submits() -> None:
     """A quarter of a window, rounded down, never all of it."""
-    assert [budget.reserve(limit) for limit in (1, 3, 4, 9, 90)] == [0, 0, 1, 2, 22]
+    assert [rate_limit.reserve(limit) for limit in (1, 3, 4, 9, 90)] == [0, 0, 1, 2, 22]
 
 
 def test_a_place_is_filled_at_once_and_one_more_is_tried_once_a_minute() -> None:
@@ -37,7 +37,7 @@ def test_a_place_is_filled_at_once_and_one_more_is_tried_once_a_minute() -> None
     gate = Gate().refused(2, NOW)
     assert gate.waiting
     assert gate.next_try(1, NOW) == NOW
-    assert gate.next_try(2, NOW) == NOW + budget.PROBE
+    assert gate.next_try(2, NOW) == NOW + admission.PROBE
     assert gate.next_try(2, NOW + timedelta(minutes=5)) == NOW + timedelta(minutes=5)
 
 
@@ -50,26 +50,26 @@ def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
     """The next one may be tried at once, until the vendor refuses again; one that found a free slot shows nothing."""
     gate = Gate().refused(2, NOW)
     assert gate.taken(2, served="").next_try(3, NOW) == NOW
-    assert gate.taken(1, served="").next_try(2, NOW) == NOW + budget.PROBE
+    assert gate.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
 
 
 def test_a_refusal_with_nothing_running_waits_too() -> None:
     """Somebody else fills the vendor's places; it is not asked in a circle."""
-    assert Gate().refused(0, NOW).next_try(0, NOW) == NOW + budget.PROBE
+    assert Gate().refused(0, NOW).next_try(0, NOW) == NOW + admission.PROBE
 
 
 @pytest.mark.parametrize("retry_after_s", [0, 1, 59, 600])
 def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retry_after_s: int) -> None:
     """A vendor that says `Retry-After: 1` to each refusal for want of a slot is not asked every second."""
     wait = timedelta(seconds=retry_after_s)
-    assert Gate().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(budget.PROBE, wait)
+    assert Gate().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(admission.PROBE, wait)
 
 
 def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
     """10 s after the third, doubling to 5 min while nothing free is answered either; a clear answer ends it."""
     gate, pauses = Gate(), []
     for number in range(12):
-        gate = gate.outcome_unknown(NOW) if number < budget.MOST_UNKNOWN else gate.unanswered(NOW)
+        gate = gate.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else gate.unanswered(NOW)
         pauses.append(round((gate.next_try(0, NOW) - NOW).total_seconds()))
     assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
     assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (True, False, NOW)
@@ -78,9 +78,9 @@ def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
 def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:
     """Where the vendor answers what is free and loses submits, each probe costs a task."""
     gate = Gate()
-    for _ in range(budget.MOST_UNKNOWN + 1):
+    for _ in range(admission.MOST_UNKNOWN + 1):
         gate = gate.outcome_unknown(NOW)
-    assert gate.next_try(0, NOW) == NOW + budget.LONGEST_PAUSE
+    assert gate.next_try(0, NOW) == NOW + admission.LONGEST_PAUSE
 
 
 def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:

@@ -3,8 +3,8 @@ from datetime import timedelta
 
 import pytest
 
-from taskhook import callers
-from taskhook.callers import CallerError
+from taskhook.core import callers
+from taskhook.core.callers import CallerError
 from tests.world import START, MemoryCallers, a_caller, token_of
 
 HOUR = timedelta(hours=1)

@@ -7,12 +7,14 @@ from datetime import timedelta
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from taskhook.deliver import Courier, Tried, attempt, try_out
-from taskhook.hosts import FAILURES, Hosts
-from taskhook.ports import Credential, Reply, StaleTaskError, StoreUnavailableError
-from taskhook.submit import RejectedError
-from taskhook.targets import TargetPolicy
-from taskhook.task import CallbackState, Json, State, Task
+from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
+from taskhook.core.message import Json
+from taskhook.core.ports import Credential, Reply
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState, State, Task
+from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery.hosts import FAILURES, Hosts
+from taskhook.delivery.samples import Tried, try_out
 from tests.world import START, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ALICE = a_caller("alice")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskhook import signature
-from taskhook.encryption import DecryptionError, decrypt, derived_key, encrypt
+from taskhook.core import signature
+from taskhook.core.encryption import decrypt, derived_key, encrypt
+from taskhook.core.errors import DecryptionError
 
 
 @settings(max_examples=30)

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from taskhook.hints import HintDesk, hint
-from taskhook.ports import LeaseView, PollKind, PollOutcome
-from taskhook.submit import Allowance, RejectedError
-from taskhook.task import State, Task
+from taskhook.core.errors import RejectedError
+from taskhook.core.ports import LeaseView, PollKind, PollOutcome
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import State, Task
+from taskhook.submit.vendor_webhook import HintDesk, hint
 from tests.unit.test_poll import Floor
 from tests.world import FixedHooks, Woken
 

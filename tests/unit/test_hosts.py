@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from taskhook.hosts import (
+from taskhook.core.ports import SLOTS, Reply
+from taskhook.core.task import State, Task
+from taskhook.delivery.hosts import (
     CALLER_WAITING,
     FAILURES,
     FEW_WAITING,
@@ -18,7 +20,6 @@ from taskhook.hosts import (
     MIN_RETRY_AFTER,
     OPEN_TIME,
     RESERVED_SLOTS,
-    SLOTS,
     TOTAL_WAITING,
     WAITING_PER_SLOT,
     BreakerState,
@@ -27,8 +28,6 @@ from taskhook.hosts import (
     Order,
     host_of,
 )
-from taskhook.ports import Reply
-from taskhook.task import State, Task
 from tests.world import START, VirtualClock
 
 UP, DOWN = Reply(status=200), Reply(error="timeout")

@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from taskhook.adapters.secrets import StackSecret, StoredKey
-from taskhook.adapters.surroundings import HookUrls
-from taskhook.encryption import derived_key
-from taskhook.ports import KeyUnavailableError, KeyUnusableError
+from taskhook.adapters.aws.secrets import StackSecret, StoredKey
+from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.core.encryption import derived_key
+from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 
 BROKEN = [
     "AccessDeniedException",
@@ -117,7 +117,7 @@ async def test_without_the_key_there_is_no_address_and_no_verdict(answer: Any) -
 
 async def test_a_key_that_takes_long_keeps_no_submit_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The vendor's webhook is a convenience; the time belongs to the paid POST."""
-    monkeypatch.setattr("taskhook.adapters.surroundings._HOOK_TIME", timedelta(milliseconds=1))
+    monkeypatch.setattr("taskhook.adapters.aws.webhook_urls._HOOK_TIME", timedelta(milliseconds=1))
 
     async def hangs(*, fresh: bool) -> str:
         del fresh

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.models import MAX_URL, MODELS, Judgement, MediaRule, Verdict
-from taskhook.submit import Order, RejectedError
-from taskhook.targets import TargetPolicy
+from taskhook.core.errors import RejectedError
+from taskhook.core.models import MAX_URL, Judgement, MediaRule, Verdict
+from taskhook.core.targets import TargetPolicy
+from taskhook.submit.request import Order
+from taskhook.vendors.modellix import MODELS
 from tests.vectors import ALLOWED, FORBIDDEN, naming
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, a_caller
 

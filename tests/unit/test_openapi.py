@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from taskhook import signature
-from taskhook.task import minified
+from taskhook.core import signature
+from taskhook.core.message import minified
 from tests.contract import Json, check, document
 from tests.vectors import naming
 

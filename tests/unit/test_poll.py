@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from taskhook import schedule
-from taskhook.budget import Gate
-from taskhook.hosts import FIRST_SLOTS
-from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
+from taskhook.core import schedule
+from taskhook.core.admission import Gate
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows
+from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.delivery.hosts import FIRST_SLOTS
 from taskhook.poller import watch
+from taskhook.poller.invocation import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller.work import SCAN, Rules, World
-from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
-from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 RETENTION = timedelta(days=7)

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from taskhook import query
-from taskhook.ports import BalanceOutcome
-from taskhook.query import MAX_AGAIN, Account, Filter
-from taskhook.submit import Allowance, RejectedError
-from taskhook.task import Attempt, CallbackState, State, Task
+from taskhook.api import answers
+from taskhook.core.errors import RejectedError
+from taskhook.core.ports import BalanceOutcome
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import Attempt, CallbackState, State, Task
+from taskhook.tasks import commands, query
+from taskhook.tasks.account import Account
+from taskhook.tasks.query import MAX_AGAIN, Filter
 from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 ALICE = a_caller("alice")
@@ -50,7 +53,7 @@ async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str 
 async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
     """What the vendor has is paid for; so it stays."""
     with pytest.raises(RejectedError) as rejected:
-        await query.cancel(
+        await commands.cancel(
             a_task(1).task_id,
             caller=ALICE,
             tasks=tasks,
@@ -276,7 +279,7 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     """A running task shows status, upstream id, reference and the callback's state."""
-    answer = query.task_answer(a_task(1))
+    answer = answers.task_answer(a_task(1))
     assert (answer["code"], answer["message"]) == (0, "success")
     assert answer["data"] == {
         "status": "processing",
@@ -294,7 +297,7 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
 def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
     """In the form of the vendor's own times."""
     times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
-    data = query.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
+    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
     assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
         1795435200000,
         1795435201000,
@@ -307,7 +310,7 @@ async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     """What the receiver gets and what a poll gets are the same."""
     data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
     ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
-    answer = query.task_answer(ended)
+    answer = answers.task_answer(ended)
     assert answer["data"]["status"] == "success"
     assert answer["data"]["result"] == data["result"]
     assert answer["data"]["billing"] == {"amount": "0.2400"}
@@ -346,7 +349,7 @@ class Desk:
 
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
-        return await query.redeliver(
+        return await commands.redeliver(
             task.task_id,
             caller=ALICE,
             tasks=self.tasks,
@@ -356,9 +359,9 @@ class Desk:
             reporter=self.told,
         )
 
-    async def redelivery(self, **body: Any) -> query.Redelivery:
+    async def redelivery(self, **body: Any) -> commands.Redelivery:
         """Redeliver many."""
-        return await query.redeliver_many(
+        return await commands.redeliver_many(
             Filter.read_again(body),
             caller=ALICE,
             history=self.tasks,
@@ -473,7 +476,7 @@ async def test_redeliveries_go_out_a_second_apart() -> None:
     done = await desk.redelivery(limit=500)
     assert (done.count, done.last_attempt_at) == (70, desk.clock.now() + timedelta(seconds=119))
     for _ in range(7):
-        assert await desk.redelivery(limit=500) == query.Redelivery(count=0, last_attempt_at=None, cursor=None)
+        assert await desk.redelivery(limit=500) == commands.Redelivery(count=0, last_attempt_at=None, cursor=None)
     again = await desk.one(desk.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
     assert again.next_attempt_at == desk.clock.now() + timedelta(seconds=120)
     assert desk.due() == [timedelta(seconds=number) for number in (*range(119), 120)]

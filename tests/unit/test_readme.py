@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from taskhook import schedule, signature
-from taskhook.ports import DeliveryError
-from taskhook.task import ErrorCode
+from taskhook.core import schedule, signature
+from taskhook.core.ports import DeliveryError
+from taskhook.core.task import ErrorCode
 from tests.contract import document
 from tests.local.stack import template
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aws_lambda_powertools import Logger, Metrics
 
-from taskhook.adapters.surroundings import LogReporter
+from taskhook.adapters.aws.telemetry import LogReporter
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook import schedule
-from taskhook.schedule import GONE_WAIT, MOST_PATIENCE, MOST_SOON, SOON_WAIT, means_soon, next_poll, retry_wait
+from taskhook.core import schedule
+from taskhook.core.schedule import GONE_WAIT, MOST_PATIENCE, MOST_SOON, SOON_WAIT, means_soon, next_poll, retry_wait
 
 DAY = timedelta(hours=24)
 ZERO = timedelta(0)

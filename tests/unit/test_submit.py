@@ -6,25 +6,19 @@ from typing import Any
 
 import pytest
 
-from taskhook import budget
-from taskhook.adapters.surroundings import _metric as metric_of
-from taskhook.budget import Gate
-from taskhook.models import MediaFacts
-from taskhook.ports import Admit, Caller, LeaseView, StoreUnavailableError
-from taskhook.submit import (
-    STORE_TRY_LEAST,
-    Allowance,
-    Answer,
-    Door,
-    Inspector,
-    Order,
-    Payer,
-    RejectedError,
-    pay,
-    submit,
-)
-from taskhook.targets import TargetPolicy
-from taskhook.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.adapters.aws.telemetry import _metric as metric_of
+from taskhook.core import rate_limit
+from taskhook.core.admission import Gate
+from taskhook.core.errors import RejectedError, StoreUnavailableError
+from taskhook.core.models import MediaFacts
+from taskhook.core.ports import Admit, Caller, LeaseView
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.submit.media import Inspector
+from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
+from taskhook.submit.request import Order
+from taskhook.submit.submit import Answer, Door, submit
 from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -375,7 +369,7 @@ async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(desk: Desk, m
 async def test_whatever_hangs_before_the_post_is_a_503_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
     """Each question of the table on the way to the POST."""
     monkeypatch.setattr(desk.tasks, hangs, never)
-    monkeypatch.setattr("taskhook.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
+    monkeypatch.setattr("taskhook.submit.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
     desk.tasks.the_gate = desk.tasks.the_gate.model_copy(update={"waiting": hangs == "queue_length"})
     with pytest.raises(StoreUnavailableError):
         await desk.submit("key-1")
@@ -384,7 +378,7 @@ async def test_whatever_hangs_before_the_post_is_a_503_in_time(desk: Desk, monke
 
 async def test_a_table_that_hangs_after_the_post_is_told_and_answered_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log has the vendor's id after the first try, and the caller hears that the outcome is not known."""
-    monkeypatch.setattr("taskhook.submit.STORE_TRY", timedelta(milliseconds=1))
+    monkeypatch.setattr("taskhook.submit.payment.STORE_TRY", timedelta(milliseconds=1))
     monkeypatch.setattr(desk.tasks, "swap", never)
     began = desk.clock.now()
     answer = await desk.submit()
@@ -408,18 +402,18 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
         return await gate()
 
     monkeypatch.setattr(desk.tasks, hangs, never if hangs == "view" else once)
-    monkeypatch.setattr("taskhook.submit._until", briefly)
+    monkeypatch.setattr("taskhook.submit.submit._until", briefly)
     assert (await desk.submit()).task.state is State.QUEUED
 
 
 async def test_a_request_is_counted_in_the_window_that_it_leaves_in(desk: Desk) -> None:
     """Where the write or the key was slow, the token of the window before has lapsed, and a new one is taken."""
     desk.clock.pass_by(timedelta(seconds=3))
-    window = budget.window(desk.clock.now())
+    window = rate_limit.window(desk.clock.now())
     desk.vendor.key_time = timedelta(seconds=2)
     await desk.submit()
     assert dict(desk.tasks.used) == {window: 1}
-    desk.clock.pass_by(budget.window_end(desk.clock.now()) - desk.clock.now() + timedelta(seconds=5))
+    desk.clock.pass_by(rate_limit.window_end(desk.clock.now()) - desk.clock.now() + timedelta(seconds=5))
     await desk.submit()
     assert dict(desk.tasks.used) == {window: 1, window + 1: 1, window + 2: 1}
     assert len(desk.vendor.taken) == 2
@@ -439,13 +433,13 @@ async def test_a_second_request_takes_a_token_of_its_own(desk: Desk) -> None:
 
     desk.vendor = Refusing(desk.clock)
     await desk.submit()
-    assert dict(desk.tasks.used) == {budget.window(desk.clock.now()): 2}
+    assert dict(desk.tasks.used) == {rate_limit.window(desk.clock.now()): 2}
 
 
 async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(desk: Desk) -> None:
     """It was not sent, so it waits; nor is it where the table cannot tell."""
     desk.clock.pass_by(timedelta(seconds=5))
-    later = budget.window(desk.clock.now()) + 1
+    later = rate_limit.window(desk.clock.now()) + 1
     desk.tasks.used[later] = 1000
     desk.vendor.key_time = timedelta(seconds=2)
     assert ((await desk.submit()).task.state, desk.vendor.submits) == (State.QUEUED, [])
@@ -552,13 +546,13 @@ async def test_a_busy_process_takes_a_windows_requests_at_once(desk: Desk) -> No
             assert await desk.allowance.take(desk.clock.now())
         assert taken == expected
         taken.clear()
-        desk.clock.pass_by(budget.WINDOW)
+        desk.clock.pass_by(rate_limit.WINDOW)
 
 
 async def test_what_is_left_of_a_block_lapses(desk: Desk) -> None:
     """Another window's requests are not this one's: together they would be too many for the vendor's minute."""
     desk.allowance.requests_per_minute = 88
-    window = budget.window(desk.clock.now())
+    window = rate_limit.window(desk.clock.now())
     assert await desk.tasks.take_tokens(8, window=window, limit=8) == 8
     desk.allowance.window, desk.allowance.left = window - 1, 5
     assert not await desk.allowance.take(desk.clock.now())

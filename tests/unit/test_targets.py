@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.targets import MAX_URL, MEDIA, ForbiddenTargetError, NotPublicError, TargetPolicy, is_public
+from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.targets import MAX_URL, MEDIA, NotPublicError, TargetPolicy, is_public
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()

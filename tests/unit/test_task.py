@@ -7,25 +7,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from taskhook.submit import Order
-from taskhook.targets import TargetPolicy
-from taskhook.task import (
+from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import (
     MAX_LOG,
-    MAX_NOTE,
-    MAX_VENDOR_DATA,
     Attempt,
     CallbackState,
     ErrorCode,
     IllegalTransitionError,
-    Json,
     RetryKey,
     State,
     Submission,
     SubmitOutcome,
     Task,
-    minified,
-    read_submission,
 )
+from taskhook.submit.request import Order
+from taskhook.vendors.modellix import read_submission
 from tests.world import START, a_caller
 
 RETENTION = timedelta(days=7)

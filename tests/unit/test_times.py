@@ -10,10 +10,15 @@ import pytest
 
 from functions.archive import app as archive_function
 from functions.poll import app as poll_function
-from taskhook import archive, deliver, submit, wiring
-from taskhook.adapters import dynamodb, surroundings, vendor
+from taskhook import wiring
+from taskhook.adapters.aws import webhook_urls
+from taskhook.adapters.dynamodb import tasks
+from taskhook.adapters.http import vendor
+from taskhook.archive.copy import CLAIM
+from taskhook.core.ports import ATTEMPT_TIME, LEAST_POST_TIME
 from taskhook.poller import queue, work
-from taskhook.ports import LEAST_POST_TIME
+from taskhook.submit.payment import SETTLE_TIME, STORE_TRY, STORE_TRY_LEAST
+from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME
 from tests.local import stack
 
 ANSWER = timedelta(seconds=14)  # what the contract promises for a submit
@@ -50,7 +55,7 @@ def call() -> timedelta:
 @pytest.fixture
 def write(call: timedelta) -> timedelta:
     """One write on condition, which is tried once more."""
-    return 2 * call + dynamodb._WRITE_AGAIN
+    return 2 * call + tasks._WRITE_AGAIN
 
 
 WAKE = timedelta(seconds=wiring.CONNECT_S + wiring.WAKE_READ_S)
@@ -58,16 +63,16 @@ WAKE = timedelta(seconds=wiring.CONNECT_S + wiring.WAKE_READ_S)
 
 def test_a_submit_is_answered_in_time(call: timedelta) -> None:
     """Everything before the POST, the POST, storing its outcome, and what follows: each has its own end, from the arrival on."""
-    assert submit.ANSWER_TIME + submit.STORE_TRY_LEAST <= submit.ANSWER_DUE  # one try at least, when the POST took all its time
-    assert submit.ANSWER_DUE < ANSWER < life("SubmitFunction")
-    assert call < submit.ANSWER_DUE - submit.STORE_TRY_LEAST  # who the caller is is found out before that, in one call
-    assert submit.STORE_TRY_LEAST <= submit.STORE_TRY
+    assert ANSWER_TIME + STORE_TRY_LEAST <= ANSWER_DUE  # one try at least, when the POST took all its time
+    assert ANSWER_DUE < ANSWER < life("SubmitFunction")
+    assert call < ANSWER_DUE - STORE_TRY_LEAST  # who the caller is is found out before that, in one call
+    assert STORE_TRY_LEAST <= STORE_TRY
 
 
 def test_a_late_submit_posts_nothing_that_would_be_cut_off() -> None:
     """Where the POST begins, its address for the vendor's webhook included, its time ends before the answer is due."""
-    latest = submit.ANSWER_TIME - LEAST_POST_TIME
-    assert latest + surroundings._HOOK_TIME + submit.STORE_TRY < submit.ANSWER_DUE  # the hook took long: not sent, and stored
+    latest = ANSWER_TIME - LEAST_POST_TIME
+    assert latest + webhook_urls._HOOK_TIME + STORE_TRY < ANSWER_DUE  # the hook took long: not sent, and stored
 
 
 def test_every_other_request_ends_before_the_function_does(call: timedelta) -> None:
@@ -78,12 +83,12 @@ def test_every_other_request_ends_before_the_function_does(call: timedelta) -> N
 def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> None:
     """What was begun right before the drain is over before the function's end, whatever hangs."""
     left = work.DRAIN + poll_function.RESERVE
-    paid = max(write, queue.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    paid = max(write, queue.PAY_TIME) + webhook_urls._HOOK_TIME + SETTLE_TIME + STORE_TRY_LEAST
     learnt = 2 * call  # what the answer says of the vendor's slots
     paths = {
         "pay": paid + learnt,
-        "poll, end, deliver": vendor.POLL_TIME + write + deliver.ATTEMPT_TIME + write,
-        "deliver": write + deliver.ATTEMPT_TIME + write,
+        "poll, end, deliver": vendor.POLL_TIME + write + ATTEMPT_TIME + write,
+        "deliver": write + ATTEMPT_TIME + write,
         "let another lead": call,
     }
     assert {path: time for path, time in paths.items() if time >= left} == {}
@@ -92,14 +97,14 @@ def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> N
 
 def test_the_claim_of_a_paid_post_covers_it(write: timedelta) -> None:
     """From before the claim is written until its outcome is stored, or given up."""
-    paid = max(write, queue.PAY_TIME) + surroundings._HOOK_TIME + submit.SETTLE_TIME + submit.STORE_TRY_LEAST
+    paid = max(write, queue.PAY_TIME) + webhook_urls._HOOK_TIME + SETTLE_TIME + STORE_TRY_LEAST
     assert paid < queue.PAY_CLAIM
 
 
 def test_an_archiver_notes_how_far_it_came(write: timedelta) -> None:
     """A note that was begun before its end, the last one, and the wake."""
     assert 2 * write + WAKE < archive_function.RESERVE < life("ArchiveFunction")
-    assert write < archive.CLAIM
+    assert write < CLAIM
 
 
 def test_a_wake_is_short(call: timedelta) -> None:

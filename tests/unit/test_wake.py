@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from taskhook.adapters.surroundings import LambdaWake
-from taskhook.poll import ends_of
-from taskhook.ports import PollKind, PollOutcome
+from taskhook.adapters.aws.lambdas import LambdaWake
+from taskhook.core.ports import PollKind, PollOutcome
+from taskhook.poller.invocation import ends_of
 from tests.world import Told
 
 

@@ -12,13 +12,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, override
 
-from taskhook import callers
-from taskhook.adapters.dynamodb import DynamoCallers
-from taskhook.adapters.secrets import DEPLOYMENT_KEY, VENDORS, StackSecret, StoredKey
-from taskhook.adapters.surroundings import SystemClock
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, VENDORS, StackSecret, StoredKey
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
-from taskhook.ports import Caller
-from taskhook.targets import ForbiddenTargetError, TargetPolicy
+from taskhook.core import callers
+from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.ports import Caller
+from taskhook.core.targets import TargetPolicy
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 type _Fact = str | bool | int | None

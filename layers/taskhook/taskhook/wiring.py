@@ -13,23 +13,31 @@ from aws_lambda_powertools import Logger, Metrics
 from botocore.config import Config
 from botocore.session import Session
 
-from taskhook.adapters.dynamodb import DynamoCallers, DynamoTasks
-from taskhook.adapters.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
-from taskhook.adapters.surroundings import HookUrls, LambdaArchiver, LambdaWake, LogReporter, SystemClock
-from taskhook.adapters.vendor import ModellixApi
-from taskhook.ports import Archive, CallbackSender, MediaProbe, Reply, Reporter, StoreUnavailableError, Wake
+from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
+from taskhook.adapters.aws.telemetry import LogReporter
+from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.adapters.http.vendor import ModellixApi
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.ports import ATTEMPT_TIME, Archive, CallbackSender, MediaProbe, Reply, Reporter, Wake
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import HARD_STOP
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
-from taskhook.submit import Allowance, Door, Inspector, Payer
-from taskhook.targets import TargetPolicy
-from taskhook.task import HARD_STOP
+from taskhook.submit.media import Inspector
+from taskhook.submit.payment import Payer
+from taskhook.submit.submit import Door
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-    from taskhook.archive import Desk
-    from taskhook.hints import HintDesk
+    from taskhook.archive.copy import Desk
     from taskhook.poller.work import Rules, World
-    from taskhook.query import Account
+    from taskhook.submit.vendor_webhook import HintDesk
+    from taskhook.tasks.account import Account
 
 _AWS_THREADS = 32
 # How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of up to a second
@@ -169,8 +177,7 @@ class _LateCallbacks:
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Send one attempt."""
         if self._sender is None:
-            from taskhook.adapters.callbacks import AiohttpCallbacks  # noqa: PLC0415  # see above
-            from taskhook.deliver import ATTEMPT_TIME  # noqa: PLC0415  # likewise
+            from taskhook.adapters.http.callbacks import AiohttpCallbacks  # noqa: PLC0415  # see above
 
             self._sender = AiohttpCallbacks(targets(), limit=self._limit or ATTEMPT_TIME)
         return await self._sender.send(url, headers, body)
@@ -184,7 +191,7 @@ class _LateCallbacks:
 @cache
 def media_probe() -> MediaProbe:
     """The probe of media; aiohttp is loaded here, where something is looked at."""
-    from taskhook.adapters.media import AiohttpMediaProbe  # noqa: PLC0415  # a submit that looks at nothing never pays for it
+    from taskhook.adapters.http.media import AiohttpMediaProbe  # noqa: PLC0415  # a submit that looks at nothing never pays for it
 
     return AiohttpMediaProbe(targets(), reporter())
 
@@ -238,7 +245,7 @@ def door() -> Door:
 @cache
 def account() -> "Account":
     """The account at the vendor, and what it said last."""
-    from taskhook.query import Account  # noqa: PLC0415  # poll never pays for it
+    from taskhook.tasks.account import Account  # noqa: PLC0415  # poll never pays for it
 
     return Account(vendor=vendor(), allowance=allowance(), clock=clock())
 
@@ -246,7 +253,7 @@ def account() -> "Account":
 @cache
 def hint_desk() -> "HintDesk | None":
     """What it takes to check a hint; None where there are none."""
-    from taskhook.hints import HintDesk  # noqa: PLC0415  # submits never pay for it
+    from taskhook.submit.vendor_webhook import HintDesk  # noqa: PLC0415  # submits never pay for it
 
     checked, woken = hooks(), wake()
     if checked is None or woken is None:
@@ -269,7 +276,7 @@ def archive() -> Archive | None:
     """Where results are kept; None where they are not. S3 is loaded here, and nowhere else."""
     if not settings().results_bucket:
         return None
-    from taskhook.adapters.archive_s3 import CLIENT, S3Archive  # noqa: PLC0415  # nobody else pays for it
+    from taskhook.adapters.aws.s3 import CLIENT, S3Archive  # noqa: PLC0415  # nobody else pays for it
 
     return S3Archive(_client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), settings().results_bucket)
 
@@ -286,8 +293,8 @@ def archiver() -> LambdaArchiver | None:
 @cache
 def archive_desk(wakes: str | None) -> "Desk":
     """What it takes to archive; `wakes` is the function that waits for it."""
-    from taskhook.adapters.originals import AiohttpOriginals  # noqa: PLC0415  # nobody else pays for it
-    from taskhook.archive import Desk  # noqa: PLC0415
+    from taskhook.adapters.http.originals import AiohttpOriginals  # noqa: PLC0415  # nobody else pays for it
+    from taskhook.archive.copy import Desk  # noqa: PLC0415
 
     kept = archive()
     assert kept is not None, "the archive function exists where results are archived, and nowhere else"  # noqa: S101

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from taskhook.core.errors import StaleTaskError
+from taskhook.core.task import State, Task
 from taskhook.poller.endings import Endings
 from taskhook.poller.work import TICK, World
-from taskhook.ports import StaleTaskError
-from taskhook.task import State, Task
 
 ARCHIVES_AT_ONCE = 25  # invocations that copy; the account's others are for submits
 ARCHIVE_LOOK = timedelta(seconds=5)  # by then an invocation that was started has claimed its task, or is done with it

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from itertools import islice
 
-from taskhook import deliver
-from taskhook.hosts import SLOTS, Candidate, Hosts, Order
+from taskhook.core.errors import StaleTaskError
+from taskhook.core.ports import SLOTS, Row
+from taskhook.core.task import CallbackState, RetryKey, Task
+from taskhook.delivery.attempt import Courier, attempt, covered
+from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.endings import Endings
 from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
-from taskhook.ports import Row, StaleTaskError
-from taskhook.task import CallbackState, RetryKey, Task
 
 AHEAD = 2 * SCAN  # rows that are due by then are kept in memory
 MOST_PLANNED = 5000  # of them
@@ -41,7 +42,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._courier = deliver.Courier(
+        self._courier = Courier(
             tasks=world.tasks,
             callbacks=world.callbacks,
             callers=world.callers,
@@ -208,10 +209,10 @@ class Delivery:
             return task
         if mine is None and (task.claimed(now) or (task.next_attempt_at or now) > now):
             return task
-        if self._closed() and not (mine is not None and deliver.covered(mine, now)):
+        if self._closed() and not (mine is not None and covered(mine, now)):
             return task
         self._endings.steps["delivered"] += 1
-        return await deliver.attempt(task, self._courier, ran_until=self._endings.ran_until.get(task_id))
+        return await attempt(task, self._courier, ran_until=self._endings.ran_until.get(task_id))
 
     async def _defer(self, task_id: str) -> Task | None:
         """Move a first delivery whose process died out of `watch`, which is read whole by each leader."""

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
-from taskhook import deliver
-from taskhook.hosts import Hosts
+from taskhook.core.ports import PollOutcome
+from taskhook.core.task import CallbackState, ErrorCode, Task
+from taskhook.delivery.attempt import CLAIM
+from taskhook.delivery.hosts import Hosts
 from taskhook.poller.work import Rules, World
-from taskhook.ports import PollOutcome
-from taskhook.task import CallbackState, ErrorCode, Task
 
 
 class Endings:
@@ -56,7 +56,7 @@ class Endings:
         now = self._world.clock.now()
         slot = task.callback is CallbackState.WAITING and self._hosts.enter(task.caller, task.host)
         try:
-            stored = await self._world.tasks.swap(task, ended(now, now + deliver.CLAIM if slot else None))
+            stored = await self._world.tasks.swap(task, ended(now, now + CLAIM if slot else None))
         except BaseException:
             if slot:
                 self._hosts.leave(task.caller, task.host)

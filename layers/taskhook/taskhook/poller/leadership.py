@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.ports import LeaseView
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, TICK, Rules, World
-from taskhook.ports import LeaseView, StoreUnavailableError
 
 HAND_OVER = 3 * SCAN  # by then the old leader has seen that it was relieved, and has said what it leaves
 

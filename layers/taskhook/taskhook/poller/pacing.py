@@ -3,14 +3,15 @@
 import contextlib
 from datetime import datetime, timedelta
 
-from taskhook import budget, schedule
-from taskhook.budget import Gate
-from taskhook.models import MODELS
+from taskhook.core import rate_limit, schedule
+from taskhook.core.admission import Gate
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeaseView, PollKind, PollOutcome
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import Task
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, Rules, World
-from taskhook.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeaseView, PollKind, PollOutcome, StoreUnavailableError
-from taskhook.submit import Allowance
-from taskhook.task import Task
+from taskhook.vendors.modellix import MODELS
 
 KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
@@ -24,8 +25,8 @@ class Pacing:
         self._world = world
         self._clock = world.clock
         self._support = world.habits
-        limit = budget.window_limit(rules.requests_per_minute)
-        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=budget.reserve(limit))
+        limit = rate_limit.window_limit(rules.requests_per_minute)
+        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
         self.gate = Gate()  # as it was last read
         self.leads = False  # whether this invocation is the leader
         self.view = LeaseView()  # as it was last read

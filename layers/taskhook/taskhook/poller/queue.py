@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
-from taskhook import budget
+from taskhook.core import rate_limit
+from taskhook.core.errors import StaleTaskError, StoreUnavailableError
+from taskhook.core.task import ErrorCode, State, Submission, SubmitOutcome, Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
-from taskhook.ports import StaleTaskError, StoreUnavailableError
-from taskhook.submit import Payer, pay
-from taskhook.task import ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.submit.payment import Payer, pay
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
@@ -184,10 +184,10 @@ class Queue:
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
-        limit = budget.window_limit(self._rules.requests_per_minute)
-        if await self._world.budget.take_tokens(1, window=budget.window(now), limit=limit):
+        limit = rate_limit.window_limit(self._rules.requests_per_minute)
+        if await self._world.budget.take_tokens(1, window=rate_limit.window(now), limit=limit):
             return True
-        self._budget_until = budget.window_end(now)
+        self._budget_until = rate_limit.window_end(now)
         return False
 
     async def _vendor_answers(self) -> bool:
@@ -197,7 +197,7 @@ class Queue:
         if not await self._request_is_left():
             return False
         if (await self._world.vendor.balance()).answered:
-            self._answered_until = self._clock.now() + 2 * budget.WINDOW  # where a window has one request, it is the next one's
+            self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW  # where a window has one request, it is the next one's
             return True
         await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
         return False

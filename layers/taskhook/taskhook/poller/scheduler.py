@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
+from taskhook.core.errors import StaleTaskError, StoreUnavailableError
+from taskhook.core.ports import Clock, Reporter
+from taskhook.core.task import Task
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, Work
-from taskhook.ports import Clock, Reporter, StaleTaskError, StoreUnavailableError
-from taskhook.task import Task
 
 
 class Scheduler:

@@ -6,22 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from taskhook import budget, schedule
+from taskhook.core import rate_limit, schedule
+from taskhook.core.errors import StaleTaskError, StoreUnavailableError
+from taskhook.core.ports import PollKind, PollOutcome, Row
+from taskhook.core.task import HARD_STOP, LOST_AGE, LOST_CONFIRMATION, RESCUE_TIME, ErrorCode, State, Submission, Task
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing, urgency
 from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
-from taskhook.ports import PollKind, PollOutcome, Row, StaleTaskError, StoreUnavailableError
-from taskhook.task import (
-    HARD_STOP,
-    LOST_AGE,
-    LOST_CONFIRMATION,
-    RESCUE_TIME,
-    ErrorCode,
-    State,
-    Submission,
-    Task,
-)
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 TABLE_STEPS = 32  # steps under way that only the table answers
@@ -357,7 +349,7 @@ class Watch:
 
     def _expected(self, now: datetime) -> int:
         """Count the requests that are likely to be made by the end of the budget's window."""
-        end = budget.window_end(now)
+        end = rate_limit.window_end(now)
         return sum(entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items())
 
     def _asks_vendor(self, entry: _Entry) -> bool:

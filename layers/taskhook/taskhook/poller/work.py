@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from taskhook.poller.long_poll import LongPollSupport
-from taskhook.ports import (
+from taskhook.core.ports import (
     Archiver,
     Budget,
     CallbackSender,
@@ -20,7 +19,8 @@ from taskhook.ports import (
     TaskStore,
     WorkIndex,
 )
-from taskhook.task import Task
+from taskhook.core.task import Task
+from taskhook.poller.long_poll import LongPollSupport
 
 TICK = timedelta(seconds=60)
 SCAN = timedelta(seconds=2)  # between looks at the index and the leadership

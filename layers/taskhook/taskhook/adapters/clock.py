@@ -1,0 +1,16 @@
+"""What surrounds a function: its clock, its log and metrics, the addresses of the vendor's webhooks, and the other function."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+
+class SystemClock:
+    """`Clock`: the machine's."""
+
+    def now(self) -> datetime:
+        """Tell the time, in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait."""
+        await asyncio.sleep(duration.total_seconds())

@@ -1,0 +1,322 @@
+"""Looks at media over aiohttp, through the guard: a few ranges of the file, handed to a parser in a process of its own."""
+
+import asyncio
+import re
+import struct
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import closing
+from datetime import timedelta
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from socket import AddressFamily
+from time import monotonic
+from typing import Annotated
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from pydantic import BaseModel, ConfigDict, Field
+
+from taskhook.adapters import mediainfo
+from taskhook.adapters.http import magic
+from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
+from taskhook.adapters.http.guard import SystemResolver, error_class
+from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.models import MediaFacts
+from taskhook.core.ports import DeliveryError, Reporter
+from taskhook.core.targets import NotPublicError, TargetPolicy
+
+MOST_BYTES = 900_000  # of one file, however large it is
+PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for
+_FIRST = 65536  # bytes: the whole index of an ordinary video that has it in front
+_LEAST, _MOST = 8192, 65536  # bytes of a later range: few after a jump, more while the parser reads on
+_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_NAME_TIME, _NAME_KEPT = 1.0, 60.0  # seconds: to look a name up, and to remember that it was in vain
+_REASONS: dict[str, str] = {
+    **dict.fromkeys(("dns", "dns_unavailable", "no_address"), "name does not resolve"),
+    **dict.fromkeys((word for word in DeliveryError if word.startswith("tls")), "no TLS connection"),
+    "timeout": "slow host",
+    "refused": "connection refused",
+}
+
+
+class AiohttpMediaProbe:
+    """`MediaProbe`. It keeps nothing open between two looks; names that do not resolve are remembered for a minute.
+
+    Once it is made, nothing else that runs as this user can read this process's memory, nor its environment: the parser could try.
+    """
+
+    def __init__(self, policy: TargetPolicy, reporter: Reporter, *, resolver: AbstractResolver | None = None) -> None:
+        self._policy = policy
+        self._reporter = reporter
+        self._resolver = resolver  # None: the system's
+        self._unknown: dict[str, float] = {}
+        self._told = False
+        mediainfo.hide_memory()
+
+    async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
+        """Read what a verdict needs. Never raises: what went wrong is among the facts."""
+        remote = _Remote(self._policy)
+        seen = MediaFacts()
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
+                no_other = aiohttp.ClientTimeout(total=None)  # asyncio.timeout bounds the look as a whole
+                async with open_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
+                    with closing(remote):
+                        await remote.open(session, url)
+                        seen = await self._parsed(remote)
+        except Exception as error:  # noqa: BLE001  # a host or a file may break in any way; none of them may break us
+            remote.note(error)
+        known = {"failure": remote.failure, "doubt": remote.doubt, "size": remote.size, "text": remote.text}
+        return seen.model_copy(update=known)
+
+    async def _parsed(self, remote: "_Remote") -> MediaFacts:
+        """Have the file parsed where the vendor takes its format; any other is only named."""
+        if remote.format not in magic.PARSED:
+            return MediaFacts(format=remote.format)
+        parsed = await _parse(remote)
+        if not (parsed.confined or self._told):
+            self._told = True
+            self._reporter.tell("parser.unconfined")
+        facts = parsed.model_dump(exclude={"known", "confined"})
+        return MediaFacts(format=remote.format if parsed.known else "", **facts)
+
+
+class _DoubtError(Exception):
+    """It cannot be told; the text says why."""
+
+
+class _FailureError(Exception):
+    """It surely is no such file; the text says why."""
+
+
+class _QuickResolver(AbstractResolver):
+    """Waits for no name longer than a second, nor within the next minute for one that was not found."""
+
+    def __init__(self, unknown: dict[str, float], resolver: AbstractResolver) -> None:
+        self._unknown = unknown
+        self._resolver = resolver
+
+    async def resolve(self, host: str, port: int = 0, family: AddressFamily = AddressFamily.AF_INET) -> list[ResolveResult]:
+        """Look a name up. Raises OSError as any resolver."""
+        for name in [name for name, until in self._unknown.items() if until < monotonic()]:
+            del self._unknown[name]
+        if host in self._unknown:
+            raise OSError("the name was not found a moment ago")
+        try:
+            async with asyncio.timeout(_NAME_TIME):
+                return await self._resolver.resolve(host, port, family)
+        except OSError as error:  # too late included
+            self._unknown[host] = monotonic() + _NAME_KEPT
+            raise OSError("the name was not found") from error
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._resolver.close()
+
+
+class _Remote:
+    """A file behind a URL, read by ranges; where its host knows none, as far into the one answer as there is need and room."""
+
+    def __init__(self, policy: TargetPolicy) -> None:
+        self.failure = ""
+        self.doubt = ""
+        self.size: int | None = None
+        self.text = False
+        self.format = ""  # as its first bytes say
+        self._policy = policy
+        self._session: aiohttp.ClientSession | None = None
+        self._url = ""  # where redirects have led
+        self._whole: aiohttp.ClientResponse | None = None  # the answer of a host that knows no ranges
+        self._left = MOST_BYTES
+        self._windows: list[tuple[int, bytes]] = [(0, b"")]  # the beginning, and the last range
+        self._next = _LEAST
+
+    @property
+    def parsed_size(self) -> int:
+        """How long the file is for the parser: as long as what is there of one whose size is not known."""
+        return len(self._windows[0][1]) if self.size is None else self.size
+
+    def note(self, error: Exception) -> None:
+        """Remember why the look is over."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, NotPublicError):
+                self.failure = f"leads to a host that the vendor cannot reach: its {cause}"
+                return
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, _FailureError):
+            self.failure = str(error)
+        elif isinstance(error, _DoubtError):
+            self.doubt = str(error)
+        elif isinstance(error, TooManyRedirectsError):
+            self.doubt = "too many redirects"
+        elif isinstance(error, ForbiddenTargetError):
+            self.doubt = "not asked from here"
+        else:
+            self.doubt = _REASONS.get(error_class(error), "connection broke")
+
+    async def open(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Find the file, and read how it begins. Raises what `note` understands."""
+        self._session = session
+        response = await fetch(session, self._policy, url, _range(0, _FIRST))
+        self._url = str(response.url)
+        if response.status == HTTPStatus.OK:
+            await self._open_whole(response)
+        elif (size := self._size_told(response)) is not None:
+            async with response:
+                self._windows[0] = (0, await self._take(response, min(_FIRST, size)))
+            self.size = size
+        else:  # many hosts turn ranges away, and no whole file
+            response.close()
+            await self._open_whole(await fetch(session, self._policy, self._url))
+        self._name(self._windows[0][1][: magic.LOOK])
+
+    @staticmethod
+    def _size_told(response: aiohttp.ClientResponse) -> int | None:
+        """Tell how large the file is of which this is the first range; None where it is not that."""
+        told = content_range(response)
+        if response.status != HTTPStatus.PARTIAL_CONTENT or told is None or told[0] != 0 or is_encoded(response):
+            return None
+        return told[1]
+
+    async def _open_whole(self, response: aiohttp.ClientResponse) -> None:
+        self._whole = response
+        if response.status in _GONE:
+            raise _FailureError(f"cannot be fetched: its host answers {response.status}")
+        if response.status != HTTPStatus.OK:
+            raise _DoubtError(f"host answers {response.status}")
+        if is_encoded(response):
+            raise _DoubtError("host answers compressed")
+        self.size = response.content_length
+        await self._read_on(magic.LOOK if self.size is not None else MOST_BYTES)
+        if self.size is None and response.content.at_eof():
+            self.size = len(self._windows[0][1])
+        elif self.size is None:
+            self.doubt = "unknown size"
+
+    def close(self) -> None:
+        """Leave what is not read to its end."""
+        if self._whole is not None:
+            self._whole.close()
+
+    def _name(self, head: bytes) -> None:
+        if magic.is_page(head):  # a challenge to robots, perhaps, or a page to sign in, which the vendor may not see
+            self.size = None
+            raise _DoubtError("host answers with a page")
+        self.text = magic.is_text(head)
+        self.format = "" if self.text else magic.name(head)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Give `length` bytes from `offset`, and none where no more can be had: the parser then says what it knows."""
+        try:
+            if self._kept(offset, length) is None and offset < self.parsed_size:
+                await (self._read_on(offset + length) if self._whole else self._read_range(offset, length))
+        except Exception as error:  # noqa: BLE001  # whatever it is, what was read so far may be enough
+            self.note(error)
+        return self._kept(offset, length) or b""
+
+    async def _read_on(self, end: int) -> None:
+        """Read on in the answer that gives the whole file."""
+        assert self._whole is not None  # noqa: S101  # where this is called
+        if end > MOST_BYTES:
+            raise _DoubtError("no range support")
+        _, head = self._windows[0]
+        while len(head) < end and (more := await self._whole.content.read(MOST_BYTES - len(head))):
+            head += more
+            self._windows[0] = (0, head)
+
+    async def _read_range(self, offset: int, length: int) -> None:
+        start, window = self._windows[-1]
+        reads_on = start <= offset <= start + len(window)
+        self._next = min(self._next * 2, _MOST) if reads_on else _LEAST
+        end = min(offset + max(self._next, length), self.parsed_size)
+        if end - offset > self._left:
+            raise _DoubtError("too much to read")
+        assert self._session is not None  # noqa: S101  # set by `open`
+        async with await fetch(self._session, self._policy, self._url, _range(offset, end - offset)) as response:
+            if (
+                response.status != HTTPStatus.PARTIAL_CONTENT
+                or content_range(response) != (offset, self.size)
+                or is_encoded(response)
+            ):
+                raise _DoubtError("file changed or host gave up")
+            self._windows[1:] = [(offset, await self._take(response, end - offset))]
+
+    async def _take(self, response: aiohttp.ClientResponse, length: int) -> bytes:
+        self._left -= length
+        return await response.content.readexactly(length)
+
+    def _kept(self, offset: int, length: int) -> bytes | None:
+        for start, window in self._windows:
+            if start <= offset and offset + length <= start + len(window):
+                return window[offset - start : offset - start + length]
+        return None
+
+
+def _range(offset: int, length: int) -> dict[str, str]:
+    return {"Range": f"bytes={offset}-{offset + length - 1}"}
+
+
+# --- the parser ---------------------------------------------------------------------------------------------------------------
+
+_PROGRAM = mediainfo.__file__
+# Lambda's interpreter finds its own library by this variable alone; nothing else is passed on.
+_ENVIRONMENT = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
+
+
+class _Parsed(BaseModel):
+    """What the parser may say; whoever has taken it over can say no more than this."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    known: bool  # it is of a format that the parser knows
+    tracks: tuple[Annotated[str, Field(pattern=r"^[A-Z][a-z]{1,9}$")], ...] = Field(max_length=6)
+    width: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
+    height: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
+    seconds: tuple[Annotated[float, Field(ge=0)], ...] = Field(max_length=2)
+    cut_off: bool
+    confined: bool  # the kernel took the filter of system calls
+
+
+async def _parse(remote: _Remote) -> _Parsed:
+    """Let the parser read what it wants of the file. Raises _DoubtError where it dies, talks nonsense or takes too long."""
+    parser = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
+        stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_ENVIRONMENT, cwd="/",
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PARSE_TIME):
+            return await _serve(parser, remote)
+    except TimeoutError as error:
+        raise _DoubtError("took too long to read") from error
+    except (ValueError, OSError) as error:
+        raise _DoubtError("cannot be parsed") from error
+    finally:
+        if parser.returncode is None:
+            parser.kill()
+        await parser.communicate()  # `wait` alone would wait for ever where it has said more than was read
+
+
+async def _serve(parser: Process, remote: _Remote) -> _Parsed:
+    """Answer the parser's questions until it says what it found. Raises ValueError, which pydantic's errors are, and OSError."""
+    assert parser.stdin is not None  # noqa: S101  # asked for
+    assert parser.stdout is not None  # noqa: S101  # likewise
+    while True:
+        line = await parser.stdout.readline()
+        question = re.fullmatch(rb"read (\d{1,18}) (\d{1,5})\n", line)
+        if question is None:
+            return _Parsed.model_validate_json(line)
+        data = await remote.read(int(question[1]), int(question[2]))
+        parser.stdin.write(struct.pack(">I", len(data)) + data)
+        await parser.stdin.drain()
+
+
+def _packages() -> str:
+    """Tell where the parser's packages are."""
+    found = find_spec("pymediainfo")
+    assert found is not None  # noqa: S101  # the layer brings it
+    assert found.origin is not None  # noqa: S101  # it is a file
+    return str(Path(found.origin).parents[1])

@@ -1,0 +1,1 @@
+"""Results, copied before the vendor deletes them."""

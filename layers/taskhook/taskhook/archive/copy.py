@@ -1,0 +1,225 @@
+"""Archive results: copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
+
+Nothing is lost with the invocation: parts that were put are there, and whoever comes next goes on behind them. The claim is
+short and kept alive, so that a successor need not wait long; two who copy at once put the same bytes in the same place.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    RejectedError,
+    SourceChangedError,
+    SourceGoneError,
+    SourceUnavailableError,
+    StaleTaskError,
+    StoreUnavailableError,
+)
+from taskhook.core.ports import Archive, Clock, Originals, Reporter, TaskStore, Wake
+from taskhook.core.task import Copy, State, Task
+
+CLAIM = timedelta(seconds=20)
+BEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim
+FIRST_BEAT = timedelta(seconds=2)  # what is copied sooner costs no note
+PART = 8 * 1024 * 1024  # bytes in memory; S3 takes no less than 5 MB
+MOST = 2 * 1024**3  # bytes of a file: 256 parts
+TRIES = 3  # in a row without progress; the tick comes back for more
+PAUSE = timedelta(seconds=1)  # before the second of them, longer each time
+_KEY = re.compile(r"tk_[A-Za-z0-9_-]{22}/[0-9]{1,6}/[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What it takes to archive."""
+
+    tasks: TaskStore
+    archive: Archive
+    originals: Originals
+    wake: Wake | None
+    clock: Clock
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class ArchiveReport:
+    """What one invocation did, by kind of outcome."""
+
+    files: dict[str, int]
+
+
+async def archive(task_ids: Iterable[str], *, hard_stop: datetime, desk: Desk) -> ArchiveReport:
+    """Copy the results of tasks, one after the other, until `hard_stop`; what is not done by then can be gone on with."""
+    done: Counter[str] = Counter()
+    for task_id in task_ids:
+        if desk.clock.now() < hard_stop:
+            await _archive(task_id, hard_stop, desk, done)
+    return ArchiveReport(files=dict(done))
+
+
+async def link(key: str, *, archive: Archive) -> str:
+    """Make a link that works for some minutes out of one that works as long as the file is kept. Raises RejectedError."""
+    try:
+        url = await archive.link(key) if _KEY.fullmatch(key) else None
+    except ArchiveUnavailableError as error:
+        raise RejectedError(503, "Service unavailable: the archive did not answer, try again", retry_after=5) from error
+    if url is None:
+        raise RejectedError(404, "Resource not found: there is no such result, or it is not kept any more")
+    return url
+
+
+async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[str]) -> None:
+    """Copy one task's results while nobody else does."""
+    try:
+        task, now = await desk.tasks.get(task_id), desk.clock.now()
+        if task is None or task.state is not State.ARCHIVING or task.copied or task.claimed(now):
+            return
+        task = await desk.tasks.swap(task, task.copying(task.copies, until=now + CLAIM))
+        copies = await _attend(_Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by))
+        done.update("archived" if copy.archived else "given_up" if copy.settled else "left" for copy in copies)
+    except (StaleTaskError, StoreUnavailableError):
+        return  # somebody else has it, or the tick comes back for it
+    except Exception as error:  # noqa: BLE001  # its text may hold a link; the tick comes back for it
+        desk.reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
+        return
+    if all(copy.settled for copy in copies):
+        archived = sum(copy.archived for copy in copies)
+        desk.reporter.tell("task.archived", task_id=task_id, caller=task.caller, files=archived, given_up=len(copies) - archived)
+        if desk.wake is not None:
+            await desk.wake.wake(task_id)
+
+
+async def _attend(copying: "_Copying", stop: datetime) -> list[Copy]:
+    """Copy until done or `stop`; the only place that writes, so that notes of progress and the claim cannot meet each other.
+
+    Raises StaleTaskError where somebody else has ended the task, StoreUnavailableError where the end cannot be stored.
+    """
+    desk, task = copying.desk, copying.task
+    work, pause = asyncio.create_task(copying.run()), FIRST_BEAT
+    try:
+        while not work.done() and (now := desk.clock.now()) < stop:
+            beat, pause = asyncio.ensure_future(desk.clock.sleep(min(pause, stop - now))), BEAT
+            await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
+            beat.cancel()
+            if not work.done() and desk.clock.now() < stop:
+                try:
+                    task = await desk.tasks.swap(task, task.copying(tuple(copying.copies), until=desk.clock.now() + CLAIM))
+                except StoreUnavailableError:
+                    continue  # the claim lasts for more than one beat
+    finally:
+        work.cancel()
+        await asyncio.wait({work})
+        await desk.originals.close()
+    if not work.cancelled():
+        work.result()
+    await desk.tasks.swap(task, task.copying(tuple(copying.copies), until=None))
+    return copying.copies
+
+
+@dataclass
+class _Copying:
+    """The copying of one task's files; `copies` is how far they have come."""
+
+    task: Task
+    desk: Desk
+    copies: list[Copy]
+    failures: int = field(default=0)  # in a row, without progress
+
+    async def run(self) -> None:
+        """Copy the files, one after the other."""
+        for place, copy in enumerate(self.copies):
+            if not copy.settled:
+                await self._insist(place)
+
+    async def _insist(self, place: int) -> None:
+        """Copy a file, from where it broke off when it breaks off."""
+        self.failures = 0
+        while True:
+            try:
+                await self._copy(place)
+            except SourceGoneError as error:
+                self._note(place, given_up=str(error))
+                self._tell("archive.failed", place, reason=str(error))
+            except SourceChangedError:
+                await self._begin_again(place)
+                await self._rest("changed", place)
+            except (SourceUnavailableError, ArchiveUnavailableError) as error:
+                await self._rest(str(error), place)
+            if self.copies[place].settled or self.failures == TRIES:
+                return
+
+    async def _rest(self, reason: str, place: int) -> None:
+        self.failures += 1
+        self._tell("archive.interrupted", place, reason=reason)
+        if self.failures < TRIES:
+            await self.desk.clock.sleep(PAUSE * 4 ** (self.failures - 1))
+
+    async def _copy(self, place: int) -> None:
+        """Copy what is missing of a file."""
+        archive, key = self.desk.archive, self.copies[place].key(self.task.task_id)
+        began, sizes = self.desk.clock.now(), await self._there(place)
+        if self.copies[place].settled:
+            return
+        at, number = sum(sizes), len(sizes) + 1
+        url = self.task.original(self.copies[place])
+        while not self._complete(place, at, sizes):
+            piece = await self.desk.originals.read(url, start=at, length=PART, tag=self.copies[place].tag)
+            size, at = piece.size, at + len(piece.data)
+            if max(at, size or 0) > MOST:
+                raise SourceGoneError("too_large")
+            if at == 0:
+                raise SourceGoneError("empty")
+            upload = self.copies[place].upload
+            if upload is None:
+                upload = await archive.begin(key, piece.media_type)
+                self._note(place, upload=upload, size=size, tag=piece.tag)
+            if size != self.copies[place].size:
+                raise SourceChangedError
+            if piece.data:
+                await archive.put(key, upload, number, piece.data)
+                sizes, number, self.failures = [*sizes, len(piece.data)], number + 1, 0
+            if piece.last:
+                break
+        await archive.finish(key, self.copies[place].upload or "")
+        self._note(place, archived=True)
+        self._tell("result.archived", place, bytes=at, seconds=round((self.desk.clock.now() - began).total_seconds(), 3))
+
+    async def _there(self, place: int) -> list[int]:
+        """List the sizes of the parts that are there already; a file that is there is settled, whoever did not live to say so."""
+        copy = self.copies[place]
+        key = copy.key(self.task.task_id)
+        if copy.upload is None:
+            return []
+        sizes = await self.desk.archive.parts(key, copy.upload)
+        if sizes is None and await self.desk.archive.link(key) is not None:
+            self._note(place, archived=True)
+            self._tell("result.archived", place)
+        elif sizes is None:
+            self._note(place, upload=None, size=None, tag=None)
+        elif sizes:
+            self._tell("archive.resumed", place, bytes=sum(sizes))
+        return sizes or []
+
+    def _complete(self, place: int, at: int, sizes: list[int]) -> bool:
+        """Whether nothing is missing: the size that was told is there, or a part that only the last one can be."""
+        size = self.copies[place].size
+        return at == size if size is not None else bool(sizes) and sizes[-1] != PART
+
+    async def _begin_again(self, place: int) -> None:
+        copy = self.copies[place]
+        self._note(place, upload=None, size=None, tag=None)
+        if copy.upload is not None:
+            with contextlib.suppress(ArchiveUnavailableError):  # what is left there is removed after a day
+                await self.desk.archive.drop(copy.key(self.task.task_id), copy.upload)
+
+    def _note(self, place: int, **progress: object) -> None:
+        self.copies[place] = self.copies[place].model_copy(update=progress)
+
+    def _tell(self, event: str, place: int, **facts: str | float | None) -> None:
+        task = self.task
+        self.desk.reporter.tell(event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts)

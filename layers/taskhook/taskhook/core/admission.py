@@ -1,0 +1,94 @@
+"""How many requests the vendor gets, and how many of its places are filled: pure arithmetic over time windows and refusals."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+
+from taskhook.core.task import Moment, Task
+
+PROBE = timedelta(minutes=1)  # between two tries for one slot more than the vendor was known to have
+MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
+FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
+LONGEST_PAUSE = timedelta(minutes=5)
+
+
+class Gate(BaseModel):
+    """What is known of the way to the vendor: whether tasks wait before it, how many it runs at once, and until when to pause.
+
+    While anything waits, submits queue behind it without asking, so that no task overtakes another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    waiting: bool = False
+    places: int | None = None  # running tasks at which the vendor refused one more; None: not known
+    probed_at: Moment | None = None  # when the last such refusal came
+    paused_until: Moment | None = None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
+    polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
+    unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
+    served: str = ""  # the caller whose turn was last, where more than one waits
+    nonce: str = ""
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether so many outcomes in a row are unknown that only a probe may be submitted."""
+        return self.unknown >= MOST_UNKNOWN
+
+    def paused(self, now: datetime) -> bool:
+        """Whether nothing at all should be submitted."""
+        return now < self._paused_until(now)
+
+    def next_try(self, running: int, now: datetime) -> datetime:
+        """Tell when one more task may be submitted while `running` are: now where a slot is free, else at the next probe."""
+        soonest = self._paused_until(now)
+        if self.places is None or running < self.places or self.probed_at is None:
+            return soonest
+        return max(soonest, self.probed_at + PROBE)
+
+    def _paused_until(self, now: datetime) -> datetime:
+        return max(now, self.paused_until or now, self.polls_paused_until or now)
+
+    def refused(self, running: int, now: datetime, *, retry_after: timedelta | None = None) -> "Gate":
+        """Learn from a refusal: the vendor has as many slots as were filled; `retry_after` only makes the wait longer."""
+        known = self.answered().model_copy(update={"waiting": True, "places": running, "probed_at": now})
+        return known if retry_after is None else known.pause(now + retry_after)
+
+    def taken(self, running: int, *, served: str) -> "Gate":
+        """Learn from an acceptance while `running` others ran: where that is more than was known, the limit is not known."""
+        places = self.places if self.places is None or running < self.places else None
+        return self.answered().model_copy(update={"places": places, "served": served})
+
+    def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "Gate":
+        """Learn from a submit whose outcome is not known: from the third in a row on, pause.
+
+        One that was a probe has been spent although the vendor answers what is free: so the next one is as rare as can be.
+        It was its caller's turn (`served`; None: no turn was taken), so that the next probe is another caller's.
+        """
+        gate = self.model_copy(update={"unknown": self.unknown + 1, "served": self.served if served is None else served})
+        if self.in_trouble:
+            return gate.pause(now + LONGEST_PAUSE)
+        return gate.pause(now + FIRST_PAUSE) if gate.in_trouble else gate
+
+    def unanswered(self, now: datetime) -> "Gate":
+        """Learn from a free probe without an answer: the pause doubles."""
+        pause = min(FIRST_PAUSE * 2 ** min(self.unknown + 1 - MOST_UNKNOWN, 10), LONGEST_PAUSE)
+        return self.model_copy(update={"unknown": self.unknown + 1}).pause(now + pause)
+
+    def answered(self) -> "Gate":
+        """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
+        if not self.unknown:
+            return self
+        return self.model_copy(update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until})
+
+    def in_turn(self, heads: Iterable[Task]) -> list[Task]:
+        """Order the callers' oldest tasks by whose turn it is: by name, beginning after the caller that was served last."""
+        return sorted(heads, key=lambda task: (task.caller <= self.served, task.caller))
+
+    def pause(self, until: datetime) -> "Gate":
+        """Submit nothing before `until`; a longer pause stays."""
+        return self.model_copy(update={"paused_until": max(until, self.paused_until or until)})
+
+    def pause_polls(self, until: datetime) -> "Gate":
+        """Ask the vendor nothing before `until`; a longer pause stays."""
+        return self.model_copy(update={"polls_paused_until": max(until, self.polls_paused_until or until)})

@@ -1,0 +1,46 @@
+"""The body of a callback, rendered once for each task."""
+
+import json
+from typing import Any
+
+MAX_VENDOR_DATA = 256 * 1024  # bytes; an item may hold 400 KB
+
+MAX_NOTE = 1000  # characters of an error message, bytes of a billing note
+
+Json = dict[str, Any]
+
+
+def kept_data(data: Json) -> Json:
+    """Keep what the vendor says of the result, without what is ours to say and within what a table can hold."""
+    ours = {"status", "task_id", "upstream_task_id", "model_id", "reference", "get_result", "error"}
+    kept = {name: value for name, value in data.items() if name not in ours}
+    if _size(kept) <= MAX_VENDOR_DATA:
+        return kept
+    result = kept.get("result")
+    resources = result.get("resources") if isinstance(result, dict) else None
+    shortened: Json = {
+        "result": {"resources": resources if isinstance(resources, list) else []},
+        "truncated": True,
+        **{name: kept[name] for name in ("billing", "result_expires_at") if name in kept and _size(kept[name]) < MAX_NOTE},
+    }
+    while _size(shortened) > MAX_VENDOR_DATA:
+        listed = shortened["result"]["resources"]
+        shortened["result"]["resources"] = listed[: len(listed) // 2]
+    return shortened
+
+
+def file_numbers(data: Json) -> list[int]:
+    """Tell which of the result's resources are files that could be copied."""
+    result = data.get("result")
+    resources = result.get("resources") if isinstance(result, dict) else None
+    listed = resources if isinstance(resources, list) else []
+    return [n for n, resource in enumerate(listed) if isinstance(resource, dict) and isinstance(resource.get("url"), str)]
+
+
+def minified(value: object) -> str:
+    """Write JSON without white space, in the order given."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _size(value: object) -> int:
+    return len(minified(value).encode())

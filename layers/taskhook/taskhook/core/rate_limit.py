@@ -1,0 +1,77 @@
+"""How many requests the vendor gets: windows of a shared budget, and the blocks that a process takes out of them."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.ports import (
+    Budget,
+)
+
+WINDOW = timedelta(seconds=6)
+
+_WINDOWS = 11  # a sliding minute touches at most this many windows
+
+
+def window(now: datetime) -> int:
+    """Number the window that `now` lies in."""
+    return int(now.timestamp() // WINDOW.total_seconds())
+
+
+def window_end(now: datetime) -> datetime:
+    """Tell when the window that `now` lies in is over."""
+    return datetime.fromtimestamp((window(now) + 1) * WINDOW.total_seconds(), now.tzinfo)
+
+
+def window_limit(requests_per_minute: int) -> int:
+    """Tell how many requests fit into one window, so that no minute, wherever it begins, sees more than allowed."""
+    return max(1, requests_per_minute // _WINDOWS)
+
+
+def reserve(limit: int) -> int:
+    """Tell how much of a window the poller leaves to submits."""
+    return limit // 4
+
+
+@dataclass
+class Allowance:
+    """Requests that this process may make out of the vendor's budget, taken in blocks; kept while it stays warm.
+
+    The first block of a window is what the window before used, so that a busy process pays for one write a window, not for
+    one a request; at most an eighth of all, for what is not used lapses. `reserve` of each window is left to others.
+    """
+
+    tokens: Budget
+    requests_per_minute: int
+    reserve: int = 0
+    window: int = -1
+    left: int = 0
+    used: int = 0
+    empty: bool = False  # nothing is to be had in this window any more
+
+    async def room(self, wanted: int, now: datetime, *, expected: int = 0) -> int:
+        """Tell how many of `wanted` requests may be made now; `expected` are likely to be by the end of the window.
+
+        Raises StoreUnavailableError.
+        """
+        limit, number, before = window_limit(self.requests_per_minute), window(now), 0
+        if number != self.window:
+            before = self.used if number == self.window + 1 else 0
+            self.window, self.left, self.used, self.empty = number, 0, 0, False
+        if wanted > self.left and not self.empty:
+            block = max(wanted, expected, min(before, limit // 8)) - self.left
+            taken = await self.tokens.take_tokens(block, window=number, limit=limit - self.reserve)
+            self.left += taken
+            self.empty = taken == 0
+        return min(wanted, self.left)
+
+    def spend(self) -> None:
+        """Make one of the requests that there is room for."""
+        self.left -= 1
+        self.used += 1
+
+    async def take(self, now: datetime) -> bool:
+        """Tell whether one more request may be made, and count it. Raises StoreUnavailableError."""
+        if await self.room(1, now) == 0:
+            return False
+        self.spend()
+        return True

@@ -1,0 +1,1 @@
+"""Callbacks: attempts, hosts, samples."""

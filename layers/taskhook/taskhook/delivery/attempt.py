@@ -1,0 +1,159 @@
+"""Deliver callbacks: one signed attempt at a time, each claimed right before its request."""
+
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core import schedule, signature
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, Caller, CallerDirectory, Clock, Reply, Reporter, TaskStore
+from taskhook.core.task import Attempt, CallbackState, Task
+from taskhook.delivery.hosts import Hosts, host_of
+
+CLAIM = timedelta(seconds=30)
+TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
+CLAIM_WRITES = 2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
+
+
+@dataclass(frozen=True)
+class Courier:
+    """What it takes to deliver."""
+
+    tasks: TaskStore
+    callbacks: CallbackSender
+    callers: CallerDirectory
+    hosts: Hosts
+    clock: Clock
+    reporter: Reporter
+    retention: timedelta
+
+
+def covered(task: Task, now: datetime) -> bool:
+    """Tell whether the claim that the task bears, if it is the asker's own, lasts for a whole attempt from now."""
+    return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
+
+
+async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = None) -> Task:
+    """Make the next delivery attempt and store what came of it.
+
+    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
+    still long enough, and taken first when not. `ran_until` is when the vendor's task is last known to have run: from then
+    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when another invocation has it,
+    StoreUnavailableError, also where the table is too slow for a claim that covers an attempt: nothing is sent then.
+    """
+    caller = await _caller(task, courier)
+    task = await _claimed(task, courier)
+    reply = Reply(error="caller_unreadable")
+    if caller is not None:
+        reply = await send_attempt(task, caller, courier.clock.now(), courier.callbacks)
+    _record(task, reply, courier)
+    after = _settled(task, reply, courier.clock.now(), retention=courier.retention)
+    made = after.log[-1]
+    courier.reporter.tell(
+        "callback.attempted",
+        task_id=task.task_id,
+        caller=task.caller,
+        attempt=after.attempts,
+        status=made.status,
+        error=made.error,
+        ms=made.ms,
+        state=after.callback,
+        retry_in_s=None if made.next_at is None else round((made.next_at - made.at).total_seconds(), 1),
+        late_s=_lateness(after, courier.clock.now(), ran_until),
+    )
+    return await courier.tasks.swap(task, after)
+
+
+async def _claimed(task: Task, courier: Courier) -> Task:
+    """Claim the task so that a whole attempt from now on is covered: the clock is looked at after the claim's write."""
+    for _ in range(CLAIM_WRITES):
+        now = courier.clock.now()
+        if covered(task, now):
+            return task
+        task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
+    if not covered(task, courier.clock.now()):
+        raise StoreUnavailableError("a claim's write takes longer than the claim can spare")
+    return task
+
+
+def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -> Task:
+    """Say what follows from one attempt: delivered, again at its time, or given up."""
+    delivered = is_delivered(reply)
+    soon = schedule.means_soon(reply.status, task.soon)
+    wait = None
+    if not delivered:
+        wait = schedule.retry_wait(
+            task.tried + 1,
+            jitter=random.random(),  # spreads load
+            status=reply.status,
+            soon=task.soon,
+            gone=task.gone,
+            retry_after=reply.retry_after,
+        )
+    retry_at = None if wait is None else now + wait
+    made = Attempt(
+        at=now - reply.elapsed,
+        status=reply.status,
+        error=reply.error,
+        ms=round(reply.elapsed / timedelta(milliseconds=1)),
+        answer=reply.answer,
+        next_at=retry_at,
+    )
+    gone = reply.status == schedule.GONE
+    return task.attempted(made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone)
+
+
+def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
+    """Tell how long the receiver has waited at most; None where it still does, or has asked for the message again."""
+    ended_at = ran_until or task.ended_at
+    if task.callback is not CallbackState.DELIVERED or task.earlier or ended_at is None:
+        return None
+    return round((now - ended_at).total_seconds(), 2)
+
+
+def is_delivered(reply: Reply) -> bool:
+    """Whether the receiver has the message: any 2xx says so."""
+    return reply.status is not None and 200 <= reply.status < 300  # noqa: PLR2004  # HTTP
+
+
+def _record(task: Task, reply: Reply, courier: Courier) -> None:
+    """Let the caller's other callbacks to this host profit from what this one met."""
+    host = host_of(task)
+    opened = courier.hosts.record(task.caller, host, reply)
+    if opened is not None:
+        courier.reporter.tell(
+            "receiver.rested",
+            caller=task.caller,
+            host=host,
+            status=reply.status,
+            error=reply.error,
+            seconds=round(opened.total_seconds(), 1),
+        )
+
+
+async def _caller(task: Task, courier: Courier) -> Caller | None:
+    """Find whose secret signs; None where the record is gone or broken, which the schedule gives time to mend."""
+    try:
+        return await courier.callers.find(task.caller)
+    except StoreUnavailableError:
+        raise
+    except Exception:  # noqa: BLE001  # a broken record costs an attempt, not the poller
+        return None
+
+
+async def send_attempt(task: Task, caller: Caller, now: datetime, callbacks: CallbackSender) -> Reply:
+    """Sign a task's message afresh and send it once."""
+    body = (task.message or "").encode()
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "taskhook",
+        **signature.headers((secret.value for secret in caller.signing(now)), task.webhook_id, now, body),
+        "x-modellix-event": task.event,
+        "x-modellix-task-id": task.task_id,
+        "x-modellix-delivery-id": task.webhook_id,
+        "x-modellix-retry-count": str(task.attempts),
+    }
+    return await callbacks.send(task.callback_url or "", headers, body)
+
+
+# --- a receiver tried out --------------------------------------------------------------------------------------------------

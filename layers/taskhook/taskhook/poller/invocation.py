@@ -1,0 +1,242 @@
+"""One invocation of the poller: acquire leadership, look for work, start what is due, sleep, resign, drain, report."""
+
+import contextlib
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.message import Json
+from taskhook.core.ports import PollOutcome
+from taskhook.delivery.hosts import Hosts
+from taskhook.poller.archiving import Archiving
+from taskhook.poller.delivery import Delivery
+from taskhook.poller.endings import Endings
+from taskhook.poller.leadership import Leadership
+from taskhook.poller.pacing import Pacing
+from taskhook.poller.queue import Queue
+from taskhook.poller.scheduler import Scheduler
+from taskhook.poller.watch import Watch
+from taskhook.poller.work import DRAIN, SCAN, TICK, Rules, World
+
+BEAT = timedelta(seconds=0.25)  # between looks at what is due
+
+type Ends = Mapping[str, PollOutcome | None]
+
+
+@dataclass(frozen=True)
+class PollReport:
+    """What one invocation did, by kind of step."""
+
+    steps: dict[str, int]
+    lingered: bool
+
+
+def ends_of(event: Json) -> Ends:
+    """Read which tasks a wake says have ended, and what the vendor said of each, where that is known."""
+    ended = event.get("ended", {})
+    named = ended if isinstance(ended, dict) else dict.fromkeys(ended)
+    return {task_id: PollOutcome.model_validate(told) if told else None for task_id, told in named.items()}
+
+
+async def poll(
+    *, accepted: Iterable[str] = (), ended: Ends | None = None, scheduled: bool, hard_stop: datetime, rules: Rules, world: World
+) -> PollReport:
+    """Serve the ids of a wake, then whatever else is due; stay as the leader while more is due before the next tick.
+
+    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked about it where it is
+    not said. A scheduled invocation takes leadership over, a wake only where there is no leader. Writes nothing where nothing
+    is due.
+    """
+    return await _Invocation(rules, world, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
+
+
+class _Invocation:
+    """What the index answers only says where to look: every write is conditional."""
+
+    def __init__(self, rules: Rules, world: World, hard_stop: datetime) -> None:
+        self._rules = rules
+        self._world = world
+        self._clock = world.clock
+        self._started = self._clock.now()
+        self._hard_stop = hard_stop
+        self._draining = False
+        self._blind = False  # what there is to do could not be looked for
+        self._pacing = pacing = Pacing(rules, world, started=self._started)
+        self._leadership = Leadership(secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing)
+        self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
+        hosts = Hosts(world.clock)
+        endings = Endings(rules=rules, world=world, hosts=hosts, steps=scheduler.steps)
+        self._watch = watch = Watch(
+            rules=rules,
+            world=world,
+            pacing=pacing,
+            endings=endings,
+            is_running=scheduler.is_running,
+            known=scheduler.knows,
+            track=scheduler.track,
+            started=self._started,
+        )
+        self._queue = Queue(
+            rules=rules,
+            world=world,
+            pacing=pacing,
+            watch=watch,
+            closed=self._closed,
+            track=scheduler.track,
+            steps=scheduler.steps,
+            started=self._started,
+        )
+        archiving = Archiving(world=world, endings=endings, started=self._started)
+        delivery = Delivery(
+            rules=rules,
+            world=world,
+            hosts=hosts,
+            endings=endings,
+            horizon=self._horizon,
+            closed=self._closed,
+            is_running=scheduler.is_running,
+        )
+        # What leaves the queue enters `watch`, so the queue is looked at first.
+        scheduler.run((self._queue, watch, archiving, delivery), closed=self._closed)
+
+    async def run(self, accepted: tuple[str, ...], ended: Ends, *, scheduled: bool) -> PollReport:
+        """Do the work of one event."""
+        try:
+            await self._take_up(accepted, ended)
+            if scheduled:
+                await self._scheduler.find()
+            if self._rules.linger and self._has_work():
+                await self._acquire(takeover=scheduled)
+            if self._pacing.leads:
+                await self._lead(scanned=scheduled)
+            else:
+                if not scheduled:
+                    self._watch.leave_to_leader()
+                    self._queue.leave_to_leader()
+                await self._serve_once()
+        finally:
+            await self._leave()
+        return PollReport(steps=dict(self._scheduler.steps), lingered=self._pacing.leads)
+
+    async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
+        for task_id in accepted:
+            if (task := await self._world.tasks.get(task_id)) is not None:
+                self._scheduler.track(task)
+        for task_id, outcome in ended.items():
+            if (task := await self._world.tasks.get(task_id)) is not None:
+                self._watch.keep_ended(task, outcome)
+
+    async def _acquire(self, *, takeover: bool) -> bool:
+        acquired = await self._leadership.acquire(takeover=takeover, beat=BEAT)
+        if acquired:
+            await self._pacing.read_gate()
+            self._watch.replan_all()
+        return acquired
+
+    async def _lead(self, *, scanned: bool) -> None:
+        """Work until nothing is due before the next tick, another invocation leads, or the time is up."""
+        next_scan = self._clock.now() + (SCAN if scanned else timedelta(0))
+        while not self._closed():
+            if self._clock.now() >= next_scan:
+                next_scan = self._clock.now() + SCAN
+                if not await self._scan():
+                    await self._leadership.leave_to_successor(self._watch.unserved())
+                    return
+            await self._scheduler.start()
+            if not self._has_work() and not await self._more_came():
+                return
+            await self._clock.sleep(BEAT)
+
+    async def _scan(self) -> bool:
+        """Look at the leadership and for work; False where another invocation leads."""
+        try:
+            webhooks_came = self._pacing.view.hints(self._clock.now())
+            if not await self._leadership.refresh():
+                return False
+            if self._pacing.view.hints(self._clock.now()) is not webhooks_came:
+                self._watch.replan_pending()
+            await self._inherit()
+            await self._scheduler.find()
+            self._blind = False
+        except StoreUnavailableError as error:
+            self._blind = True
+            self._world.reporter.tell("poll.scan_failed", error=str(error))
+        return True
+
+    async def _inherit(self) -> None:
+        left = await self._leadership.inherited()
+        if left is not None:
+            self._watch.replan_all()  # of a leader that has died, it is not known what it served
+            self._watch.inherit(left)
+
+    async def _more_came(self) -> bool:
+        """Resign, then look once more: a wake that found a leader until now has left its task to it."""
+        try:
+            await self._leadership.resign(served_until=self._served_until())
+            self._watch.look_back()
+            await self._scheduler.find()
+            return self._has_work() and await self._acquire(takeover=False)
+        except StoreUnavailableError:
+            return False
+
+    def _served_until(self) -> datetime | None:
+        """Tell until when every poll time was served, where nothing is due any more; None where one may not have been."""
+        now = self._clock.now()
+        if self._blind or not self._watch.all_answered() or self._pacing.paused_until(now) > now:
+            return None
+        return min(now, self._hard_stop - DRAIN)
+
+    async def _serve_once(self) -> None:
+        """Do what was due at the start, each once, waiting for the requests that takes."""
+        await self._pacing_known()
+        await self._scheduler.start(self._started)
+        while not self._closed():
+            if not await self._scheduler.wait():
+                at = self._scheduler.next_at()
+                if at is None or at > self._started:
+                    return
+                await self._clock.sleep(BEAT)  # until the budget has room again
+            await self._scheduler.start(self._started)
+
+    async def _pacing_known(self) -> None:
+        """Read how long the vendor wants to be left alone, where it is about to be asked."""
+        if self._has_work():
+            await self._pacing.read_gate()
+
+    async def _leave(self) -> None:
+        """Resign first, for no task must be left to this invocation while it drains; then let finish what has begun."""
+        self._draining = True
+        try:
+            if self._leadership.holds:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._leadership.resign()
+            self._scheduler.cancel(self._pacing.held)  # no claim is dropped with them
+            await self._scheduler.drain()
+            await self._world.callbacks.close()  # connections do not outlive a freeze
+        finally:
+            self._report()
+
+    def _closed(self) -> bool:
+        """Whether it is too late to begin anything: the next invocation will."""
+        return self._draining or self._clock.now() >= self._hard_stop - DRAIN
+
+    def _horizon(self) -> datetime:
+        """Until when work is this invocation's to wait for; the next tick finds what comes later."""
+        return min(self._hard_stop - DRAIN, max(self._started + TICK, self._clock.now() + SCAN))
+
+    def _has_work(self) -> bool:
+        at = self._scheduler.next_at()
+        return self._scheduler.is_busy() or (at is not None and at < self._horizon())
+
+    def _report(self) -> None:
+        """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
+        watch, reporter = self._watch, self._world.reporter
+        if watch.asked:
+            reporter.tell("vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1))
+        if watch.unanswered:
+            reporter.tell("vendor.unavailable", count=watch.unanswered, error=watch.complaint)
+        if (waited := self._queue.longest_wait) is not None:
+            used = round(100 * (waited / self._rules.max_queue_age), 1)
+            reporter.tell("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)

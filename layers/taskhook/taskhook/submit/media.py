@@ -1,0 +1,53 @@
+"""Media are looked at before a task is taken."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import RejectedError
+from taskhook.core.models import Judgement, Verdict
+from taskhook.core.ports import (
+    Caller,
+    Clock,
+    MediaProbe,
+    Reporter,
+)
+from taskhook.submit.request import Order
+
+PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """Who looks at media before a task is taken."""
+
+    probe: Callable[[], MediaProbe]  # made when something is to be looked at, and not before
+    enforce: bool  # False: what is wrong passes, and the task says so
+
+
+async def inspect(
+    order: Order, *, caller: Caller, until: datetime, inspector: Inspector | None, clock: Clock, reporter: Reporter
+) -> dict[str, str]:
+    """Look at all media at once, within PROBE_TIME and not past `until`; tell what could not be checked.
+
+    Raises RejectedError where something is wrong.
+    """
+    if inspector is None or not order.media:
+        return {}
+    probe = inspector.probe() if clock.now() < until else None
+    limit = min(PROBE_TIME, until - clock.now())  # what it took to make the probe is gone
+    if probe is None or limit <= timedelta(0):
+        judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in order.media]
+    else:
+        seen = await asyncio.gather(*(probe.look(url, limit=limit) for _, url in order.media))
+        judged = [rule.judge(facts) for (rule, _), facts in zip(order.media, seen, strict=True)]
+    for one in judged:
+        if one.verdict is not Verdict.FINE:
+            reporter.tell(
+                "media.checked", caller=caller.caller, model=order.model, input=one.field, outcome=one.verdict, reason=one.reason
+            )
+    wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
+    if wrong and inspector.enforce:
+        raise RejectedError(400, ". ".join(wrong))
+    return {one.field: one.reason for one in judged if one.verdict is not Verdict.FINE}

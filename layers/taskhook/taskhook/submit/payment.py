@@ -1,0 +1,117 @@
+"""The one code path that pays for a task."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core import rate_limit
+from taskhook.core.errors import StaleTaskError, StoreUnavailableError
+from taskhook.core.ports import (
+    LEAST_POST_TIME,
+    Admit,
+    Clock,
+    Hooks,
+    Reporter,
+    TaskApi,
+    TaskStore,
+)
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import State, Submission, SubmitOutcome, Task
+
+SETTLE_TIME = timedelta(seconds=8)  # past the end of a POST's time, for storing what came of it, where no caller waits
+
+STORE_TRY = timedelta(seconds=2.5)  # for storing an outcome once
+
+STORE_TRY_LEAST = timedelta(seconds=0.5)  # where time is over already
+
+_STORE_STEP = timedelta(seconds=0.5)
+
+
+@dataclass(frozen=True)
+class Payer:
+    """What it takes to pay for a task."""
+
+    tasks: TaskStore
+    vendor: TaskApi
+    hooks: Hooks | None  # None: the vendor is not asked for hints
+    clock: Clock
+    reporter: Reporter
+    retention: timedelta
+
+
+async def pay(
+    task: Task,
+    *,
+    deadline: datetime,
+    payer: Payer,
+    allowance: "Allowance | None" = None,
+    settle_by: datetime | None = None,
+) -> tuple[Task, SubmitOutcome]:
+    """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
+
+    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
+    that, with proof. One request was taken from `allowance` when the task was claimed (`submitted_at`); one that leaves in
+    a later window, and a second one, take their own. Never raises for want of the store: what could not be stored by
+    `settle_by` (SETTLE_TIME past the deadline, if not given) is reaped as ambiguous.
+    """
+    end = min(deadline, task.claimed_until or deadline)
+    if task.request is None:
+        outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
+    elif end - payer.clock.now() < LEAST_POST_TIME:  # or thawed too late: another process may be deciding about the task
+        outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
+    else:
+        hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
+        admit = {"admit": _admission(task, allowance, payer.clock)} if allowance is not None else {}
+        limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
+        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit, **admit)
+    payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
+        "task.submitted",
+        task_id=task.task_id,
+        caller=task.caller,
+        outcome=outcome.submission,
+        status=outcome.status,
+        upstream_task_id=outcome.upstream_task_id or None,
+    )
+    return await _settle(task, outcome, payer, settle_by or deadline + SETTLE_TIME), outcome
+
+
+def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
+    """Make what is asked right before each request leaves: whether it may, by the budget of the window that it leaves in."""
+    counted = rate_limit.window(task.submitted_at) if task.submitted_at is not None else None
+
+    async def admit() -> bool:
+        nonlocal counted
+        now, window, counted = clock.now(), counted, None
+        try:
+            return window == rate_limit.window(now) or await allowance.take(now)
+        except StoreUnavailableError:
+            return False
+
+    return admit
+
+
+async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datetime | None = None) -> Task:
+    """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
+    until, told = until or payer.clock.now() + SETTLE_TIME, False
+    while True:
+        left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
+        try:
+            async with asyncio.timeout(left.total_seconds()):
+                return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
+        except StaleTaskError as stale:
+            if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
+                return stale.current or task
+            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
+            continue
+        except Exception:  # noqa: BLE001  # a table that is away, or rights that a deployment is just replacing
+            if not told:
+                payer.reporter.tell(
+                    "task.outcome_unstored",
+                    task_id=task.task_id,
+                    outcome=outcome.submission,
+                    upstream_task_id=outcome.upstream_task_id or None,
+                )
+            told = True
+        if payer.clock.now() + _STORE_STEP >= until:
+            return task.doubted() if task.state is State.SUBMITTING else task
+        await payer.clock.sleep(_STORE_STEP)

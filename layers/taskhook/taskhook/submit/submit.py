@@ -1,0 +1,235 @@
+"""Accept a task, and the one code path that pays for it."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from taskhook.core.admission import Gate
+from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.core.ports import (
+    LEAST_POST_TIME,
+    Caller,
+    Clock,
+    Gates,
+    Lease,
+    TaskStore,
+    Wake,
+    WorkIndex,
+)
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import State, Submission, SubmitOutcome, Task
+from taskhook.submit.media import Inspector, inspect
+from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
+from taskhook.submit.request import Order
+
+ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
+ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
+REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
+REPEATED_WITHIN = timedelta(minutes=2)  # how long after a request without a key its client may say that it repeats it
+_REPEAT_STEP = timedelta(seconds=0.25)
+_STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the submitter is told of the task; `message` is empty where all is well."""
+
+    status: int
+    message: str
+    task: Task
+
+
+@dataclass(frozen=True)
+class Door:
+    """What stands between a submit and the vendor."""
+
+    queue: WorkIndex
+    gates: Gates
+    allowance: Allowance
+    lease: Lease
+    wake: Wake | None  # None: the tick is enough
+    max_queued: int
+
+
+async def submit(
+    order: Order,
+    *,
+    caller: Caller,
+    arrived_at: datetime,
+    claim: timedelta,
+    inspector: Inspector | None,
+    payer: Payer,
+    door: Door,
+) -> Answer:
+    """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
+
+    `claim` is how long nobody else may touch the task: longer than this function can live. Raises RejectedError, and
+    StoreUnavailableError, which means that nothing was sent to the vendor.
+    """
+    answer_by = arrived_at + ANSWER_DUE
+    settle_by = answer_by - STORE_TRY_LEAST
+    try:
+        async with _until(settle_by, payer.clock):
+            begun = await _begin(
+                order, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
+            )
+    except TimeoutError as error:  # what was being written may be there; then it is reaped, and never paid for
+        raise StoreUnavailableError("no answer in time") from error
+    if isinstance(begun, Answer):
+        return begun
+    (task, gate), outcome = begun, None
+    if task.state is State.SUBMITTING:
+        deadline = arrived_at + ANSWER_TIME
+        task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
+    with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
+        async with _until(answer_by, payer.clock):
+            if outcome is not None:
+                await _record_answer(door, gate, outcome, payer.clock.now())
+            await _follow_up(task, outcome, door, payer.clock)
+    return _answer(task)
+
+
+async def _begin(
+    order: Order,
+    *,
+    caller: Caller,
+    arrived_at: datetime,
+    claim: timedelta,
+    inspector: Inspector | None,
+    payer: Payer,
+    door: Door,
+) -> tuple[Task, Gate] | Answer:
+    """Store the task, submitting or queued, by what the gate says; or give the first answer again where its key is known."""
+    deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
+    order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
+    first = await payer.tasks.get(order.task_id) if order.keyed else None
+    gate = Gate()
+    if first is None or first.reusable:
+        until = deadline - LEAST_POST_TIME - _STORE_TIME
+        unchecked = await inspect(
+            order, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
+        )
+        now = payer.clock.now()
+        gate = await door.gates.gate()
+        paying = now + LEAST_POST_TIME <= deadline and _is_open(gate, now) and await door.allowance.take(now)
+        waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
+        if waiting >= door.max_queued:
+            message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
+            raise RejectedError(429, message, retry_after=60)
+        wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
+        task, is_new = await _accept(wanted, tasks=payer.tasks)
+    else:
+        waiting, task, is_new = 0, first, False
+    if not is_new:
+        if task.fingerprint != order.fingerprint:
+            raise RejectedError(422, "Invalid parameters: header 'Idempotency-Key' was used before with a different request")
+        return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
+    queued = waiting + 1 if task.state is State.QUEUED else None
+    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
+    return task, gate
+
+
+async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
+    """Tell the poller, and those who come later, what has become of the task."""
+    waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
+    if waits or asked_for is not None:
+        until = clock.now() + asked_for if asked_for is not None else None
+        await _close_gate(door, waits=waits, until=until)
+    if door.wake is not None and not task.state.final and not await _is_watched(door, clock.now()):
+        await door.wake.wake(task.task_id)
+
+
+def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
+    """Raise TimeoutError where the block lasts longer."""
+    return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
+
+
+async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, payer: Payer) -> Order:
+    """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
+
+    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
+    """
+    if order.keyed or order.retry_count is None:
+        return order
+    task_id = await payer.tasks.reserve(
+        f"{caller.caller}#{order.fingerprint}",
+        order.task_id,
+        repeat=order.retry_count > 0,
+        now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
+        until=payer.clock.now() + REPEATED_WITHIN,
+    )
+    return replace(order, task_id=task_id, keyed=task_id != order.task_id)
+
+
+async def _is_watched(door: Door, now: datetime) -> bool:
+    """Tell whether somebody lingers, who will find the task by itself: it looks every two seconds, and once more as it leaves."""
+    try:
+        return (await door.lease.view()).alive(now)
+    except StoreUnavailableError:
+        return False
+
+
+def _is_open(gate: Gate, now: datetime) -> bool:
+    """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
+
+    While it is, only the poller submits, one task at a time.
+    """
+    return not gate.waiting and not gate.paused(now) and not gate.in_trouble
+
+
+async def _record_answer(door: Door, before: Gate, outcome: SubmitOutcome, now: datetime) -> None:
+    """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
+    unknown = outcome.submission is Submission.AMBIGUOUS
+    if not unknown and (before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}):
+        return
+    with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
+        gate = await door.gates.gate()
+        await door.gates.set_gate(gate, gate.outcome_unknown(now) if unknown else gate.answered())
+
+
+async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:
+    """Let those who come later queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
+
+    The poller opens the gate when no task waits any more.
+    """
+    with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
+        gate = await door.gates.gate()
+        closed = gate.model_copy(update={"waiting": gate.waiting or waits})
+        if until is not None:
+            closed = closed.pause(until)
+        if closed != gate:
+            await door.gates.set_gate(gate, closed)
+
+
+async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
+    """Store the task unless its id is taken; one conditional write is write-ahead, idempotency and deduplication."""
+    try:
+        return await tasks.add(wanted), True
+    except TaskExistsError as exists:
+        first = exists.current
+    if not first.reusable:
+        return first, False
+    try:
+        return await tasks.swap(first, wanted), True
+    except StaleTaskError as stale:
+        if stale.current is None:
+            raise StoreUnavailableError("the task is gone") from stale
+        return stale.current, False
+
+
+async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> Answer:
+    """Give a repeat the first answer, waiting for it while the first request is still in flight."""
+    while task.answer_status is None and task.claimed(clock.now()):
+        if clock.now() >= deadline:
+            raise RejectedError(409, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2)
+        await clock.sleep(_REPEAT_STEP)
+        task = await tasks.get(task.task_id) or task
+    return _answer(task)
+
+
+def _answer(task: Task) -> Answer:
+    if task.answer_status is None:  # died before it knew; the poller will say the same
+        task = task.doubted()
+    status = task.answer_status or 200
+    return Answer(status, task.answer_message or "", task)

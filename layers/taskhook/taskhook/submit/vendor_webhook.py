@@ -1,0 +1,97 @@
+"""Hints: the vendor's own webhook says that a task has ended. Never believed: the vendor is asked, with our key."""
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.ports import Clock, Hooks, Lease, LeaseView, PollKind, PollOutcome, Reporter, TaskApi, TaskStore, Wake
+from taskhook.core.rate_limit import Allowance
+from taskhook.core.task import State, Task
+
+LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
+_REMEMBERED = 1000  # tasks whose last look this process remembers
+_REFRESH = timedelta(minutes=10)  # between two notes that hints come
+_KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
+
+
+@dataclass(frozen=True)
+class HintDesk:
+    """What it takes to check a hint."""
+
+    hooks: Hooks
+    tasks: TaskStore
+    vendor: TaskApi
+    lease: Lease
+    allowance: Allowance
+    wake: Wake
+    clock: Clock
+    reporter: Reporter
+    looked_at: dict[str, datetime]  # kept while the process stays warm
+
+
+async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDesk) -> None:
+    """Check a hint about a task: wake the poller if it has ended, adopt the vendor's task if ours was ambiguous.
+
+    Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a while.
+    """
+    known = await desk.hooks.valid(task_id, token)
+    if known is None:
+        raise RejectedError(503, "Service unavailable: the token cannot be checked right now", retry_after=5)
+    task = await desk.tasks.get(task_id) if known else None
+    if task is None:
+        raise RejectedError(404, "Resource not found: there is no such hook")
+    if task.state is State.SUBMITTING:
+        raise RejectedError(503, "Service unavailable: the submit is still in flight", retry_after=5)
+    if task.state not in {State.WATCHED, State.RESCUE} or not (task.upstream_task_id or upstream_task_id):
+        return
+    now, lease = desk.clock.now(), await desk.lease.view()
+    if task.state is State.WATCHED and lease.holds(task.model, now):
+        return  # that poll has the same news
+    outcome = await _ask(task, upstream_task_id, now, desk)
+    if outcome.kind is PollKind.MISSING and task.state is State.RESCUE:
+        return  # not a task of ours
+    if outcome.kind not in _KNOWN:
+        raise RejectedError(503, "Service unavailable: the vendor gave no answer about the task", retry_after=5)
+    if task.state is State.RESCUE:
+        await _adopt(task, upstream_task_id, desk)
+    if outcome.kind is PollKind.PENDING:  # the hint is early, and no other will come
+        raise RejectedError(503, "Service unavailable: the vendor does not show the end of the task yet", retry_after=2)
+    # What was said of an adopted task is asked again, of the one that is stored now.
+    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, lease, now, desk)
+
+
+async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk) -> PollOutcome:
+    """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
+    if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
+        raise RejectedError(503, "Service unavailable: the task was looked at a moment ago", retry_after=1)
+    if not await desk.allowance.take(now):
+        raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
+    _remember(desk.looked_at, task.task_id, now)
+    outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
+    desk.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
+    if outcome.kind is PollKind.UNAVAILABLE:
+        desk.reporter.tell("vendor.unavailable", task_id=task.task_id, error=outcome.message)
+    return outcome
+
+
+async def _tell_poller(task_id: str, told: PollOutcome | None, lease: LeaseView, now: datetime, desk: HintDesk) -> None:
+    """Wake the poller for a task that has ended, and let it know that hints come."""
+    if lease.hinted_at is None or now >= lease.hinted_at + _REFRESH:
+        await desk.lease.hinted(now)
+    await desk.wake.wake(task_id, ended=True, told=told)
+
+
+async def _adopt(task: Task, upstream_task_id: str, desk: HintDesk) -> None:
+    """Give an ambiguous task the id under which the vendor, asked with our key, knows it."""
+    with contextlib.suppress(StaleTaskError):  # somebody else has settled it
+        await desk.tasks.swap(task, task.adopted(upstream_task_id, desk.clock.now()))
+        desk.reporter.tell("task.rescued", task_id=task.task_id, caller=task.caller)
+        await desk.wake.wake(task.task_id)
+
+
+def _remember(looked_at: dict[str, datetime], task_id: str, now: datetime) -> None:
+    looked_at.pop(task_id, None)
+    looked_at[task_id] = now
+    if len(looked_at) > _REMEMBERED:
+        del looked_at[next(iter(looked_at))]

@@ -1,0 +1,1 @@
+"""What a caller sees of its tasks, and does with them."""

@@ -1,0 +1,50 @@
+"""The account at the vendor that pays for all callers."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import RejectedError
+from taskhook.core.ports import BalanceOutcome, Clock, TaskApi
+from taskhook.core.rate_limit import Allowance
+
+_BALANCE_KEPT = timedelta(seconds=60)
+
+_BALANCE_AGAIN = timedelta(seconds=10)  # after an answer without one
+
+
+@dataclass
+class Account:
+    """The account at the vendor. What it said is kept for a while, so that no caller's curiosity takes the budget of submits."""
+
+    vendor: TaskApi
+    allowance: Allowance
+    clock: Clock
+    said: BalanceOutcome | None = None
+    kept_until: datetime | None = None
+
+    async def balance(self) -> float:
+        """Give the balance, as of at most a minute ago. Raises RejectedError, StoreUnavailableError."""
+        now = self.clock.now()
+        if self.said is None or self.kept_until is None or now >= self.kept_until:
+            if not await self.allowance.take(now):
+                raise RejectedError(503, "Service unavailable: no request to the vendor is left right now", retry_after=6)
+            self.said = await self.vendor.balance()
+            self.kept_until = self.clock.now() + (_BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT)
+        balance = _balance(self.said)
+        if balance is not None:
+            return balance
+        if self.said.status in {401, 402}:
+            raise RejectedError(502, "Upstream refused: this deployment's key or balance")
+        if self.said.answered:
+            raise RejectedError(502, "Upstream failed: the vendor's answer holds no balance")
+        again = round(_BALANCE_AGAIN / timedelta(seconds=1))
+        raise RejectedError(503, "Service unavailable: the vendor does not answer", retry_after=again)
+
+
+def _balance(said: BalanceOutcome) -> float | None:
+    """Find a number that JSON can hold in what the vendor said of its account."""
+    data = said.body.get("data")
+    balance = data.get("balance") if isinstance(data, dict) else None
+    is_number = isinstance(balance, int | float) and not isinstance(balance, bool) and math.isfinite(balance)
+    return balance if is_number and 200 <= said.status < 300 else None  # noqa: PLR2004  # HTTP

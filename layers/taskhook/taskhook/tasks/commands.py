@@ -1,0 +1,152 @@
+"""What a caller does with its tasks: cancel, redeliver."""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.ports import (
+    EXTRA_DELIVERY_GAP,
+    Caller,
+    Clock,
+    DeliveryRate,
+    Reporter,
+    TaskHistory,
+    TaskStore,
+    Wake,
+)
+from taskhook.core.task import CallbackState, ErrorCode, State, Task
+from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, Filter, show
+
+REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
+
+CANCELED = "canceled by its caller; it was never paid"
+
+
+async def cancel(
+    task_id: str, *, caller: Caller, tasks: TaskStore, wake: Wake | None, clock: Clock, reporter: Reporter, retention: timedelta
+) -> Task:
+    """Take back a task that is still queued here; its callback says so. Raises RejectedError: 404, or 409 once it is paid."""
+    task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
+    try:
+        if task.state is not State.QUEUED:
+            raise RejectedError(409, f"Conflict: only a queued task can be canceled; this one is {STATUSES[task.state]}")
+        canceled = task.failed(ErrorCode.CANCELED, CANCELED, now, retention=retention, claim=now)
+        canceled = await tasks.swap(task, canceled)
+    except StaleTaskError as stale:
+        raise RejectedError(409, "Conflict: the task is being submitted right now") from stale
+    reporter.tell("task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error)
+    if wake is not None and canceled.work is not None:
+        await wake.wake(task_id)
+    return canceled
+
+
+async def redeliver(
+    task_id: str,
+    *,
+    caller: Caller,
+    tasks: TaskStore,
+    rate: DeliveryRate,
+    wake: Wake | None,
+    clock: Clock,
+    reporter: Reporter,
+) -> Task:
+    """Have a task's stored message delivered again, by a fresh round of the schedule that begins when the caller's rate allows.
+
+    Also where it waits for its next attempt: a caller that has mended its receiver need not wait for hours.
+    Raises RejectedError: 404, 409, or 429.
+    """
+    task = await show(task_id, caller=caller, tasks=tasks)
+    if not task.state.final:
+        raise RejectedError(
+            409, f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself"
+        )
+    if task.callback is CallbackState.NONE:
+        why = "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
+        raise RejectedError(409, f"Conflict: there is no callback to deliver, the task {why}")
+    now = clock.now()
+    again = None
+    if not task.claimed(now):
+        [at] = await _moments(1, caller=caller, rate=rate, now=now)
+        again = await _again(task, at, tasks=tasks, reporter=reporter)
+    if again is None:
+        raise RejectedError(409, "Conflict: the callback is being delivered right now", retry_after=30)
+    if wake is not None:
+        await wake.wake(task_id)
+    return again
+
+
+@dataclass(frozen=True)
+class Redelivery:
+    """How many messages one call puts back to work, when the last of them is due, and the cursor of the rest."""
+
+    count: int
+    last_attempt_at: datetime | None
+    cursor: str | None
+
+
+async def redeliver_many(
+    wanted: Filter,
+    *,
+    caller: Caller,
+    history: TaskHistory,
+    tasks: TaskStore,
+    rate: DeliveryRate,
+    wake: Wake | None,
+    clock: Clock,
+    reporter: Reporter,
+) -> Redelivery:
+    """Have up to `wanted.limit` stored messages delivered again, newest first, at the caller's rate.
+
+    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. Raises RejectedError (429)
+    where it cannot even begin.
+    """
+    after, until = wanted.span
+    done: list[Task] = []
+    cursor: str | None = until
+    for _ in range(PAGES):
+        room = wanted.limit - len(done)
+        if cursor is None or after >= cursor or room == 0:
+            break
+        page = await history.page(caller.caller, after=after, until=cursor, limit=AGAIN_PAGE)
+        matching = [task for task in page.tasks if wanted.matches(task)]
+        chosen = matching[:room]
+        try:
+            moments = await _moments(len(chosen), caller=caller, rate=rate, now=clock.now())
+        except RejectedError:
+            if not done:
+                raise
+            break
+        writes = (_again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True))
+        done += [task for task in await asyncio.gather(*writes) if task is not None]
+        cursor = matching[room - 1].listed if len(matching) > room else page.cursor
+    if wake is not None and done:
+        await wake.wake(done[0].task_id)  # the leader finds the others
+    return Redelivery(
+        count=len(done),
+        last_attempt_at=max((task.next_attempt_at for task in done if task.next_attempt_at), default=None),
+        cursor=cursor if cursor is not None and after < cursor else None,
+    )
+
+
+async def _moments(count: int, *, caller: Caller, rate: DeliveryRate, now: datetime) -> list[datetime]:
+    """Say when so many messages are due by the caller's rate. Raises RejectedError (429) where it is reserved for too long."""
+    if count == 0:
+        return []
+    latest = now + REDELIVERIES_AHEAD
+    first = await rate.reserve_deliveries(caller.caller, count, now=now, latest=latest)
+    if first > latest:
+        message = "Too many requests: as many of your redeliveries as go out in an hour wait already"
+        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+    return [first + EXTRA_DELIVERY_GAP * number for number in range(count)]
+
+
+async def _again(task: Task, at: datetime, *, tasks: TaskStore, reporter: Reporter) -> Task | None:
+    """Put one message back to work; None where another invocation has changed the task."""
+    try:
+        again = await tasks.swap(task, task.redelivered(at))
+    except StaleTaskError:
+        return None
+    reporter.tell("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
+    return again

@@ -1,0 +1,1 @@
+"""One file for each vendor: its requests, and what its answers mean."""
