@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from standardwebhooks.webhooks import Webhook
 
-from tests.local.vendor import TASK_FAULTS
+from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from taskhook.adapters.dynamodb.items import item
 from tests.local import stack
-from tests.local.vendor import serving
+from tests.local.server import serving
 from tests.world import MATERIAL, a_caller, as_stored
 
 QUIET = "Quiet"  # a table of tasks in which nobody puts any

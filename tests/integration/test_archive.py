@@ -28,7 +28,7 @@ from tests.integration.test_guard import LOOPBACK, Names
 from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack
 from tests.local.bulk import BLOCK, Bulk
-from tests.local.vendor import serving
+from tests.local.server import serving
 from tests.world import START, MemoryArchive, MemoryTasks, Told
 
 Archive = MemoryArchive | S3Archive

@@ -13,7 +13,7 @@ import pytest
 
 from tests.local import stack
 from tests.local.front import Front
-from tests.local.vendor import serving
+from tests.local.server import serving
 
 FUNCTIONS = {
     "good": """def handler(event, _): return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",

@@ -25,7 +25,10 @@ from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
 from taskhook.core.task import Submission, SubmitOutcome
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
-from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
+from tests.local.server import serving
+from tests.local.vendor import VendorEmulator
+from tests.modellix.faults import Fault
+from tests.modellix.vendor import VendorProfile
 
 MODEL = "alibaba/wan2.2-animate-mix"
 REQUEST = b'{"image_url":"http://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
@@ -127,9 +130,9 @@ async def test_taken() -> None:
     """A submit that the vendor took names the task that the vendor has, and was paid once."""
     async with emulated() as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        (task,) = emulator.snapshot()["tasks"]
+        (task,) = emulator.vendor.snapshot()["tasks"]
         assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
-        assert (task["request"], emulator.submits) == (json.loads(REQUEST), 1)
+        assert (task["request"], emulator.vendor.submits) == (json.loads(REQUEST), 1)
 
 
 async def test_request_on_the_wire() -> None:
@@ -157,11 +160,11 @@ STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *rang
 async def test_each_refusal_means_what_the_table_says(status: int) -> None:
     """Each status is classed as the design says, keeps the vendor's words, and is never tried a second time."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=str(status), message="too bad"))
+        emulator.faults.inject(Fault(on="submit", fault=str(status), message="too bad"))
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (expected_submission(status), status)
         assert "too bad" in outcome.message or status == 304
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -222,9 +225,9 @@ async def test_2xx_that_names_no_task_is_ambiguous(body: bytes) -> None:
 async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     """The emulator's faulty answers are ambiguous, and indeed some were paid for."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=fault))
+        emulator.faults.inject(Fault(on="submit", fault=fault))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0 if fault == "code_nonzero" else 1)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0 if fault == "code_nonzero" else 1)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ async def test_refusal_for_rate_is_busy() -> None:
     async with emulated(concurrent=1) as (emulator, api):
         outcomes = [(await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission for _ in range(2)]
         assert outcomes == [Submission.TAKEN, Submission.BUSY]
-        assert len(emulator.tasks) == 1
+        assert len(emulator.vendor.tasks) == 1
     async with emulated(rpm=1) as (emulator, api):
         began = datetime.now(UTC)
         await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
@@ -299,7 +302,7 @@ async def test_refusal_for_rate_is_busy() -> None:
         assert outcome.submission is Submission.BUSY
         assert outcome.retry_after is not None
         assert timedelta(seconds=58) - (datetime.now(UTC) - began) < outcome.retry_after <= timedelta(seconds=62)
-        assert len(emulator.tasks) == 1
+        assert len(emulator.vendor.tasks) == 1
 
 
 # --- the paid POST: sent, and no answer -----------------------------------------------------------------------------------
@@ -344,10 +347,10 @@ async def test_connection_that_breaks_at_once_is_ambiguous_or_proven_unsent() ->
 async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
     """Whether the vendor took the task before it dropped the connection cannot be told from here."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=fault))
+        emulator.faults.inject(Fault(on="submit", fault=fault))
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.AMBIGUOUS, "")
-        assert (emulator.submits, len(emulator.tasks)) == (1, paid)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, paid)
 
 
 @pytest.mark.parametrize(
@@ -379,9 +382,9 @@ async def test_refusal_whose_body_never_comes_is_still_a_refusal(status: int) ->
 async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
     """An answer that takes its time is an answer, as long as it comes within the limit."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault="slow", seconds=0.3))
+        emulator.faults.inject(Fault(on="submit", fault="slow", seconds=0.3))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        emulator.inject(Fault(on="submit", fault="slow", seconds=10))
+        emulator.faults.inject(Fault(on="submit", fault="slow", seconds=10))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
 
 
@@ -495,14 +498,14 @@ async def test_key_that_cannot_be_sent_is_read_again() -> None:
     async with emulated(keys) as (emulator, api):
         assert (await api.poll("task-1")).kind is PollKind.KEY_REFUSED
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        assert (keys.asked, emulator.submits) == ([False, True], 1)
+        assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
     """The vendor's own words say more."""
     async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (Submission.REFUSED_HERE, 401, 1)
 
 
 # --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
@@ -551,7 +554,7 @@ async def test_leave_is_asked_before_each_post() -> None:
         leave[:] = given
         async with emulated(Keys(["mdlx-old", KEY])) as (emulator, api):
             outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG, admit=admit)
-            assert (outcome.submission, emulator.submits, leave) == (submission, posts, [])
+            assert (outcome.submission, emulator.vendor.submits, leave) == (submission, posts, [])
 
 
 async def test_leave_that_never_comes_is_not_sent() -> None:
@@ -563,7 +566,7 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
 
     async with emulated() as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT, admit=never)
-        assert (outcome.submission, emulator.submits) == (Submission.NOT_SENT, 0)
+        assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
 # --- the key --------------------------------------------------------------------------------------------------------------
@@ -574,7 +577,7 @@ async def test_replaced_key_is_read_again_on_401() -> None:
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        assert (keys.asked, emulator.submits, len(emulator.tasks)) == ([False, True], 2, 1)
+        assert (keys.asked, emulator.vendor.submits, len(emulator.vendor.tasks)) == ([False, True], 2, 1)
 
 
 async def test_same_key_is_not_tried_twice() -> None:
@@ -583,7 +586,7 @@ async def test_same_key_is_not_tried_twice() -> None:
     async with emulated(keys) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (Submission.REFUSED_HERE, 401)
-        assert (keys.asked, emulator.submits) == ([False, True], 1)
+        assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_is_tried_only_once() -> None:
@@ -591,14 +594,14 @@ async def test_fresh_key_is_tried_only_once() -> None:
     keys = Keys(["mdlx-old", "mdlx-older", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
-        assert emulator.submits == 2
+        assert emulator.vendor.submits == 2
 
 
 async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
     """The 401 is what is known, and it proves that nothing was taken."""
     async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (Submission.REFUSED_HERE, 401, 1)
 
 
 @pytest.mark.parametrize(
@@ -692,9 +695,10 @@ async def test_poll_follows_a_task_to_its_success() -> None:
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
         assert await api.poll(task_id) == PollOutcome(kind=PollKind.PENDING)
-        emulator._end(emulator.tasks[task_id])
+        task = emulator.vendor.known(task_id)
+        emulator.vendor.end(task)
         outcome = await api.poll(task_id)
-        assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, kept_data(json.loads(emulator.tasks[task_id].answer)["data"]))
+        assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, kept_data(json.loads(emulator.vendor.answer(task))["data"]))
 
 
 @pytest.mark.parametrize(
@@ -711,7 +715,7 @@ async def test_failure_is_understood_in_each_form(fault: str, message: str) -> N
     """The vendor's words are found in the message, in a string or in an object."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=fault, message="no body"))
+        emulator.faults.inject(Fault(on="task", fault=fault, message="no body"))
         outcome = await api.poll(task_id)
         assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
@@ -838,10 +842,10 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
     """Only a 404 says that the task is missing; every other refusal is about the request, not about the task."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=str(status)))
+        emulator.faults.inject(Fault(on="task", fault=str(status)))
         outcome = await api.poll(task_id)
         assert outcome.kind is kind
-        assert emulator.polls == 1
+        assert emulator.vendor.polls == 1
         assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
 
 
@@ -850,7 +854,7 @@ async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=fault))
+        emulator.faults.inject(Fault(on="task", fault=fault))
         assert (await api.poll(task_id)).kind is PollKind.UNAVAILABLE
         assert (await api.poll(task_id)).kind is PollKind.PENDING
 
@@ -1137,7 +1141,7 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
         assert told == BalanceOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 100.1234}}
         )
-        assert emulator.submits == 0
+        assert emulator.vendor.submits == 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from aiohttp import web
 
 from tests.local.bulk import Bulk
 from tests.local.receiver import Behaviour, Receiver
-from tests.local.vendor import MODELS, RESULT, VendorEmulator, VendorProfile, serving
+from tests.local.server import serving
+from tests.local.vendor import RESULT, VendorEmulator
+from tests.modellix.vendor import MODELS, VendorProfile
 
 ROOT = Path(__file__).parents[2]
 KEY = "mdlx-test"
@@ -201,7 +203,7 @@ async def test_invalid_submit_is_refused_in_the_vendors_words(content: Any, mess
     async with vendor() as (emulator, client):
         answer = await client.post(SUBMIT, content=content if isinstance(content, bytes) else json.dumps(content))
         assert (answer.status_code, answer.json()) == (400, {"code": 400, "message": message})
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 async def test_unknown_things_are_404_in_the_envelope() -> None:
@@ -218,7 +220,7 @@ async def test_unknown_things_are_404_in_the_envelope() -> None:
             answer = await client.request(method, path)
             assert (answer.status_code, answer.json()["code"]) == (404, 404), path
             assert answer.json()["message"].startswith("Resource not found: ")
-        assert emulator.submits == 1
+        assert emulator.vendor.submits == 1
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
@@ -236,14 +238,14 @@ async def test_bad_keys_are_refused(authorization: str) -> None:
             assert (answer.status_code, answer.json()["code"]) == (401, 401)
         validation = await client.get("/api/v1/apikey/validate")
         assert (validation.status_code, validation.json()["data"]) == (200, {"is_valid": False})
-        assert not emulator.tasks
+        assert not emulator.vendor.tasks
 
 
 async def test_key_can_be_rotated_while_tasks_run() -> None:
     """A rotated key sees the tasks of the old one, which is refused from then on."""
     async with vendor() as (emulator, client):
         task_id = await submit(client)
-        emulator.api_keys = {"mdlx-new"}
+        emulator.vendor.api_keys = {"mdlx-new"}
         assert (await client.get(f"/api/v1/tasks/{task_id}")).status_code == 401
         client.headers["Authorization"] = "Bearer mdlx-new"
         assert (await client.get(f"/api/v1/tasks/{task_id}")).status_code == 200
@@ -276,7 +278,7 @@ async def test_rate_limit_counts_submits_and_polls_together() -> None:
         assert 59 - took <= int(refused.headers["Retry-After"]) <= 60
         counted = await control(client)
         assert (counted["submits"], counted["paid_submits"], counted["refused_rate"], counted["polls"]) == (2, 1, 1, 1)
-        assert emulator.refused_concurrency == 0
+        assert emulator.vendor.refused_concurrency == 0
 
 
 async def test_rate_window_slides() -> None:
@@ -290,7 +292,7 @@ async def test_rate_window_slides() -> None:
 
         await until(served_again)
         assert time.monotonic() - started >= 1.0
-        assert emulator.refused_rate > 2
+        assert emulator.vendor.refused_rate > 2
 
 
 async def test_rate_refusal_has_no_retry_after_by_default() -> None:
@@ -362,10 +364,10 @@ async def test_held_polls_do_not_hold_up_the_end_of_the_server() -> None:
         held = asyncio.create_task(client.get(f"/api/v1/tasks/{task_id}?wait=true&timeout=45", timeout=2 * HANGS_S))
 
         async def arrived() -> bool:
-            return emulator.polls == 1
+            return emulator.vendor.polls == 1
 
         await until(arrived)
-    assert not emulator.tasks[task_id].ended.is_set()  # or else the poll had its answer
+    assert not emulator.vendor.has_ended(emulator.vendor.tasks[task_id])  # or else the poll had its answer
     with pytest.raises(httpx.TransportError):
         await held
 
@@ -388,7 +390,7 @@ async def test_status_faults_answer_in_the_envelope_as_often_as_asked(target: st
         for answer in [await one for one in call]:
             assert (answer.status_code, answer.json()["code"]) == (int(status), int(status))
             assert "data" not in answer.json()
-        assert len(emulator.tasks) == 1
+        assert len(emulator.vendor.tasks) == 1
         await ended(client, await submit(client))
 
 
@@ -400,7 +402,7 @@ async def test_injected_429_says_when_to_come_back() -> None:
         answer = await client.post(SUBMIT, json=FIELDS)
         assert answer.json()["message"].startswith("Rate limit exceeded: ")
         assert 0 <= int(answer.headers["X-RateLimit-Reset"]) - began <= 2 + time.time() - began
-        assert emulator.refused_rate == 0
+        assert emulator.vendor.refused_rate == 0
 
 
 async def test_status_fault_can_choose_its_words_and_headers() -> None:
@@ -419,7 +421,7 @@ async def test_redirect_fault_points_at_itself() -> None:
         await inject(client, on="submit", fault="302")
         answer = await client.post(SUBMIT, json=FIELDS)
         assert (answer.status_code, answer.headers["Location"]) == (302, f"{str(client.base_url).rstrip('/')}{SUBMIT}")
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 @pytest.mark.parametrize(("fault", "paid"), [("drop_before", 0), ("drop_after", 1)])
@@ -459,7 +461,7 @@ async def test_unusable_submit_answers() -> None:
         assert nameless.json()["code"] == 0
         assert not isinstance(nameless.json()["data"]["task_id"], str)
         assert [html.status_code, coded.status_code, nameless.status_code] == [200, 200, 200]
-        assert (emulator.submits, len(emulator.tasks)) == (3, 2)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (3, 2)
 
 
 async def test_unusable_task_answers_leave_the_task_alone() -> None:
@@ -650,7 +652,7 @@ async def test_hint_is_repeated_for_server_errors_only() -> None:
         await until(refused)
         assert [hint.headers["x-modellix-retry-count"] for hint in receiver.deliveries] == ["0", "1", "2", "3"]
         assert len({hint.headers["x-modellix-delivery-id"] for hint in receiver.deliveries}) == 1
-        assert emulator.tasks[task_id].hint_attempts == 4
+        assert emulator.vendor.tasks[task_id].hint_attempts == 4
 
 
 async def test_hints_can_be_switched_off_or_refused() -> None:
@@ -658,10 +660,10 @@ async def test_hints_can_be_switched_off_or_refused() -> None:
     async with vendor(hints=False) as (emulator, client):
         task_id = await submit(client, **{"X-Webhook-URL": "http://127.0.0.1:9/"})
         await ended(client, task_id)
-        assert emulator.tasks[task_id].hint_attempts == 0
+        assert emulator.vendor.tasks[task_id].hint_attempts == 0
     async with vendor() as (emulator, client):
         answer = await client.post(SUBMIT, json=FIELDS, headers={"X-Webhook-URL": "ftp://127.0.0.1/"})
-        assert (answer.status_code, len(emulator.tasks)) == (400, 0)
+        assert (answer.status_code, len(emulator.vendor.tasks)) == (400, 0)
 
 
 async def test_hints_under_way_end_with_the_server() -> None:
@@ -673,7 +675,7 @@ async def test_hints_under_way_end_with_the_server() -> None:
         await submit(client, **{"X-Webhook-URL": hooks})
 
         async def tried() -> bool:
-            return any(task.hint_attempts for task in emulator.tasks.values())
+            return any(task.hint_attempts for task in emulator.vendor.tasks.values())
 
         await until(tried)
         stopping = time.monotonic()

@@ -26,7 +26,9 @@ import aiohttp
 from tests.local import stack
 from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
-from tests.local.vendor import VendorEmulator, VendorProfile, new_key, serving
+from tests.local.server import serving
+from tests.local.vendor import VendorEmulator
+from tests.modellix.vendor import VendorProfile, new_key
 
 REAL_VENDOR = "https://api.modellix.ai"
 KEY_VARIABLE = "MODELLIX_API_KEY"

@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tests.local.vendor import DroppedError, control_body, envelope, json_response, minified, success_body
+from tests.local.server import DroppedError, control_body, envelope, json_response
+from tests.modellix.words import minified, success_body
 
 
 @dataclass(slots=True, kw_only=True)
