@@ -26,9 +26,10 @@ from taskhook.core import ports
 from taskhook.poller import invocation
 from tests.sim import checks, trouble
 from tests.sim.loop import seeded
+from tests.sim.outcomes import OUTCOMES
 from tests.sim.scenarios import SCENARIOS
 from tests.sim.scene import Scene
-from tests.sim.seam import OUTCOMES, Point, Seam, methods_of
+from tests.sim.seam import Point, Seam, methods_of
 
 SEED = 20261123
 EACH = 1  # interactions tried per call site, of those that differ in what the tables hold; `--each 3` takes first, last and middle

@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_left
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -13,9 +14,11 @@ from taskhook.core.ports import PollKind
 from taskhook.core.schedule import RETRY_WAITS
 from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
 from taskhook.submit.submit import Answer
-from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, TICK, Scene, Upstream, Visit
-from tests.sim.seam import age
+from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
+from tests.sim.receivers import Visit
+from tests.sim.scene import QUIET_WITHIN, Scene
 from tests.sim.table import Item
+from tests.sim.vendor import Upstream
 from tests.world import MATERIAL, START
 
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
@@ -245,6 +248,11 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     at, given = int(visit.headers["webhook-timestamp"]), visit.headers["webhook-signature"].split(" ")
     if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(given):
         yield "carries no signature of its caller"
+
+
+def age(moment: datetime) -> float:
+    """Tell how many virtual seconds after the start a moment lies."""
+    return (milliseconds(moment) - milliseconds(START)) / 1000
 
 
 def visit_names(scene: Scene, visit: Visit) -> set[str]:

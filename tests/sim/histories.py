@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from taskhook.core.task import CallbackState, Submission
 from taskhook.poller import invocation
 from tests.sim import checks
+from tests.sim.deployment import Deployment
 from tests.sim.loop import seeded
-from tests.sim.scene import Deployment, Scene
+from tests.sim.scene import Scene
 from tests.sim.seam import FREEZE, Seam
 from tests.world import a_caller
 

@@ -11,7 +11,8 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollKind
 from taskhook.core.task import CallbackState, State, Submission, milliseconds
 from taskhook.submit.submit import REPEATED_WITHIN, Answer
-from tests.sim.scene import TASKS, TICK, Deployment, Scene
+from tests.sim.deployment import TASKS, TICK, Deployment
+from tests.sim.scene import Scene
 
 Script = Callable[[Scene], Awaitable[None]]
 

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from taskhook.core.task import milliseconds
 from tests.sim.loop import VirtualLoop
-from tests.world import START
+from tests.sim.outcomes import KINDS, OUTCOMES, TABLE
 
 FREEZE = 300.0  # seconds that a frozen invocation does not notice
 HOLD = 3.0  # seconds that a call is held while a twin runs
@@ -24,46 +23,6 @@ OUTAGE = 20.0
 STORM = 1800.0  # virtual seconds; what comes after finds the world as it should be
 LATE = 7.0  # what the SDK's two tries of 3 s may take
 STALE = 20.0  # seconds, within what the poller allows for (`poll.INDEX_LAG`)
-_DIED, _FROZEN, _TWINNED = ("died before", "died after"), ("thaw before", "thaw after"), ("twin before", "twin after")
-_DOWN = ("unavailable", "unavailable for good", "throttled", "outage", "slow")
-
-# What may become of a call, by kind. Only the outcome that a kind cannot have is missing.
-OUTCOMES: dict[str, tuple[str, ...]] = {
-    "write": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good", "beaten"),
-    "read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN),
-    "lagging read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "stale", "out of order"),
-    "key": (*_DIED, *_FROZEN, "unavailable for good"),
-    "invoke": (*_DIED, *_FROZEN, "lost", "twice", "late", "unavailable for good"),
-    "submit": (
-        *_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "not sent", "busy", "too many", "key refused", "refused", "slow",
-    ),
-    "look": (*_DIED, *_FROZEN, *_TWINNED, "wrong", "slow"),
-    "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
-    "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
-    "s3": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "unavailable for good", "slow", "sdk retry", "answer lost"),
-    "fetch": (*_DIED, *_FROZEN, *_TWINNED, "reset", "gone", "changed", "slow"),
-    "close": (*_DIED, *_FROZEN, *_TWINNED),
-    "sleep": ("died before", "thaw before", "twin before"),
-    "tell": ("died before",),
-}  # fmt: skip
-_TABLE = {"write", "read", "lagging read"}
-_KINDS = {
-    "put_item": "write",
-    "update_item": "write",
-    "delete_item": "write",
-    "get_item": "read",
-    "scan": "read",
-    "query": "lagging read",
-    "batch_get_item": "lagging read",
-    "get_secret_value": "key",
-    "invoke": "invoke",
-    "create_multipart_upload": "s3",
-    "list_parts": "s3",
-    "upload_part": "s3",
-    "complete_multipart_upload": "s3",
-    "abort_multipart_upload": "s3",
-    "head_object": "s3",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -162,7 +121,7 @@ class Seam:
         async def strike(outcome: str) -> Any:
             return await self._strike_aws(outcome, effect, request)
 
-        return await self.interact(_KINDS[method.__name__], effect, strike, what=method.__name__)
+        return await self.interact(KINDS[method.__name__], effect, strike, what=method.__name__)
 
     async def interact(
         self, kind: str, effect: Callable[[], Awaitable[Any]], strike: Callable[[str], Awaitable[Any]], *, what: str = ""
@@ -178,7 +137,7 @@ class Seam:
         if self._hindered(invocation):
             await self._stand(invocation)
         try:
-            if outcome is None and what and self.loop.time() < self.outage_until and kind in _TABLE:
+            if outcome is None and what and self.loop.time() < self.outage_until and kind in TABLE:
                 outcome = "unavailable"
             if outcome is None:
                 return await effect()
@@ -212,7 +171,7 @@ class Seam:
         if outcome is None:
             await effect()
         else:
-            await self._common(outcome, invocation, None, effect, _impossible)
+            await self._common(outcome, invocation, None, effect, impossible)
         await self._stand(invocation)
 
     def note(self, line: str) -> None:
@@ -421,10 +380,16 @@ def _site(full: str, path: str, line: int) -> str:
     return f"{full} {Path(path).name}:{line}"
 
 
-async def _impossible(outcome: str) -> Any:
+async def nothing() -> None:
+    """Have no effect."""
+
+
+async def impossible(outcome: str) -> Any:
+    """Be what becomes of a call to which this cannot happen."""
     raise AssertionError(outcome)
 
 
-def age(moment: datetime) -> float:
-    """Tell how many virtual seconds after the start a moment lies."""
-    return (milliseconds(moment) - milliseconds(START)) / 1000
+def running() -> str:
+    """Name the invocation that runs here."""
+    invocation = INVOCATION.get()
+    return invocation.name if invocation is not None else "?"

@@ -1,0 +1,362 @@
+"""A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.api import answers
+from taskhook.archive.copy import ArchiveReport, Desk, archive, link
+from taskhook.core import callers, ports
+from taskhook.core.message import Json
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState
+from taskhook.delivery.samples import try_out
+from taskhook.poller.invocation import PollReport, ends_of, poll
+from taskhook.poller.work import Rules, World
+from taskhook.submit.media import Inspector
+from taskhook.submit.payment import Payer
+from taskhook.submit.request import Order
+from taskhook.submit.submit import Door, submit
+from taskhook.submit.vendor_webhook import HintDesk, hint
+from taskhook.tasks import commands, query
+from tests.sim.bucket import MemoryS3
+from tests.sim.containers import Container, as_client, own_key, start_container
+from tests.sim.deployment import (
+    ARCHIVE_TIME,
+    CALLERS,
+    MODEL,
+    ORIGIN,
+    POLL_TIME,
+    RESERVE,
+    SUBMIT_CLAIM,
+    SUBMIT_TIME,
+    TASKS,
+    Deployment,
+)
+from tests.sim.files import SimMedia, SimOriginals
+from tests.sim.loop import VirtualLoop
+from tests.sim.receivers import SimReceivers
+from tests.sim.runner import Runner
+from tests.sim.seam import Invocation, Seam, SeamClock
+from tests.sim.table import Item, MemoryDynamo
+from tests.sim.vendor import SimVendor
+from tests.world import Told, a_caller, as_stored
+
+SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that does not compress by much
+
+
+@dataclass
+class Functions:
+    """What is deployed, and around it a vendor, receivers and files that keep the truth."""
+
+    deployment: Deployment
+    seam: Seam
+    beat: float = 2.0
+    people: dict[str, ports.Caller] = field(default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")})
+    table: MemoryDynamo = field(init=False)
+    told: Told = field(default_factory=Told)
+    answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # by task's name: what its submitter heard
+    names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
+
+    def __post_init__(self) -> None:
+        self.loop: VirtualLoop = self.seam.loop
+        self.table = MemoryDynamo({TASKS: "task_id", CALLERS: "caller"}, time=self.loop.time)
+        self.runner = Runner(self.seam, self._start_container)
+        self.vendor = SimVendor(self.seam, self.deployment, states_of=self._states_of, webhook=self.hint, aside=self.runner.aside)
+        self.media = SimMedia(self.seam)
+        self.receivers = SimReceivers(self.seam, self.table)
+        self.originals, self.bucket = SimOriginals(self.seam, self.deployment), MemoryS3()
+        self.clock = self.seam.port(SeamClock(self.seam), ports.Clock)
+        self.reporter = self.seam.port(self.told, ports.Reporter)
+        self.rules = Rules(
+            retention=self.deployment.retention,
+            max_task_age=self.deployment.max_task_age,
+            max_queue_age=self.deployment.max_queue_age,
+            requests_per_minute=self.deployment.requests_per_minute,
+            immediate=self.deployment.immediate,
+            linger=self.deployment.wakes,
+            long_poll=self.deployment.holds,
+            origin=ORIGIN if self.deployment.archives else None,
+        )
+        self._vendor_port = self.seam.port(self.vendor, ports.TaskApi)
+        self._media_port = self.seam.port(self.media, ports.MediaProbe)
+        self._receivers_port = self.seam.port(self.receivers, ports.CallbackSender)
+        admin = DynamoCallers(as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.seam))
+        self.admin = self.seam.port(admin, ports.CallerAdmin)
+        for caller in self.people.values():
+            self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
+
+    # --- what is invoked ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        name: str,
+        *,
+        caller: str = "alice",
+        key: str | None = None,
+        count: str | None = None,
+        late: float = 0.0,
+        **changes: Any,
+    ) -> Invocation:
+        """Invoke the submit function as its API does; what the submitter hears is kept under the task's name.
+
+        `count` is how often the submitter says that it has repeated the request.
+        """
+        body = {
+            "image_url": f"https://example.com/{name}",
+            "video_url": f"https://example.com/v.mp4{SIGNATURE if self.deployment.signed else ''}",
+            "mode": "wan-std",
+            "callback_url": f"https://r.example.com/{name}/ok",
+            **changes,
+        }
+        order = Order.read(
+            MODEL,
+            body,
+            caller=self.people[caller],
+            targets=TargetPolicy(),
+            webhook_url=None,
+            idempotency_key=key,
+            retry_count=count,
+        )
+        self.names[order.task_id].add(name)
+
+        async def run(container: Container) -> Any:
+            return await submit(
+                order,
+                caller=self.people[caller],
+                arrived_at=self.loop.now() - timedelta(seconds=late),
+                claim=SUBMIT_CLAIM,
+                inspector=Inspector(lambda: self._media_port, enforce=True) if self.deployment.inspects else None,
+                payer=Payer(
+                    tasks=container.tasks,
+                    vendor=self._vendor_port,
+                    hooks=container.hooks,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                    retention=self.deployment.retention,
+                ),
+                door=Door(
+                    queue=container.tasks,
+                    gates=container.tasks,
+                    allowance=container.allowance,
+                    lease=container.tasks,
+                    wake=container.wake,
+                    max_queued=self.deployment.max_queued,
+                ),
+            )
+
+        def start() -> Invocation:
+            twin: Callable[[], Invocation] = start if key is not None else lambda: self.poll({})  # an API call is not made twice
+            return self.runner.invoke(f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name])
+
+        return start()
+
+    def poll(self, event: Json) -> Invocation:
+        """Invoke the poll function with a tick or a wake."""
+        accepted, ended = event.get("accepted", []), ends_of(event)
+
+        async def run(container: Container) -> PollReport:
+            return await poll(
+                accepted=accepted,
+                ended=ended,
+                scheduled=not (accepted or ended),
+                hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
+                rules=self.rules,
+                world=World(
+                    tasks=container.tasks,
+                    work=container.tasks,
+                    lease=container.tasks,
+                    gates=container.tasks,
+                    budget=container.tasks,
+                    vendor=self._vendor_port,
+                    hooks=container.hooks,
+                    callbacks=self._receivers_port,
+                    callers=container.callers,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                    archiver=container.archiver,
+                    habits=container.habits,
+                ),
+            )
+
+        name = f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}" if event else "tick"
+        return self.runner.invoke(name, "poll", run, lambda: self.poll(event), POLL_TIME)
+
+    def archive(self, event: Json) -> Invocation:
+        """Invoke the archive function."""
+
+        async def run(container: Container) -> ArchiveReport:
+            return await archive(
+                event["archive"],
+                hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
+                desk=Desk(
+                    tasks=container.tasks,
+                    archive=container.archive,
+                    originals=self.seam.port(self.originals, ports.Originals),
+                    wake=container.wake,
+                    clock=self.clock,
+                    reporter=self.reporter,
+                ),
+            )
+
+        name = f"archive {','.join(sorted(self.name_of(task_id) for task_id in event['archive']))}"
+        return self.runner.invoke(name, "archive", run, lambda: self.archive(event), ARCHIVE_TIME)
+
+    def follow(self, name: str) -> Invocation:
+        """Invoke the submit function with the link in a task's callback."""
+
+        async def run(container: Container) -> str:
+            task = await container.tasks.get(self.id_of(name))
+            [resource] = json.loads(task.message)["data"]["result"]["resources"]
+            return await link(resource["url"].removeprefix(f"{ORIGIN}/r/"), archive=container.archive)
+
+        return self.runner.invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
+
+    def hint(self, hook: str, upstream_task_id: str) -> Invocation:
+        """Invoke the submit function with the vendor's webhook."""
+        *_, task_id, token = hook.split("/")
+
+        async def run(container: Container) -> None:
+            desk = HintDesk(
+                hooks=container.hooks,
+                tasks=container.tasks,
+                vendor=self._vendor_port,
+                lease=container.tasks,
+                allowance=container.allowance,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+                looked_at=container.looked_at,
+            )
+            await hint(task_id, token, upstream_task_id, desk=desk)
+
+        name = f"hint {self.name_of(task_id)}"
+        return self.runner.invoke(name, "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)
+
+    def cancel(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to take a task back."""
+
+        async def run(container: Container) -> Any:
+            return await commands.cancel(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+                retention=self.deployment.retention,
+            )
+
+        return self.runner.invoke(f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME)
+
+    def redeliver(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have a message delivered again."""
+
+        async def run(container: Container) -> Any:
+            return await commands.redeliver(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=container.tasks,
+                rate=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(f"redeliver {name}", "submit", run, lambda: self.redeliver(name, caller), SUBMIT_TIME)
+
+    def redeliver_many(self, state: CallbackState, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have every message of that state delivered again."""
+
+        async def run(container: Container) -> Any:
+            return await commands.redeliver_many(
+                query.Filter(callback=state),
+                caller=self.people[caller],
+                history=container.tasks,
+                tasks=container.tasks,
+                rate=container.tasks,
+                wake=container.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME)
+
+    def try_out(self, url: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to send a receiver samples."""
+
+        async def run(container: Container) -> Any:
+            return await try_out(
+                {"callback_url": url},
+                caller=self.people[caller],
+                targets=TargetPolicy(),
+                rate=container.tasks,
+                callbacks=self._receivers_port,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(f"try {caller}", "submit", run, lambda: self.try_out(url, caller), SUBMIT_TIME)
+
+    def listing(self, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to list tasks, and to authenticate."""
+
+        async def run(container: Container) -> Any:
+            authorization = f"Bearer thk_{caller}_{caller[:1] * 43}"
+            known = await callers.authenticate(authorization, callers=container.callers, now=self.clock.now())
+            if known is None:
+                return []
+            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
+            return [answers.task_answer(task) for task in tasks]
+
+        return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
+
+    def command(self, name: str, run: Callable[[Any], Awaitable[Any]]) -> Invocation:
+        """Run the admin command, which the operator repeats when it failed."""
+
+        async def act(_container: Container) -> Any:
+            return await run(self.admin)
+
+        return self.runner.invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
+
+    def _start_container(self) -> Container:
+        return start_container(
+            self.seam,
+            self.deployment,
+            table=self.table,
+            bucket=self.bucket,
+            clock=self.clock,
+            reporter=self.reporter,
+            start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
+        )
+
+    @property
+    def invocations(self) -> list[Invocation]:
+        """All that there were."""
+        return self.runner.invocations
+
+    def cool(self) -> None:
+        """Forget the warm processes."""
+        self.runner.cool()
+
+    # --- names ------------------------------------------------------------------------------------------------------------
+
+    def name_of(self, task_id: str) -> str:
+        """Tell a task's name, or its id where the world did not make it."""
+        return "/".join(sorted(self.names.get(task_id, ()))) or task_id
+
+    def id_of(self, name: str) -> str:
+        """Tell the id of a task by its name."""
+        return next((task_id for task_id, names in self.names.items() if name in names), "tk_" + "0" * 22)
+
+    def items_of(self, name: str) -> list[Item]:
+        """List the items of a task."""
+        return [item for task_id, names in self.names.items() if name in names and (item := self.table.peek(TASKS, task_id))]
+
+    def _states_of(self, name: str) -> set[str]:
+        return {str(item["state"]["S"]) for item in self.items_of(name)}
