@@ -302,8 +302,7 @@ class FakeVendor:
             await self.clock.sleep(min(rest, timedelta(seconds=30)))
         if self.clock.now() < self.taken[upstream_task_id] + self.task_time:
             return PollOutcome(kind=PollKind.PENDING)
-        data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
-        return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+        return a_success(upstream_task_id)
 
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, or give no answer."""
@@ -312,6 +311,12 @@ class FakeVendor:
         if not self.answered:
             return BalanceOutcome(answered=False, status=503, message="down")
         return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}})
+
+
+def a_success(upstream_task_id: str) -> PollOutcome:
+    """Make what a vendor tells of a task that has ended well."""
+    data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
+    return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What lasting trouble costs: each figure is the worst that a task, a caller or the vendor met while something went wrong.
 
-All but two are measured in virtual time, over the real use cases and the real adapter of the table, in the machine of
-`tests.sim.trouble`: how fast this computer is does not matter. Memory and hostile receivers are measured for real. How each
+All but two are measured in virtual time, over the real use cases and the real adapter of the table, in
+`tests.sim.machine`: how fast this computer is does not matter. Memory and hostile receivers are measured for real. How each
 figure is come by stands with its function.
 """
 
@@ -17,8 +17,10 @@ from typing import Any
 from taskhook.core.task import ErrorCode, State
 from tests.bench.crowd import KINDS
 from tests.bench.hostile import hostile_1xx_ratio
+from tests.sim.lasting import HOUR, MINUTE
 from tests.sim.loop import seeded
-from tests.sim.trouble import HOUR, MINUTE, Machine, Spell, most_within
+from tests.sim.machine import Machine, most_within
+from tests.sim.spells import Spell
 
 ROOT = Path(__file__).parents[2]
 REFUSALS = ("400", "404", "422", "503", "redirect")

@@ -25,6 +25,7 @@ from taskhook.archive import copy
 from taskhook.core import ports
 from taskhook.poller import invocation
 from tests.sim import checks, trouble
+from tests.sim.lasting import TROUBLES
 from tests.sim.loop import seeded
 from tests.sim.outcomes import OUTCOMES
 from tests.sim.scenarios import SCENARIOS
@@ -174,7 +175,7 @@ def explore(names: Iterable[str], seed: int, *, quick: bool, each: int, workers:
 def lasting(seed: int, workers: int) -> list[dict[str, Any]]:
     """Play the troubles that last; give those that break something."""
     with ProcessPoolExecutor(workers, initializer=_spare_the_collector) as pool:
-        found = {name: pool.submit(trouble.play, name, seed) for name in trouble.TROUBLES}
+        found = {name: pool.submit(trouble.play, name, seed) for name in TROUBLES}
         return [
             {
                 "trouble": name,

@@ -13,6 +13,7 @@ from taskhook.core.ports import BalanceOutcome, PollKind, PollOutcome
 from taskhook.core.task import State, Submission, SubmitOutcome
 from tests.sim.deployment import Deployment
 from tests.sim.seam import Invocation, Seam, running
+from tests.world import a_success
 
 
 @dataclass
@@ -190,8 +191,7 @@ class SimVendor:
             task.reported = PollKind.FAILED
             return PollOutcome(kind=PollKind.FAILED, message="the video is too long")
         task.reported = PollKind.SUCCEEDED
-        data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
-        return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+        return a_success(upstream_task_id)
 
     async def _leave_hints(self, upstream_task_id: str) -> None:
         """Call our webhook when the task has ended, a few times until it is taken."""
