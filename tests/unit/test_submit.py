@@ -662,18 +662,6 @@ async def test_a_late_request_is_looked_at_as_long_as_the_post_can_spare(
     assert answer.task.unchecked == ({} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left"))
 
 
-async def test_what_making_the_probe_takes_is_not_taken_from_the_post(inspected: Desk) -> None:
-    """A cold function loads for seconds what it looks with; what is left after that is what may be looked."""
-
-    def slowly_made() -> FakeMedia:
-        inspected.clock.pass_by(timedelta(seconds=3))
-        return inspected.media()
-
-    inspected.inspector = Inspector(probe=slowly_made, enforce=True)
-    await inspected.submit()
-    assert [given.total_seconds() for _, given in inspected.media.looks] == [1.5, 1.5]
-
-
 async def test_what_could_not_be_checked_passes_and_is_noted(inspected: Desk) -> None:
     """The vendor will know."""
     inspected.media.facts[BODY["video_url"]] = MediaFacts(doubt="name does not resolve")
@@ -714,14 +702,14 @@ async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspe
     assert (answer.status, answer.task.unchecked) == (200, {"image_url": IMAGE_TOO_SMALL})
 
 
-async def test_who_looks_at_nothing_makes_no_probe(desk: Desk) -> None:
+async def test_what_needs_no_look_gets_none(desk: Desk) -> None:
     """Neither where it is switched off, nor for a request that is not valid or a key that is known."""
     await desk.submit("k")
     desk.inspector = Inspector(probe=desk.media, enforce=True)
     await desk.submit("k")
     with pytest.raises(RejectedError):
         await desk.submit("k", mode="no such mode")
-    assert desk.media.made == 0
+    assert desk.media.looks == []
 
 
 async def test_submits_pause_after_three_unknown_outcomes_in_a_row(desk: Desk) -> None:

@@ -27,6 +27,7 @@ from taskhook.core.task import Copy, State, Task
 CLAIM = timedelta(seconds=20)
 BEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim
 FIRST_BEAT = timedelta(seconds=2)  # what is copied sooner costs no note
+RESERVE = timedelta(seconds=35)  # before the function's own end, for the note of how far it has come
 PART = 8 * 1024 * 1024  # bytes in memory; S3 takes no less than 5 MB
 MOST = 2 * 1024**3  # bytes of a file: 256 parts
 TRIES = 3  # in a row without progress; the tick comes back for more
