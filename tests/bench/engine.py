@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 
 from taskhook.adapters.clock import SystemClock
-from taskhook.adapters.http.vendor import ModellixApi
+from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.core.ports import POLLS_AT_ONCE
 from taskhook.core.task import State, Task
 from taskhook.poller.invocation import poll
 from taskhook.poller.work import Rules, World
+from taskhook.vendors import modellix
 from tests.world import FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             del fresh
             return key
 
-        api = ModellixApi(upstream, the_key)
+        api = HttpTaskApi(upstream, the_key, answers=modellix)
         rules = Rules(
             retention=timedelta(days=7),
             max_task_age=timedelta(hours=24),

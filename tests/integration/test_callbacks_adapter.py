@@ -853,7 +853,6 @@ MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=4
         ("00120", 2 * MINUTE, 2 * MINUTE),
         (" 120 ", 2 * MINUTE, 2 * MINUTE),
         ("99999999999999999999", MOST, MOST),
-        ("9" * 5000, MOST, MOST),
         (http_date(HOUR), 0.5 * HOUR, HOUR),  # written when the tests were collected, which may be minutes ago
         (http_date(-5 * MINUTE), timedelta(0), timedelta(0)),
         ((datetime.now(UTC) + HOUR).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 0.5 * HOUR, HOUR),
@@ -871,7 +870,7 @@ async def test_retry_after_is_read_in_all_its_forms(status: int, value: str, lea
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "-5", "+5", "1.5", "1e3", "5 minutes", "0x10", "Fri, 99 Dec 2026 00:00:00 GMT", "5, 6", "\u0663", "a" * 5000],
+    ["", "soon", "-5", "+5", "1.5", "1e3", "5 minutes", "0x10", "Fri, 99 Dec 2026 00:00:00 GMT", "5, 6", "\u0663", "a" * 5000, "9" * 5000],
 )
 async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
     """Nonsense is as good as no header."""

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
 from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.vendors import modellix
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
@@ -55,9 +56,9 @@ class Keys:
 
 
 @asynccontextmanager
-async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[ModellixApi]:
+async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
-    api = ModellixApi(origin, keys or Keys(), least=least)
+    api = HttpTaskApi(origin, keys or Keys(), answers=modellix, least=least)
     try:
         yield api
     finally:
@@ -65,7 +66,7 @@ async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = ti
 
 
 @asynccontextmanager
-async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, ModellixApi]]:
+async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
     """Serve the emulator and make the adapter for it."""
     profile: dict[str, Any] = {"api_keys": (KEY,), "task_seconds": 60.0} | knobs
     emulator = VendorEmulator(VendorProfile(**profile))
@@ -236,7 +237,7 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
         ({"retry_after": "999999999999"}, 3600, 3600),
         ({"retry_after": IN_1000_S}, 500, 1001),
         ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(days=400), usegmt=True)}, 3600, 3600),
-        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 1, 1),
+        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0, 0),
         ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": IN_1000_S}, 500, 1001),
         ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "9" * 30}, 3600, 3600),
         ({"retry_after": "7", "x_ratelimit_remaining": "0", "x_ratelimit_reset": IN_1000_S}, 7, 7),
@@ -1084,12 +1085,12 @@ async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes
 
 @pytest.mark.parametrize(
     ("remaining", "reset_in", "least", "most"),
-    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 1, 1), ("0", 0, 1, 1), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
+    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 0, 0), ("0", 0, 0, 0), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
 )
 async def test_where_nothing_remains_the_pause_lasts_until_the_reset(
     remaining: str, reset_in: int, least: int | None, most: int | None
 ) -> None:
-    """On a 2xx as on any other: at least a second, at most an hour."""
+    """On a 2xx as on any other, at most for an hour; one that is over asks for none."""
     headers = {"x_ratelimit_remaining": remaining, "x_ratelimit_reset": str(int(time.time()) + reset_in)}
     pauses = [
         (await poll(answering(answer(200, TASK, **headers)))).retry_after,

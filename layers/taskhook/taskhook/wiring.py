@@ -23,7 +23,7 @@ from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.adapters.http.originals import AiohttpOriginals
-from taskhook.adapters.http.vendor import ModellixApi
+from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.archive.copy import Desk
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import (
@@ -50,6 +50,7 @@ from taskhook.submit.payment import Payer
 from taskhook.submit.submit import Door
 from taskhook.submit.vendor_webhook import HintDesk
 from taskhook.tasks.account import Account
+from taskhook.vendors import modellix
 
 _AWS_THREADS = 32
 # How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of up to a second
@@ -167,7 +168,7 @@ class App:
     @cached_property
     def vendor(self) -> TaskApi:
         """The vendor."""
-        return ModellixApi(self.settings.vendor_url, self.vendor_key)
+        return HttpTaskApi(self.settings.vendor_url, self.vendor_key, answers=modellix)
 
     @cached_property
     def allowance(self) -> Allowance:

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.adapters import mediainfo
 from taskhook.adapters.http import magic
-from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
-from taskhook.adapters.http.guard import SystemResolver, error_class
+from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
+from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
 from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import DeliveryError, Reporter
@@ -63,7 +63,7 @@ class AiohttpMediaProbe:
             async with asyncio.timeout(limit.total_seconds()):
                 resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
                 no_other = aiohttp.ClientTimeout(total=None)  # asyncio.timeout bounds the look as a whole
-                async with open_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
+                async with guarded_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
                     with closing(remote):
                         await remote.open(session, url)
                         seen = await self._parsed(remote)
@@ -141,13 +141,10 @@ class _Remote:
 
     def note(self, error: Exception) -> None:
         """Remember why the look is over."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, NotPublicError):
-                self.failure = f"leads to a host that the vendor cannot reach: its {cause}"
-                return
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(error, _FailureError):
+        hidden = next((cause for cause in causes(error) if isinstance(cause, NotPublicError)), None)
+        if hidden is not None:
+            self.failure = f"leads to a host that the vendor cannot reach: its {hidden}"
+        elif isinstance(error, _FailureError):
             self.failure = str(error)
         elif isinstance(error, _DoubtError):
             self.doubt = str(error)

@@ -8,7 +8,8 @@ from http import HTTPStatus
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
+from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
+from taskhook.adapters.http.guard import causes, guarded_session
 from taskhook.core.errors import ForbiddenTargetError, SourceChangedError, SourceGoneError, SourceUnavailableError
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
@@ -79,7 +80,7 @@ class AiohttpOriginals:
             raise SourceGoneError("too_many_redirects") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._leave()
-            if _forbidden(error):
+            if any(isinstance(cause, ForbiddenTargetError) for cause in causes(error)):
                 raise SourceGoneError("forbidden_target") from None
             raise SourceUnavailableError(type(error).__name__) from None
         except asyncio.CancelledError:
@@ -135,7 +136,7 @@ class AiohttpOriginals:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = open_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
+            self._session = guarded_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
         return self._session
 
 
@@ -170,12 +171,3 @@ async def _take(opened: _Open, length: int) -> Piece:
     if len(data) < length and not last:
         raise SourceUnavailableError("cut_short")
     return Piece(data=bytes(data), size=opened.size, tag=opened.tag, media_type=opened.media_type, last=last)
-
-
-def _forbidden(error: BaseException | None) -> bool:
-    """Tell whether the guard has refused; aiohttp wraps what its connector met."""
-    while error is not None:
-        if isinstance(error, ForbiddenTargetError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
