@@ -35,4 +35,4 @@ def requested_pause(headers: Mapping[str, str], *, most: timedelta) -> timedelta
 
 
 def _until(moment: datetime, most: timedelta) -> timedelta:
-    return min(max(moment - datetime.now(UTC), timedelta(0)), most)
+    return min(max(moment.astimezone(UTC) - datetime.now(UTC), timedelta(0)), most)
