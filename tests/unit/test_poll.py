@@ -1656,3 +1656,97 @@ async def test_an_unknown_outcome_was_its_callers_turn(floor: Floor) -> None:
     good = [await floor.add(State.QUEUED, f"bob{number}", caller="bob") for number in range(2)]
     await floor.run(timedelta(minutes=12))
     assert [floor.now_of(task).state for task in good] == [State.SUCCESS] * 2
+
+
+# --- where a request, a table or an index is not to be had for a moment -----------------------------------------------------
+
+
+@pytest.mark.parametrize("loaded", [2000, 5])
+async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_takes(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, loaded: int
+) -> None:
+    """One window has six requests; an invocation that does not lead waits for the next one, whatever it keeps in memory."""
+    monkeypatch.setattr(watch, "LOADED", loaded)
+    floor.rules = replace(floor.rules, linger=False, requests_per_minute=66)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(20)]
+    floor.clock.pass_by(floor.vendor.task_time)
+    began = floor.clock.now()
+    await floor.tick()
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
+    assert timedelta(seconds=12) <= floor.clock.now() - began <= timedelta(seconds=30)
+
+
+async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_takes(floor: Floor) -> None:
+    """One window has six requests; an invocation that does not lead waits for the next one."""
+    floor.rules = replace(floor.rules, linger=False, requests_per_minute=66)
+    tasks = [await floor.add(State.QUEUED, f"q{number:02}") for number in range(20)]
+    began = floor.clock.now()
+    await floor.tick()
+    assert [floor.now_of(task).state for task in tasks] == [State.WATCHED] * 20
+    assert timedelta(seconds=12) <= floor.clock.now() - began <= timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("linger", [True, False])
+async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(floor: Floor, linger: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
+    floor.rules = replace(floor.rules, linger=linger, long_poll=False, requests_per_minute=20)
+    outage(floor, minutes(5), of="everything")
+    tasks = [await floor.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(8)]
+    await ticks(floor, minutes(40))
+    ends = Counter(floor.now_of(task).error for task in tasks)
+    assert ends == {None: 5, ErrorCode.SUBMISSION_UNKNOWN: 3}
+    assert floor.vendor.balances
+    assert not floor.tasks.the_gate.in_trouble
+
+
+async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_no_slots(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another invocation ends them after a wake has read them; each is delivered once, and soon, to a host with three slots."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(3 * FIRST_SLOTS)]
+    floor.clock.pass_by(floor.vendor.task_time)
+    take = floor.tasks.take
+
+    async def end_them_first(seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+        monkeypatch.undo()
+        for task in tasks:
+            await floor.tasks.swap(task, task.succeeded({}, floor.clock.now(), retention=RETENTION, claim=None))
+        return await take(seen, new, takeover=takeover)
+
+    monkeypatch.setattr(floor.tasks, "take", end_them_first)
+    began = floor.clock.now()
+    await floor.tick(ended=tuple(task.task_id for task in tasks))
+    assert [floor.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * len(tasks)
+    assert len(floor.receivers.attempts) == len(tasks)
+    assert floor.receivers.attempts[-1][0] - began <= timedelta(seconds=5)
+
+
+ODD_RETRIES = {
+    "a round that is not known yet": "{due}_{task_id}#alice#r.example.com#9",
+    "a round that is no number": "{due}_{task_id}#alice#r.example.com#³",
+    "no time": "0-soon-----_{task_id}#alice#r.example.com#2",
+    "nothing but a time": "{due}",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_RETRIES)
+async def test_a_retry_whose_row_is_odd_is_delivered_and_hides_no_other(floor: Floor, odd: str) -> None:
+    """A later version of the poller may have written it; the row only says where to look."""
+    first, second, third = await seed(floor, "r", 3, overdue=minutes(1))
+    due = floor.tasks.index[second.task_id][1][:13]
+    floor.tasks.index[second.task_id] = "retry", ODD_RETRIES[odd].format(due=due, task_id=second.task_id)
+    await floor.tick()
+    assert [floor.now_of(task).callback for task in (first, second, third)] == [CallbackState.DELIVERED] * 3
+
+
+@pytest.mark.parametrize("loaded", [2000, 1])
+async def test_a_watched_task_whose_row_is_odd_is_asked_about_and_hides_no_other(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, loaded: int
+) -> None:
+    """A sort key that says no time is that of a task all the same, in memory or set aside."""
+    monkeypatch.setattr(watch, "LOADED", loaded)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(3)]
+    floor.tasks.index[tasks[1].task_id] = "watch", f"soon_{tasks[1].task_id}"
+    await ticks(floor, minutes(2))
+    assert [floor.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * 3
