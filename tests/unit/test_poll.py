@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from taskhook import schedule
-from taskhook.budget import Gate
+from taskhook.budget import WINDOW, Gate, window
 from taskhook.hosts import FIRST_SLOTS
 from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller import watch
+from taskhook.poller.leadership import HAND_OVER
 from taskhook.poller.work import SCAN, Rules, World
 from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
@@ -1750,3 +1751,77 @@ async def test_a_watched_task_whose_row_is_odd_is_asked_about_and_hides_no_other
     floor.tasks.index[tasks[1].task_id] = "watch", f"soon_{tasks[1].task_id}"
     await ticks(floor, minutes(2))
     assert [floor.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * 3
+
+
+async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_says_nothing(floor: Floor) -> None:
+    """It died before a poll time that came before its successor; that time is not left for the next one, a minute later."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(60)
+    await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(seconds=65))  # where webhooks come, it is asked about at 60 s and at 120 s
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="dead", until=began + STOP, hinted_at=began)
+    await floor.tick()
+    assert floor.vendor.polls[0][0] - began <= HAND_OVER + SCAN + BEAT
+
+
+async def test_a_poisoned_task_rests_though_the_leader_before_has_died(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is planned anew then; but not what has just broken, which is tried again a minute later."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED)
+    floor.clock.pass_by(minutes(1))
+    floor.tasks.lease = LeaseView(holder="dead", until=floor.clock.now() + STOP)
+    asked = []
+
+    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        assert not hold
+        asked.append(upstream_task_id)
+        raise RuntimeError("poison")
+
+    monkeypatch.setattr(floor.vendor, "poll", poll)
+    await floor.tick()
+    assert (asked, floor.told.count("task.crashed")) == (["task-t"], 1)
+
+
+@pytest.mark.parametrize("shown_late", [False, True])
+async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanwhile(floor: Floor, shown_late: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """For want of requests it waits; meanwhile another model's polls turn out to be held."""
+    floor.rules = replace(floor.rules, requests_per_minute=20)
+    floor.vendor.holds, floor.vendor.task_time = True, minutes(60)
+    held, plain = await floor.add(State.WATCHED, "held"), await floor.add(State.WATCHED, "plain")
+    plain = await floor.tasks.swap(plain, plain.model_copy(update={"model": "alibaba/another"}))
+    floor.world.habits.found(plain.model, floor.clock.now(), holds=False)
+    floor.clock.pass_by(timedelta(seconds=24))
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="old", until=began + STOP, hinted_at=began)  # so that polls are rare
+    floor.tasks.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
+    floor.tasks.used[window(began)] = 1  # the only request of this window
+    row = floor.tasks.index.pop(plain.task_id)
+    if not shown_late:
+        floor.tasks.index[plain.task_id] = row
+    leader = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=3))
+    floor.tasks.index[plain.task_id] = row
+    await leader
+    asked = {upstream: at - began for at, upstream in reversed(floor.vendor.polls)}
+    assert timedelta(seconds=6) <= asked["task-held"] <= timedelta(seconds=7)
+    assert timedelta(seconds=12) <= asked["task-plain"] <= timedelta(seconds=13)
+
+
+async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set aside by what its row says, and there it waits for a request; its own next poll time is much later."""
+    monkeypatch.setattr(watch, "LOADED", 1)
+    floor.rules = replace(floor.rules, long_poll=False, requests_per_minute=20)
+    floor.vendor.task_time = minutes(600)
+    await floor.add(State.WATCHED, "first")
+    floor.clock.pass_by(timedelta(seconds=1))
+    aside = await floor.add(State.WATCHED, "aside")
+    floor.clock.pass_by(schedule.next_poll(minutes(120), first=timedelta(0)) + timedelta(seconds=5))
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="old", until=began + STOP)
+    floor.tasks.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
+    floor.tasks.used[window(began)] = 1  # the only request of this window
+    await floor.tick()
+    assert min(at for at, upstream in floor.vendor.polls if "aside" in upstream) - began <= WINDOW + BEAT
