@@ -1,6 +1,6 @@
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -14,7 +14,7 @@ from taskhook.hosts import FIRST_SLOTS
 from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller import watch
 from taskhook.poller.leadership import HAND_OVER
-from taskhook.poller.work import SCAN, Rules, World
+from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
 from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
@@ -1768,19 +1768,23 @@ async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_sa
 async def test_a_poisoned_task_rests_though_the_leader_before_has_died(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is planned anew then; but not what has just broken, which is tried again a minute later."""
     floor.rules = replace(floor.rules, long_poll=False)
-    await floor.add(State.WATCHED)
+    floor.vendor.task_time = minutes(60)
+    await floor.add(State.WATCHED, "bad")
+    await floor.add(State.WATCHED, "good")  # keeps the leader busy
     floor.clock.pass_by(minutes(1))
     floor.tasks.lease = LeaseView(holder="dead", until=floor.clock.now() + STOP)
-    asked = []
+    ask, broken = floor.vendor.poll, []
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        assert not hold
-        asked.append(upstream_task_id)
-        raise RuntimeError("poison")
+    async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        if "bad" in upstream_task_id:
+            broken.append(floor.clock.now())
+            raise RuntimeError("poison")
+        return await ask(upstream_task_id, hold=hold)
 
-    monkeypatch.setattr(floor.vendor, "poll", poll)
+    monkeypatch.setattr(floor.vendor, "poll", poll_or_break)
     await floor.tick()
-    assert (asked, floor.told.count("task.crashed")) == (["task-t"], 1)
+    assert floor.told.count("task.crashed") == len(broken) >= 1
+    assert all(later - earlier >= minutes(1) for earlier, later in pairwise(broken))
 
 
 @pytest.mark.parametrize("shown_late", [False, True])
@@ -1825,3 +1829,165 @@ async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory
     floor.tasks.used[window(began)] = 1  # the only request of this window
     await floor.tick()
     assert min(at for at, upstream in floor.vendor.polls if "aside" in upstream) - began <= WINDOW + BEAT
+
+
+async def test_a_queued_task_that_breaks_its_step_keeps_no_other_callers_waiting(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that one task triggers is told and stays with its caller; it is tried again a minute later, by the same leader."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(10)
+    bad = await floor.add(State.QUEUED, "bad", "alice")
+    others = [await floor.add(State.QUEUED, f"other{number}", "bob") for number in range(2)]
+    await floor.add(State.WATCHED, "long")  # keeps the leader busy
+    whole, tried = floor.tasks.whole, []
+
+    async def whole_or_break(task: Task) -> Task:
+        if task.task_id == bad.task_id:
+            tried.append(floor.clock.now())
+            if len(tried) == 1:
+                raise RuntimeError("poison")
+        return await whole(task)
+
+    async def submits() -> None:
+        await floor.clock.sleep(timedelta(seconds=10))
+        others.append(await floor.add(State.QUEUED, "later", "bob"))
+
+    monkeypatch.setattr(floor.tasks, "whole", whole_or_break)
+    await asyncio.gather(floor.tick(), submits())
+    assert floor.facts("task.crashed") == [{"task_id": bad.task_id, "error": "RuntimeError"}]
+    submitted = [floor.now_of(task).submitted_at for task in others]
+    waited = [at - task.accepted_at for at, task in zip(submitted, others, strict=True) if at is not None]
+    assert len(waited) == len(others)
+    assert max(waited) <= timedelta(seconds=3)
+    first, second = tried
+    assert minutes(1) <= second - first <= minutes(1) + timedelta(seconds=3)
+    assert floor.now_of(bad).state is State.WATCHED
+
+
+async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is to do, the next tick tries it again."""
+    bad = await floor.add(State.QUEUED, "bad")
+    began = floor.clock.now()
+
+    async def broken(task: Task) -> Task:
+        raise RuntimeError(task.task_id)
+
+    with monkeypatch.context() as context:
+        context.setattr(floor.tasks, "whole", broken)
+        await floor.tick()
+    assert floor.clock.now() - began <= 2 * SCAN
+    await floor.tick()
+    assert floor.now_of(bad).state is State.SUCCESS
+
+
+async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another invocation has ended it meanwhile; later submits do not queue behind nothing."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(10)
+    floor.tasks.the_gate = Gate(waiting=True)
+    bad = await floor.add(State.QUEUED, "bad")
+    for number in range(5):  # they keep the leader busy
+        await floor.add(State.WATCHED, f"long{number}")
+        floor.clock.pass_by(timedelta(seconds=1.3))
+
+    async def broken(task: Task) -> Task:
+        raise RuntimeError(task.task_id)
+
+    async def end() -> None:
+        await floor.clock.sleep(timedelta(seconds=10))
+        ended = bad.failed(ErrorCode.QUEUE_EXPIRED, "no", floor.clock.now(), retention=RETENTION, claim=None)
+        await floor.tasks.swap(bad, ended)
+
+    monkeypatch.setattr(floor.tasks, "whole", broken)
+    await asyncio.gather(floor.tick(), end())
+    assert floor.told.count("task.crashed") == 1
+    assert not floor.tasks.the_gate.waiting
+
+
+@pytest.mark.parametrize("spoken_of", [[], ["b"]], ids=["an empty index", "another caller's in the index"])
+async def test_a_queued_task_that_a_wake_names_is_submitted_though_the_index_lags(floor: Floor, spoken_of: list[str]) -> None:
+    """It is read by its id, after what the index shows."""
+    for name in spoken_of:
+        await floor.add(State.QUEUED, name, "bob")
+    task = await floor.add(State.QUEUED, "named")
+    del floor.tasks.index[task.task_id]
+    await floor.tick(task.task_id)
+    assert [url.split("/")[-1] for url in floor.vendor.submits] == [f"{name}.jpg" for name in [*spoken_of, "named"]]
+    assert floor.now_of(task).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("trouble", [False, True])
+async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to_others(floor: Floor, trouble: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The caller whose turn comes first is refused, or no task may be risked; the other caller's old tasks need no request."""
+    old = [await floor.add(State.QUEUED, f"old{number}", "bob") for number in range(3)]
+    floor.clock.pass_by(floor.rules.max_queue_age)
+    young = await floor.add(State.QUEUED, "young", "alice")
+    if trouble:
+        floor.tasks.the_gate, floor.vendor.answered = Gate(waiting=True, unknown=3), False
+    else:
+        floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
+    await floor.tick()
+    assert [floor.now_of(task).error for task in old] == [ErrorCode.QUEUE_EXPIRED] * 3
+    assert [floor.now_of(task).callback for task in old] == [CallbackState.DELIVERED] * 3
+    assert len(floor.vendor.submits) == (0 if trouble else 1)
+    assert floor.now_of(young).state is State.QUEUED
+
+
+async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(floor: Floor) -> None:
+    """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.tasks.the_gate = Gate(waiting=True, unknown=3)
+    for number in range(2):
+        await floor.add(State.QUEUED, f"q{number}")
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10)))
+    await ticks(floor, minutes(9))
+    assert (len(floor.vendor.submits), floor.tasks.the_gate.in_trouble) == (1, False)
+    await ticks(floor, minutes(3))
+    assert len(floor.vendor.submits) == 2
+
+
+def leave_out_once(floor: Floor, task: Task, how: str) -> None:
+    """Let the first read of this task among others find it throttled: it is left out, or the whole read fails."""
+    read_many, left_out = floor.tasks.read_many, [task.task_id]
+
+    async def throttled(task_ids: Sequence[str]) -> list[Task]:
+        found = await read_many(task_ids)
+        if not left_out or left_out[0] not in task_ids:
+            return found
+        missing = left_out.pop()
+        if how == "fails":
+            raise StoreUnavailableError("ThrottlingException")
+        return [one for one in found if one.task_id != missing]
+
+    floor.tasks.read_many = throttled  # type: ignore[method-assign]  # a partition that is busy for a moment
+
+
+async def test_a_task_that_a_read_leaves_out_at_the_first_look_is_read_at_the_next(floor: Floor) -> None:
+    """It was accepted long before, so that no later look comes across its row."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(minutes(60))
+    began = floor.clock.now()
+    leave_out_once(floor, task, "left out")
+    await floor.tick()
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[0][0] - began <= 2 * SCAN
+
+
+@pytest.mark.parametrize("how", ["left out", "fails"])
+async def test_a_task_that_cannot_be_read_when_it_is_due_is_read_a_while_later(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It was set aside by what its row says; the leader that is at work looks at it again."""
+    monkeypatch.setattr(watch, "LOADED", 1)
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED, "first")  # keeps the leader, which is to ask about it in 50 s
+    floor.vendor.taken["task-first"] += minutes(600)
+    floor.clock.pass_by(timedelta(seconds=1))
+    task = await floor.add(State.WATCHED, "aside")
+    floor.clock.pass_by(schedule.next_poll(minutes(60), first=timedelta(0)) + timedelta(seconds=9))
+    began = floor.clock.now()
+    leave_out_once(floor, task, how)
+    await floor.tick()
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[-1][0] - began <= INDEX_LAG + SCAN
