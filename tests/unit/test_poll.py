@@ -14,7 +14,7 @@ from taskhook.hosts import FIRST_SLOTS
 from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller import watch
 from taskhook.poller.leadership import HAND_OVER
-from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
+from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, World
 from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
@@ -1991,3 +1991,25 @@ async def test_a_task_that_cannot_be_read_when_it_is_due_is_read_a_while_later(
     await floor.tick()
     assert floor.now_of(task).callback is CallbackState.DELIVERED
     assert floor.receivers.attempts[-1][0] - began <= INDEX_LAG + SCAN
+
+
+async def test_a_table_that_is_away_for_a_moment_is_no_fault_of_a_queued_task(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again as soon as after any such failure, and not told as broken."""
+    task = await floor.add(State.QUEUED)
+    swap, down = floor.tasks.swap, [True]
+
+    async def once_down(old: Task, new: Task) -> Task:
+        if down:
+            down.pop()
+            raise StoreUnavailableError("ThrottlingException")
+        return await swap(old, new)
+
+    monkeypatch.setattr(floor.tasks, "swap", once_down)
+    began = floor.clock.now()
+    await floor.tick()
+    submitted = floor.now_of(task).submitted_at
+    assert submitted is not None
+    assert submitted - began <= PAUSE_SHORT + BEAT
+    assert floor.told.count("task.crashed") == 0

@@ -8,7 +8,7 @@ from taskhook import budget
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
-from taskhook.ports import StaleTaskError
+from taskhook.ports import StaleTaskError, StoreUnavailableError
 from taskhook.submit import Payer, pay
 from taskhook.task import ErrorCode, State, Submission, SubmitOutcome, Task
 
@@ -125,6 +125,8 @@ class Queue:
                     served = True
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
+                except StoreUnavailableError:
+                    raise
                 except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
                     self._world.reporter.tell("task.crashed", task_id=head.task_id, error=type(error).__name__)
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
