@@ -10,10 +10,14 @@ import pytest
 
 from taskhook import schedule
 from taskhook.budget import WINDOW, Gate, window
-from taskhook.hosts import FIRST_SLOTS
+from taskhook.hosts import FIRST_SLOTS, Hosts
 from taskhook.poll import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller import watch
+from taskhook.poller.endings import Endings
 from taskhook.poller.leadership import HAND_OVER
+from taskhook.poller.pacing import Pacing
+from taskhook.poller.scheduler import Scheduler
+from taskhook.poller.watch import Watch
 from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, World
 from taskhook.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows, StoreUnavailableError
 from taskhook.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
@@ -945,15 +949,19 @@ async def test_a_hung_poll_and_garbage_delay_nobody(floor: Floor, monkeypatch: p
     assert max(good) <= max(lateness(alone)) + timedelta(seconds=0.3)
 
 
-async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(floor: Floor) -> None:
-    """The holder looks once more after it has given the lease up."""
+@pytest.mark.parametrize("behind_s", [0, 60])
+async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(floor: Floor, behind_s: int) -> None:
+    """The holder looks once more after it has given the lease up, and far enough back for a submitter whose clock is behind."""
     floor.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
     release = floor.tasks.release
 
     async def release_at_the_last_moment(holder: str, *, left_at: datetime | None = None) -> None:
         if not late:
-            late.append(await floor.add(State.WATCHED, "late"))
+            odd = await floor.add(State.WATCHED, "late")
+            del floor.tasks.items[odd.task_id]
+            shifted = odd.accepted_at - timedelta(seconds=behind_s)
+            late.append(await floor.tasks.add(odd.model_copy(update={"accepted_at": shifted})))
             assert not (await floor.tick(late[0].task_id)).lingered
         await release(holder, left_at=left_at)
 
@@ -2013,3 +2021,38 @@ async def test_a_table_that_is_away_for_a_moment_is_no_fault_of_a_queued_task(
     assert submitted is not None
     assert submitted - began <= PAUSE_SHORT + BEAT
     assert floor.told.count("task.crashed") == 0
+
+
+async def test_a_poll_that_is_not_begun_takes_no_slot(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests are asked for, another event has begun a step of the task."""
+    task, running, now = await floor.add(State.WATCHED), set[str](), floor.clock.now()
+    floor.clock.pass_by(minutes(1))
+    pacing = Pacing(floor.rules, floor.world, started=now)
+    kind = Watch(
+        rules=floor.rules,
+        world=floor.world,
+        pacing=pacing,
+        endings=Endings(rules=floor.rules, world=floor.world, hosts=Hosts(floor.clock), steps=Counter()),
+        is_running=running.__contains__,
+        known=running.__contains__,
+        track=lambda _: None,
+        started=now,
+    )
+    kind.keep(task)
+    take_tokens, free = floor.tasks.take_tokens, pacing.free_slots()
+
+    async def take_and_begin(wanted: int, *, window: int, limit: int) -> int:
+        running.add(task.task_id)
+        return await take_tokens(wanted, window=window, limit=limit)
+
+    monkeypatch.setattr(floor.tasks, "take_tokens", take_and_begin)
+    assert list(await kind.admit(floor.clock.now())) == []
+    assert pacing.free_slots() == free
+    running.clear()
+    assert list(await kind.admit(floor.clock.now())) == [task.task_id]
+    assert pacing.free_slots() == free - 1
+
+
+def test_a_step_that_is_over_may_be_dropped(floor: Floor) -> None:
+    """Who leaves drops its held polls, and drains what is left, whatever it takes for held."""
+    Scheduler(clock=floor.clock, reporter=floor.told).cancel(["over"])
