@@ -870,7 +870,21 @@ async def test_retry_after_is_read_in_all_its_forms(status: int, value: str, lea
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "-5", "+5", "1.5", "1e3", "5 minutes", "0x10", "Fri, 99 Dec 2026 00:00:00 GMT", "5, 6", "\u0663", "a" * 5000, "9" * 5000],
+    [
+        "",
+        "soon",
+        "-5",
+        "+5",
+        "1.5",
+        "1e3",
+        "5 minutes",
+        "0x10",
+        "Fri, 99 Dec 2026 00:00:00 GMT",
+        "5, 6",
+        "\u0663",
+        "a" * 5000,
+        "9" * 5000,
+    ],
 )
 async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
     """Nonsense is as good as no header."""

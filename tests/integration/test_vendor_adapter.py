@@ -16,9 +16,10 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi, _Post
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
@@ -659,6 +660,30 @@ async def test_post_closes_its_connection() -> None:
             await closed.wait()
 
 
+@pytest.mark.parametrize("second", [False, True], ids=["the first POST", "the second one"])
+@pytest.mark.parametrize("hangs", [False, True], ids=["breaks", "hangs"])
+async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
+    monkeypatch: pytest.MonkeyPatch, *, hangs: bool, second: bool
+) -> None:
+    """It is paid for, so that neither an error nor the end of the time makes it unknown."""
+    sent_with = _Post.sent_with
+
+    @asynccontextmanager
+    async def closed_badly(post: _Post, authorization: str) -> AsyncIterator[httpx.Response]:
+        async with sent_with(post, authorization) as response:
+            yield response
+        if response.status_code == 200:
+            if hangs:
+                await asyncio.get_running_loop().create_future()
+            raise OSError("cannot be closed")
+
+    monkeypatch.setattr(_Post, "sent_with", closed_badly)
+    async with emulated(Keys(["mdlx-old", KEY] if second else [KEY])) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=timedelta(seconds=3) if hangs else LONG)
+        (task,) = emulator.snapshot()["tasks"]
+        assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
+
+
 async def test_poll_survives_a_dead_kept_connection() -> None:
     """A kept connection that the vendor has closed costs at most one poll."""
     body = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
@@ -1154,6 +1179,14 @@ async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: 
     for body in (b'{"code":1,"message":"no"}', b"<html>"):
         told = await balance(answering(answer(status, body if status != 204 else b"")))
         assert (told.answered, told.status) == (answered, status)
+
+
+async def test_a_refused_key_is_read_again_when_the_balance_is_asked_for_next() -> None:
+    """Once: what is free is asked after trouble, and a key that was replaced meanwhile must not look like more of it."""
+    keys = Keys(["mdlx-old", KEY])
+    async with emulated(keys) as (_, api):
+        assert [(await api.balance()).status for _ in range(3)] == [401, 200, 200]
+        assert keys.asked == [False, True, False]
 
 
 @pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
@@ -355,6 +356,55 @@ async def test_what_was_paid_for_is_told_before_it_is_stored(desk: Desk, monkeyp
     assert told[-1] == told[1]  # once, however long it is tried
     assert len(told) > 10
     assert desk.clock.now() - began <= timedelta(seconds=14)
+
+
+DENIED = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "UpdateItem")
+
+
+async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a deployment replaces the function's rights: the write is tried again, and the log has the id meanwhile."""
+    swap, refusals = desk.tasks.swap, [DENIED, DENIED]
+
+    async def refuse(old: Task, new: Task) -> Task:
+        if refusals:
+            raise refusals.pop()
+        return await swap(old, new)
+
+    monkeypatch.setattr(desk.tasks, "swap", refuse)
+    answer = await desk.submit()
+    assert (answer.status, desk.only_task.state, desk.only_task.upstream_task_id) == (200, State.WATCHED, "task-0")
+    assert desk.told.count("task.outcome_unstored") == 1
+
+
+@pytest.mark.parametrize("call", ["gate", "set_gate"])
+@pytest.mark.parametrize(
+    ("before", "told", "state"),
+    [
+        (Gate(unknown=1), SubmitOutcome(submission=Submission.TAKEN, status=200), State.WATCHED),
+        (Gate(), SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)), State.WATCHED),
+        (Gate(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.RESCUE),
+        (Gate(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
+    ],
+    ids=["a doubt is over", "a pause", "a doubt", "a refusal for now"],
+)
+async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str, before: Gate, told: SubmitOutcome, state: State
+) -> None:
+    """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
+    desk.tasks.the_gate = before
+    desk.vendor.submit_outcomes.append(told)
+    plain = getattr(desk.tasks, call)
+
+    async def refuse(*arguments: Any) -> Any:
+        if desk.vendor.submits:
+            raise DENIED
+        return await plain(*arguments)
+
+    monkeypatch.setattr(desk.tasks, call, refuse)
+    answer = await desk.submit()
+    assert (answer.status, answer.task.state) == (502 if state is State.RESCUE else 200, state)
 
 
 async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
