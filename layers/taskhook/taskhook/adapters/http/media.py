@@ -22,10 +22,10 @@ from taskhook.adapters import mediainfo
 from taskhook.adapters.http import magic
 from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
 from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
-from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import DeliveryError, Reporter
-from taskhook.core.targets import NotPublicError, TargetPolicy
+from taskhook.core.targets import TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is
 PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for

@@ -78,7 +78,7 @@ class AiohttpOriginals:
             raise
         except TooManyRedirectsError:
             raise SourceGoneError("too_many_redirects") from None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ForbiddenTargetError) as error:
             self._leave()
             if any(isinstance(cause, ForbiddenTargetError) for cause in causes(error)):
                 raise SourceGoneError("forbidden_target") from None
