@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, minified
+from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, linked, minified, rendered
 
 RESCUE_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
@@ -482,30 +482,17 @@ class Task(BaseModel):
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""
-        data: Json = json.loads(self.result or "{}")
         keys = {copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None}
-        for n in file_numbers(data):
-            file = data["result"]["resources"][n]
-            if n in keys:
-                file |= {"url": f"{origin}/r/{keys[n]}", "source_url": file["url"]}
-            file["archived"] = n in keys
-        return data
+        return linked(json.loads(self.result or "{}"), {n: f"{origin}/r/{key}" for n, key in keys.items()})
 
     def _render(self, message: str, data: Json) -> str:
         """Render the callback's body; the only place that does, called once per task."""
         assert self.ended_at is not None  # noqa: S101  # set by the only caller
-        own = {
+        about = {
             "status": self.state,
             "task_id": self.task_id,
             "upstream_task_id": self.upstream_task_id,
             "model_id": self.model,
             "reference": self.reference,
         }
-        body = {
-            "type": self.event,
-            "timestamp": self.ended_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "code": 0,
-            "message": message,
-            "data": {name: value for name, value in own.items() if value is not None} | data,
-        }
-        return minified(body)
+        return rendered(self.event, self.ended_at, message=message, about=about, data=data)
