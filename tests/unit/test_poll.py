@@ -22,8 +22,9 @@ from taskhook.poller.leadership import HAND_OVER
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, World
-from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 RETENTION = timedelta(days=7)
 STOP = timedelta(seconds=120)
@@ -44,19 +45,16 @@ class Floor:
         self.ends: asyncio.Task[None] | None = None  # of a trouble
         self.vendor = FakeVendor(self.clock)
         self.receivers = FakeReceivers(self.clock)
-        self.world = World(
+        self.world = App(
+            SETTINGS,
             tasks=self.tasks,
-            work=self.tasks,
-            lease=self.tasks,
-            gates=self.tasks,
-            budget=self.tasks,
-            hooks=FixedHooks(),
             vendor=self.vendor,
+            webhook_urls=FixedHooks(),
             callbacks=self.receivers,
             callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
             clock=self.clock,
             reporter=self.told,
-        )
+        ).poller
 
     async def tick(self, *accepted: str, ended: tuple[str, ...] = (), told: Ends | None = None) -> PollReport:
         """Invoke the poll function: a tick, or a wake with ids."""

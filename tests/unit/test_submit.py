@@ -19,8 +19,9 @@ from taskhook.core.task import CallbackState, ErrorCode, State, Submission, Subm
 from taskhook.submit.media import Inspector
 from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
 from taskhook.submit.request import Order
-from taskhook.submit.submit import Answer, Door, submit
-from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from taskhook.submit.submit import Answer, submit
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
 BODY = {"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/v.mp4", "mode": "wan-std"}
@@ -52,21 +53,15 @@ class Desk:
         order = Order.read(
             MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key, retry_count=count
         )
-        payer = Payer(
+        app = App(
+            SETTINGS.model_copy(update={"max_queued": 3}),
             tasks=self.tasks,
             vendor=self.vendor,
-            hooks=FixedHooks(),
+            webhook_urls=FixedHooks(),
+            allowance=self.allowance,
+            wake=self.woken,
             clock=self.clock,
             reporter=self.told,
-            retention=RETENTION,
-        )
-        door = Door(
-            queue=self.tasks,
-            gates=self.tasks,
-            allowance=self.allowance,
-            lease=self.tasks,
-            wake=self.woken,
-            max_queued=3,
         )
         return await submit(
             order,
@@ -74,8 +69,8 @@ class Desk:
             arrived_at=self.clock.now() - late,
             claim=CLAIM,
             inspector=self.inspector,
-            payer=payer,
-            door=door,
+            payer=app.payer,
+            door=app.door,
         )
 
     @property
