@@ -1,4 +1,4 @@
-"""Callers: who may use this deployment, proven by a token, and how the admin command makes and changes them."""
+"""Callers: what may use this deployment, proven by a token, and how the admin command makes and changes them."""
 
 import hashlib
 import hmac

@@ -10,8 +10,8 @@ r"""A task: its states, the only transitions between them, and the bodies render
    watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
 ```
 
-Every transition returns a new value; whoever stores it does so on condition that nobody stored another one in between
-(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when nobody else may act on the task.
+Every transition returns a new value, stored on condition that no other one was stored in between
+(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when no other invocation may act on the task.
 """
 
 import json
@@ -136,7 +136,7 @@ class Copy(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int  # of the vendor's resources
-    token: str  # part of the file's key and of the link to it: whoever knows it may read the file, and nobody can guess it
+    token: str  # part of the file's key and of the link to it: what knows it may read the file; it cannot be guessed
     upload: str | None = None  # where what was copied so far is kept
     size: int | None = None  # of the original, and
     tag: str | None = None  # which version of it: a copy is never made of two
@@ -189,7 +189,7 @@ class Task(BaseModel):
     unchecked: dict[str, str] = {}  # by input: why its media could not be held against the vendor's limits
     accepted_at: Moment
     state: State
-    nonce: str = ""  # who wrote last; the store sets a fresh one with every write
+    nonce: str = ""  # of the last write; the store sets a fresh one with every write
     claimed_until: Moment | None = None
 
     submitted_at: Moment | None = None  # when the paid POST was claimed
@@ -293,7 +293,7 @@ class Task(BaseModel):
         return url
 
     def claimed(self, now: datetime) -> bool:
-        """Tell whether somebody may be acting on the task right now."""
+        """Tell whether an invocation may be acting on the task right now."""
         return self.claimed_until is not None and now < self.claimed_until
 
     # --- transitions -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of
 
 @dataclass(frozen=True)
 class Inspector:
-    """Who looks at media before a task is taken."""
+    """How media are looked at before a task is taken."""
 
     probe: MediaProbe
     enforce: bool  # False: what is wrong passes, and the task says so

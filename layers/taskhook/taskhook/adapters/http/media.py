@@ -57,7 +57,7 @@ class AiohttpMediaProbe:
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
         """Read what a verdict needs. Never raises: what went wrong is among the facts."""
-        remote = _Remote(self._policy)
+        remote = _RangeReader(self._policy)
         seen = MediaFacts()
         try:
             async with asyncio.timeout(limit.total_seconds()):
@@ -72,7 +72,7 @@ class AiohttpMediaProbe:
         known = {"failure": remote.failure, "doubt": remote.doubt, "size": remote.size, "text": remote.text}
         return seen.model_copy(update=known)
 
-    async def _parsed(self, remote: "_Remote") -> MediaFacts:
+    async def _parsed(self, remote: "_RangeReader") -> MediaFacts:
         """Have the file parsed where the vendor takes its format; any other is only named."""
         if remote.format not in magic.PARSED:
             return MediaFacts(format=remote.format)
@@ -117,7 +117,7 @@ class _QuickResolver(AbstractResolver):
         await self._resolver.close()
 
 
-class _Remote:
+class _RangeReader:
     """A file behind a URL, read by ranges; where its host knows none, as far into the one answer as there is need and room."""
 
     def __init__(self, policy: TargetPolicy) -> None:
@@ -265,7 +265,7 @@ _ENVIRONMENT = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
 
 
 class _Parsed(BaseModel):
-    """What the parser may say; whoever has taken it over can say no more than this."""
+    """What the parser may say; a parser that was taken over can say no more than this."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -278,7 +278,7 @@ class _Parsed(BaseModel):
     confined: bool  # the kernel took the filter of system calls
 
 
-async def _parse(remote: _Remote) -> _Parsed:
+async def _parse(remote: _RangeReader) -> _Parsed:
     """Let the parser read what it wants of the file. Raises _DoubtError where it dies, talks nonsense or takes too long."""
     parser = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
@@ -297,7 +297,7 @@ async def _parse(remote: _Remote) -> _Parsed:
         await parser.communicate()  # `wait` alone would wait for ever where it has said more than was read
 
 
-async def _serve(parser: Process, remote: _Remote) -> _Parsed:
+async def _serve(parser: Process, remote: _RangeReader) -> _Parsed:
     """Answer the parser's questions until it says what it found. Raises ValueError, which pydantic's errors are, and OSError."""
     assert parser.stdin is not None  # noqa: S101  # asked for
     assert parser.stdout is not None  # noqa: S101  # likewise
