@@ -122,7 +122,8 @@ def deploy(arguments: Sequence[str], environment: Mapping[str, str], terminal: T
         _sam(upload, parameters["Architecture"], "the deployment failed; CloudFormation's reason stands above")
     if key:
         _store_key(stack, key)
-    _say_what_next(stack, _present(stack), key_is_missing=not key and not _has_key(stack))
+    key_is_missing = not key and not _has_key(stack, unreadable_is_none=terminal.is_there)
+    _say_what_next(stack, _present(stack), key_is_missing=key_is_missing)
 
 
 def read_parameters(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from taskhook.core.ports import (
     TaskPage,
 )
 from taskhook.core.task import Submission, SubmitOutcome, Task, milliseconds
+from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)
@@ -345,18 +346,35 @@ class FakeMedia:
     clock: VirtualClock
     facts: dict[str, MediaFacts] = field(default_factory=dict)
     looks: list[tuple[str, timedelta]] = field(default_factory=list)
-    made: int = 0
-
-    def __call__(self) -> "FakeMedia":
-        """Be made, as wiring makes the real one: when something is to be looked at."""
-        self.made += 1
-        return self
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
         """Look at it for a second."""
         self.looks.append((url, limit))
         await self.clock.sleep(timedelta(seconds=1))
         return self.facts.get(url, GOOD_VIDEO if ".mp4" in url else GOOD_IMAGE)
+
+
+SETTINGS = Settings(
+    stack_name="shop",
+    tasks_table="Tasks",
+    callers_table="Callers",
+    vendor_url="https://vendor.example.com",
+    keys_secret="arn:aws:secretsmanager:us-east-1:123456789012:secret:keys",
+    public_url="https://tasks.example.com",
+    api_url="https://abcdefghij.execute-api.us-east-1.amazonaws.com",
+    poll_function="poll",
+    callback_targets=CallbackTargets.PUBLIC,
+    callback_latency=CallbackLatency.FAST,
+    first_poll=FirstPoll.TYPICAL,
+    requests_per_minute=1000,
+    long_poll=Switch.ON,
+    hints=Switch.ON,
+    media_checks=MediaChecks.ENFORCE,
+    max_queued=1000,
+    max_task_hours=24,
+    max_queue_hours=24,
+    retention_days=7,
+)
 
 
 class MemoryCallers:

@@ -9,7 +9,7 @@ const equal = (a, b) => a.length === b.length && timingSafeEqual(a, b);
 createServer({ requestTimeout: 20_000 }, async (request, response) => {
   const short = request.method === "POST" && request.headers["content-length"] < 1e6; // as every callback is
   if (!short) return response.writeHead(400, { connection: "close" }).end();
-  const body = Buffer.concat(await request.toArray().catch(() => [])); // nothing of who goes away half-way
+  const body = Buffer.concat(await request.toArray().catch(() => [])); // nothing of a sender that goes away half-way
   const [id, sentAt, sent] = ["id", "timestamp", "signature"].map((name) => request.headers[`webhook-${name}`] ?? "");
   const good = Buffer.from("v1," + createHmac("sha256", key).update(`${id}.${sentAt}.`).update(body).digest("base64"));
   const ours = sent.split(" ").some((signature) => equal(good, Buffer.from(signature)));

@@ -1,22 +1,18 @@
 """The poll function: the tick or a wake in, a report out."""
 
-import gc
-
-gc.disable()  # see submit
-
+import os
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from taskhook import wiring
 from taskhook.poller.invocation import ends_of, poll
+from taskhook.poller.work import RESERVE
+from taskhook.settings import Settings
+from taskhook.wiring import App
 
-gc.freeze()
-gc.enable()
-
-RESERVE = timedelta(seconds=30)  # between the loop's hard stop and the function's own end
+app = App(Settings.of(os.environ)).built("runner", "rules", "poller")
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -24,17 +20,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     accepted, ended = event.get("accepted", []), ends_of(event)
     try:
-        report = wiring.run(
+        report = app.run(
             poll(
                 accepted=accepted,
                 ended=ended,
                 scheduled=not (accepted or ended),
-                hard_stop=wiring.clock().now() + remaining - RESERVE,
-                rules=wiring.poll_rules(),
-                world=wiring.poll_world(),
+                hard_stop=app.clock.now() + remaining - RESERVE,
+                rules=app.rules,
+                world=app.poller,
             ),
             limit=None,
         )
     finally:
-        wiring.flush_metrics()
+        app.flush_metrics()
     return asdict(report)

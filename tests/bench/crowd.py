@@ -32,10 +32,10 @@ from taskhook.adapters.http import callbacks, vendor
 from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
 from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
 from taskhook.poller.invocation import poll
-from taskhook.poller.work import Rules, World
+from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
 from tests.sim.table import Item, MemoryDynamo, _range
-from tests.world import START, MemoryCallers, Told, a_caller
+from tests.world import SETTINGS, START, MemoryCallers, Told, a_caller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -293,23 +293,19 @@ def main() -> None:
     client: Any = FarTable(calls, loop)
     tasks = DynamoTasks(client, TABLE, clock=clock, reporter=Told())
     api, hosts = BusyVendor(clock), DeadHost(clock)
-    world = World(
+    app = App(
+        SETTINGS,
         tasks=tasks,
-        work=tasks,
-        lease=tasks,
-        gates=tasks,
-        budget=tasks,
         vendor=api,
-        hooks=None,
+        webhook_urls=None,
         callbacks=hosts,
         callers=MemoryCallers(a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))),
         clock=clock,
         reporter=Told(),
     )
-    rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24))
     before = resident("VmRSS")
     for _ in range(2):
-        report = loop.run_until_complete(poll(scheduled=True, hard_stop=clock.now() + STOP, rules=rules, world=world))
+        report = loop.run_until_complete(poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller))
     figures = {"peak_mb": resident("VmHWM"), "before_mb": before, "asked": api.asked, "sent": hosts.sent}
     table.kill()
     print(json.dumps(figures | {"steps": report.steps, "seconds": round(loop.time())}))

@@ -33,8 +33,8 @@ from taskhook.core.task import CallbackState, State, Task
 from taskhook.delivery.attempt import Courier, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
-from taskhook.poller.work import Rules, World
-from tests.world import FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
@@ -187,22 +187,20 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     good = _tasks(("127.0.0.1",), port, 100)
     told.wanted = {(await store.add(task.redelivered(now - timedelta(minutes=1)))).task_id for task in good}
     callbacks = AiohttpCallbacks(TargetPolicy(relaxed=True), limit=timedelta(seconds=3))
-    world = World(
+    app = App(
+        SETTINGS,
         tasks=store,
-        work=store,
-        lease=store,
-        gates=store,
-        budget=store,
         vendor=FakeVendor(VirtualClock()),
-        hooks=None,
+        webhook_urls=None,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
         clock=clock,
         reporter=told,
     )
-    rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24))
     began = perf_counter()
-    invocation = asyncio.create_task(poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=rules, world=world))
+    invocation = asyncio.create_task(
+        poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
+    )
     await told.all_there.wait()
     invocation.cancel()
     await asyncio.gather(invocation, return_exceptions=True)

@@ -13,12 +13,14 @@ from pathlib import Path
 import httpx
 
 from taskhook.adapters.clock import SystemClock
-from taskhook.adapters.http.vendor import ModellixApi
+from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.core.ports import POLLS_AT_ONCE
 from taskhook.core.task import State, Task
 from taskhook.poller.invocation import poll
-from taskhook.poller.work import Rules, World
-from tests.world import FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from taskhook.settings import CallbackLatency
+from taskhook.vendors import modellix
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -78,23 +80,14 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             del fresh
             return key
 
-        api = ModellixApi(upstream, the_key)
-        rules = Rules(
-            retention=timedelta(days=7),
-            max_task_age=timedelta(hours=24),
-            max_queue_age=timedelta(hours=24),
-            requests_per_minute=100_000_000,
-            linger=False,
-        )
+        api = HttpTaskApi(upstream, the_key, answers=modellix)
+        settings = SETTINGS.model_copy(update={"requests_per_minute": 100_000_000, "callback_latency": CallbackLatency.ECONOMY})
         clock = SystemClock()
-        world = World(
+        app = App(
+            settings,
             tasks=store,
-            work=store,
-            lease=store,
-            gates=store,
-            budget=store,
             vendor=api,
-            hooks=None,
+            webhook_urls=None,
             callbacks=FakeReceivers(VirtualClock()),
             callers=MemoryCallers(a_caller()),
             clock=clock,
@@ -103,7 +96,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
         pairs = []
         for _ in range(rounds + 1):
             began = time.process_time()
-            report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=rules, world=world)
+            report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
             between = time.process_time()
             await bare(client, urls, headers)
             ended = time.process_time()

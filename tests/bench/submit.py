@@ -7,6 +7,7 @@ in a busy deployment, so that nobody is woken. All threads count. Each figure is
 import asyncio
 import contextlib
 import http.client
+import importlib
 import inspect
 import json
 import os
@@ -24,7 +25,6 @@ from urllib.parse import urlsplit
 
 import boto3
 
-from functions.submit.app import handler
 from tests.bench.first_event import Context
 from tests.bench.surroundings import surroundings
 from tests.local import stack
@@ -114,7 +114,7 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
     vendor = urlsplit(environment["VENDOR_URL"]).netloc
     with Path(os.devnull).open("w") as log, contextlib.redirect_stdout(log):
         ways: tuple[Callable[[], Event], ...] = (
-            lambda: handler(event, Context(20_000)),  # type: ignore[arg-type]
+            lambda: importlib.import_module("functions.submit.app").handler(event, Context(20_000)),
             lambda: bare(event, dynamodb, vendor, key),
         )
         for way in ways:

@@ -21,10 +21,10 @@ import boto3
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.poller.invocation import poll
-from taskhook.poller.work import Rules, World
+from taskhook.wiring import App
 from tests.local import stack
 from tests.local.dynamodb_local import dynamodb_local
-from tests.world import FakeReceivers, FakeVendor, MemoryCallers, Told, VirtualClock, a_caller
+from tests.world import SETTINGS, FakeReceivers, FakeVendor, MemoryCallers, Told, VirtualClock, a_caller
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -115,19 +115,15 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
     clock, told = SystemClock(), Told()
     tasks = DynamoTasks(client, table, clock=clock, reporter=told)
     virtual = VirtualClock()
-    world = World(
+    app = App(
+        SETTINGS,
         tasks=tasks,
-        work=tasks,
-        lease=tasks,
-        gates=tasks,
-        budget=tasks,
         vendor=FakeVendor(virtual),
-        hooks=None,
+        webhook_urls=None,
         callbacks=FakeReceivers(virtual),
         callers=MemoryCallers(a_caller()),
         clock=clock,
         reporter=told,
     )
-    rules = Rules(retention=timedelta(days=7), max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24))
-    report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=rules, world=world)
+    report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
     assert not report.lingered, "nothing was due"

@@ -332,3 +332,48 @@ def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
                 shown, complaint = process.communicate(timeout=45)  # AWS would be waited for for a minute, several times
     assert (process.returncode, shown) == (130, "")
     assert complaint == "\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n"
+
+
+# A terminal of its own, whose keys are what is written to standard input; then how the command left it.
+AT_A_TERMINAL = """
+import pty, sys
+pty.spawn([sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+"""
+AND_AFTERWARDS = """
+import signal, subprocess, sys, termios
+signal.signal(signal.SIGINT, lambda *_: None)
+code = subprocess.call([sys.executable, "-m", "taskhook", *sys.argv[1:]])
+print("exit code", code, "echo", bool(termios.tcgetattr(0)[3] & termios.ECHO))
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "told"),
+    [(b"\x03", 130, ""), (b"\x04", 1, "taskhook: no key was given; nothing was changed"), (b"mdlx_typed\n", 0, "modellix")],
+    ids=["Ctrl-C", "Ctrl-D", "a key"],
+)
+def test_a_key_is_asked_for_and_the_terminal_left_as_it_was(
+    deployed: str, account_url: str, keys: Keys, typed: bytes, code: int, told: str
+) -> None:
+    """Without a trace, showing what is typed again; and where no key was typed the secret is not written."""
+    before = keys.read()
+    environment = os.environ | NO_CONFIGURATION | ACCOUNT | {"AWS_ENDPOINT_URL": account_url}
+    arguments = ("vendors", "set", "modellix", "--stack", deployed)
+    command: Any = [sys.executable, "-c", AT_A_TERMINAL, AND_AFTERWARDS, *arguments]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        shown = b""
+        while not shown.endswith(b"API key of modellix: "):
+            piece = os.read(process.stdout.fileno(), 1000)
+            assert piece, shown
+            shown += piece
+        process.stdin.write(typed)
+        process.stdin.flush()
+        shown += process.communicate(timeout=60)[0]
+    assert f"exit code {code} echo True" in shown.decode()
+    assert told in shown.decode()
+    assert b"Traceback" not in shown
+    assert b"mdlx_typed" not in shown
+    assert (keys.read() == before) == (code != 0)
+    keys.write(before)

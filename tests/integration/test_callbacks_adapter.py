@@ -324,8 +324,9 @@ async def test_status_counts_whatever_becomes_of_the_body(status: int, rest: byt
     reply, _ = await attempt(script)
     took = timedelta(seconds=time.perf_counter() - began)
     assert (reply.status, reply.error) == (status, None)
-    # It is the time to the status, not to the end of a body that a second is spent on.
-    assert reply.elapsed < took - timedelta(seconds=0.9 if ending == "hold" else 0)
+    # It is the time to the status, not to the end of a body: a second is waited for the first byte of one.
+    waited = ending == "hold" and not reply.answer
+    assert reply.elapsed < took - timedelta(seconds=0.9 if waited else 0)
 
 
 @pytest.mark.parametrize(
@@ -852,7 +853,6 @@ MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=4
         ("00120", 2 * MINUTE, 2 * MINUTE),
         (" 120 ", 2 * MINUTE, 2 * MINUTE),
         ("99999999999999999999", MOST, MOST),
-        ("9" * 5000, MOST, MOST),
         (http_date(HOUR), 0.5 * HOUR, HOUR),  # written when the tests were collected, which may be minutes ago
         (http_date(-5 * MINUTE), timedelta(0), timedelta(0)),
         ((datetime.now(UTC) + HOUR).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 0.5 * HOUR, HOUR),
@@ -870,7 +870,21 @@ async def test_retry_after_is_read_in_all_its_forms(status: int, value: str, lea
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "-5", "+5", "1.5", "1e3", "5 minutes", "0x10", "Fri, 99 Dec 2026 00:00:00 GMT", "5, 6", "\u0663", "a" * 5000],
+    [
+        "",
+        "soon",
+        "-5",
+        "+5",
+        "1.5",
+        "1e3",
+        "5 minutes",
+        "0x10",
+        "Fri, 99 Dec 2026 00:00:00 GMT",
+        "5, 6",
+        "\u0663",
+        "a" * 5000,
+        "9" * 5000,
+    ],
 )
 async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
     """Nonsense is as good as no header."""
@@ -977,7 +991,7 @@ BEHAVIOURS: list[tuple[str, Script, Next]] = [
     ("Retry-After: a date", on(410, retry_after=http_date(105 * MINUTE)), retried_on(410, 100 * MINUTE)),
     ("Retry-After: a date gone by", on(503, retry_after=http_date(-5 * MINUTE)), retried_on(503)),
     ("Retry-After: a day", on(503, retry_after="86400"), retried_on(503, timedelta(minutes=10))),
-    ("Retry-After: for ever", on(503, retry_after="9" * 400), retried_on(503, timedelta(minutes=10))),
+    ("Retry-After: for ever", on(503, retry_after="9" * 20), retried_on(503, timedelta(minutes=10))),
     ("Retry-After: year 9999", on(500, retry_after="Fri, 31 Dec 9999 23:59:59 GMT"), retried_on(500, timedelta(minutes=10))),
     ("Retry-After: -5", on(503, retry_after="-5"), retried_on(503)),
     ("Retry-After: soon", on(503, retry_after="soon"), retried_on(503)),

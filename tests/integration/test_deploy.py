@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -280,6 +281,69 @@ def test_another_stack_is_never_written_over(bench: Bench, named: dict[str, str]
     assert (code, "no taskhook" in told, bench.sam) == (1, True, [])
     code, _, told = bench.run("destroy", CONFIRM=named["STACK"], **named)
     assert (code, "no taskhook" in told) == (1, True)
+
+
+def made(url: str, name: str, resources: dict[str, Any]) -> None:
+    """Make a stack that has no outputs, as one that has failed."""
+    cloudformation = aws(url, "cloudformation")
+    body = json.dumps({"Resources": resources})
+    cloudformation.create_stack(StackName=name, TemplateBody=body, Capabilities=["CAPABILITY_IAM"])
+    cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_another_stack_is_not_deleted_though_it_has_no_outputs(
+    bench: Bench, named: dict[str, str], account_url: str, *, alike: bool
+) -> None:
+    """Not even where it has a table of callers too."""
+    made(account_url, named["STACK"], {"Callers": template.load()["Resources"]["Callers"]} if alike else {"Queue": QUEUE})
+    code, _, told = bench.run("destroy", CONFIRM=named["STACK"], CONFIRM_DATA=named["STACK"], **named)
+    assert (code, "no taskhook" in told, "deletes" in told) == (1, True, False)
+    [there] = aws(account_url, "cloudformation").describe_stacks(StackName=named["STACK"])["Stacks"]
+    assert there["StackStatus"] == "CREATE_COMPLETE"
+
+
+QUEUE = {"Type": "AWS::SQS::Queue"}
+ROLE = {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []}}}
+
+
+def test_a_taskhook_that_has_failed_is_deleted_though_it_has_no_outputs(
+    bench: Bench, named: dict[str, str], account_url: str
+) -> None:
+    """It is known by what the template declares."""
+    made(account_url, named["STACK"], {"Callers": template.load()["Resources"]["Callers"], "SubmitRole": ROLE})
+    code, _, told = bench.run("destroy", CONFIRM=named["STACK"], CONFIRM_DATA=named["STACK"], **named)
+    assert (code, "is deleted" in told) == (0, True), told
+
+
+def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket's policy is kept by the template, so that the bucket is never without; nothing could delete it afterwards."""
+    found = [
+        {"LogicalResourceId": name, "ResourceType": one["Type"], "PhysicalResourceId": f"its-{name}"}
+        for name, one in template.load()["Resources"].items()
+    ]
+    cloudformation = SimpleNamespace(describe_stack_resources=lambda **_: {"StackResources": found})
+    monkeypatch.setattr(deploy, "client", lambda _: cloudformation)
+    assert {one.name for one in deploy._kept("x")} == {"its-Tasks", "its-Callers", "its-Secret", "its-Results"}
+
+
+def test_a_secret_that_cannot_be_read_is_no_key_in_place_to_who_is_asked(
+    bench: Bench, named: dict[str, str], account_url: str
+) -> None:
+    """The deployment goes on, and says what to do about the key; without a terminal to ask at it does not begin."""
+    assert bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), **named)[0] == 0
+    found = aws(account_url, "cloudformation").describe_stack_resource(StackName=named["STACK"], LogicalResourceId="Secret")
+    secret = found["StackResourceDetail"]["PhysicalResourceId"]
+    aws(account_url, "secretsmanager").put_secret_value(SecretId=secret, SecretString="pasted over it all")
+    again = {name: value for name, value in named.items() if name != "SAM_MAKES"}
+    (bench.folder / "calls").unlink()
+    code, _, told = bench.run("deploy", **again)
+    assert (code, "the stack's secret cannot be used" in told, "pasted" in told, bench.sam) == (1, True, False, [])
+    operator = Operator(there=True, answers=[""])
+    code, shown, told = bench.run("deploy", terminal=operator, **again)
+    assert (code, [call["verb"] for call in bench.sam]) == (0, ["build", "deploy"]), told
+    assert "later" in operator.asked[0]
+    assert f"taskhook vendors set modellix --stack {named['STACK']}" in shown
 
 
 def test_destroy_says_what_stays_and_deletes_that_only_when_the_name_is_given_again(

@@ -101,7 +101,7 @@ async def test_forbidden_host_is_refused_by_the_connection() -> None:
     """Even if no URL check came before, no forbidden target is connected to, be it a literal, an odd spelling or a name."""
     async with listening(OK, hosts=LOOPBACK) as listener:
         for row in FORBIDDEN_HOSTS:
-            connector = guarded_connector(TargetPolicy(), connections=5, per_host=5, resolver=Names([LOOPBACK]))
+            connector = guarded_connector(TargetPolicy(), connections=5, resolver=Names([LOOPBACK]))
             async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
                 with naming(row), pytest.raises((ForbiddenTargetError, aiohttp.InvalidURL)):
                     await session.post(f"http://{row[1]}:{listener.port}/hook", data=b"{}")
@@ -232,7 +232,7 @@ async def test_relaxed_policy_reaches_the_listener_over_ipv6() -> None:
 async def test_system_resolver_is_guarded_too() -> None:
     """With the system's own resolver, `localhost` is refused by the connection, not only by its name."""
     async with listening(OK, hosts=LOOPBACK) as listener:
-        connector = guarded_connector(TargetPolicy(), connections=5, per_host=5)
+        connector = guarded_connector(TargetPolicy(), connections=5)
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(ForbiddenTargetError):
                 await session.get(f"http://localhost:{listener.port}/")
@@ -242,7 +242,7 @@ async def test_system_resolver_is_guarded_too() -> None:
 async def test_refusal_does_not_stop_the_next_attempt() -> None:
     """A refused target leaves nothing behind: the places of the connector are free again."""
     async with listening(OK, hosts=(STAND_IN,)) as public:
-        connector = guarded_connector(StandInPolicy(), connections=1, per_host=1)
+        connector = guarded_connector(StandInPolicy(), connections=1)
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(LIMIT.total_seconds()):
             for _ in range(5):
                 with pytest.raises(ForbiddenTargetError):

@@ -20,8 +20,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from taskhook.adapters import mediainfo
 from taskhook.adapters.http import media
 from taskhook.adapters.http.media import AiohttpMediaProbe
+from taskhook.core.errors import NotPublicError
 from taskhook.core.models import Judgement, Verdict
-from taskhook.core.targets import NotPublicError, TargetPolicy
+from taskhook.core.targets import TargetPolicy
 from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out

@@ -4,7 +4,8 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,7 +16,8 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.items import attributes, item
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.admission import Gate
-from taskhook.core.errors import StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.core.encryption import encrypt
+from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Credential, LeaseView, Rows
 from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
@@ -629,6 +631,68 @@ async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -
     assert await directory.remove(disabled), "the first try's answer may have been lost"
     assert await directory.read("alice") is None
     assert await directory.cached("alice") is None
+
+
+@dataclass
+class Material:
+    """The deployment's own key, of which this process has read an older one."""
+
+    kept: str
+    now: str
+    asked: list[bool] = field(default_factory=list)
+
+    async def __call__(self, *, fresh: bool) -> str:
+        """Give it."""
+        self.asked.append(fresh)
+        self.kept = self.now if fresh else self.kept
+        return self.kept
+
+
+OLD_KEY, NEW_KEY = "b" * 64, "c" * 64
+
+
+def sealed(value: str, material: str = NEW_KEY, *, until: datetime | None = None) -> Credential:
+    """Give a signing secret of alice's as the table holds it."""
+    return Credential(value=encrypt(value, material=material, context="alice"), expires_at=until)
+
+
+async def found_by(material: Material, *kept: Credential) -> list[str]:
+    """Keep alice with these secrets, and tell which ones sign her callbacks."""
+    directory = DynamoCallers(a_client(), "Callers", clock=VirtualClock(), deployment_key=material)
+    await directory.add(a_caller("alice").model_copy(update={"secrets": kept}))
+    found = await directory.find("alice")
+    assert found is not None
+    return [secret.value for secret in found.secrets]
+
+
+async def test_a_secret_that_cannot_be_read_is_left_out_while_another_one_signs() -> None:
+    """As one of before the deployment's key was replaced; nor is one read that is over."""
+    material = Material(NEW_KEY, NEW_KEY)
+    over = sealed("whsec_over", OLD_KEY, until=START - timedelta(seconds=1))
+    assert await found_by(material, sealed("whsec_new"), sealed("whsec_old", OLD_KEY), over) == ["whsec_new"]
+    assert material.asked == [False]
+
+
+async def test_a_secret_that_is_over_signs_nothing() -> None:
+    """However well it can be read."""
+    over = sealed("whsec_over", until=START - timedelta(seconds=1))
+    assert await found_by(Material(NEW_KEY, NEW_KEY), sealed("whsec_new"), over) == ["whsec_new"]
+
+
+async def test_where_no_secret_can_be_read_the_deployments_key_is_read_again() -> None:
+    """It may have been replaced since this process read it."""
+    material = Material(OLD_KEY, NEW_KEY)
+    assert await found_by(material, sealed("whsec_new")) == ["whsec_new"]
+    assert material.asked == [False, True]
+
+
+async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_error() -> None:
+    """The key is read again once, and no caller is given who cannot sign."""
+    for kept in ([sealed("whsec_odd", "d" * 64)], [sealed("whsec_over", until=START - timedelta(seconds=1))]):
+        material = Material(OLD_KEY, NEW_KEY)
+        with pytest.raises(DecryptionError):
+            await found_by(material, *kept)
+        assert material.asked == [False, True]
 
 
 # --- what only the real table can show -------------------------------------------------------------------------------------

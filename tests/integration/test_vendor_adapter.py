@@ -16,13 +16,15 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, ModellixApi
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi, _Post
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
 from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.vendors import modellix
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.local.server import serving
@@ -58,9 +60,9 @@ class Keys:
 
 
 @asynccontextmanager
-async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[ModellixApi]:
+async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
-    api = ModellixApi(origin, keys or Keys(), least=least)
+    api = HttpTaskApi(origin, keys or Keys(), answers=modellix, least=least)
     try:
         yield api
     finally:
@@ -68,7 +70,7 @@ async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = ti
 
 
 @asynccontextmanager
-async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, ModellixApi]]:
+async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
     """Serve the emulator and make the adapter for it."""
     profile: dict[str, Any] = {"api_keys": (KEY,), "task_seconds": 60.0} | knobs
     emulator = VendorEmulator(VendorProfile(**profile))
@@ -239,7 +241,7 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
         ({"retry_after": "999999999999"}, 3600, 3600),
         ({"retry_after": IN_1000_S}, 500, 1001),
         ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(days=400), usegmt=True)}, 3600, 3600),
-        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 1, 1),
+        ({"retry_after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0, 0),
         ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": IN_1000_S}, 500, 1001),
         ({"x_ratelimit_remaining": "0", "x_ratelimit_reset": "9" * 30}, 3600, 3600),
         ({"retry_after": "7", "x_ratelimit_remaining": "0", "x_ratelimit_reset": IN_1000_S}, 7, 7),
@@ -286,7 +288,7 @@ async def test_nonsense_about_when_to_come_back_is_ignored(headers: dict[str, st
     assert (taken.submission, taken.upstream_task_id) == (Submission.TAKEN, "task-1")
     polled = await poll(answering(answer(429, b"{}", **headers)))
     assert polled.kind is PollKind.THROTTLED
-    assert {busy.retry_after, polled.retry_after} <= {None, timedelta(seconds=1)}
+    assert {busy.retry_after, polled.retry_after} <= {None, timedelta(0)}
 
 
 async def test_refusal_for_rate_is_busy() -> None:
@@ -659,6 +661,30 @@ async def test_post_closes_its_connection() -> None:
         await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         async with asyncio.timeout(LONG.total_seconds()):
             await closed.wait()
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["the first POST", "the second one"])
+@pytest.mark.parametrize("hangs", [False, True], ids=["breaks", "hangs"])
+async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
+    monkeypatch: pytest.MonkeyPatch, *, hangs: bool, second: bool
+) -> None:
+    """It is paid for, so that neither an error nor the end of the time makes it unknown."""
+    sent_with = _Post.sent_with
+
+    @asynccontextmanager
+    async def closed_badly(post: _Post, authorization: str) -> AsyncIterator[httpx.Response]:
+        async with sent_with(post, authorization) as response:
+            yield response
+        if response.status_code == 200:
+            if hangs:
+                await asyncio.get_running_loop().create_future()
+            raise OSError("cannot be closed")
+
+    monkeypatch.setattr(_Post, "sent_with", closed_badly)
+    async with emulated(Keys(["mdlx-old", KEY] if second else [KEY])) as (emulator, api):
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=timedelta(seconds=3) if hangs else LONG)
+        (task,) = emulator.vendor.snapshot()["tasks"]
+        assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
 
 
 async def test_poll_survives_a_dead_kept_connection() -> None:
@@ -1088,12 +1114,12 @@ async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes
 
 @pytest.mark.parametrize(
     ("remaining", "reset_in", "least", "most"),
-    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 1, 1), ("0", 0, 1, 1), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
+    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 0, 0), ("0", 0, 0, 0), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
 )
 async def test_where_nothing_remains_the_pause_lasts_until_the_reset(
     remaining: str, reset_in: int, least: int | None, most: int | None
 ) -> None:
-    """On a 2xx as on any other: at least a second, at most an hour."""
+    """On a 2xx as on any other, at most for an hour; one that is over asks for none."""
     headers = {"x_ratelimit_remaining": remaining, "x_ratelimit_reset": str(int(time.time()) + reset_in)}
     pauses = [
         (await poll(answering(answer(200, TASK, **headers)))).retry_after,
@@ -1157,6 +1183,14 @@ async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: 
     for body in (b'{"code":1,"message":"no"}', b"<html>"):
         told = await balance(answering(answer(status, body if status != 204 else b"")))
         assert (told.answered, told.status) == (answered, status)
+
+
+async def test_a_refused_key_is_read_again_when_the_balance_is_asked_for_next() -> None:
+    """Once: what is free is asked after trouble, and a key that was replaced meanwhile must not look like more of it."""
+    keys = Keys(["mdlx-old", KEY])
+    async with emulated(keys) as (_, api):
+        assert [(await api.balance()).status for _ in range(3)] == [401, 200, 200]
+        assert keys.asked == [False, True, False]
 
 
 @pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])

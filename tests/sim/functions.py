@@ -131,7 +131,7 @@ class Functions:
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
                 claim=SUBMIT_CLAIM,
-                inspector=Inspector(lambda: self._media_port, enforce=True) if self.deployment.inspects else None,
+                inspector=Inspector(self._media_port, enforce=True) if self.deployment.inspects else None,
                 payer=Payer(
                     tasks=container.tasks,
                     vendor=self._vendor_port,

@@ -91,6 +91,16 @@ def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
     assert not gate.in_trouble
 
 
+@pytest.mark.parametrize("unknown", range(2 * admission.MOST_UNKNOWN))
+def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -> None:
+    """Before the third unknown outcome in a row, a pause is one that the vendor asked for."""
+    until = NOW + timedelta(minutes=10)
+    gate = Gate(unknown=unknown).pause(until)
+    assert gate.answered().unknown == 0
+    assert gate.answered().next_try(0, NOW) == (NOW if gate.in_trouble else until)
+    assert gate.taken(0, served="").next_try(0, NOW) == (NOW if gate.in_trouble else until)
+
+
 def test_a_pause_of_every_request_holds_for_submits_too() -> None:
     """And a shorter one later on does not cut it short."""
     gate = Gate().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))

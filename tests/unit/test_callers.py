@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from taskhook.core import callers
-from taskhook.core.callers import CallerError
+from taskhook.core.errors import CallerError
 from tests.world import START, MemoryCallers, a_caller, token_of
 
 HOUR = timedelta(hours=1)

@@ -6,11 +6,11 @@ import pytest
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import LeaseView, PollKind, PollOutcome
-from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Task
-from taskhook.submit.vendor_webhook import HintDesk, hint
+from taskhook.submit.vendor_webhook import hint
+from taskhook.wiring import App
 from tests.unit.test_poll import Floor
-from tests.world import FixedHooks, Woken
+from tests.world import SETTINGS, FixedHooks, Woken
 
 
 @dataclass
@@ -22,17 +22,17 @@ class HookDesk(Floor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.desk = HintDesk(
-            hooks=FixedHooks(),
+        desk = App(
+            SETTINGS.model_copy(update={"requests_per_minute": self.rpm}),
             tasks=self.tasks,
             vendor=self.vendor,
-            lease=self.tasks,
-            allowance=Allowance(self.tasks, self.rpm),
+            webhook_urls=FixedHooks(),
             wake=self.woken,
             clock=self.clock,
             reporter=self.told,
-            looked_at={},
-        )
+        ).vendor_webhooks
+        assert desk is not None
+        self.desk = desk
 
     async def hint(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
         """Let the vendor leave a hint about a task."""

@@ -1,6 +1,6 @@
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -12,12 +12,19 @@ from taskhook.core import schedule
 from taskhook.core.admission import Gate
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows
+from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
-from taskhook.delivery.hosts import FIRST_SLOTS
+from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
+from taskhook.poller.endings import Endings
 from taskhook.poller.invocation import BEAT, Ends, PollReport, ends_of, poll
-from taskhook.poller.work import SCAN, Rules, World
-from tests.world import FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from taskhook.poller.leadership import HAND_OVER
+from taskhook.poller.pacing import Pacing
+from taskhook.poller.scheduler import Scheduler
+from taskhook.poller.watch import Watch
+from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeReceivers, FakeVendor, FixedHooks, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
 
 RETENTION = timedelta(days=7)
 STOP = timedelta(seconds=120)
@@ -38,19 +45,16 @@ class Floor:
         self.ends: asyncio.Task[None] | None = None  # of a trouble
         self.vendor = FakeVendor(self.clock)
         self.receivers = FakeReceivers(self.clock)
-        self.world = World(
+        self.world = App(
+            SETTINGS,
             tasks=self.tasks,
-            work=self.tasks,
-            lease=self.tasks,
-            gates=self.tasks,
-            budget=self.tasks,
-            hooks=FixedHooks(),
             vendor=self.vendor,
+            webhook_urls=FixedHooks(),
             callbacks=self.receivers,
             callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
             clock=self.clock,
             reporter=self.told,
-        )
+        ).poller
 
     async def tick(self, *accepted: str, ended: tuple[str, ...] = (), told: Ends | None = None) -> PollReport:
         """Invoke the poll function: a tick, or a wake with ids."""
@@ -945,15 +949,19 @@ async def test_a_hung_poll_and_garbage_delay_nobody(floor: Floor, monkeypatch: p
     assert max(good) <= max(lateness(alone)) + timedelta(seconds=0.3)
 
 
-async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(floor: Floor) -> None:
-    """The holder looks once more after it has given the lease up."""
+@pytest.mark.parametrize("behind_s", [0, 60])
+async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(floor: Floor, behind_s: int) -> None:
+    """The holder looks once more after it has given the lease up, and far enough back for a submitter whose clock is behind."""
     floor.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
     release = floor.tasks.release
 
     async def release_at_the_last_moment(holder: str, *, left_at: datetime | None = None) -> None:
         if not late:
-            late.append(await floor.add(State.WATCHED, "late"))
+            odd = await floor.add(State.WATCHED, "late")
+            del floor.tasks.items[odd.task_id]
+            shifted = odd.accepted_at - timedelta(seconds=behind_s)
+            late.append(await floor.tasks.add(odd.model_copy(update={"accepted_at": shifted})))
             assert not (await floor.tick(late[0].task_id)).lingered
         await release(holder, left_at=left_at)
 
@@ -1657,3 +1665,394 @@ async def test_an_unknown_outcome_was_its_callers_turn(floor: Floor) -> None:
     good = [await floor.add(State.QUEUED, f"bob{number}", caller="bob") for number in range(2)]
     await floor.run(timedelta(minutes=12))
     assert [floor.now_of(task).state for task in good] == [State.SUCCESS] * 2
+
+
+# --- where a request, a table or an index is not to be had for a moment -----------------------------------------------------
+
+
+@pytest.mark.parametrize("loaded", [2000, 5])
+async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_takes(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, loaded: int
+) -> None:
+    """One window has six requests; an invocation that does not lead waits for the next one, whatever it keeps in memory."""
+    monkeypatch.setattr(watch, "LOADED", loaded)
+    floor.rules = replace(floor.rules, linger=False, requests_per_minute=66)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(20)]
+    floor.clock.pass_by(floor.vendor.task_time)
+    began = floor.clock.now()
+    await floor.tick()
+    assert all(floor.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
+    assert timedelta(seconds=12) <= floor.clock.now() - began <= timedelta(seconds=30)
+
+
+async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_takes(floor: Floor) -> None:
+    """One window has six requests; an invocation that does not lead waits for the next one."""
+    floor.rules = replace(floor.rules, linger=False, requests_per_minute=66)
+    tasks = [await floor.add(State.QUEUED, f"q{number:02}") for number in range(20)]
+    began = floor.clock.now()
+    await floor.tick()
+    assert [floor.now_of(task).state for task in tasks] == [State.WATCHED] * 20
+    assert timedelta(seconds=12) <= floor.clock.now() - began <= timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("linger", [True, False])
+async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(floor: Floor, linger: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
+    floor.rules = replace(floor.rules, linger=linger, long_poll=False, requests_per_minute=20)
+    outage(floor, minutes(5), of="everything")
+    tasks = [await floor.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(8)]
+    await ticks(floor, minutes(40))
+    ends = Counter(floor.now_of(task).error for task in tasks)
+    assert ends == {None: 5, ErrorCode.SUBMISSION_UNKNOWN: 3}
+    assert floor.vendor.balances
+    assert not floor.tasks.the_gate.in_trouble
+
+
+async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_no_slots(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another invocation ends them after a wake has read them; each is delivered once, and soon, to a host with three slots."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(3 * FIRST_SLOTS)]
+    floor.clock.pass_by(floor.vendor.task_time)
+    take = floor.tasks.take
+
+    async def end_them_first(seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+        monkeypatch.undo()
+        for task in tasks:
+            await floor.tasks.swap(task, task.succeeded({}, floor.clock.now(), retention=RETENTION, claim=None))
+        return await take(seen, new, takeover=takeover)
+
+    monkeypatch.setattr(floor.tasks, "take", end_them_first)
+    began = floor.clock.now()
+    await floor.tick(ended=tuple(task.task_id for task in tasks))
+    assert [floor.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * len(tasks)
+    assert len(floor.receivers.attempts) == len(tasks)
+    assert floor.receivers.attempts[-1][0] - began <= timedelta(seconds=5)
+
+
+ODD_RETRIES = {
+    "a round that is not known yet": "{due}_{task_id}#alice#r.example.com#9",
+    "a round that is no number": "{due}_{task_id}#alice#r.example.com#³",
+    "no time": "0-soon-----_{task_id}#alice#r.example.com#2",
+    "nothing but a time": "{due}",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_RETRIES)
+async def test_a_retry_whose_row_is_odd_is_delivered_and_hides_no_other(floor: Floor, odd: str) -> None:
+    """A later version of the poller may have written it; the row only says where to look."""
+    first, second, third = await seed(floor, "r", 3, overdue=minutes(1))
+    due = floor.tasks.index[second.task_id][1][:13]
+    floor.tasks.index[second.task_id] = "retry", ODD_RETRIES[odd].format(due=due, task_id=second.task_id)
+    await floor.tick()
+    assert [floor.now_of(task).callback for task in (first, second, third)] == [CallbackState.DELIVERED] * 3
+
+
+@pytest.mark.parametrize("loaded", [2000, 1])
+async def test_a_watched_task_whose_row_is_odd_is_asked_about_and_hides_no_other(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, loaded: int
+) -> None:
+    """A sort key that says no time is that of a task all the same, in memory or set aside."""
+    monkeypatch.setattr(watch, "LOADED", loaded)
+    tasks = [await floor.add(State.WATCHED, f"t{number}") for number in range(3)]
+    floor.tasks.index[tasks[1].task_id] = "watch", f"soon_{tasks[1].task_id}"
+    await ticks(floor, minutes(2))
+    assert [floor.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * 3
+
+
+async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_says_nothing(floor: Floor) -> None:
+    """It died before a poll time that came before its successor; that time is not left for the next one, a minute later."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(60)
+    await floor.add(State.WATCHED)
+    floor.clock.pass_by(timedelta(seconds=65))  # where webhooks come, it is asked about at 60 s and at 120 s
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="dead", until=began + STOP, hinted_at=began)
+    await floor.tick()
+    assert floor.vendor.polls[0][0] - began <= HAND_OVER + SCAN + BEAT
+
+
+async def test_a_poisoned_task_rests_though_the_leader_before_has_died(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is planned anew then; but not what has just broken, which is tried again a minute later."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(60)
+    await floor.add(State.WATCHED, "bad")
+    await floor.add(State.WATCHED, "good")  # keeps the leader busy
+    floor.clock.pass_by(minutes(1))
+    floor.tasks.lease = LeaseView(holder="dead", until=floor.clock.now() + STOP)
+    ask, broken = floor.vendor.poll, []
+
+    async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        if "bad" in upstream_task_id:
+            broken.append(floor.clock.now())
+            raise RuntimeError("poison")
+        return await ask(upstream_task_id, hold=hold)
+
+    monkeypatch.setattr(floor.vendor, "poll", poll_or_break)
+    await floor.tick()
+    assert floor.told.count("task.crashed") == len(broken) >= 1
+    assert all(later - earlier >= minutes(1) for earlier, later in pairwise(broken))
+
+
+@pytest.mark.parametrize("shown_late", [False, True])
+async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanwhile(floor: Floor, shown_late: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """For want of requests it waits; meanwhile another model's polls turn out to be held."""
+    floor.rules = replace(floor.rules, requests_per_minute=20)
+    floor.vendor.holds, floor.vendor.task_time = True, minutes(60)
+    held, plain = await floor.add(State.WATCHED, "held"), await floor.add(State.WATCHED, "plain")
+    plain = await floor.tasks.swap(plain, plain.model_copy(update={"model": "alibaba/another"}))
+    floor.world.habits.found(plain.model, floor.clock.now(), holds=False)
+    floor.clock.pass_by(timedelta(seconds=24))
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="old", until=began + STOP, hinted_at=began)  # so that polls are rare
+    floor.tasks.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
+    floor.tasks.used[window(began)] = 1  # the only request of this window
+    row = floor.tasks.index.pop(plain.task_id)
+    if not shown_late:
+        floor.tasks.index[plain.task_id] = row
+    leader = asyncio.create_task(floor.tick())
+    await floor.clock.sleep(timedelta(seconds=3))
+    floor.tasks.index[plain.task_id] = row
+    await leader
+    asked = {upstream: at - began for at, upstream in reversed(floor.vendor.polls)}
+    assert timedelta(seconds=6) <= asked["task-held"] <= timedelta(seconds=7)
+    assert timedelta(seconds=12) <= asked["task-plain"] <= timedelta(seconds=13)
+
+
+async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set aside by what its row says, and there it waits for a request; its own next poll time is much later."""
+    monkeypatch.setattr(watch, "LOADED", 1)
+    floor.rules = replace(floor.rules, long_poll=False, requests_per_minute=20)
+    floor.vendor.task_time = minutes(600)
+    await floor.add(State.WATCHED, "first")
+    floor.clock.pass_by(timedelta(seconds=1))
+    aside = await floor.add(State.WATCHED, "aside")
+    floor.clock.pass_by(schedule.next_poll(minutes(120), first=timedelta(0)) + timedelta(seconds=5))
+    began = floor.clock.now()
+    floor.tasks.lease = LeaseView(holder="old", until=began + STOP)
+    floor.tasks.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
+    floor.tasks.used[window(began)] = 1  # the only request of this window
+    await floor.tick()
+    assert min(at for at, upstream in floor.vendor.polls if "aside" in upstream) - began <= WINDOW + BEAT
+
+
+async def test_a_queued_task_that_breaks_its_step_keeps_no_other_callers_waiting(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that one task triggers is told and stays with its caller; it is tried again a minute later, by the same leader."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(10)
+    bad = await floor.add(State.QUEUED, "bad", "alice")
+    others = [await floor.add(State.QUEUED, f"other{number}", "bob") for number in range(2)]
+    await floor.add(State.WATCHED, "long")  # keeps the leader busy
+    whole, tried = floor.tasks.whole, []
+
+    async def whole_or_break(task: Task) -> Task:
+        if task.task_id == bad.task_id:
+            tried.append(floor.clock.now())
+            if len(tried) == 1:
+                raise RuntimeError("poison")
+        return await whole(task)
+
+    async def submits() -> None:
+        await floor.clock.sleep(timedelta(seconds=10))
+        others.append(await floor.add(State.QUEUED, "later", "bob"))
+
+    monkeypatch.setattr(floor.tasks, "whole", whole_or_break)
+    await asyncio.gather(floor.tick(), submits())
+    assert floor.facts("task.crashed") == [{"task_id": bad.task_id, "error": "RuntimeError"}]
+    submitted = [floor.now_of(task).submitted_at for task in others]
+    waited = [at - task.accepted_at for at, task in zip(submitted, others, strict=True) if at is not None]
+    assert len(waited) == len(others)
+    assert max(waited) <= timedelta(seconds=3)
+    first, second = tried
+    assert minutes(1) <= second - first <= minutes(1) + timedelta(seconds=3)
+    assert floor.now_of(bad).state is State.WATCHED
+
+
+async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is to do, the next tick tries it again."""
+    bad = await floor.add(State.QUEUED, "bad")
+    began = floor.clock.now()
+
+    async def broken(task: Task) -> Task:
+        raise RuntimeError(task.task_id)
+
+    with monkeypatch.context() as context:
+        context.setattr(floor.tasks, "whole", broken)
+        await floor.tick()
+    assert floor.clock.now() - began <= 2 * SCAN
+    await floor.tick()
+    assert floor.now_of(bad).state is State.SUCCESS
+
+
+async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another invocation has ended it meanwhile; later submits do not queue behind nothing."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.vendor.task_time = minutes(10)
+    floor.tasks.the_gate = Gate(waiting=True)
+    bad = await floor.add(State.QUEUED, "bad")
+    for number in range(5):  # they keep the leader busy
+        await floor.add(State.WATCHED, f"long{number}")
+        floor.clock.pass_by(timedelta(seconds=1.3))
+
+    async def broken(task: Task) -> Task:
+        raise RuntimeError(task.task_id)
+
+    async def end() -> None:
+        await floor.clock.sleep(timedelta(seconds=10))
+        ended = bad.failed(ErrorCode.QUEUE_EXPIRED, "no", floor.clock.now(), retention=RETENTION, claim=None)
+        await floor.tasks.swap(bad, ended)
+
+    monkeypatch.setattr(floor.tasks, "whole", broken)
+    await asyncio.gather(floor.tick(), end())
+    assert floor.told.count("task.crashed") == 1
+    assert not floor.tasks.the_gate.waiting
+
+
+@pytest.mark.parametrize("spoken_of", [[], ["b"]], ids=["an empty index", "another caller's in the index"])
+async def test_a_queued_task_that_a_wake_names_is_submitted_though_the_index_lags(floor: Floor, spoken_of: list[str]) -> None:
+    """It is read by its id, after what the index shows."""
+    for name in spoken_of:
+        await floor.add(State.QUEUED, name, "bob")
+    task = await floor.add(State.QUEUED, "named")
+    del floor.tasks.index[task.task_id]
+    await floor.tick(task.task_id)
+    assert [url.split("/")[-1] for url in floor.vendor.submits] == [f"{name}.jpg" for name in [*spoken_of, "named"]]
+    assert floor.now_of(task).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("trouble", [False, True])
+async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to_others(floor: Floor, trouble: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The caller whose turn comes first is refused, or no task may be risked; the other caller's old tasks need no request."""
+    old = [await floor.add(State.QUEUED, f"old{number}", "bob") for number in range(3)]
+    floor.clock.pass_by(floor.rules.max_queue_age)
+    young = await floor.add(State.QUEUED, "young", "alice")
+    if trouble:
+        floor.tasks.the_gate, floor.vendor.answered = Gate(waiting=True, unknown=3), False
+    else:
+        floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
+    await floor.tick()
+    assert [floor.now_of(task).error for task in old] == [ErrorCode.QUEUE_EXPIRED] * 3
+    assert [floor.now_of(task).callback for task in old] == [CallbackState.DELIVERED] * 3
+    assert len(floor.vendor.submits) == (0 if trouble else 1)
+    assert floor.now_of(young).state is State.QUEUED
+
+
+async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(floor: Floor) -> None:
+    """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
+    floor.rules = replace(floor.rules, long_poll=False)
+    floor.tasks.the_gate = Gate(waiting=True, unknown=3)
+    for number in range(2):
+        await floor.add(State.QUEUED, f"q{number}")
+    floor.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10)))
+    await ticks(floor, minutes(9))
+    assert (len(floor.vendor.submits), floor.tasks.the_gate.in_trouble) == (1, False)
+    await ticks(floor, minutes(3))
+    assert len(floor.vendor.submits) == 2
+
+
+def leave_out_once(floor: Floor, task: Task, how: str) -> None:
+    """Let the first read of this task among others find it throttled: it is left out, or the whole read fails."""
+    read_many, left_out = floor.tasks.read_many, [task.task_id]
+
+    async def throttled(task_ids: Sequence[str]) -> list[Task]:
+        found = await read_many(task_ids)
+        if not left_out or left_out[0] not in task_ids:
+            return found
+        missing = left_out.pop()
+        if how == "fails":
+            raise StoreUnavailableError("ThrottlingException")
+        return [one for one in found if one.task_id != missing]
+
+    floor.tasks.read_many = throttled  # type: ignore[method-assign]  # a partition that is busy for a moment
+
+
+async def test_a_task_that_a_read_leaves_out_at_the_first_look_is_read_at_the_next(floor: Floor) -> None:
+    """It was accepted long before, so that no later look comes across its row."""
+    task = await floor.add(State.WATCHED)
+    floor.clock.pass_by(minutes(60))
+    began = floor.clock.now()
+    leave_out_once(floor, task, "left out")
+    await floor.tick()
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[0][0] - began <= 2 * SCAN
+
+
+@pytest.mark.parametrize("how", ["left out", "fails"])
+async def test_a_task_that_cannot_be_read_when_it_is_due_is_read_a_while_later(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It was set aside by what its row says; the leader that is at work looks at it again."""
+    monkeypatch.setattr(watch, "LOADED", 1)
+    floor.rules = replace(floor.rules, long_poll=False)
+    await floor.add(State.WATCHED, "first")  # keeps the leader, which is to ask about it in 50 s
+    floor.vendor.taken["task-first"] += minutes(600)
+    floor.clock.pass_by(timedelta(seconds=1))
+    task = await floor.add(State.WATCHED, "aside")
+    floor.clock.pass_by(schedule.next_poll(minutes(60), first=timedelta(0)) + timedelta(seconds=9))
+    began = floor.clock.now()
+    leave_out_once(floor, task, how)
+    await floor.tick()
+    assert floor.now_of(task).callback is CallbackState.DELIVERED
+    assert floor.receivers.attempts[-1][0] - began <= INDEX_LAG + SCAN
+
+
+async def test_a_table_that_is_away_for_a_moment_is_no_fault_of_a_queued_task(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again as soon as after any such failure, and not told as broken."""
+    task = await floor.add(State.QUEUED)
+    swap, down = floor.tasks.swap, [True]
+
+    async def once_down(old: Task, new: Task) -> Task:
+        if down:
+            down.pop()
+            raise StoreUnavailableError("ThrottlingException")
+        return await swap(old, new)
+
+    monkeypatch.setattr(floor.tasks, "swap", once_down)
+    began = floor.clock.now()
+    await floor.tick()
+    submitted = floor.now_of(task).submitted_at
+    assert submitted is not None
+    assert submitted - began <= PAUSE_SHORT + BEAT
+    assert floor.told.count("task.crashed") == 0
+
+
+async def test_a_poll_that_is_not_begun_takes_no_slot(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests are asked for, another event has begun a step of the task."""
+    task, running, now = await floor.add(State.WATCHED), set[str](), floor.clock.now()
+    floor.clock.pass_by(minutes(1))
+    pacing = Pacing(floor.rules, floor.world, started=now)
+    kind = Watch(
+        rules=floor.rules,
+        world=floor.world,
+        pacing=pacing,
+        endings=Endings(rules=floor.rules, world=floor.world, hosts=Hosts(floor.clock), steps=Counter()),
+        is_running=running.__contains__,
+        known=running.__contains__,
+        track=lambda _: None,
+        started=now,
+    )
+    kind.keep(task)
+    take_tokens, free = floor.tasks.take_tokens, pacing.free_slots()
+
+    async def take_and_begin(wanted: int, *, window: int, limit: int) -> int:
+        running.add(task.task_id)
+        return await take_tokens(wanted, window=window, limit=limit)
+
+    monkeypatch.setattr(floor.tasks, "take_tokens", take_and_begin)
+    assert list(await kind.admit(floor.clock.now())) == []
+    assert pacing.free_slots() == free
+    running.clear()
+    assert list(await kind.admit(floor.clock.now())) == [task.task_id]
+    assert pacing.free_slots() == free - 1
+
+
+def test_a_step_that_is_over_may_be_dropped(floor: Floor) -> None:
+    """Who leaves drops its held polls, and drains what is left, whatever it takes for held."""
+    Scheduler(clock=floor.clock, reporter=floor.told).cancel(["over"])

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
@@ -18,8 +19,9 @@ from taskhook.core.task import CallbackState, ErrorCode, State, Submission, Subm
 from taskhook.submit.media import Inspector
 from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
 from taskhook.submit.request import Order
-from taskhook.submit.submit import Answer, Door, submit
-from tests.world import FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from taskhook.submit.submit import Answer, submit
+from taskhook.wiring import App
+from tests.world import SETTINGS, FakeMedia, FakeVendor, FixedHooks, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 MODEL = "alibaba/wan2.2-animate-mix"
 BODY = {"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/v.mp4", "mode": "wan-std"}
@@ -51,21 +53,15 @@ class Desk:
         order = Order.read(
             MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key, retry_count=count
         )
-        payer = Payer(
+        app = App(
+            SETTINGS.model_copy(update={"max_queued": 3}),
             tasks=self.tasks,
             vendor=self.vendor,
-            hooks=FixedHooks(),
+            webhook_urls=FixedHooks(),
+            allowance=self.allowance,
+            wake=self.woken,
             clock=self.clock,
             reporter=self.told,
-            retention=RETENTION,
-        )
-        door = Door(
-            queue=self.tasks,
-            gates=self.tasks,
-            allowance=self.allowance,
-            lease=self.tasks,
-            wake=self.woken,
-            max_queued=3,
         )
         return await submit(
             order,
@@ -73,8 +69,8 @@ class Desk:
             arrived_at=self.clock.now() - late,
             claim=CLAIM,
             inspector=self.inspector,
-            payer=payer,
-            door=door,
+            payer=app.payer,
+            door=app.door,
         )
 
     @property
@@ -355,6 +351,55 @@ async def test_what_was_paid_for_is_told_before_it_is_stored(desk: Desk, monkeyp
     assert told[-1] == told[1]  # once, however long it is tried
     assert len(told) > 10
     assert desk.clock.now() - began <= timedelta(seconds=14)
+
+
+DENIED = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "UpdateItem")
+
+
+async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a deployment replaces the function's rights: the write is tried again, and the log has the id meanwhile."""
+    swap, refusals = desk.tasks.swap, [DENIED, DENIED]
+
+    async def refuse(old: Task, new: Task) -> Task:
+        if refusals:
+            raise refusals.pop()
+        return await swap(old, new)
+
+    monkeypatch.setattr(desk.tasks, "swap", refuse)
+    answer = await desk.submit()
+    assert (answer.status, desk.only_task.state, desk.only_task.upstream_task_id) == (200, State.WATCHED, "task-0")
+    assert desk.told.count("task.outcome_unstored") == 1
+
+
+@pytest.mark.parametrize("call", ["gate", "set_gate"])
+@pytest.mark.parametrize(
+    ("before", "told", "state"),
+    [
+        (Gate(unknown=1), SubmitOutcome(submission=Submission.TAKEN, status=200), State.WATCHED),
+        (Gate(), SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)), State.WATCHED),
+        (Gate(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.RESCUE),
+        (Gate(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
+    ],
+    ids=["a doubt is over", "a pause", "a doubt", "a refusal for now"],
+)
+async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str, before: Gate, told: SubmitOutcome, state: State
+) -> None:
+    """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
+    desk.tasks.the_gate = before
+    desk.vendor.submit_outcomes.append(told)
+    plain = getattr(desk.tasks, call)
+
+    async def refuse(*arguments: Any) -> Any:
+        if desk.vendor.submits:
+            raise DENIED
+        return await plain(*arguments)
+
+    monkeypatch.setattr(desk.tasks, call, refuse)
+    answer = await desk.submit()
+    assert (answer.status, answer.task.state) == (502 if state is State.RESCUE else 200, state)
 
 
 async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -662,18 +707,6 @@ async def test_a_late_request_is_looked_at_as_long_as_the_post_can_spare(
     assert answer.task.unchecked == ({} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left"))
 
 
-async def test_what_making_the_probe_takes_is_not_taken_from_the_post(inspected: Desk) -> None:
-    """A cold function loads for seconds what it looks with; what is left after that is what may be looked."""
-
-    def slowly_made() -> FakeMedia:
-        inspected.clock.pass_by(timedelta(seconds=3))
-        return inspected.media()
-
-    inspected.inspector = Inspector(probe=slowly_made, enforce=True)
-    await inspected.submit()
-    assert [given.total_seconds() for _, given in inspected.media.looks] == [1.5, 1.5]
-
-
 async def test_what_could_not_be_checked_passes_and_is_noted(inspected: Desk) -> None:
     """The vendor will know."""
     inspected.media.facts[BODY["video_url"]] = MediaFacts(doubt="name does not resolve")
@@ -714,14 +747,14 @@ async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspe
     assert (answer.status, answer.task.unchecked) == (200, {"image_url": IMAGE_TOO_SMALL})
 
 
-async def test_who_looks_at_nothing_makes_no_probe(desk: Desk) -> None:
+async def test_what_needs_no_look_gets_none(desk: Desk) -> None:
     """Neither where it is switched off, nor for a request that is not valid or a key that is known."""
     await desk.submit("k")
     desk.inspector = Inspector(probe=desk.media, enforce=True)
     await desk.submit("k")
     with pytest.raises(RejectedError):
         await desk.submit("k", mode="no such mode")
-    assert desk.media.made == 0
+    assert desk.media.looks == []
 
 
 async def test_submits_pause_after_three_unknown_outcomes_in_a_row(desk: Desk) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskhook.core.errors import ForbiddenTargetError
-from taskhook.core.targets import MAX_URL, MEDIA, NotPublicError, TargetPolicy, is_public
+from taskhook.core.errors import ForbiddenTargetError, NotPublicError
+from taskhook.core.targets import MAX_URL, MEDIA, TargetPolicy, is_public
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()

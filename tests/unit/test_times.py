@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from functions.archive import app as archive_function
-from functions.poll import app as poll_function
 from taskhook import wiring
 from taskhook.adapters.aws import webhook_urls
 from taskhook.adapters.dynamodb import tasks
 from taskhook.adapters.http import vendor
-from taskhook.archive.copy import CLAIM
+from taskhook.archive import copy
 from taskhook.core.ports import ATTEMPT_TIME, LEAST_POST_TIME
 from taskhook.poller import queue, work
 from taskhook.submit.payment import SETTLE_TIME, STORE_TRY, STORE_TRY_LEAST
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME
+from taskhook.wiring import App
 from tests.local import stack
+from tests.world import SETTINGS
 
 ANSWER = timedelta(seconds=14)  # what the contract promises for a submit
 _BACKOFF = timedelta(seconds=1)  # before the SDK's second try, at most; longer before each later one
@@ -49,7 +49,7 @@ def region(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def call() -> timedelta:
     """One call of the table."""
-    return worst(wiring._client("dynamodb"))
+    return worst(App(SETTINGS).dynamodb)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_every_other_request_ends_before_the_function_does(call: timedelta) -> N
 
 def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> None:
     """What was begun right before the drain is over before the function's end, whatever hangs."""
-    left = work.DRAIN + poll_function.RESERVE
+    left = work.DRAIN + work.RESERVE
     paid = max(write, queue.PAY_TIME) + webhook_urls._HOOK_TIME + SETTLE_TIME + STORE_TRY_LEAST
     learnt = 2 * call  # what the answer says of the vendor's slots
     paths = {
@@ -92,7 +92,7 @@ def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> N
         "let another lead": call,
     }
     assert {path: time for path, time in paths.items() if time >= left} == {}
-    assert life("PollFunction") > poll_function.RESERVE
+    assert life("PollFunction") > work.RESERVE
 
 
 def test_the_claim_of_a_paid_post_covers_it(write: timedelta) -> None:
@@ -103,8 +103,8 @@ def test_the_claim_of_a_paid_post_covers_it(write: timedelta) -> None:
 
 def test_an_archiver_notes_how_far_it_came(write: timedelta) -> None:
     """A note that was begun before its end, the last one, and the wake."""
-    assert 2 * write + WAKE < archive_function.RESERVE < life("ArchiveFunction")
-    assert write < CLAIM
+    assert 2 * write + WAKE < copy.RESERVE < life("ArchiveFunction")
+    assert write < copy.CLAIM
 
 
 def test_a_wake_is_short(call: timedelta) -> None:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
-    """Leave at once: a request under way is in a thread that nobody can stop."""
+    """Leave at once: a request under way is in a thread that cannot be stopped."""
     os.write(sys.stderr.fileno(), b"\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n")
     os._exit(INTERRUPTED)
 
@@ -231,8 +231,8 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
     areas = parser.add_subparsers(dest="area", required=True, metavar="AREA", title="what to administer")
     area = areas.add_parser(
         "callers",
-        help="who may submit tasks",
-        description="Who may submit tasks, and how callbacks are signed.",
+        help="those that may submit tasks",
+        description="The callers: what may submit tasks, and how callbacks are signed.",
         examples="""\
   taskhook callers add shop --callback-url https://shop.example.com/hook
   taskhook callers list

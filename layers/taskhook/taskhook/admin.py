@@ -8,8 +8,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from taskhook.core.callers import CallerError
-from taskhook.core.errors import KeyUnavailableError, KeyUnusableError, StoreUnavailableError
+from taskhook.core.errors import CallerError, KeyUnavailableError, KeyUnusableError, StoreUnavailableError
 
 _TIME_OUTS = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 

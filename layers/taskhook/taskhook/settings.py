@@ -57,6 +57,7 @@ class Settings(BaseModel):
     public_url: str
     api_url: str  # the API's own, whatever the public one is
     poll_function: str = ""  # submit's alone: a function cannot name itself in its own environment
+    aws_lambda_function_name: str = ""  # set by Lambda itself
     archive_function: str = ""  # poll's alone, and empty where results are not archived
     results_bucket: str = ""  # empty likewise
     callback_targets: CallbackTargets

@@ -1,7 +1,8 @@
 """Archive results: copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
 
-Nothing is lost with the invocation: parts that were put are there, and whoever comes next goes on behind them. The claim is
-short and kept alive, so that a successor need not wait long; two who copy at once put the same bytes in the same place.
+Nothing is lost with the invocation: parts that were put are there, and the next invocation goes on behind them. The claim is
+short and kept alive, so that a successor need not wait long; two invocations that copy at once put the same bytes in the same
+place.
 """
 
 import asyncio
@@ -25,8 +26,9 @@ from taskhook.core.ports import Archive, Clock, Originals, Reporter, TaskStore, 
 from taskhook.core.task import Copy, State, Task
 
 CLAIM = timedelta(seconds=20)
-BEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim
-FIRST_BEAT = timedelta(seconds=2)  # what is copied sooner costs no note
+HEARTBEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim
+FIRST_HEARTBEAT = timedelta(seconds=2)  # what is copied sooner costs no note
+RESERVE = timedelta(seconds=35)  # before the function's own end, for the note of how far it has come
 PART = 8 * 1024 * 1024  # bytes in memory; S3 takes no less than 5 MB
 MOST = 2 * 1024**3  # bytes of a file: 256 parts
 TRIES = 3  # in a row without progress; the tick comes back for more
@@ -74,16 +76,16 @@ async def link(key: str, *, archive: Archive) -> str:
 
 
 async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[str]) -> None:
-    """Copy one task's results while nobody else does."""
+    """Copy one task's results under a claim."""
     try:
         task, now = await desk.tasks.get(task_id), desk.clock.now()
         if task is None or task.state is not State.ARCHIVING or task.copied or task.claimed(now):
             return
         task = await desk.tasks.swap(task, task.copying(task.copies, until=now + CLAIM))
-        copies = await _attend(_Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by))
+        copies = await _run_with_heartbeat(_Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by))
         done.update("archived" if copy.archived else "given_up" if copy.settled else "left" for copy in copies)
     except (StaleTaskError, StoreUnavailableError):
-        return  # somebody else has it, or the tick comes back for it
+        return  # another invocation has it, or the tick comes back for it
     except Exception as error:  # noqa: BLE001  # its text may hold a link; the tick comes back for it
         desk.reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
         return
@@ -94,23 +96,23 @@ async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[
             await desk.wake.wake(task_id)
 
 
-async def _attend(copying: "_Copying", stop: datetime) -> list[Copy]:
+async def _run_with_heartbeat(copying: "_Copying", stop: datetime) -> list[Copy]:
     """Copy until done or `stop`; the only place that writes, so that notes of progress and the claim cannot meet each other.
 
-    Raises StaleTaskError where somebody else has ended the task, StoreUnavailableError where the end cannot be stored.
+    Raises StaleTaskError where another invocation has ended the task, StoreUnavailableError where the end cannot be stored.
     """
     desk, task = copying.desk, copying.task
-    work, pause = asyncio.create_task(copying.run()), FIRST_BEAT
+    work, pause = asyncio.create_task(copying.run()), FIRST_HEARTBEAT
     try:
         while not work.done() and (now := desk.clock.now()) < stop:
-            beat, pause = asyncio.ensure_future(desk.clock.sleep(min(pause, stop - now))), BEAT
-            await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
-            beat.cancel()
+            heartbeat, pause = asyncio.ensure_future(desk.clock.sleep(min(pause, stop - now))), HEARTBEAT
+            await asyncio.wait({work, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
+            heartbeat.cancel()
             if not work.done() and desk.clock.now() < stop:
                 try:
                     task = await desk.tasks.swap(task, task.copying(tuple(copying.copies), until=desk.clock.now() + CLAIM))
                 except StoreUnavailableError:
-                    continue  # the claim lasts for more than one beat
+                    continue  # the claim lasts for more than one heartbeat
     finally:
         work.cancel()
         await asyncio.wait({work})
@@ -134,26 +136,26 @@ class _Copying:
         """Copy the files, one after the other."""
         for place, copy in enumerate(self.copies):
             if not copy.settled:
-                await self._insist(place)
+                await self._copy_with_retries(place)
 
-    async def _insist(self, place: int) -> None:
+    async def _copy_with_retries(self, place: int) -> None:
         """Copy a file, from where it broke off when it breaks off."""
         self.failures = 0
         while True:
             try:
                 await self._copy(place)
             except SourceGoneError as error:
-                self._note(place, given_up=str(error))
+                self._save(place, given_up=str(error))
                 self._tell("archive.failed", place, reason=str(error))
             except SourceChangedError:
-                await self._begin_again(place)
-                await self._rest("changed", place)
+                await self._restart(place)
+                await self._back_off("changed", place)
             except (SourceUnavailableError, ArchiveUnavailableError) as error:
-                await self._rest(str(error), place)
+                await self._back_off(str(error), place)
             if self.copies[place].settled or self.failures == TRIES:
                 return
 
-    async def _rest(self, reason: str, place: int) -> None:
+    async def _back_off(self, reason: str, place: int) -> None:
         self.failures += 1
         self._tell("archive.interrupted", place, reason=reason)
         if self.failures < TRIES:
@@ -162,7 +164,7 @@ class _Copying:
     async def _copy(self, place: int) -> None:
         """Copy what is missing of a file."""
         archive, key = self.desk.archive, self.copies[place].key(self.task.task_id)
-        began, sizes = self.desk.clock.now(), await self._there(place)
+        began, sizes = self.desk.clock.now(), await self._uploaded_parts(place)
         if self.copies[place].settled:
             return
         at, number = sum(sizes), len(sizes) + 1
@@ -177,7 +179,7 @@ class _Copying:
             upload = self.copies[place].upload
             if upload is None:
                 upload = await archive.begin(key, piece.media_type)
-                self._note(place, upload=upload, size=size, tag=piece.tag)
+                self._save(place, upload=upload, size=size, tag=piece.tag)
             if size != self.copies[place].size:
                 raise SourceChangedError
             if piece.data:
@@ -186,21 +188,21 @@ class _Copying:
             if piece.last:
                 break
         await archive.finish(key, self.copies[place].upload or "")
-        self._note(place, archived=True)
+        self._save(place, archived=True)
         self._tell("result.archived", place, bytes=at, seconds=round((self.desk.clock.now() - began).total_seconds(), 3))
 
-    async def _there(self, place: int) -> list[int]:
-        """List the sizes of the parts that are there already; a file that is there is settled, whoever did not live to say so."""
+    async def _uploaded_parts(self, place: int) -> list[int]:
+        """List the sizes of the parts that are there already; a file that is there is settled."""
         copy = self.copies[place]
         key = copy.key(self.task.task_id)
         if copy.upload is None:
             return []
         sizes = await self.desk.archive.parts(key, copy.upload)
         if sizes is None and await self.desk.archive.link(key) is not None:
-            self._note(place, archived=True)
+            self._save(place, archived=True)
             self._tell("result.archived", place)
         elif sizes is None:
-            self._note(place, upload=None, size=None, tag=None)
+            self._save(place, upload=None, size=None, tag=None)
         elif sizes:
             self._tell("archive.resumed", place, bytes=sum(sizes))
         return sizes or []
@@ -210,14 +212,14 @@ class _Copying:
         size = self.copies[place].size
         return at == size if size is not None else bool(sizes) and sizes[-1] != PART
 
-    async def _begin_again(self, place: int) -> None:
+    async def _restart(self, place: int) -> None:
         copy = self.copies[place]
-        self._note(place, upload=None, size=None, tag=None)
+        self._save(place, upload=None, size=None, tag=None)
         if copy.upload is not None:
             with contextlib.suppress(ArchiveUnavailableError):  # what is left there is removed after a day
                 await self.desk.archive.drop(copy.key(self.task.task_id), copy.upload)
 
-    def _note(self, place: int, **progress: object) -> None:
+    def _save(self, place: int, **progress: object) -> None:
         self.copies[place] = self.copies[place].model_copy(update=progress)
 
     def _tell(self, event: str, place: int, **facts: str | float | None) -> None:

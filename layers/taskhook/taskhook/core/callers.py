@@ -1,4 +1,4 @@
-"""Callers: who may use this deployment, proven by a token, and how the admin command makes and changes them."""
+"""Callers: what may use this deployment, proven by a token, and how the admin command makes and changes them."""
 
 import hashlib
 import hmac
@@ -7,6 +7,7 @@ import secrets
 from datetime import datetime, timedelta
 
 from taskhook.core import signature
+from taskhook.core.errors import CallerError
 from taskhook.core.ports import Caller, CallerAdmin, CallerDirectory, Credential
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
@@ -15,10 +16,6 @@ _NO_NAME = "-"  # what a malformed token is looked up by: no caller can have it
 _DUMMY_HASH = hashlib.sha256(b"no token has this hash").hexdigest()
 DEFAULT_OVERLAP = timedelta(hours=24)
 _CHANGED = "caller {!r} was changed at the same time; try again"
-
-
-class CallerError(Exception):
-    """The admin command cannot do this; the text says why and what to do."""
 
 
 async def authenticate(authorization: str | None, *, callers: CallerDirectory, now: datetime) -> Caller | None:

@@ -1,6 +1,8 @@
 """The body of a callback, rendered once for each task."""
 
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 MAX_VENDOR_DATA = 256 * 1024  # bytes; an item may hold 400 KB
@@ -27,6 +29,28 @@ def kept_data(data: Json) -> Json:
         listed = shortened["result"]["resources"]
         shortened["result"]["resources"] = listed[: len(listed) // 2]
     return shortened
+
+
+def rendered(kind: str, at: datetime, *, message: str, about: Json, data: Json) -> str:
+    """Render a callback's body: `about` the task first, without what is None, then the vendor's `data`."""
+    body = {
+        "type": kind,
+        "timestamp": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "code": 0,
+        "message": message,
+        "data": {name: value for name, value in about.items() if value is not None} | data,
+    }
+    return minified(body)
+
+
+def linked(data: Json, links: Mapping[int, str]) -> Json:
+    """Put links to archived files, by number, in the place of the vendor's; each file says whether it is archived."""
+    for n in file_numbers(data):
+        file = data["result"]["resources"][n]
+        if n in links:
+            file |= {"url": links[n], "source_url": file["url"]}
+        file["archived"] = n in links
+    return data
 
 
 def file_numbers(data: Json) -> list[int]:

@@ -50,7 +50,7 @@ class TaskStore(Protocol):
         """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
 
         `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
-        so does a first request that its own repeat has overtaken; whoever gets it prolongs it. Safe to repeat.
+        so does a first request that its own repeat has overtaken; each of them prolongs it. Safe to repeat.
         """
 
     async def swap(self, old: Task, new: Task) -> Task:
@@ -110,9 +110,9 @@ class TaskHistory(Protocol):
 
 
 class LeaseView(BaseModel):
-    """Who lingers until when, whose models' polls it has the vendor hold, and when a hint of the vendor's last proved true.
+    """The leader, until when it leads, whose polls it has the vendor hold, and when a vendor webhook last proved true.
 
-    `left_at` is when the last who lingered left because nothing was due any more; None where somebody lingers, or has died.
+    `left_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -124,7 +124,7 @@ class LeaseView(BaseModel):
     left_at: Moment | None = None
 
     def alive(self, now: datetime) -> bool:
-        """Whether somebody lingers."""
+        """Whether a leader is there."""
         return self.until is not None and now < self.until
 
     def holds(self, model: str, now: datetime) -> bool:
@@ -137,13 +137,13 @@ class LeaseView(BaseModel):
 
 
 class Lease(Protocol):
-    """Who lingers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
+    """The leadership of pollers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
 
     async def view(self) -> LeaseView:
         """Read the lease as of now."""
 
     async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Store `new` as holder, if the holder is still the one `seen`, or whoever it is when `takeover`."""
+        """Store `new` as holder, if the holder is still the one `seen`, or in any case when `takeover`."""
 
     async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
         """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
@@ -290,6 +290,16 @@ class ApiKey(Protocol):
         """Give the key."""
 
 
+class VendorAnswers(Protocol):
+    """What a vendor's answers mean; each file in `vendors` is one. Pure."""
+
+    def read_submission(self, status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
+        """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
+
+    def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
+        """Read a 2xx about a task; what is not about this task, or has no status, says nothing."""
+
+
 class BalanceOutcome(BaseModel):
     """One look at the account at the vendor, which tells too whether the vendor answers at all."""
 
@@ -407,13 +417,13 @@ class Archiver(Protocol):
 
 
 class Archive(Protocol):
-    """Where result files are kept, in uploads of parts that survive whoever makes them.
+    """Where result files are kept, in uploads of parts that survive their invocation.
 
     All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to repeat.
     """
 
     async def begin(self, key: str, media_type: str) -> str:
-        """Begin an upload and give its name. One that nobody ends is removed after a day."""
+        """Begin an upload and give its name. One that is not ended is removed after a day."""
 
     async def parts(self, key: str, upload: str) -> list[int] | None:
         """List the sizes of the parts that are there, from the first on without a gap; None where the upload has ended."""

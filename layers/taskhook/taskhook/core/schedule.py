@@ -33,8 +33,8 @@ GONE_WAIT = timedelta(hours=1)
 def next_poll(age: timedelta, *, first: timedelta) -> timedelta:
     """Tell at what age a task is polled next, strictly after `age`.
 
-    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s. So whoever
-    takes over knows, without a stored word, which polls were another's and which are its own.
+    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s. So a successor
+    knows, without a stored word, which polls were another's and which are its own.
     """
     points = _points(first)
     position = bisect_right(points, age)

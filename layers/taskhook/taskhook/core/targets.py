@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 
 MAX_URL = 2048
 
@@ -60,10 +60,6 @@ _LOCAL_NAMES = (
     *("localhost", "localdomain", "local", "internal", "intranet", "private", "lan", "home", "corp", "mail"),
     *("home.arpa", "alt", "example", "invalid", "onion", "test"),
 )
-
-
-class NotPublicError(ForbiddenTargetError):
-    """Nobody on the public Internet can reach it, the vendor neither."""
 
 
 @dataclass(frozen=True)

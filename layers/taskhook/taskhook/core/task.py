@@ -10,8 +10,8 @@ r"""A task: its states, the only transitions between them, and the bodies render
    watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
 ```
 
-Every transition returns a new value; whoever stores it does so on condition that nobody stored another one in between
-(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when nobody else may act on the task.
+Every transition returns a new value, stored on condition that no other one was stored in between
+(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when no other invocation may act on the task.
 """
 
 import json
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, minified
+from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, linked, minified, rendered
 
 RESCUE_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
@@ -136,7 +136,7 @@ class Copy(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int  # of the vendor's resources
-    token: str  # part of the file's key and of the link to it: whoever knows it may read the file, and nobody can guess it
+    token: str  # part of the file's key and of the link to it: what knows it may read the file; it cannot be guessed
     upload: str | None = None  # where what was copied so far is kept
     size: int | None = None  # of the original, and
     tag: str | None = None  # which version of it: a copy is never made of two
@@ -189,7 +189,7 @@ class Task(BaseModel):
     unchecked: dict[str, str] = {}  # by input: why its media could not be held against the vendor's limits
     accepted_at: Moment
     state: State
-    nonce: str = ""  # who wrote last; the store sets a fresh one with every write
+    nonce: str = ""  # of the last write; the store sets a fresh one with every write
     claimed_until: Moment | None = None
 
     submitted_at: Moment | None = None  # when the paid POST was claimed
@@ -293,7 +293,7 @@ class Task(BaseModel):
         return url
 
     def claimed(self, now: datetime) -> bool:
-        """Tell whether somebody may be acting on the task right now."""
+        """Tell whether an invocation may be acting on the task right now."""
         return self.claimed_until is not None and now < self.claimed_until
 
     # --- transitions -----------------------------------------------------------------------------------------------------
@@ -482,30 +482,17 @@ class Task(BaseModel):
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""
-        data: Json = json.loads(self.result or "{}")
         keys = {copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None}
-        for n in file_numbers(data):
-            file = data["result"]["resources"][n]
-            if n in keys:
-                file |= {"url": f"{origin}/r/{keys[n]}", "source_url": file["url"]}
-            file["archived"] = n in keys
-        return data
+        return linked(json.loads(self.result or "{}"), {n: f"{origin}/r/{key}" for n, key in keys.items()})
 
     def _render(self, message: str, data: Json) -> str:
         """Render the callback's body; the only place that does, called once per task."""
         assert self.ended_at is not None  # noqa: S101  # set by the only caller
-        own = {
+        about = {
             "status": self.state,
             "task_id": self.task_id,
             "upstream_task_id": self.upstream_task_id,
             "model_id": self.model,
             "reference": self.reference,
         }
-        body = {
-            "type": self.event,
-            "timestamp": self.ended_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "code": 0,
-            "message": message,
-            "data": {name: value for name, value in own.items() if value is not None} | data,
-        }
-        return minified(body)
+        return rendered(self.event, self.ended_at, message=message, about=about, data=data)

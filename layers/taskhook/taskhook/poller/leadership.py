@@ -1,4 +1,4 @@
-"""Who stays and works until the next tick. It saves work; correctness rests on the conditional writes alone."""
+"""The leader stays and works until the next tick. It saves work; correctness rests on the conditional writes alone."""
 
 import contextlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from taskhook.core.ports import LeaseView
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, TICK, Rules, World
 
-HAND_OVER = 3 * SCAN  # by then the old leader has seen that it was relieved, and has said what it leaves
+HAND_OVER = 3 * SCAN  # by then the old leader has seen that another leads, and has said what it leaves
 
 
 class Leadership:
@@ -39,7 +39,7 @@ class Leadership:
                     self._world.habits.found(model, now, holds=True)
         if not await self._world.lease.take(view, self._mine(), takeover=takeover):
             return False
-        if alive:  # it serves the poll times up to its last beat, sees within SCAN that it is relieved, and says what it leaves
+        if alive:  # it serves the poll times up to its last beat, sees within SCAN that another leads, and says what it leaves
             pacing.polled_until = pacing.looked_until = now - 2 * beat
             self._predecessor, self._taken_over_at = view.holder, now
         elif view.left_at is not None:

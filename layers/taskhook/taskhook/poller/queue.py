@@ -49,6 +49,7 @@ class Queue:
         self._answered_until = started  # the vendor has answered what is free: the next request may be a task's
         self._named: dict[str, None] = {}  # tasks that a wake or a step has named; the index may show them late
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
+        self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payer = Payer(
             tasks=world.tasks,
             vendor=world.vendor,
@@ -96,7 +97,7 @@ class Queue:
         if not self._waits:
             return None
         now = self._clock.now()
-        due = self._due(now)
+        due = max(self._due(now), self._only_skipped_until)
         return due if due > now else self._started  # for want of a request it is waited, not left to the next invocation
 
     def _due(self, now: datetime) -> datetime:
@@ -110,6 +111,7 @@ class Queue:
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
         await self._pacing.read_gate()
+        self._only_skipped_until = self._started
         found = False
         while heads := await self._heads():
             found, served = True, False
@@ -123,7 +125,7 @@ class Queue:
                     served = True
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
-                except StoreUnavailableError:  # is no task's own
+                except StoreUnavailableError:
                     raise
                 except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
                     self._world.reporter.tell("task.crashed", task_id=head.task_id, error=type(error).__name__)
@@ -131,8 +133,9 @@ class Queue:
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
                 return None
-        if self._skipped:
-            self._blocked_until = max(self._blocked_until, min(self._skipped.values()))
+        if self._skipped:  # what others queue meanwhile is found at the next look
+            self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
+            self._only_skipped_until = min(self._skipped.values())
             return None
         if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
@@ -148,8 +151,6 @@ class Queue:
             named, self._named = self._named, {}
             read = [await self._world.tasks.get(task_id) for task_id in named]
             heads = [task for task in read if task is not None and task.state is State.QUEUED]
-        if not self._skipped or not heads:
-            return heads
         now = self._clock.now()
         self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
         return [head for head in heads if head.task_id not in self._skipped]

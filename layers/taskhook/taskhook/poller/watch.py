@@ -256,7 +256,8 @@ class Watch:
         for entry in self._idle():
             if not entry.asked:
                 due = self._pacing.next_poll(entry.task, after=self._pacing.polled_until)
-                entry.due = max(min(due, entry.unserved or due), entry.not_before or due)
+                due = min(due, entry.unserved or due)
+                entry.due = max(due, entry.not_before or due)
 
     def replan_pending(self) -> None:
         """Plan those polls anew that are not due yet, where it was learnt how else the ends of tasks are told, or are not."""
@@ -299,10 +300,10 @@ class Watch:
             if entry is not None:
                 if not entry.asked and not self._is_running(task_id):
                     entry.unserved, entry.due = due, min(entry.due, due)
-            elif (aside := self._later.pop(task_id, None) or self._overdue.get(task_id)) is not None:
+                continue
+            self._given[task_id] = due  # for when it is read
+            if (aside := self._later.pop(task_id, None) or self._overdue.get(task_id)) is not None:
                 self._overdue[task_id] = min(due.timestamp(), aside[0]), aside[1]
-            else:
-                self._given[task_id] = due
 
     # --- starting --------------------------------------------------------------------------------------------------------
 

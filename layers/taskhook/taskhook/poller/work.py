@@ -26,6 +26,7 @@ TICK = timedelta(seconds=60)
 SCAN = timedelta(seconds=2)  # between looks at the index and the leadership
 INDEX_LAG = timedelta(seconds=30)  # how far the index may lag behind the table
 DRAIN = timedelta(seconds=35)  # before the end of an invocation: longer than any claimed step takes
+RESERVE = timedelta(seconds=30)  # between the end of an invocation's drain and that of its function
 PAUSE_SHORT = timedelta(seconds=5)  # where the other side names no time
 PAUSE_LONG = timedelta(seconds=60)  # after a bug, or while the vendor refuses the key
 

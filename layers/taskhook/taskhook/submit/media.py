@@ -1,7 +1,6 @@
 """Media are looked at before a task is taken."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,9 +19,9 @@ PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of
 
 @dataclass(frozen=True)
 class Inspector:
-    """Who looks at media before a task is taken."""
+    """How media are looked at before a task is taken."""
 
-    probe: Callable[[], MediaProbe]  # made when something is to be looked at, and not before
+    probe: MediaProbe
     enforce: bool  # False: what is wrong passes, and the task says so
 
 
@@ -35,12 +34,11 @@ async def inspect(
     """
     if inspector is None or not order.media:
         return {}
-    probe = inspector.probe() if clock.now() < until else None
-    limit = min(PROBE_TIME, until - clock.now())  # what it took to make the probe is gone
-    if probe is None or limit <= timedelta(0):
+    limit = min(PROBE_TIME, until - clock.now())
+    if limit <= timedelta(0):
         judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in order.media]
     else:
-        seen = await asyncio.gather(*(probe.look(url, limit=limit) for _, url in order.media))
+        seen = await asyncio.gather(*(inspector.probe.look(url, limit=limit) for _, url in order.media))
         judged = [rule.judge(facts) for (rule, _), facts in zip(order.media, seen, strict=True)]
     for one in judged:
         if one.verdict is not Verdict.FINE:

@@ -64,7 +64,7 @@ async def submit(
 ) -> Answer:
     """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
 
-    `claim` is how long nobody else may touch the task: longer than this function can live. Raises RejectedError, and
+    `claim` is how long no other invocation may touch the task: longer than this function can live. Raises RejectedError, and
     StoreUnavailableError, which means that nothing was sent to the vendor.
     """
     answer_by = arrived_at + ANSWER_DUE
@@ -131,7 +131,7 @@ async def _begin(
 
 
 async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
-    """Tell the poller, and those who come later, what has become of the task."""
+    """Tell the poller, and later submits, what has become of the task."""
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
         until = clock.now() + asked_for if asked_for is not None else None
@@ -163,7 +163,7 @@ async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, pay
 
 
 async def _is_watched(door: Door, now: datetime) -> bool:
-    """Tell whether somebody lingers, who will find the task by itself: it looks every two seconds, and once more as it leaves."""
+    """Tell whether a leader is there, which finds the task by itself: it looks every two seconds, and once more as it leaves."""
     try:
         return (await door.lease.view()).alive(now)
     except StoreUnavailableError:
@@ -189,7 +189,7 @@ async def _record_answer(door: Door, before: Gate, outcome: SubmitOutcome, now: 
 
 
 async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:
-    """Let those who come later queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
+    """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
 
     The poller opens the gate when no task waits any more.
     """

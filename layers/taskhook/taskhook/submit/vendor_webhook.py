@@ -84,7 +84,7 @@ async def _tell_poller(task_id: str, told: PollOutcome | None, lease: LeaseView,
 
 async def _adopt(task: Task, upstream_task_id: str, desk: HintDesk) -> None:
     """Give an ambiguous task the id under which the vendor, asked with our key, knows it."""
-    with contextlib.suppress(StaleTaskError):  # somebody else has settled it
+    with contextlib.suppress(StaleTaskError):  # another invocation has settled it
         await desk.tasks.swap(task, task.adopted(upstream_task_id, desk.clock.now()))
         desk.reporter.tell("task.rescued", task_id=task.task_id, caller=task.caller)
         await desk.wake.wake(task.task_id)

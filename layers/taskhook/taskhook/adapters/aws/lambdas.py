@@ -36,7 +36,7 @@ class LambdaWake:
 
 
 class LambdaArchiver:
-    """`Archiver`: an asynchronous invocation of the archive function, which is told whom to wake when it is done."""
+    """`Archiver`: an asynchronous invocation of the archive function, which is told the function to wake when it is done."""
 
     def __init__(self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None) -> None:
         self._client = client

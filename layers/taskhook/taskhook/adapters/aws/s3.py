@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import PartTypeDef
 
-# Signed links name the region's own endpoint, which needs no redirect; and no checksum is made that nobody looks at.
+# Signed links name the region's own endpoint, which needs no redirect; and no checksum is made that is not looked at.
 CLIENT: dict[str, Any] = {
     "signature_version": "s3v4",
     "s3": {"addressing_style": "virtual"},
@@ -23,7 +23,7 @@ CLIENT: dict[str, Any] = {
 _LINK_S = 600
 _SHOWN = re.compile(r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE)  # what can hold no script
 _NO_UPLOAD = {"NoSuchUpload", "404"}
-_NO_FILE = {"NoSuchKey", "NotFound", "404", "403"}  # whoever may not list a bucket is told 403 of what is not there
+_NO_FILE = {"NoSuchKey", "NotFound", "404", "403"}  # without the right to list a bucket, what is not there is a 403
 
 
 class S3Archive:
@@ -34,7 +34,7 @@ class S3Archive:
         self._bucket = bucket
 
     async def begin(self, key: str, media_type: str) -> str:
-        """Begin a multipart upload; the bucket's lifecycle removes it if nobody ends it."""
+        """Begin a multipart upload; the bucket's lifecycle removes it if it is not ended."""
         more = {"ContentType": media_type} if media_type else {}
         answer = await _call(self._client.create_multipart_upload, Bucket=self._bucket, Key=key, **more)
         return str(answer["UploadId"])

@@ -109,7 +109,7 @@ def _read(head: bytes) -> tuple[int, bytes]:
 
 
 def _framing(version: bytes, status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
-    """Say where the body ends. A connection is used again only where nobody can be of another opinion."""
+    """Say where the body ends. A connection is used again only where its end is beyond doubt."""
     values: dict[bytes, list[bytes]] = {b"content-length": [], b"transfer-encoding": [], b"connection": []}
     for name, value in fields:
         if name in values:

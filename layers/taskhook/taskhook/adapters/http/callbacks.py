@@ -7,8 +7,7 @@ import ssl
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from time import perf_counter
 from types import SimpleNamespace
 from urllib.parse import urljoin, urlsplit
@@ -17,7 +16,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from taskhook.adapters.http.guard import error_class, exact_url, guarded_connector
+from taskhook.adapters.http.guard import error_class, exact_url, guarded_session
+from taskhook.adapters.http.retry_after import retry_after
 from taskhook.core.ports import ATTEMPT_TIME, SLOTS, DeliveryError, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT
@@ -25,7 +25,7 @@ from taskhook.core.task import MAX_EXCERPT
 _READ = 2048  # bytes of an answer, also once it is unpacked
 _TAKEN = 16 * 1024  # bytes of it as they came, with whatever stands between those that are read
 _READ_TIME = 1  # seconds
-_MOST_RETRY_AFTER = timedelta(hours=48)  # twice the longest wait of the schedule: more is granted to nobody
+_MOST_RETRY_AFTER = timedelta(hours=48)  # twice the longest wait of the schedule: no receiver is granted more
 
 
 class AiohttpCallbacks:
@@ -47,35 +47,40 @@ class AiohttpCallbacks:
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Send one attempt. Never raises: what went wrong is the reply."""
-        wire = _Wire()
+        exchange = _Exchange()
         try:
             self._policy.check_url(url)
             async with asyncio.timeout(self._limit.total_seconds()):
-                await self._post(exact_url(url), headers, body, wire)
+                await self._post(exact_url(url), headers, body, exchange)
         except Exception as error:  # noqa: BLE001  # a receiver may break in any way; none of them may break us
-            if wire.status is None:
-                unnamed = wire.looking_up and isinstance(error, TimeoutError)
+            if exchange.status is None:
+                unnamed = exchange.looking_up and isinstance(error, TimeoutError)
                 word = DeliveryError.DNS_UNAVAILABLE if unnamed else error_class(error)
-                return Reply(error=word, elapsed=_since(wire.began))
+                return Reply(error=word, elapsed=_since(exchange.began))
         # The status decides, whatever became of the body: that is for the log alone.
-        answer = _excerpt(" ".join(filter(None, (wire.leads_to, wire.answer))))
-        return Reply(status=wire.status, answer=answer, retry_after=wire.retry_after, elapsed=wire.elapsed)
+        answer = _excerpt(" ".join(filter(None, (exchange.leads_to, exchange.answer))))
+        return Reply(status=exchange.status, answer=answer, retry_after=exchange.retry_after, elapsed=exchange.elapsed)
 
-    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, wire: "_Wire") -> None:
+    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, exchange: "_Exchange") -> None:
         """Send it; once more where a kept connection turns out to be dead, which is no answer of the receiver's."""
+        sent = {"Accept-Encoding": "identity", **headers}
         while True:
-            wire.kept = False
+            exchange.kept = False
             try:
                 async with self._open().post(
-                    url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=wire
+                    url,
+                    data=body,
+                    headers=sent,
+                    allow_redirects=False,
+                    trace_request_ctx=exchange,
                 ) as response:
-                    wire.status, wire.elapsed = response.status, _since(wire.began)
-                    wire.retry_after = _retry_after(response.headers.get("retry-after"))
-                    wire.leads_to = _leads_to(str(url), response)
-                    wire.answer = _as_text(await _first_bytes(response), response)
+                    exchange.status, exchange.elapsed = response.status, _since(exchange.began)
+                    exchange.retry_after = retry_after(response.headers, most=_MOST_RETRY_AFTER)
+                    exchange.leads_to = _leads_to(str(url), response)
+                    exchange.answer = _as_text(await _first_bytes(response), response)
                     return
             except (aiohttp.ClientConnectionError, OSError):
-                if wire.status is not None or not wire.kept:
+                if exchange.status is not None or not exchange.kept:
                     raise
 
     async def close(self) -> None:
@@ -90,23 +95,21 @@ class AiohttpCallbacks:
             trace.on_connection_reuseconn.append(_note_kept)
             trace.on_dns_resolvehost_start.append(_note_lookup)
             trace.on_dns_resolvehost_end.append(_note_name)
-            self._session = aiohttp.ClientSession(
-                connector=guarded_connector(
-                    self._policy, connections=SLOTS, per_host=SLOTS, resolver=self._resolver, tls=self._tls, most=_TAKEN
-                ),
-                timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the attempt, waiting for a place included
-                headers={"Accept-Encoding": "identity"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                trace_configs=[trace],
+            self._session = guarded_session(
+                self._policy,
+                connections=SLOTS,
+                timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the attempt, waiting for a connection included
+                resolver=self._resolver,
+                tls=self._tls,
+                most=_TAKEN,
+                traces=[trace],
             )
         return self._session
 
 
 @dataclass
-class _Wire:
-    """What has come over the wire so far."""
+class _Exchange:
+    """What has come over the exchange so far."""
 
     began: float = field(default_factory=perf_counter)
     kept: bool = False  # the connection has been used before
@@ -138,20 +141,6 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
             return await response.content.read(_READ)
     except (TimeoutError, aiohttp.ClientError, OSError):
         return b""
-
-
-def _retry_after(value: str | None) -> timedelta | None:
-    """Read `Retry-After`: seconds or a date, 48 h at most; None for nonsense."""
-    if value is None:
-        return None
-    try:
-        if re.fullmatch(r"[0-9]+", value):
-            return min(timedelta(seconds=int(value[:10])), _MOST_RETRY_AFTER)
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # no calendar has such a date
-        return None
-    wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)
-    return min(max(wait, timedelta(0)), _MOST_RETRY_AFTER)
 
 
 # --- what the receiver said ----------------------------------------------------------------------------------------------------

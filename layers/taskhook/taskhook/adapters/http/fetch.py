@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from urllib.parse import urldefrag, urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
 
-from taskhook.adapters.http.guard import exact_url, guarded_connector
+from taskhook.adapters.http.guard import exact_url
 from taskhook.core.targets import MEDIA, TargetPolicy
 
 MOST_HOPS = 3
@@ -20,19 +19,6 @@ _CODINGS = re.compile(r"\b(gzip|deflate|compress|br|zstd|dcb|dcz)\b", re.IGNOREC
 
 class TooManyRedirectsError(Exception):
     """The file lies behind more than MOST_HOPS redirects."""
-
-
-def open_session(
-    policy: TargetPolicy, *, connections: int, timeout: aiohttp.ClientTimeout, resolver: AbstractResolver | None = None
-) -> aiohttp.ClientSession:
-    """Make a session with guarded connections, which unpacks no answer; `resolver` is the system's where None."""
-    return aiohttp.ClientSession(
-        connector=guarded_connector(policy, connections=connections, per_host=connections, resolver=resolver),
-        timeout=timeout,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-    )
 
 
 async def fetch(

@@ -81,20 +81,43 @@ class _GuardedConnector(aiohttp.TCPConnector):
         self._factory = partial(protocol, self._loop, most=most)  # of every connection; aiohttp has no parameter for it
 
 
+def guarded_session(
+    policy: TargetPolicy,
+    *,
+    connections: int,
+    timeout: aiohttp.ClientTimeout,
+    resolver: AbstractResolver | None = None,
+    tls: ssl.SSLContext | None = None,
+    most: int | None = None,
+    traces: list[aiohttp.TraceConfig] | None = None,
+) -> aiohttp.ClientSession:
+    """Make a session whose sockets refuse forbidden addresses with ForbiddenTargetError, before a byte is sent.
+
+    It keeps no cookies, asks no proxy and unpacks no answer. Heads of answers are bounded, and bodies to `most` bytes where
+    given. `resolver` and `tls` are the system's where None.
+    """
+    return aiohttp.ClientSession(
+        connector=guarded_connector(policy, connections=connections, resolver=resolver, tls=tls, most=most),
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        trace_configs=traces,
+    )
+
+
 def guarded_connector(
     policy: TargetPolicy,
     *,
     connections: int,
-    per_host: int,
     resolver: AbstractResolver | None = None,
     tls: ssl.SSLContext | None = None,
     most: int | None = None,
 ) -> aiohttp.TCPConnector:
-    """Make a connector whose sockets refuse forbidden addresses with ForbiddenTargetError, before a byte is sent.
+    """Make the connector of such a session.
 
     aiohttp calls the factory with the very address that is about to be connected, for names, literals and odd spellings
     alike; so nothing can change between the check and the use. A connection that is used again is one that was checked.
-    Heads of answers are bounded, and bodies to `most` bytes where given. `resolver` and `tls` are the system's where None.
     """
 
     def open_socket(address: _AddressInfo) -> socket.socket:
@@ -107,7 +130,7 @@ def guarded_connector(
     return _GuardedConnector(
         most=most,
         limit=connections,
-        limit_per_host=per_host,
+        limit_per_host=connections,
         resolver=_GuardedResolver(policy, resolver or SystemResolver(connections)),
         socket_factory=open_socket,
         ssl=tls or True,
@@ -156,7 +179,7 @@ _HANDSHAKE = {
 
 def error_class(error: BaseException) -> DeliveryError:
     """Name the class of an error; causes are looked into, for aiohttp wraps what its connector met."""
-    chain = list(_chain(error))
+    chain = list(causes(error))
     for cause in chain:
         if (word := _word(cause)) is not None:
             return word
@@ -167,7 +190,8 @@ def error_class(error: BaseException) -> DeliveryError:
     return DeliveryError.CONNECTION
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and what it was raised from: aiohttp wraps what its connector met."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -199,7 +223,7 @@ def _word(error: BaseException) -> DeliveryError | None:
 
 def _lookup(error: BaseException) -> DeliveryError:
     """Name what the resolver says; anything but its own errors is a name that was given up."""
-    code = next((cause.errno for cause in _chain(error) if isinstance(cause, socket.gaierror)), None)
+    code = next((cause.errno for cause in causes(error) if isinstance(cause, socket.gaierror)), None)
     if code in _NO_ADDRESS:
         return DeliveryError.NO_ADDRESS
     return DeliveryError.DNS if code in {None, socket.EAI_NONAME} else DeliveryError.DNS_UNAVAILABLE

@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.adapters import mediainfo
 from taskhook.adapters.http import magic
-from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
-from taskhook.adapters.http.guard import SystemResolver, error_class
-from taskhook.core.errors import ForbiddenTargetError
+from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
+from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
+from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import DeliveryError, Reporter
-from taskhook.core.targets import NotPublicError, TargetPolicy
+from taskhook.core.targets import TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is
 PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for
@@ -57,13 +57,13 @@ class AiohttpMediaProbe:
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
         """Read what a verdict needs. Never raises: what went wrong is among the facts."""
-        remote = _Remote(self._policy)
+        remote = _RangeReader(self._policy)
         seen = MediaFacts()
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
                 no_other = aiohttp.ClientTimeout(total=None)  # asyncio.timeout bounds the look as a whole
-                async with open_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
+                async with guarded_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
                     with closing(remote):
                         await remote.open(session, url)
                         seen = await self._parsed(remote)
@@ -72,7 +72,7 @@ class AiohttpMediaProbe:
         known = {"failure": remote.failure, "doubt": remote.doubt, "size": remote.size, "text": remote.text}
         return seen.model_copy(update=known)
 
-    async def _parsed(self, remote: "_Remote") -> MediaFacts:
+    async def _parsed(self, remote: "_RangeReader") -> MediaFacts:
         """Have the file parsed where the vendor takes its format; any other is only named."""
         if remote.format not in magic.PARSED:
             return MediaFacts(format=remote.format)
@@ -117,7 +117,7 @@ class _QuickResolver(AbstractResolver):
         await self._resolver.close()
 
 
-class _Remote:
+class _RangeReader:
     """A file behind a URL, read by ranges; where its host knows none, as far into the one answer as there is need and room."""
 
     def __init__(self, policy: TargetPolicy) -> None:
@@ -141,13 +141,10 @@ class _Remote:
 
     def note(self, error: Exception) -> None:
         """Remember why the look is over."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, NotPublicError):
-                self.failure = f"leads to a host that the vendor cannot reach: its {cause}"
-                return
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(error, _FailureError):
+        hidden = next((cause for cause in causes(error) if isinstance(cause, NotPublicError)), None)
+        if hidden is not None:
+            self.failure = f"leads to a host that the vendor cannot reach: its {hidden}"
+        elif isinstance(error, _FailureError):
             self.failure = str(error)
         elif isinstance(error, _DoubtError):
             self.doubt = str(error)
@@ -268,7 +265,7 @@ _ENVIRONMENT = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
 
 
 class _Parsed(BaseModel):
-    """What the parser may say; whoever has taken it over can say no more than this."""
+    """What the parser may say; a parser that was taken over can say no more than this."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -281,7 +278,7 @@ class _Parsed(BaseModel):
     confined: bool  # the kernel took the filter of system calls
 
 
-async def _parse(remote: _Remote) -> _Parsed:
+async def _parse(remote: _RangeReader) -> _Parsed:
     """Let the parser read what it wants of the file. Raises _DoubtError where it dies, talks nonsense or takes too long."""
     parser = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
@@ -300,7 +297,7 @@ async def _parse(remote: _Remote) -> _Parsed:
         await parser.communicate()  # `wait` alone would wait for ever where it has said more than was read
 
 
-async def _serve(parser: Process, remote: _Remote) -> _Parsed:
+async def _serve(parser: Process, remote: _RangeReader) -> _Parsed:
     """Answer the parser's questions until it says what it found. Raises ValueError, which pydantic's errors are, and OSError."""
     assert parser.stdin is not None  # noqa: S101  # asked for
     assert parser.stdout is not None  # noqa: S101  # likewise

@@ -8,7 +8,8 @@ from http import HTTPStatus
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded, open_session
+from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
+from taskhook.adapters.http.guard import causes, guarded_session
 from taskhook.core.errors import ForbiddenTargetError, SourceChangedError, SourceGoneError, SourceUnavailableError
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
@@ -21,7 +22,7 @@ _MEDIA_TYPE = re.compile(r"(image|video|audio)/[A-Za-z0-9.+-]{1,64}")
 
 
 @dataclass
-class _Open:
+class _OpenResponse:
     """An answer that is being read."""
 
     url: str
@@ -38,7 +39,7 @@ class _Open:
 
     @property
     def media_type(self) -> str:
-        """What the server says the file is, if that is a medium: whoever follows a link shall be shown nothing else."""
+        """What the server says the file is, if that is a medium: a link shows nothing else."""
         named = self.response.headers.get("content-type", "").partition(";")[0].strip()
         return named if _MEDIA_TYPE.fullmatch(named) else "application/octet-stream"
 
@@ -59,7 +60,7 @@ class AiohttpOriginals:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience / 2, sock_read=patience)
         self._piece_time = piece_time
         self._session: aiohttp.ClientSession | None = None
-        self._open: _Open | None = None
+        self._open: _OpenResponse | None = None
 
     async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
         """Read up to `length` bytes from `start` on. Raises SourceGoneError, SourceChangedError, SourceUnavailableError."""
@@ -77,9 +78,9 @@ class AiohttpOriginals:
             raise
         except TooManyRedirectsError:
             raise SourceGoneError("too_many_redirects") from None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, ForbiddenTargetError) as error:
             self._leave()
-            if _forbidden(error):
+            if any(isinstance(cause, ForbiddenTargetError) for cause in causes(error)):
                 raise SourceGoneError("forbidden_target") from None
             raise SourceUnavailableError(type(error).__name__) from None
         except asyncio.CancelledError:
@@ -98,13 +99,13 @@ class AiohttpOriginals:
             self._open.response.close()
             self._open = None
 
-    async def _ask(self, url: str, start: int, tag: str | None) -> _Open:
+    async def _ask(self, url: str, start: int, tag: str | None) -> _OpenResponse:
         """Ask for the rest of a file, of this version, and read up to where it begins where the server sends all of it."""
         self._leave()
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and tag and tag.startswith('"'):  # a strong one: another version comes whole
             headers["If-Range"] = tag
-        self._open = opened = _Open(url, await fetch(self._client(), self._policy, url, headers))
+        self._open = opened = _OpenResponse(url, await fetch(self._client(), self._policy, url, headers))
         _read_head(opened, start)
         if tag is not None and opened.tag != tag:
             raise SourceChangedError
@@ -115,14 +116,14 @@ class AiohttpOriginals:
             opened.at += len(skipped)
         return opened
 
-    async def _check_end(self, opened: _Open) -> None:
+    async def _check_end(self, opened: _OpenResponse) -> None:
         """Make sure that a file ends where an answer did that told no length: it may have been cut there.
 
         Raises SourceUnavailableError where there is more, SourceGoneError where the server does not tell.
         """
         response = await fetch(self._client(), self._policy, opened.url, {"Range": f"bytes={opened.at}-"})
         try:
-            behind = _Open(opened.url, response)
+            behind = _OpenResponse(opened.url, response)
             _read_head(behind, opened.at)
         except SourceChangedError:
             return  # the server has no such bytes
@@ -135,11 +136,11 @@ class AiohttpOriginals:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = open_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
+            self._session = guarded_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
         return self._session
 
 
-def _read_head(opened: _Open, start: int) -> None:
+def _read_head(opened: _OpenResponse, start: int) -> None:
     """Learn from the answer which bytes of what come. Raises the errors of `Originals.read`."""
     status, headers = opened.response.status, opened.response.headers
     opened.tag = (headers.get("etag") or headers.get("last-modified") or "")[:_MAX_TAG]
@@ -160,7 +161,7 @@ def _read_head(opened: _Open, start: int) -> None:
         raise SourceGoneError("compressed")
 
 
-async def _take(opened: _Open, length: int) -> Piece:
+async def _take(opened: _OpenResponse, length: int) -> Piece:
     """Read a piece, whole unless the file ends."""
     data = bytearray()
     while len(data) < length and (chunk := await opened.response.content.read(length - len(data))):
@@ -170,12 +171,3 @@ async def _take(opened: _Open, length: int) -> Piece:
     if len(data) < length and not last:
         raise SourceUnavailableError("cut_short")
     return Piece(data=bytes(data), size=opened.size, tag=opened.tag, media_type=opened.media_type, last=last)
-
-
-def _forbidden(error: BaseException | None) -> bool:
-    """Tell whether the guard has refused; aiohttp wraps what its connector met."""
-    while error is not None:
-        if isinstance(error, ForbiddenTargetError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -1,4 +1,4 @@
-"""Modellix's task API over httpx: one fresh connection for each paid POST, a few kept ones for everything that may be repeated.
+"""A vendor's task API over httpx: one fresh connection for each paid POST, a few kept ones for everything that may be repeated.
 
 httpx and not the faster aiohttp, because its trace tells a request that was never sent from one that may have been taken.
 """
@@ -10,8 +10,7 @@ import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ import httpcore
 import httpx
 from pydantic_core import from_json
 
+from taskhook.adapters.http.retry_after import requested_pause
 from taskhook.core.errors import KeyUnusableError
 from taskhook.core.message import MAX_VENDOR_DATA, Json
 from taskhook.core.ports import (
@@ -32,11 +32,12 @@ from taskhook.core.ports import (
     BalanceOutcome,
     PollKind,
     PollOutcome,
+    VendorAnswers,
 )
 from taskhook.core.task import Submission, SubmitOutcome
-from taskhook.vendors.modellix import read_poll, read_submission
 
 POLL_TIME = timedelta(seconds=10)
+MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
 KEPT_CONNECTIONS = POLLS_AT_ONCE
 MAX_ANSWER = 2 * 1024 * 1024  # bytes, of an answer's body
 MAX_HEAD = 128 * 1024  # bytes that may come before a body; one header may have 100 KB
@@ -60,15 +61,16 @@ class EndlessAnswerError(Exception):
     """The answer was longer than any true one: its body, its headers, or what came before them."""
 
 
-class ModellixApi:
-    """`TaskApi` for Modellix. `key` gives the API key; asked for a fresh one after it was refused.
+class HttpTaskApi:
+    """`TaskApi` over HTTP. `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
 
     With less than `least` left, a paid POST is not begun.
     """
 
-    def __init__(self, base_url: str, key: ApiKey, *, least: timedelta = LEAST_POST_TIME) -> None:
+    def __init__(self, base_url: str, key: ApiKey, *, answers: VendorAnswers, least: timedelta = LEAST_POST_TIME) -> None:
         self._base_url = base_url.rstrip("/")
         self._key = key
+        self._answers = answers
         self._least = least
         self._key_refused = False  # read the key again before it is used again: it may have been replaced
         self._large = asyncio.Semaphore(1)
@@ -110,11 +112,11 @@ class ModellixApi:
 
     async def _sent(self, post: "_Post", authorization: str) -> SubmitOutcome:
         async with post.sent_with(authorization) as response:
-            asked_for = _pause(response)
-            post.answered = read_submission(response.status_code, None, retry_after=asked_for)
+            asked_for = requested_pause(response.headers, most=MOST_PAUSE)
+            post.answered = self._answers.read_submission(response.status_code, None, retry_after=asked_for)
             # Kept before the connection is closed, which may fail: an id that was read is paid for.
             post.answered = await self._read(
-                response, lambda body: read_submission(response.status_code, body, retry_after=asked_for)
+                response, lambda body: self._answers.read_submission(response.status_code, body, retry_after=asked_for)
             )
             return post.answered
 
@@ -128,7 +130,7 @@ class ModellixApi:
                 async with client.stream("GET", url, headers=headers) as response:
                     self._key_refused = response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     outcome = await self._read_poll(response, upstream_task_id)
-                    return outcome.model_copy(update={"retry_after": _pause(response)})
+                    return outcome.model_copy(update={"retry_after": requested_pause(response.headers, most=MOST_PAUSE)})
         except KeyUnusableError as error:
             return PollOutcome(kind=PollKind.KEY_REFUSED, message=f"the vendor key cannot be used: {error}")
         except Exception as error:  # noqa: BLE001  # wire, key or URL: whatever it was says nothing about the task
@@ -144,7 +146,7 @@ class ModellixApi:
                 return PollOutcome(kind=PollKind.KEY_REFUSED)
             case httpx.codes.OK:
                 try:
-                    return await self._read(response, lambda body: read_poll(body, upstream_task_id))
+                    return await self._read(response, lambda body: self._answers.read_poll(body, upstream_task_id))
                 except (_NoAnswerError, EndlessAnswerError) as error:
                     return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
             case status:
@@ -385,25 +387,3 @@ def _encodable(value: Any) -> Any:
 
 def _whole(digits: str) -> float:
     return int(digits) if len(digits) < _MANY_DIGITS else float(digits)
-
-
-def _pause(response: httpx.Response) -> timedelta | None:
-    """Tell for how long the vendor wants to be left alone, an hour at most; None where it does not say, or says nonsense.
-
-    By `Retry-After` (seconds or a date), else by `X-RateLimit-Reset` (Unix seconds) where nothing remains.
-    """
-    after = response.headers.get("retry-after", "").strip()
-    with contextlib.suppress(ValueError, OverflowError):  # too many digits, or a date that no calendar has
-        if after.isdecimal():
-            return timedelta(seconds=min(int(after), 3600))
-        if after:
-            return _until(parsedate_to_datetime(after))
-    with contextlib.suppress(ValueError, OverflowError):
-        if int(response.headers.get("x-ratelimit-remaining", "1")) <= 0:
-            return _until(datetime.fromtimestamp(min(int(response.headers.get("x-ratelimit-reset", "")), 2**33), UTC))
-    return None
-
-
-def _until(moment: datetime) -> timedelta:
-    wait = moment.astimezone(UTC) - datetime.now(UTC)
-    return min(max(wait, timedelta(seconds=1)), timedelta(hours=1))
