@@ -46,7 +46,7 @@ class Upstream:
 
 
 class SimVendor:
-    """`TaskApi`: keeps the truth of what was taken, and what it has told to whom."""
+    """`TaskApi`: keeps the truth of what was taken, and of what it has told."""
 
     def __init__(
         self,
