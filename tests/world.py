@@ -430,7 +430,7 @@ class MemoryCallers:
 
 
 @dataclass
-class Told:
+class RecordingReporter:
     """`Reporter`: keeps what it is told."""
 
     events: list[tuple[str, dict[str, str | int | float | None]]] = field(default_factory=list)
@@ -445,7 +445,7 @@ class Told:
 
 
 @dataclass
-class Woken:
+class RecordingWake:
     """`Wake`: keeps the ids."""
 
     task_ids: list[str] = field(default_factory=list)
@@ -547,7 +547,7 @@ class FakeOriginals:
 
 
 @dataclass
-class Started:
+class RecordingArchiver:
     """`Archiver`: keeps the ids."""
 
     task_ids: list[str] = field(default_factory=list)

@@ -35,7 +35,7 @@ from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
 from tests.sim.table import Item, MemoryDynamo, _range
-from tests.world import SETTINGS, START, MemoryCallers, Told, a_caller
+from tests.world import SETTINGS, START, MemoryCallers, RecordingReporter, a_caller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -50,7 +50,7 @@ CALLERS = 50
 PAGE = 8000  # rows of an index in 1 MB
 
 
-class Crowd(Sequence[str]):
+class SortKeys(Sequence[str]):
     """The sort keys of many rows of one partition, in order, none of which is kept."""
 
     def __init__(self, kind: str, count: int) -> None:
@@ -121,37 +121,37 @@ class Crowd(Sequence[str]):
 
 
 class CrowdedTable(MemoryDynamo):
-    """A table with one crowd; what is written of it is kept as any other item."""
+    """A table with many rows of one partition; what is written of it is kept as any other item."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, keys: SortKeys) -> None:
         super().__init__({TABLE: "task_id"}, time=lambda: self.now)
         self.now = 0.0
-        self._crowd = crowd
+        self._sort_keys = keys
 
     def query(self, **request: Any) -> dict[str, Any]:
         """Read a page of rows."""
         partition, within = _range(request, "work", "work_at")
-        if partition != self._crowd.partition:
+        if partition != self._sort_keys.partition:
             return super().query(**request)
-        first, end = 0, len(self._crowd)
+        first, end = 0, len(self._sort_keys)
         start = request.get("ExclusiveStartKey")
         for comparison, bound in [*within, *([(">", start["work_at"]["S"])] if start else [])]:
             match comparison:
                 case ">":
-                    first = max(first, bisect_right(self._crowd, bound))
+                    first = max(first, bisect_right(self._sort_keys, bound))
                 case ">=":
-                    first = max(first, bisect_left(self._crowd, bound))
+                    first = max(first, bisect_left(self._sort_keys, bound))
                 case "<":
-                    end = min(end, bisect_left(self._crowd, bound))
+                    end = min(end, bisect_left(self._sort_keys, bound))
                 case "<=":
-                    end = min(end, bisect_right(self._crowd, bound))
+                    end = min(end, bisect_right(self._sort_keys, bound))
         rows: list[Item] = []
         most = min(request.get("Limit", PAGE), PAGE)
         while first < end and len(rows) < most:
             task_id = f"tk_{first:022d}"
             written = super()._now(TABLE, task_id)
             if written is None or written.get("work") == {"S": partition}:
-                rows.append({"task_id": {"S": task_id}, "work": {"S": partition}, "work_at": {"S": self._crowd.work_at(first)}})
+                rows.append({"task_id": {"S": task_id}, "work": {"S": partition}, "work_at": {"S": self._sort_keys.work_at(first)}})
             first += 1
         return {"Items": rows, **({"LastEvaluatedKey": rows[-1]} if rows and first < end else {})}
 
@@ -165,7 +165,7 @@ class CrowdedTable(MemoryDynamo):
         number = key.removeprefix("tk_")
         if number == key or not number.isdecimal():
             return None
-        return items.item(attributes(self._crowd.task(int(number))))
+        return items.item(attributes(self._sort_keys.task(int(number))))
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:
@@ -288,10 +288,10 @@ def main() -> None:
     asyncio.set_event_loop(loop)
     clock = WorldClock(loop)
     calls, far = multiprocessing.Pipe()
-    table = multiprocessing.get_context("fork").Process(target=serve, args=(CrowdedTable(Crowd(kind, count)), far), daemon=True)
+    table = multiprocessing.get_context("fork").Process(target=serve, args=(CrowdedTable(SortKeys(kind, count)), far), daemon=True)
     table.start()
     client: Any = FarTable(calls, loop)
-    tasks = DynamoTasks(client, TABLE, clock=clock, reporter=Told())
+    tasks = DynamoTasks(client, TABLE, clock=clock, reporter=RecordingReporter())
     api, hosts = BusyVendor(clock), DeadHost(clock)
     app = App(
         SETTINGS,
@@ -301,7 +301,7 @@ def main() -> None:
         callbacks=hosts,
         callers=MemoryCallers(a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))),
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
     )
     before = resident("VmRSS")
     for _ in range(2):

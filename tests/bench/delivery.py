@@ -34,7 +34,7 @@ from taskhook.delivery.attempt import Courier, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
@@ -97,7 +97,7 @@ async def _engine(tasks: list[Task]) -> float:
         callers=MemoryCallers(a_caller()),
         hosts=hosts,
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
         retention=RETENTION,
     )
 
@@ -209,7 +209,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     return times[94]
 
 
-class Answered(Told):
+class Answered(RecordingReporter):
     """A reporter that notes when each of the wanted callbacks was answered."""
 
     def __init__(self, count: int) -> None:

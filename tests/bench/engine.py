@@ -20,7 +20,7 @@ from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
 from taskhook.vendors import modellix
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import SETTINGS, FakeReceivers, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -91,7 +91,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             callbacks=FakeReceivers(VirtualClock()),
             callers=MemoryCallers(a_caller()),
             clock=clock,
-            reporter=Told(),
+            reporter=RecordingReporter(),
         )
         pairs = []
         for _ in range(rounds + 1):

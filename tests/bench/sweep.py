@@ -24,7 +24,7 @@ from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.local import stack
 from tests.local.dynamodb_local import dynamodb_local
-from tests.world import SETTINGS, FakeReceivers, FakeVendor, MemoryCallers, Told, VirtualClock, a_caller
+from tests.world import SETTINGS, FakeReceivers, FakeVendor, MemoryCallers, RecordingReporter, VirtualClock, a_caller
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -112,7 +112,7 @@ def _ticks(url: str, table: str) -> tuple[float, Counter[str], int]:
 
 
 async def _tick(client: "DynamoDBClient", table: str) -> None:
-    clock, told = SystemClock(), Told()
+    clock, told = SystemClock(), RecordingReporter()
     tasks = DynamoTasks(client, table, clock=clock, reporter=told)
     virtual = VirtualClock()
     app = App(

@@ -29,7 +29,7 @@ from tests.listener import Connection, Script, answer, answering, free_port, lis
 from tests.local import stack
 from tests.local.bulk import BLOCK, Bulk
 from tests.local.server import serving
-from tests.world import START, MemoryArchive, MemoryTasks, Told
+from tests.world import START, MemoryArchive, MemoryTasks, RecordingReporter
 
 Archive = MemoryArchive | S3Archive
 FIVE = 5 * 2**20  # S3 takes no shorter part but the last
@@ -530,7 +530,7 @@ async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
             originals=AiohttpOriginals(RELAXED),
             wake=None,
             clock=clock,
-            reporter=Told(),
+            reporter=RecordingReporter(),
         )
         tracemalloc.start()
         try:

@@ -27,7 +27,7 @@ from taskhook.delivery.attempt import CLAIM, Courier
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
-from tests.world import MemoryCallers, MemoryTasks, Told, a_caller
+from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
@@ -1038,7 +1038,7 @@ async def delivery(url: str, callbacks: AiohttpCallbacks) -> tuple[Task, Hosts]:
         callers=MemoryCallers(a_caller()),
         hosts=hosts,
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
         retention=timedelta(days=7),
     )
     return await deliver.attempt(ended, courier), hosts

@@ -27,7 +27,7 @@ from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import Connection, Listener, Script, answer, answering, listening, silent
-from tests.world import Told
+from tests.world import RecordingReporter
 
 RULES = {rule.field: rule for rule in MODELS["alibaba/wan2.2-animate-mix"].media}
 LIMIT = timedelta(seconds=3)
@@ -42,7 +42,7 @@ type Look = Callable[..., Awaitable[Judgement]]
 
 async def look(url: str, field: str = IMAGE, *, probe: AiohttpMediaProbe | None = None, limit: timedelta = LATER) -> Judgement:
     """Look at a URL, and judge what was seen."""
-    return RULES[field].judge(await (probe or AiohttpMediaProbe(RELAXED, Told())).look(url, limit=limit))
+    return RULES[field].judge(await (probe or AiohttpMediaProbe(RELAXED, RecordingReporter())).look(url, limit=limit))
 
 
 @pytest.fixture(autouse=True)
@@ -398,7 +398,7 @@ async def test_every_hop_is_guarded() -> None:
     async with listening(silent, hosts=("127.0.0.2",)) as inner:
         target = f"http://127.0.0.2:{inner.port}/"
         async with listening(redirecting(lambda _: target)) as listener:
-            judged = await look(listener.origin, probe=AiohttpMediaProbe(Guarded(relaxed=True), Told()))
+            judged = await look(listener.origin, probe=AiohttpMediaProbe(Guarded(relaxed=True), RecordingReporter()))
         assert inner.connections == 0
     assert judged.verdict is Verdict.WRONG
     assert judged.reason.endswith("image_url leads to a host that the vendor cannot reach: its address is not public")
@@ -409,7 +409,7 @@ async def test_a_redirect_to_where_nobody_asks_proves_nothing(target: str) -> No
     """Other schemes, credentials, nonsense, and this deployment itself, whose files the vendor may well fetch."""
     async with listening(silent) as own, listening(redirecting(lambda _: target.format(origin=own.origin))) as listener:
         policy = TargetPolicy(relaxed=True, own_origins=(own.origin,))
-        judged = await look(listener.origin, probe=AiohttpMediaProbe(policy, Told()))
+        judged = await look(listener.origin, probe=AiohttpMediaProbe(policy, RecordingReporter()))
         assert (own.connections, len(listener.requests)) == (0, 1)
     assert judged.verdict is Verdict.UNCHECKED
 
@@ -447,7 +447,7 @@ class FixedResolver(AbstractResolver):
 async def test_a_file_that_is_not_public_is_wrong_and_not_asked_for(url: str) -> None:
     """Spelled out, or by a name that leads there."""
     async with listening(silent) as listener:
-        probe = AiohttpMediaProbe(TargetPolicy(), Told(), resolver=FixedResolver("127.0.0.1"))
+        probe = AiohttpMediaProbe(TargetPolicy(), RecordingReporter(), resolver=FixedResolver("127.0.0.1"))
         judged = await look(url.format(port=listener.port), probe=probe)
         assert listener.connections == 0
     assert judged.verdict is Verdict.WRONG
@@ -472,7 +472,7 @@ async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minut
     passes = Judgement(IMAGE, Verdict.UNCHECKED, "name does not resolve")
     unknown, slow = FixedResolver(None), FixedResolver("127.0.0.1", pause=600)  # as good as never
     for resolver in (unknown, slow):
-        probe = AiohttpMediaProbe(RELAXED, Told(), resolver=resolver)
+        probe = AiohttpMediaProbe(RELAXED, RecordingReporter(), resolver=resolver)
         for _ in range(3):
             assert await look("https://unknown.example.com/a.jpg", probe=probe) == passes
         assert resolver.asked == ["unknown.example.com"]
@@ -639,13 +639,13 @@ async def test_the_probe_hides_its_memory() -> None:
     """From the parser, which runs as the same user."""
     libc = ctypes.CDLL(None)
     libc.prctl(4, 1, 0, 0, 0)
-    AiohttpMediaProbe(RELAXED, Told())
+    AiohttpMediaProbe(RELAXED, RecordingReporter())
     assert libc.prctl(3, 0, 0, 0, 0) == 0
 
 
 async def test_a_kernel_without_the_filter_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The look goes on with what holds."""
-    told = Told()
+    told = RecordingReporter()
     for confined in (True, False):
         path = tmp_path / "parser.py"
         path.write_text(f"print({json.dumps(FOUND | {'confined': confined})!r})")

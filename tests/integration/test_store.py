@@ -22,7 +22,7 @@ from taskhook.core.ports import Credential, LeaseView, Rows
 from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
-from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller, deployment_key
+from tests.world import START, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller, deployment_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -66,11 +66,11 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryTasks()
     elif request.param == "simulated":
-        yield DynamoTasks(a_client(), "Tasks", clock=SystemClock(), reporter=Told())
+        yield DynamoTasks(a_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     else:
         client = request.getfixturevalue(request.param)
         with made_from_template(client, "Tasks") as table:
-            yield DynamoTasks(client, table, clock=SystemClock(), reporter=Told())
+            yield DynamoTasks(client, table, clock=SystemClock(), reporter=RecordingReporter())
 
 
 @pytest.fixture(params=["memory", "simulated", *DATABASES])
@@ -101,7 +101,7 @@ def tasks_table(database: "DynamoDBClient") -> Iterator[str]:
 
 
 @pytest.fixture
-def dynamo_tasks(database: "DynamoDBClient", tasks_table: str, told: Told) -> DynamoTasks:
+def dynamo_tasks(database: "DynamoDBClient", tasks_table: str, told: RecordingReporter) -> DynamoTasks:
     """Give the real store on that table."""
     return DynamoTasks(database, tasks_table, clock=SystemClock(), reporter=told)
 
@@ -189,7 +189,7 @@ async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> N
     """Between its two writes its first request came after all, and another one like it: that one is not overtaken."""
     table = MemoryDynamo({"Tasks": "task_id"})
     update = table.update_item
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     assert await _reserving(store, "a", repeat=True) == "a"
 
     def interleaved(**request: Any) -> Any:
@@ -197,7 +197,7 @@ async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> N
             return update(**request)
         except ClientError:
             table.update_item = update  # type: ignore[method-assign]  # once
-            others = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+            others = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
             assert asyncio.run(_two_first(others)) == ["a", "c"]
             raise
 
@@ -291,7 +291,9 @@ async def test_a_long_request_is_read_where_it_is_asked_for(store: Store) -> Non
 async def test_a_key_that_is_used_again_keeps_no_request_of_its_first_task() -> None:
     """Not even one that an earlier version stored with its task: what is paid for is the new one."""
     table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: 0.0)
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told(), requests_kept=timedelta(days=9))
+    store = DynamoTasks(
+        cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter(), requests_kept=timedelta(days=9)
+    )
     first, second = (json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"}) for _ in range(2))
     task = a_task().model_copy(update={"request": first, "nonce": "n"})
     table.write("Tasks", item(attributes(task)) | {"request": {"S": first}})
@@ -584,7 +586,7 @@ class Overtaken(MemoryDynamo):
 async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(moved_to: int, first: int) -> None:
     """Another invocation has moved it: still in time, beyond the latest moment, or with a clock that is behind."""
     client = Overtaken(moved_to)
-    store = DynamoTasks(cast("DynamoDBClient", client), "Tasks", clock=SystemClock(), reporter=Told())
+    store = DynamoTasks(cast("DynamoDBClient", client), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     latest = START + timedelta(seconds=60)
     assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START
     assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(seconds=first)
@@ -757,7 +759,7 @@ async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
     """Two pollers read it at once; the second push does not undo what came after the first."""
     now = 0.0
     table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: now)
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     item = {"task_id": {"S": "bad"}, "work": {"S": "retry"}, "work_at": {"S": "0000000000000_bad"}, "state": {"S": "?"}}
     table.write("Tasks", item)
     now = 1.0
@@ -801,7 +803,7 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
 
 @pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
 async def test_an_unreadable_item_is_told_and_hides_nobody(
-    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: Told, partition: str
+    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: RecordingReporter, partition: str
 ) -> None:
     """It is pushed back where others wait behind it, counted, and never deleted."""
     at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[partition]
@@ -853,9 +855,9 @@ class Throttled(MemoryDynamo):
         return answer
 
 
-async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -> tuple[DynamoTasks, Throttled, Told]:
+async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -> tuple[DynamoTasks, Throttled, RecordingReporter]:
     """Make a store of five watched tasks on such a table."""
-    table, told = Throttled(stuck, most=most), Told()
+    table, told = Throttled(stuck, most=most), RecordingReporter()
     store = DynamoTasks(cast("Any", table), "Tasks", clock=VirtualClock(), reporter=told)
     for number in range(tasks):
         await store.add(a_task(number, state=State.WATCHED))
@@ -931,7 +933,7 @@ def a_cut_client() -> Any:
 
 async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
     """The queue and a caller's history are read to their ends, over as many pages and batches as that takes."""
-    tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=Told())
+    tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     for number in range(8):
         await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))
     assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [5, 3, 0]
@@ -958,7 +960,7 @@ async def test_callers_beyond_the_first_page_are_listed() -> None:
 async def test_what_expires_does_so_by_seconds() -> None:
     """TTL reads Unix seconds: with milliseconds nothing would ever be deleted."""
     client = a_client()
-    tasks = DynamoTasks(client, "Tasks", clock=SystemClock(), reporter=Told())
+    tasks = DynamoTasks(client, "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     task = await tasks.add(a_task().model_copy(update={"callback_url": None}))
     task = await tasks.swap(task, an_ended(task))
     end = (START + RETENTION).timestamp()

@@ -30,7 +30,7 @@ from taskhook.core.ports import Credential
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import State, Task
 from taskhook.delivery.samples import try_out
-from tests.world import MemoryTasks, Told, a_caller
+from tests.world import MemoryTasks, RecordingReporter, a_caller
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "verifiers"
@@ -280,7 +280,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
         rate=MemoryTasks(),
         callbacks=AiohttpCallbacks(targets),
         clock=SystemClock(),
-        reporter=Told(),
+        reporter=RecordingReporter(),
     )
     assert [one.delivered for one in tried] == [True, True]
     await eventually(lambda: len(receiver.inbox()) == kept + 2)

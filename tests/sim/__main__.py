@@ -25,12 +25,12 @@ from taskhook.archive import copy
 from taskhook.core import ports
 from taskhook.poller import invocation
 from tests.sim import checks, trouble
+from tests.sim.injector import FaultInjector, Point, methods_of
 from tests.sim.lasting import TROUBLES
 from tests.sim.loop import seeded
 from tests.sim.outcomes import OUTCOMES
 from tests.sim.scenarios import SCENARIOS
 from tests.sim.scene import Scene
-from tests.sim.seam import Point, Seam, methods_of
 
 SEED = 20261123
 EACH = 1  # interactions tried per call site, of those that differ in what the tables hold; `--each 3` takes first, last and middle
@@ -66,7 +66,7 @@ def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0)
     scenario = SCENARIOS[name]
     beat = mock.patch.object(invocation, "BEAT", timedelta(seconds=scenario.beat))
     with seeded(seed) as dice, beat, mock.patch.object(copy, "PART", PART):
-        scene = Scene(scenario.deployment(), Seam(dice, plan, storm), scenario.beat)
+        scene = Scene(scenario.deployment(), FaultInjector(dice, plan, storm), scenario.beat)
         scene.run(scenario.script)
     return scene
 
@@ -75,7 +75,7 @@ def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
     """Play a scenario as it should go; give what may go wrong in it, and what did without being asked to."""
     scene = play(name, seed)
     sites: dict[tuple[str, str], list[int]] = {}
-    for (kind, site, _), number in scene.seam.seen.items():
+    for (kind, site, _), number in scene.injector.seen.items():
         sites.setdefault((kind, site), []).append(number)
     points = [
         Point(number, site, outcome)
@@ -102,11 +102,11 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
         found = checks.violations(scene, point.outcome)
         if point.outcome in checks.HARMLESS:
             found += checks.ends(scene, SCENARIOS[name].ends)
-        if scene.seam.diverged or not scene.seam.struck:
+        if scene.injector.diverged or not scene.injector.struck:
             found.append("the replay went another way than the record")
         else:
             result.points.add((name, point.site, point.outcome))
-            result.methods |= {method for method, _ in scene.seam.struck}
+            result.methods |= {method for method, _ in scene.injector.struck}
         if found:
             result.violations.append(
                 {
@@ -115,7 +115,7 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
                     "seed": seed,
                     "command": command,
                     "broken": found,
-                    "trace": scene.seam.trace[-80:],
+                    "trace": scene.injector.trace[-80:],
                 }
             )
     return result
@@ -135,7 +135,7 @@ def storms(name: str, seeds: Iterable[int]) -> Result:
         found = checks.violations(scene, "thaw storm")
         if found:
             result.violations.append(
-                {"scenario": name, "seed": seed, "command": command, "broken": found, "trace": scene.seam.trace[-80:]}
+                {"scenario": name, "seed": seed, "command": command, "broken": found, "trace": scene.injector.trace[-80:]}
             )
     return result
 
@@ -253,7 +253,7 @@ def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     scene = play(options.scenario, options.seed, plan=plan, storm=STORM_SHARE if options.storm else 0.0)
     found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
     with contextlib.suppress(BrokenPipeError):
-        print("\n".join([*scene.seam.trace, "", *(found or ["nothing is broken"])]))
+        print("\n".join([*scene.injector.trace, "", *(found or ["nothing is broken"])]))
     return 1 if found else 0
 
 

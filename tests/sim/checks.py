@@ -199,7 +199,7 @@ def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
     content, url = scene.bucket.files.get(resource["url"].removeprefix(f"{ORIGIN}/r/")), resource["source_url"]
     if content not in {scene.originals.content(url, version) for version in range(scene.originals.versions[url] + 1)}:
         yield f"its copy is none: {content!r}"
-    if waited > ARCHIVE_TIME.total_seconds() + 120 and not scene.seam.struck:
+    if waited > ARCHIVE_TIME.total_seconds() + 120 and not scene.injector.struck:
         yield f"has waited {waited} s for its copy"
 
 

@@ -18,7 +18,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.poller.long_poll import LongPollSupport
 from tests.sim.bucket import MemoryS3
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, Deployment
-from tests.sim.seam import Seam
+from tests.sim.injector import FaultInjector
 from tests.sim.table import MemoryDynamo
 from tests.world import MATERIAL
 
@@ -65,15 +65,22 @@ def as_client(client: object) -> Any:
     return client
 
 
-def own_key(seam: Seam) -> Any:
-    """Give the deployment's own key, behind the seam."""
-    return seam.port(StoredKey(StackSecret(as_client(SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey)
+def own_key(injector: FaultInjector) -> Any:
+    """Give the deployment's own key, behind the injector."""
+    return injector.port(StoredKey(StackSecret(as_client(SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey)
 
 
 def start_container(
-    seam: Seam, deployment: Deployment, *, table: MemoryDynamo, bucket: MemoryS3, clock: Any, reporter: Any, start: Start
+    injector: FaultInjector,
+    deployment: Deployment,
+    *,
+    table: MemoryDynamo,
+    bucket: MemoryS3,
+    clock: Any,
+    reporter: Any,
+    start: Start,
 ) -> Container:
-    """Start a process: every adapter is new, and behind the seam."""
+    """Start a process: every adapter is new, and behind the injector."""
     protocols = (
         ports.TaskStore,
         ports.WorkIndex,
@@ -83,15 +90,15 @@ def start_container(
         ports.Budget,
         ports.DeliveryRate,
     )
-    tasks = seam.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols)
-    key = own_key(seam)
-    hooks = seam.port(HookUrls(ORIGIN, key), ports.Hooks)
+    tasks = injector.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols)
+    key = own_key(injector)
+    hooks = injector.port(HookUrls(ORIGIN, key), ports.Hooks)
     client = as_client(LambdaClient(start))
-    wake = seam.port(LambdaWake(client, "poll", reporter), ports.Wake)
-    archiver = seam.port(LambdaArchiver(client, "archive", reporter, wakes="poll"), ports.Archiver)
-    archive = seam.port(S3Archive(as_client(bucket), "results"), ports.Archive)
+    wake = injector.port(LambdaWake(client, "poll", reporter), ports.Wake)
+    archiver = injector.port(LambdaArchiver(client, "archive", reporter, wakes="poll"), ports.Archiver)
+    archive = injector.port(S3Archive(as_client(bucket), "results"), ports.Archive)
     found = DynamoCallers(as_client(table), CALLERS, clock=clock, deployment_key=key)
-    directory = seam.port(found, ports.CallerDirectory)
+    directory = injector.port(found, ports.CallerDirectory)
     return Container(
         tasks,
         directory,

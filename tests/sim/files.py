@@ -8,15 +8,15 @@ from taskhook.core.errors import SourceChangedError, SourceGoneError, SourceUnav
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import Piece
 from tests.sim.deployment import Deployment
-from tests.sim.seam import Seam, impossible, nothing, running
+from tests.sim.injector import FaultInjector, impossible, nothing, running
 from tests.world import GOOD_IMAGE, GOOD_VIDEO
 
 
 class SimMedia:
     """`MediaProbe`: good media, but for the names that begin with `ugly`; keeps what it has shown to which invocation."""
 
-    def __init__(self, seam: Seam) -> None:
-        self._seam = seam
+    def __init__(self, injector: FaultInjector) -> None:
+        self._injector = injector
         self.shown: dict[str, list[bool]] = defaultdict(list)  # by task's name: whether its image might be good
         self.warned: set[str] = set()  # invocations that have seen a bad one
 
@@ -37,7 +37,7 @@ class SimMedia:
             self.shown[name].append(True)
             return MediaFacts(doubt="slow host")
 
-        facts: MediaFacts = await self._seam.interact("look", effect, strike)
+        facts: MediaFacts = await self._injector.interact("look", effect, strike)
         return facts
 
     def _show(self, name: str, *, good: bool) -> MediaFacts:
@@ -50,8 +50,8 @@ class SimMedia:
 class SimOriginals:
     """`Originals`: the vendor's files, a few parts each, that may change while they are copied."""
 
-    def __init__(self, seam: Seam, deployment: Deployment) -> None:
-        self._seam, self._deployment = seam, deployment
+    def __init__(self, injector: FaultInjector, deployment: Deployment) -> None:
+        self._injector, self._deployment = injector, deployment
         self.versions: dict[str, int] = defaultdict(int)
         self.reads = 0
 
@@ -87,9 +87,9 @@ class SimOriginals:
                 raise SourceUnavailableError("reset")
             return await effect()
 
-        answer: Piece = await self._seam.interact("fetch", effect, strike)
+        answer: Piece = await self._injector.interact("fetch", effect, strike)
         return answer
 
     async def close(self) -> None:
         """Have nothing to close; its caller may die there all the same."""
-        await self._seam.interact("close", nothing, impossible)
+        await self._injector.interact("close", nothing, impossible)

@@ -39,13 +39,13 @@ from tests.sim.deployment import (
     Deployment,
 )
 from tests.sim.files import SimMedia, SimOriginals
+from tests.sim.injector import FaultInjector, InjectedClock, Invocation
 from tests.sim.loop import VirtualLoop
 from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
-from tests.sim.seam import Invocation, Seam, SeamClock
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
-from tests.world import Told, a_caller, as_stored
+from tests.world import RecordingReporter, a_caller, as_stored
 
 SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that does not compress by much
 
@@ -55,24 +55,26 @@ class Functions:
     """What is deployed, and around it a vendor, receivers and files that keep the truth."""
 
     deployment: Deployment
-    seam: Seam
+    injector: FaultInjector
     beat: float = 2.0
     people: dict[str, ports.Caller] = field(default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")})
     table: MemoryDynamo = field(init=False)
-    told: Told = field(default_factory=Told)
+    told: RecordingReporter = field(default_factory=RecordingReporter)
     answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # by task's name: what its submitter heard
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
 
     def __post_init__(self) -> None:
-        self.loop: VirtualLoop = self.seam.loop
+        self.loop: VirtualLoop = self.injector.loop
         self.table = MemoryDynamo({TASKS: "task_id", CALLERS: "caller"}, time=self.loop.time)
-        self.runner = Runner(self.seam, self._start_container)
-        self.vendor = SimVendor(self.seam, self.deployment, states_of=self._states_of, webhook=self.hint, aside=self.runner.aside)
-        self.media = SimMedia(self.seam)
-        self.receivers = SimReceivers(self.seam, self.table)
-        self.originals, self.bucket = SimOriginals(self.seam, self.deployment), MemoryS3()
-        self.clock = self.seam.port(SeamClock(self.seam), ports.Clock)
-        self.reporter = self.seam.port(self.told, ports.Reporter)
+        self.runner = Runner(self.injector, self._start_container)
+        self.vendor = SimVendor(
+            self.injector, self.deployment, states_of=self._states_of, webhook=self.hint, aside=self.runner.aside
+        )
+        self.media = SimMedia(self.injector)
+        self.receivers = SimReceivers(self.injector, self.table)
+        self.originals, self.bucket = SimOriginals(self.injector, self.deployment), MemoryS3()
+        self.clock = self.injector.port(InjectedClock(self.injector), ports.Clock)
+        self.reporter = self.injector.port(self.told, ports.Reporter)
         self.rules = Rules(
             retention=self.deployment.retention,
             max_task_age=self.deployment.max_task_age,
@@ -83,11 +85,11 @@ class Functions:
             long_poll=self.deployment.holds,
             origin=ORIGIN if self.deployment.archives else None,
         )
-        self._vendor_port = self.seam.port(self.vendor, ports.TaskApi)
-        self._media_port = self.seam.port(self.media, ports.MediaProbe)
-        self._receivers_port = self.seam.port(self.receivers, ports.CallbackSender)
-        admin = DynamoCallers(as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.seam))
-        self.admin = self.seam.port(admin, ports.CallerAdmin)
+        self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
+        self._media_port = self.injector.port(self.media, ports.MediaProbe)
+        self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
+        admin = DynamoCallers(as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.injector))
+        self.admin = self.injector.port(admin, ports.CallerAdmin)
         for caller in self.people.values():
             self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
 
@@ -197,7 +199,7 @@ class Functions:
                 desk=Desk(
                     tasks=container.tasks,
                     archive=container.archive,
-                    originals=self.seam.port(self.originals, ports.Originals),
+                    originals=self.injector.port(self.originals, ports.Originals),
                     wake=container.wake,
                     clock=self.clock,
                     reporter=self.reporter,
@@ -326,7 +328,7 @@ class Functions:
 
     def _start_container(self) -> Container:
         return start_container(
-            self.seam,
+            self.injector,
             self.deployment,
             table=self.table,
             bucket=self.bucket,

@@ -12,9 +12,9 @@ from taskhook.core.task import CallbackState, Submission
 from taskhook.poller import invocation
 from tests.sim import checks
 from tests.sim.deployment import Deployment
+from tests.sim.injector import FREEZE, FaultInjector
 from tests.sim.loop import seeded
 from tests.sim.scene import Scene
-from tests.sim.seam import FREEZE, Seam
 from tests.world import a_caller
 
 CALLERS = tuple(f"caller{number}" for number in range(6))
@@ -39,7 +39,7 @@ class Histories(RuleBasedStateMachine):
         dice = self.room.enter_context(seeded(seed))
         self.room.enter_context(mock.patch.object(invocation, "BEAT", timedelta(seconds=2)))
         deployment = Deployment(places=places, hints=hints and wakes, holds=holds, wakes=wakes, max_queued=3)
-        self.scene = Scene(deployment, Seam(dice, storm=storm), 2.0, people={name: a_caller(name) for name in CALLERS})
+        self.scene = Scene(deployment, FaultInjector(dice, storm=storm), 2.0, people={name: a_caller(name) for name in CALLERS})
         self.scene.begin()
         self.frozen = storm > 0
         self.made: list[tuple[str, str]] = []
@@ -112,5 +112,5 @@ class Histories(RuleBasedStateMachine):
         with self.room:
             self.scene.finish()
             found = checks.violations(self.scene, "thaw history" if self.frozen else "history")
-        trace = "\n".join(self.scene.seam.trace[-120:])
+        trace = "\n".join(self.scene.injector.trace[-120:])
         assert not found, f"{found}\n{trace}"

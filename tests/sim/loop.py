@@ -86,7 +86,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(  # type: ignore[override]  # what comes back is awaited at once, and need not be a future
         self, _executor: Any, func: Callable[..., Any], *args: Any
     ) -> Any:
-        """Hand a blocking call to the seam; `asyncio.to_thread` awaits what comes back."""
+        """Hand a blocking call to the injector; `asyncio.to_thread` awaits what comes back."""
         assert not args
         return self._threads(func)
 

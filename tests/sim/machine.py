@@ -28,7 +28,7 @@ from tests.sim.deployment import MODEL, RETENTION, SUBMIT_CLAIM, TASKS, TICK
 from tests.sim.loop import VirtualLoop
 from tests.sim.spells import Receivers, Vendor
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import MemoryCallers, Told, a_caller
+from tests.world import MemoryCallers, RecordingReporter, a_caller
 
 SEED = 20261123
 STOP = timedelta(seconds=120)
@@ -69,7 +69,7 @@ class Run:
     answer: Any = None
 
 
-class Woken:
+class InvokingWake:
     """`Wake`: starts the poll function on its own."""
 
     def __init__(self, poll: Callable[[Iterable[str]], None]) -> None:
@@ -100,7 +100,7 @@ class Machine:
         self.table = MemoryDynamo({TASKS: "task_id"}, time=self.loop.time)
         lags: dict[str, float] = {}
         self.table.lag = lambda key: lags.setdefault(key, self.dice.uniform(0.0, lag))
-        self.told = Told()
+        self.told = RecordingReporter()
         self.names: dict[str, str] = {}  # of tasks, by id
         self.vendor, self.receivers = Vendor(self.loop), Receivers(self.loop, self.names)
         self.people = {name: a_caller(name) for name in callers}
@@ -163,7 +163,7 @@ class Machine:
                 gates=container.tasks,
                 allowance=container.allowance,
                 lease=container.tasks,
-                wake=Woken(self.poll),
+                wake=InvokingWake(self.poll),
                 max_queued=1000,
             )
             payer = Payer(

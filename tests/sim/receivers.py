@@ -7,7 +7,7 @@ from typing import Any
 
 from taskhook.core.ports import Reply
 from tests.sim.deployment import TASKS
-from tests.sim.seam import Seam, impossible, nothing, running
+from tests.sim.injector import FaultInjector, impossible, nothing, running
 from tests.sim.table import Item, MemoryDynamo
 
 
@@ -28,8 +28,8 @@ class Visit:
 class SimReceivers:
     """`CallbackSender`: receivers that behave as their URL says, and keep every request."""
 
-    def __init__(self, seam: Seam, table: MemoryDynamo) -> None:
-        self._seam, self._loop, self._table = seam, seam.loop, table
+    def __init__(self, injector: FaultInjector, table: MemoryDynamo) -> None:
+        self._injector, self._loop, self._table = injector, injector.loop, table
         self.visits: list[Visit] = []
         self.samples: list[Visit] = []  # of no task
 
@@ -65,7 +65,7 @@ class SimReceivers:
             await asyncio.sleep(14.5)
             return Reply(error="timeout", elapsed=timedelta(seconds=15))
 
-        answer: Reply = await self._seam.interact("send", effect, strike)
+        answer: Reply = await self._injector.interact("send", effect, strike)
         return answer
 
     def _reply(self, url: str, visits: list[Visit]) -> Reply:
@@ -84,4 +84,4 @@ class SimReceivers:
 
     async def close(self) -> None:
         """Have nothing to close; its caller may die there all the same."""
-        await self._seam.interact("close", nothing, impossible)
+        await self._injector.interact("close", nothing, impossible)

@@ -11,15 +11,15 @@ from taskhook.core.errors import RejectedError
 from taskhook.poller.invocation import PollReport
 from taskhook.submit.submit import Answer
 from tests.sim.containers import Container
-from tests.sim.seam import INVOCATION, Invocation, Seam
+from tests.sim.injector import INVOCATION, FaultInjector, Invocation
 
 
 class Runner:
     """Starts invocations; a container serves one at a time, and another when that one has ended well."""
 
-    def __init__(self, seam: Seam, start_container: Callable[[], Container]) -> None:
+    def __init__(self, injector: FaultInjector, start_container: Callable[[], Container]) -> None:
         self.invocations: list[Invocation] = []
-        self._seam, self._loop = seam, seam.loop
+        self._injector, self._loop = injector, injector.loop
         self._start_container = start_container
         self._idle: dict[str, list[Container]] = defaultdict(list)  # by function
         self._lives: list[asyncio.Task[Any]] = []
@@ -43,7 +43,7 @@ class Runner:
 
         async def live() -> None:
             INVOCATION.set(invocation)
-            self._seam.note(f"{invocation.name} begins")
+            self._injector.note(f"{invocation.name} begins")
             try:
                 invocation.answer = await run(container)
             except RejectedError as error:
@@ -53,8 +53,8 @@ class Runner:
             except Exception as error:  # noqa: BLE001  # the function fails, as it would
                 invocation.answer = error
             finally:
-                if not invocation.dead and not self._seam.over:
-                    self._seam.note(f"{invocation.name} ends: {_brief(invocation.answer)}")
+                if not invocation.dead and not self._injector.over:
+                    self._injector.note(f"{invocation.name} ends: {_brief(invocation.answer)}")
                     idle.append(container)
                     if heard is not None:
                         heard.append(invocation.answer)
@@ -62,7 +62,7 @@ class Runner:
 
         def time_out() -> None:
             if not invocation.ended.is_set() and not invocation.thawed:
-                self._seam.note(f"{invocation.name} has run out of time")
+                self._injector.note(f"{invocation.name} has run out of time")
                 invocation.kill()
 
         self._lives.append(self._loop.create_task(live(), context=self._pristine.copy()))

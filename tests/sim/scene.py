@@ -31,7 +31,7 @@ class Scene(Functions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._usual = {"": 0.0}
-        self.seam.backstage = self
+        self.injector.world = self
         self.lagging(None)
 
     # --- the course of time ---------------------------------------------------------------------------------------------
@@ -59,13 +59,13 @@ class Scene(Functions):
         try:
             self.loop.run_until_complete(self._plays)
         finally:
-            self.seam.over = True
+            self.injector.over = True
             self.loop.run_until_complete(self.runner.clear())
             self.loop.close()
 
     async def _play(self) -> None:
         misses, unchanged, before = 1, 0, ""
-        await asyncio.sleep(self.seam.dice.uniform(1, 59))
+        await asyncio.sleep(self.injector.dice.uniform(1, 59))
         while self.loop.time() < QUIET_WITHIN:
             if self._nothing_left() and await self.until(self.quiet, POLL_TIME):  # a leader that lingers needs no other
                 break
@@ -122,7 +122,7 @@ class Scene(Functions):
             and self.runner.asides_done()
         )
 
-    # --- what the seam asks ----------------------------------------------------------------------------------------------
+    # --- what the injector asks ----------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
         """Describe the tasks' states, and the invocations under way."""
@@ -147,6 +147,6 @@ class Scene(Functions):
         usual = self._usual
 
         def usually(key: str) -> float:
-            return usual.setdefault(key, self.seam.dice.uniform(0.005, 0.3))
+            return usual.setdefault(key, self.injector.dice.uniform(0.005, 0.3))
 
         self.table.lag = lag or usually

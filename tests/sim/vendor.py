@@ -12,7 +12,7 @@ from taskhook.core import ports
 from taskhook.core.ports import BalanceOutcome, PollKind, PollOutcome
 from taskhook.core.task import State, Submission, SubmitOutcome
 from tests.sim.deployment import Deployment
-from tests.sim.seam import Invocation, Seam, running
+from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import a_success
 
 
@@ -50,7 +50,7 @@ class SimVendor:
 
     def __init__(
         self,
-        seam: Seam,
+        injector: FaultInjector,
         deployment: Deployment,
         *,
         states_of: Callable[[str], set[str]],
@@ -58,7 +58,7 @@ class SimVendor:
         aside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         """`states_of` tells what the table says of a task, `webhook` calls ours, `aside` lets something go its way beside."""
-        self._seam, self._loop, self._deployment = seam, seam.loop, deployment
+        self._injector, self._loop, self._deployment = injector, injector.loop, deployment
         self._states_of, self._webhook, self._aside = states_of, webhook, aside
         self.posts: list[Post] = []
         self.tasks: dict[str, Upstream] = {}
@@ -93,7 +93,7 @@ class SimVendor:
         async def strike(outcome: str) -> SubmitOutcome:
             return await self._strike(outcome, effect, limit)
 
-        answer: SubmitOutcome = await self._seam.interact("submit", effect, strike)
+        answer: SubmitOutcome = await self._injector.interact("submit", effect, strike)
         post.seen = answer.submission
         return answer
 
@@ -156,7 +156,7 @@ class SimVendor:
             kinds = {"throttled": PollKind.THROTTLED, "key refused": PollKind.KEY_REFUSED, "missing": PollKind.MISSING}
             return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
-        answer: PollOutcome = await self._seam.interact("poll", effect, strike)
+        answer: PollOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
     async def balance(self) -> BalanceOutcome:
@@ -174,7 +174,7 @@ class SimVendor:
             answered, status = outcome in {"key refused", "missing"}, {"key refused": 401, "missing": 404, "throttled": 429}
             return BalanceOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
 
-        answer: BalanceOutcome = await self._seam.interact("poll", effect, strike)
+        answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
     async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:

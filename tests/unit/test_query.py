@@ -14,7 +14,7 @@ from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import MAX_AGAIN, Filter
-from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from tests.world import START, FakeVendor, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
 
 ALICE = a_caller("alice")
 
@@ -59,7 +59,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
             tasks=tasks,
             wake=None,
             clock=VirtualClock(),
-            reporter=Told(),
+            reporter=RecordingReporter(),
             retention=timedelta(days=7),
         )
     assert rejected.value.status == 409
@@ -338,14 +338,14 @@ def an_ended(number: int, callback: CallbackState, caller: str = "alice") -> Tas
     return ended.attempted(made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION)
 
 
-class Desk:
+class RedeliveryWorld:
     """What redelivery needs, in memory."""
 
     def __init__(self) -> None:
         self.tasks = MemoryTasks()
-        self.wake = Woken()
+        self.wake = RecordingWake()
         self.clock = VirtualClock(START + timedelta(hours=2))
-        self.told = Told()
+        self.told = RecordingReporter()
 
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
@@ -392,20 +392,20 @@ class Desk:
 @pytest.mark.parametrize("callback", [UNDELIVERED, DELIVERED, CallbackState.WAITING])
 async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackState) -> None:
     """Whether it came, was given up, or waits for hours: due now, the same message, and the poller is woken."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, callback))
-    again = await desk.one(task)
-    assert again == desk.tasks.items[task.task_id]
-    assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, desk.clock.now(), None)
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, callback))
+    again = await world.one(task)
+    assert again == world.tasks.items[task.task_id]
+    assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, world.clock.now(), None)
     assert (again.message, again.webhook_id, again.attempts, again.tried) == (task.message, task.webhook_id, 1, 0)
-    assert (desk.wake.task_ids, desk.told.count("callback.redelivered")) == ([task.task_id], 1)
+    assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
 
 
 async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
     """The conflict says why, and nothing is written."""
-    desk = Desk()
+    world = RedeliveryWorld()
     refused = an_ended(3, UNDELIVERED).model_copy(update={"callback": CallbackState.NONE})
-    now = desk.clock.now()
+    now = world.clock.now()
     claimed = an_ended(4, CallbackState.WAITING).claim_delivery(until=now + timedelta(seconds=1))
     for task, why in (
         (a_task(1), "has not ended, it is processing"),
@@ -413,130 +413,130 @@ async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
         (refused, "refused in the answer to its submit"),
         (claimed, "being delivered right now"),
     ):
-        stored = await desk.tasks.add(task)
+        stored = await world.tasks.add(task)
         with pytest.raises(RejectedError, match=why) as rejected:
-            await desk.one(stored)
+            await world.one(stored)
         assert rejected.value.status == 409
-        assert desk.tasks.items[task.task_id] == stored
-    assert desk.wake.task_ids == []
+        assert world.tasks.items[task.task_id] == stored
+    assert world.wake.task_ids == []
 
 
 async def test_anothers_message_cannot_be_delivered_again() -> None:
     """It does not exist, by id or in bulk."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, UNDELIVERED, "bob"))
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, UNDELIVERED, "bob"))
     with pytest.raises(RejectedError) as rejected:
-        await desk.one(task)
+        await world.one(task)
     assert rejected.value.status == 404
-    assert await desk.many() == (0, None)
-    assert desk.tasks.items[task.task_id] == task
+    assert await world.many() == (0, None)
+    assert world.tasks.items[task.task_id] == task
 
 
 async def test_who_is_overtaken_delivers_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that is claimed between the read and the write wins."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, CallbackState.WAITING))
-    read = desk.tasks.get
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, CallbackState.WAITING))
+    read = world.tasks.get
 
     async def read_and_be_overtaken(task_id: str) -> Task | None:
         found = await read(task_id)
         assert found is not None
-        await desk.tasks.swap(found, found.claim_delivery(until=desk.clock.now() + timedelta(seconds=30)))
+        await world.tasks.swap(found, found.claim_delivery(until=world.clock.now() + timedelta(seconds=30)))
         return found
 
-    monkeypatch.setattr(desk.tasks, "get", read_and_be_overtaken)
+    monkeypatch.setattr(world.tasks, "get", read_and_be_overtaken)
     with pytest.raises(RejectedError, match="right now"):
-        await desk.one(task)
-    assert desk.tasks.items[task.task_id].claimed(desk.clock.now())
+        await world.one(task)
+    assert world.tasks.items[task.task_id].claimed(world.clock.now())
 
 
 async def test_many_are_delivered_again_by_state_and_time() -> None:
     """Only what is asked for: by default what was given up; one wake for all."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(12):
-        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 2 else DELIVERED))
-    await desk.tasks.add(an_ended(12, CallbackState.WAITING))
-    await desk.tasks.add(an_ended(13, CallbackState.NONE))
-    assert await desk.many(since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:09Z") == (3, None)
-    assert desk.waiting() == [3, 5, 7]
-    assert len(desk.wake.task_ids) == 1
-    assert await desk.many(state="delivered", since="2026-11-23T12:00:10Z") == (1, None)
-    assert desk.waiting() == [3, 5, 7, 10]
-    assert await desk.many(since="2027-01-01") == (0, None)
-    assert len(desk.wake.task_ids) == 2
+        await world.tasks.add(an_ended(number, UNDELIVERED if number % 2 else DELIVERED))
+    await world.tasks.add(an_ended(12, CallbackState.WAITING))
+    await world.tasks.add(an_ended(13, CallbackState.NONE))
+    assert await world.many(since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:09Z") == (3, None)
+    assert world.waiting() == [3, 5, 7]
+    assert len(world.wake.task_ids) == 1
+    assert await world.many(state="delivered", since="2026-11-23T12:00:10Z") == (1, None)
+    assert world.waiting() == [3, 5, 7, 10]
+    assert await world.many(since="2027-01-01") == (0, None)
+    assert len(world.wake.task_ids) == 2
 
 
 async def test_redeliveries_go_out_a_second_apart() -> None:
     """However many calls ask for how many: nine bulk calls are no burst, and each says when its last message is due."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(120):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    done = await desk.redelivery(limit=50)
-    assert (done.count, done.last_attempt_at) == (50, desk.clock.now() + timedelta(seconds=49))
-    done = await desk.redelivery(limit=500)
-    assert (done.count, done.last_attempt_at) == (70, desk.clock.now() + timedelta(seconds=119))
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    done = await world.redelivery(limit=50)
+    assert (done.count, done.last_attempt_at) == (50, world.clock.now() + timedelta(seconds=49))
+    done = await world.redelivery(limit=500)
+    assert (done.count, done.last_attempt_at) == (70, world.clock.now() + timedelta(seconds=119))
     for _ in range(7):
-        assert await desk.redelivery(limit=500) == commands.Redelivery(count=0, last_attempt_at=None, cursor=None)
-    again = await desk.one(desk.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
-    assert again.next_attempt_at == desk.clock.now() + timedelta(seconds=120)
-    assert desk.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
+        assert await world.redelivery(limit=500) == commands.Redelivery(count=0, last_attempt_at=None, cursor=None)
+    again = await world.one(world.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
+    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=120)
+    assert world.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
 
 
 async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
     """After an hour of silence the first message is due at once, the second a second later; another caller is not affected."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(4):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    await desk.redelivery(limit=2)
-    desk.clock.pass_by(timedelta(hours=1))
-    await desk.tasks.reserve_deliveries("bob", 500, now=desk.clock.now(), latest=desk.clock.now())
-    done = await desk.redelivery(limit=2)
-    assert done.last_attempt_at == desk.clock.now() + timedelta(seconds=1)
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    await world.redelivery(limit=2)
+    world.clock.pass_by(timedelta(hours=1))
+    await world.tasks.reserve_deliveries("bob", 500, now=world.clock.now(), latest=world.clock.now())
+    done = await world.redelivery(limit=2)
+    assert done.last_attempt_at == world.clock.now() + timedelta(seconds=1)
 
 
 async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
     """A bulk call stops there, and its cursor goes on later; what cannot even begin is a 429 that says when to come again."""
-    desk = Desk()
-    now = desk.clock.now()
+    world = RedeliveryWorld()
+    now = world.clock.now()
     for number in range(300):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    await desk.tasks.reserve_deliveries("alice", 3550, now=now, latest=now)
-    done = await desk.redelivery(limit=500)
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    await world.tasks.reserve_deliveries("alice", 3550, now=now, latest=now)
+    done = await world.redelivery(limit=500)
     assert (done.count, done.last_attempt_at) == (100, now + timedelta(seconds=3649))
-    for refused in (desk.redelivery(cursor=done.cursor), desk.one(desk.tasks.items["tk_" + "0" * 22])):
+    for refused in (world.redelivery(cursor=done.cursor), world.one(world.tasks.items["tk_" + "0" * 22])):
         with pytest.raises(RejectedError) as rejected:
             await refused
         assert (rejected.value.status, rejected.value.retry_after) == (429, 50)
-    desk.clock.pass_by(timedelta(seconds=50))
-    assert (await desk.redelivery(cursor=done.cursor)).count == 100
-    assert desk.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
+    world.clock.pass_by(timedelta(seconds=50))
+    assert (await world.redelivery(cursor=done.cursor)).count == 100
+    assert world.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 500])
 async def test_following_the_cursor_delivers_each_once(limit: int) -> None:
     """Whatever the page, every message goes out again once."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(250):
-        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 5 else DELIVERED))
+        await world.tasks.add(an_ended(number, UNDELIVERED if number % 5 else DELIVERED))
     counts: list[int] = []
     cursor: str | None = None
     while not counts or cursor is not None:
-        count, cursor = await desk.many(limit=limit, **({"cursor": cursor} if cursor else {}))
+        count, cursor = await world.many(limit=limit, **({"cursor": cursor} if cursor else {}))
         counts.append(count)
     assert (sum(counts), max(counts)) == (200, min(limit, 200))
-    assert desk.waiting() == [number for number in range(250) if number % 5]
-    assert desk.tasks.writes == 250 + 200
+    assert world.waiting() == [number for number in range(250) if number % 5]
+    assert world.tasks.writes == 250 + 200
 
 
 async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
     """Then the answer is what was found so far, and the cursor goes on."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(1500):
-        await desk.tasks.add(an_ended(number, DELIVERED if number else UNDELIVERED))
-    count, cursor = await desk.many()
+        await world.tasks.add(an_ended(number, DELIVERED if number else UNDELIVERED))
+    count, cursor = await world.many()
     assert count == 0
     assert cursor is not None
-    assert await desk.many(cursor=cursor) == (1, None)
+    assert await world.many(cursor=cursor) == (1, None)
 
 
 @pytest.mark.parametrize(

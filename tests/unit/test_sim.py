@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.progress import Progress
 from tests.sim.__main__ import SEED, play
 from tests.sim.histories import Histories
-from tests.sim.seam import Point
+from tests.sim.injector import Point
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,4 +58,4 @@ def test_an_item_that_cannot_be_read_keeps_nobody_lingering() -> None:
     """The simulator found a poller that wrote the lease every two seconds, for as long as such an item stood in the queue."""
     scene = play("is_deployed", SEED, plan=Point(-1, "", ""))
     ticks = len(scene.invocations)
-    assert sum("Lease.take" in line for line in scene.seam.trace) <= 2 * ticks
+    assert sum("Lease.take" in line for line in scene.injector.trace) <= 2 * ticks

@@ -1,4 +1,4 @@
-"""The seam between the use cases and their world: every call on a port passes here, is counted, and may go wrong on demand."""
+"""Injects faults between the use cases and their world: every call on a port passes here, is counted, and may go wrong."""
 
 import asyncio
 import contextlib
@@ -69,8 +69,8 @@ INVOCATION: ContextVar[Invocation | None] = ContextVar("invocation", default=Non
 _CALL: ContextVar[PortCall | None] = ContextVar("call", default=None)
 
 
-class Backstage(Protocol):
-    """What the seam asks of the scene."""
+class SimulatedWorld(Protocol):
+    """What the injector asks of the scene."""
 
     def fingerprint(self) -> str:
         """Describe what stands in the tables, to tell an interaction from its repetition."""
@@ -83,14 +83,14 @@ class Backstage(Protocol):
 
 
 @dataclass
-class Seam:
+class FaultInjector:
     """Counts interactions, remembers them, and lets one of them go wrong."""
 
     dice: random.Random
     plan: Point | None = None
     storm: float = 0.0  # the share of interactions that go wrong at random
     loop: VirtualLoop = field(init=False)
-    backstage: Backstage = field(init=False)
+    world: SimulatedWorld = field(init=False)
     over: bool = False
     count: int = 0
     seen: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Seam:
     # --- ports -----------------------------------------------------------------------------------------------------------
 
     def port(self, inner: object, *protocols: type) -> Any:
-        """Put the seam before an object that implements the protocols."""
+        """Put the injector before an object that implements the protocols."""
         return _Ported(inner, self, protocols)
 
     async def aws(self, call: Callable[[], Any]) -> Any:
@@ -198,7 +198,7 @@ class Seam:
                 return None
             return self._struck(invocation, site, self.dice.choice(OUTCOMES[kind]), call)
         # A poller asks the same again and again: what stands in the tables tells one question from its repetition.
-        self.seen.setdefault((kind, site, self.backstage.fingerprint()), number)
+        self.seen.setdefault((kind, site, self.world.fingerprint()), number)
         return None
 
     def _struck(self, invocation: Invocation, site: str, outcome: str, call: PortCall | None) -> str:
@@ -286,7 +286,7 @@ class Seam:
                 self.outage_until = self.loop.time() + OUTAGE
                 raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
             case "beaten":
-                self.backstage.rival(request)
+                self.world.rival(request)
                 return await effect()
             case "stale" | "out of order":
                 ages: dict[str, float] = {}
@@ -294,28 +294,28 @@ class Seam:
                 def lag(key: str) -> float:
                     return STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
 
-                self.backstage.lagging(lag)
+                self.world.lagging(lag)
                 try:
                     return await effect()
                 finally:
-                    self.backstage.lagging(None)
+                    self.world.lagging(None)
             case _:
                 raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
 
 
-class SeamClock:
+class InjectedClock:
     """`Clock`: the loop's own, whose sleepers may never wake."""
 
-    def __init__(self, seam: Seam) -> None:
-        self._seam = seam
+    def __init__(self, injector: FaultInjector) -> None:
+        self._injector = injector
 
     def now(self) -> datetime:
         """Tell the virtual time."""
-        return self._seam.loop.now()
+        return self._injector.loop.now()
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait in virtual time."""
-        await self._seam.sleep(duration)
+        await self._injector.sleep(duration)
 
 
 @cache
@@ -330,18 +330,18 @@ def methods_of(*protocols: type) -> list[tuple[str, str]]:
 
 
 class _Ported:
-    """An object behind the seam: every method knows which line calls it."""
+    """An object behind the injector: every method knows which line calls it."""
 
-    def __init__(self, inner: object, seam: Seam, protocols: tuple[type, ...]) -> None:
+    def __init__(self, inner: object, injector: FaultInjector, protocols: tuple[type, ...]) -> None:
         for name, full in methods_of(*protocols):
-            setattr(self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, seam))
+            setattr(self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, injector))
         self.inner = inner
 
     def __call__(self, **arguments: Any) -> Any:
         return self.call(**arguments)  # type: ignore[attr-defined]  # set above
 
 
-def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., Any]:
+def _ported(method: Callable[..., Any], full: str, injector: FaultInjector) -> Callable[..., Any]:
     async def follow(call: PortCall, *arguments: Any, **named: Any) -> Any:
         token = _CALL.set(call)
         try:
@@ -355,7 +355,7 @@ def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., 
     def told(*arguments: Any, **named: Any) -> Any:
         token = _CALL.set(_call(full, sys._getframe(1)))
         try:
-            seam.tell()
+            injector.tell()
         finally:
             _CALL.reset(token)
         method(*arguments, **named)
