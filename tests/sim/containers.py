@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
@@ -14,30 +12,15 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core import ports
 from taskhook.core.message import Json
-from taskhook.core.rate_limit import Allowance
-from taskhook.poller.long_poll import LongPollSupport
+from taskhook.settings import CallbackLatency, Settings, Switch
+from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
-from tests.sim.deployment import CALLERS, ORIGIN, TASKS, Deployment
+from tests.sim.deployment import CALLERS, ORIGIN, TASKS
 from tests.sim.injector import FaultInjector
 from tests.sim.table import MemoryDynamo
 from tests.world import MATERIAL
 
 type Start = Callable[[str, Json], object]  # of a function, by its name, with an event
-
-
-@dataclass
-class Container:
-    """A warm process: what it keeps between invocations."""
-
-    tasks: Any
-    callers: Any
-    hooks: Any
-    wake: Any
-    archiver: Any
-    archive: Any
-    habits: LongPollSupport
-    looked_at: dict[str, datetime]
-    allowance: Allowance
 
 
 class LambdaClient:
@@ -71,16 +54,10 @@ def own_key(injector: FaultInjector) -> Any:
 
 
 def start_container(
-    injector: FaultInjector,
-    deployment: Deployment,
-    *,
-    table: MemoryDynamo,
-    bucket: MemoryS3,
-    clock: Any,
-    reporter: Any,
-    start: Start,
-) -> Container:
-    """Start a process: every adapter is new, and behind the injector."""
+    injector: FaultInjector, settings: Settings, *, table: MemoryDynamo, bucket: MemoryS3, start: Start, **ports_of_the_world: Any
+) -> App:
+    """Start a process: every adapter is new, and behind the injector; `ports_of_the_world` are what it has around it."""
+    clock, reporter = ports_of_the_world["clock"], ports_of_the_world["reporter"]
     protocols = (
         ports.TaskStore,
         ports.WorkIndex,
@@ -90,23 +67,19 @@ def start_container(
         ports.Budget,
         ports.DeliveryRate,
     )
-    tasks = injector.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols)
-    key = own_key(injector)
-    hooks = injector.port(HookUrls(ORIGIN, key), ports.Hooks)
-    client = as_client(LambdaClient(start))
+    key, client = own_key(injector), as_client(LambdaClient(start))
     wake = injector.port(LambdaWake(client, "poll", reporter), ports.Wake)
-    archiver = injector.port(LambdaArchiver(client, "archive", reporter, wakes="poll"), ports.Archiver)
-    archive = injector.port(S3Archive(as_client(bucket), "results"), ports.Archive)
-    found = DynamoCallers(as_client(table), CALLERS, clock=clock, deployment_key=key)
-    directory = injector.port(found, ports.CallerDirectory)
-    return Container(
-        tasks,
-        directory,
-        hooks if deployment.hints else None,
-        wake if deployment.wakes else None,
-        archiver if deployment.archives else None,
-        archive,
-        LongPollSupport(),
-        {},
-        Allowance(tasks, deployment.requests_per_minute),
+    wakes = settings.callback_latency is CallbackLatency.FAST
+    archiver = LambdaArchiver(client, "archive", reporter, wakes="poll" if wakes else None)
+    directory = DynamoCallers(as_client(table), CALLERS, clock=clock, deployment_key=key)
+    return App(
+        settings,
+        tasks=injector.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols),
+        callers=injector.port(directory, ports.CallerDirectory),
+        webhook_urls=injector.port(HookUrls(ORIGIN, key), ports.Hooks) if settings.hints is Switch.ON else None,
+        wake=wake if wakes else None,
+        wake_of=lambda _function: wake,
+        archiver=injector.port(archiver, ports.Archiver) if settings.results_bucket else None,
+        archive=injector.port(S3Archive(as_client(bucket), "results"), ports.Archive),
+        **ports_of_the_world,
     )

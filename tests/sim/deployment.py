@@ -19,15 +19,12 @@ class Deployment:
 
     requests_per_minute: int = 1000
     signed: bool = False  # media have long URLs, so that a request is stored apart
-    max_task_age: timedelta = timedelta(hours=24)
-    max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10
     wakes: bool = True
     hints: bool = False
     holds: bool = False  # the vendor holds polls open
     places: int = 1_000_000
     task_time: float = 22.0
-    retention: timedelta = RETENTION
     immediate: bool = False
     inspects: bool = False  # media are looked at
     archives: bool = False

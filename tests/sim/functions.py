@@ -10,22 +10,21 @@ from typing import Any
 
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.api import answers
-from taskhook.archive.copy import ArchiveReport, Desk, archive, link
+from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
 from taskhook.core.message import Json
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState
 from taskhook.delivery.samples import try_out
 from taskhook.poller.invocation import PollReport, ends_of, poll
-from taskhook.poller.work import Rules, World
-from taskhook.submit.media import Inspector
-from taskhook.submit.payment import Payer
+from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
 from taskhook.submit.request import Order
-from taskhook.submit.submit import Door, submit
-from taskhook.submit.vendor_webhook import HintDesk, hint
+from taskhook.submit.submit import submit
+from taskhook.submit.vendor_webhook import hint
 from taskhook.tasks import commands, query
+from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
-from tests.sim.containers import Container, as_client, own_key, start_container
+from tests.sim.containers import as_client, own_key, start_container
 from tests.sim.deployment import (
     ARCHIVE_TIME,
     CALLERS,
@@ -45,7 +44,7 @@ from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
-from tests.world import RecordingReporter, a_caller, as_stored
+from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
 
 SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that does not compress by much
 
@@ -75,15 +74,19 @@ class Functions:
         self.originals, self.bucket = SimOriginals(self.injector, self.deployment), MemoryS3()
         self.clock = self.injector.port(InjectedClock(self.injector), ports.Clock)
         self.reporter = self.injector.port(self.told, ports.Reporter)
-        self.rules = Rules(
-            retention=self.deployment.retention,
-            max_task_age=self.deployment.max_task_age,
-            max_queue_age=self.deployment.max_queue_age,
-            requests_per_minute=self.deployment.requests_per_minute,
-            immediate=self.deployment.immediate,
-            linger=self.deployment.wakes,
-            long_poll=self.deployment.holds,
-            origin=ORIGIN if self.deployment.archives else None,
+        on = self.deployment
+        self.settings = SETTINGS.model_copy(
+            update={
+                "public_url": ORIGIN,
+                "requests_per_minute": on.requests_per_minute,
+                "max_queued": on.max_queued,
+                "callback_latency": CallbackLatency.FAST if on.wakes else CallbackLatency.ECONOMY,
+                "first_poll": FirstPoll.IMMEDIATE if on.immediate else FirstPoll.TYPICAL,
+                "long_poll": Switch.ON if on.holds else Switch.OFF,
+                "hints": Switch.ON if on.hints else Switch.OFF,
+                "media_checks": MediaChecks.ENFORCE if on.inspects else MediaChecks.OFF,
+                "results_bucket": "results" if on.archives else "",
+            }
         )
         self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
         self._media_port = self.injector.port(self.media, ports.MediaProbe)
@@ -127,29 +130,15 @@ class Functions:
         )
         self.names[order.task_id].add(name)
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             return await submit(
                 order,
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
                 claim=SUBMIT_CLAIM,
-                inspector=Inspector(self._media_port, enforce=True) if self.deployment.inspects else None,
-                payer=Payer(
-                    tasks=container.tasks,
-                    vendor=self._vendor_port,
-                    hooks=container.hooks,
-                    clock=self.clock,
-                    reporter=self.reporter,
-                    retention=self.deployment.retention,
-                ),
-                door=Door(
-                    queue=container.tasks,
-                    gates=container.tasks,
-                    allowance=container.allowance,
-                    lease=container.tasks,
-                    wake=container.wake,
-                    max_queued=self.deployment.max_queued,
-                ),
+                inspector=app.inspector,
+                payer=app.payer,
+                door=app.door,
             )
 
         def start() -> Invocation:
@@ -162,28 +151,14 @@ class Functions:
         """Invoke the poll function with a tick or a wake."""
         accepted, ended = event.get("accepted", []), ends_of(event)
 
-        async def run(container: Container) -> PollReport:
+        async def run(app: App) -> PollReport:
             return await poll(
                 accepted=accepted,
                 ended=ended,
                 scheduled=not (accepted or ended),
                 hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
-                rules=self.rules,
-                world=World(
-                    tasks=container.tasks,
-                    work=container.tasks,
-                    lease=container.tasks,
-                    gates=container.tasks,
-                    budget=container.tasks,
-                    vendor=self._vendor_port,
-                    hooks=container.hooks,
-                    callbacks=self._receivers_port,
-                    callers=container.callers,
-                    clock=self.clock,
-                    reporter=self.reporter,
-                    archiver=container.archiver,
-                    habits=container.habits,
-                ),
+                rules=app.rules,
+                world=app.poller,
             )
 
         name = f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}" if event else "tick"
@@ -192,18 +167,11 @@ class Functions:
     def archive(self, event: Json) -> Invocation:
         """Invoke the archive function."""
 
-        async def run(container: Container) -> ArchiveReport:
+        async def run(app: App) -> ArchiveReport:
             return await archive(
                 event["archive"],
                 hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
-                desk=Desk(
-                    tasks=container.tasks,
-                    archive=container.archive,
-                    originals=self.injector.port(self.originals, ports.Originals),
-                    wake=container.wake,
-                    clock=self.clock,
-                    reporter=self.reporter,
-                ),
+                desk=app.archiving("poll" if self.deployment.wakes else None),
             )
 
         name = f"archive {','.join(sorted(self.name_of(task_id) for task_id in event['archive']))}"
@@ -212,10 +180,12 @@ class Functions:
     def follow(self, name: str) -> Invocation:
         """Invoke the submit function with the link in a task's callback."""
 
-        async def run(container: Container) -> str:
-            task = await container.tasks.get(self.id_of(name))
-            [resource] = json.loads(task.message)["data"]["result"]["resources"]
-            return await link(resource["url"].removeprefix(f"{ORIGIN}/r/"), archive=container.archive)
+        async def run(app: App) -> str:
+            task = await app.tasks.get(self.id_of(name))
+            assert task is not None, "it was accepted"
+            assert app.archive is not None, "results are archived"
+            [resource] = json.loads(task.message or "")["data"]["result"]["resources"]
+            return await link(resource["url"].removeprefix(f"{ORIGIN}/r/"), archive=app.archive)
 
         return self.runner.invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
 
@@ -223,19 +193,9 @@ class Functions:
         """Invoke the submit function with the vendor's webhook."""
         *_, task_id, token = hook.split("/")
 
-        async def run(container: Container) -> None:
-            desk = HintDesk(
-                hooks=container.hooks,
-                tasks=container.tasks,
-                vendor=self._vendor_port,
-                lease=container.tasks,
-                allowance=container.allowance,
-                wake=container.wake,
-                clock=self.clock,
-                reporter=self.reporter,
-                looked_at=container.looked_at,
-            )
-            await hint(task_id, token, upstream_task_id, desk=desk)
+        async def run(app: App) -> None:
+            assert app.vendor_webhooks is not None, "the vendor was given an address"
+            await hint(task_id, token, upstream_task_id, desk=app.vendor_webhooks)
 
         name = f"hint {self.name_of(task_id)}"
         return self.runner.invoke(name, "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)
@@ -243,15 +203,15 @@ class Functions:
     def cancel(self, name: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to take a task back."""
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             return await commands.cancel(
                 self.id_of(name),
                 caller=self.people[caller],
-                tasks=container.tasks,
-                wake=container.wake,
+                tasks=app.tasks,
+                wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
-                retention=self.deployment.retention,
+                retention=app.settings.retention,
             )
 
         return self.runner.invoke(f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME)
@@ -259,13 +219,13 @@ class Functions:
     def redeliver(self, name: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to have a message delivered again."""
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             return await commands.redeliver(
                 self.id_of(name),
                 caller=self.people[caller],
-                tasks=container.tasks,
-                rate=container.tasks,
-                wake=container.wake,
+                tasks=app.tasks,
+                rate=app.tasks,
+                wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
             )
@@ -275,14 +235,14 @@ class Functions:
     def redeliver_many(self, state: CallbackState, caller: str = "alice") -> Invocation:
         """Invoke the submit function to have every message of that state delivered again."""
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             return await commands.redeliver_many(
                 query.Filter(callback=state),
                 caller=self.people[caller],
-                history=container.tasks,
-                tasks=container.tasks,
-                rate=container.tasks,
-                wake=container.wake,
+                history=app.tasks,
+                tasks=app.tasks,
+                rate=app.tasks,
+                wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
             )
@@ -292,13 +252,13 @@ class Functions:
     def try_out(self, url: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to send a receiver samples."""
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             return await try_out(
                 {"callback_url": url},
                 caller=self.people[caller],
-                targets=TargetPolicy(),
-                rate=container.tasks,
-                callbacks=self._receivers_port,
+                targets=app.targets,
+                rate=app.tasks,
+                callbacks=app.test_callbacks,
                 clock=self.clock,
                 reporter=self.reporter,
             )
@@ -308,12 +268,12 @@ class Functions:
     def listing(self, caller: str = "alice") -> Invocation:
         """Invoke the submit function to list tasks, and to authenticate."""
 
-        async def run(container: Container) -> Any:
+        async def run(app: App) -> Any:
             authorization = f"Bearer thk_{caller}_{caller[:1] * 43}"
-            known = await callers.authenticate(authorization, callers=container.callers, now=self.clock.now())
+            known = await callers.authenticate(authorization, callers=app.callers, now=self.clock.now())
             if known is None:
                 return []
-            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
+            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=app.tasks)
             return [answers.task_answer(task) for task in tasks]
 
         return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
@@ -321,20 +281,25 @@ class Functions:
     def command(self, name: str, run: Callable[[Any], Awaitable[Any]]) -> Invocation:
         """Run the admin command, which the operator repeats when it failed."""
 
-        async def act(_container: Container) -> Any:
+        async def act(_app: App) -> Any:
             return await run(self.admin)
 
         return self.runner.invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
 
-    def _start_container(self) -> Container:
+    def _start_container(self) -> App:
         return start_container(
             self.injector,
-            self.deployment,
+            self.settings,
             table=self.table,
             bucket=self.bucket,
+            start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
+            vendor=self._vendor_port,
+            callbacks=self._receivers_port,
+            test_callbacks=self._receivers_port,
+            media_probe=self._media_port,
+            originals=self.injector.port(self.originals, ports.Originals),
             clock=self.clock,
             reporter=self.reporter,
-            start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
         )
 
     @property

@@ -16,19 +16,18 @@ from taskhook.adapters.dynamodb.items import stored_values
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollOutcome
-from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
 from taskhook.poller.invocation import PollReport, poll
-from taskhook.poller.work import Rules, World
-from taskhook.submit.payment import Payer
+from taskhook.settings import MediaChecks, Switch
 from taskhook.submit.request import Order
-from taskhook.submit.submit import Answer, Door, submit
+from taskhook.submit.submit import Answer, submit
+from taskhook.wiring import App
 from tests.sim.deployment import MODEL, RETENTION, SUBMIT_CLAIM, TASKS, TICK
 from tests.sim.loop import VirtualLoop
 from tests.sim.spells import Receivers, Vendor
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import MemoryCallers, RecordingReporter, a_caller
+from tests.world import SETTINGS, MemoryCallers, RecordingReporter, a_caller
 
 SEED = 20261123
 STOP = timedelta(seconds=120)
@@ -48,16 +47,6 @@ class SkewedClock:
     async def sleep(self, duration: timedelta) -> None:
         """Wait in virtual time."""
         await self._loop.pause(max(duration.total_seconds(), 0.0))
-
-
-@dataclass(frozen=True)
-class Container:
-    """A warm process: what it keeps between invocations, its clock among it."""
-
-    clock: SkewedClock
-    tasks: Any
-    world: World
-    allowance: Allowance
 
 
 @dataclass
@@ -104,12 +93,12 @@ class Machine:
         self.names: dict[str, str] = {}  # of tasks, by id
         self.vendor, self.receivers = Vendor(self.loop), Receivers(self.loop, self.names)
         self.people = {name: a_caller(name) for name in callers}
-        self.rules = Rules(
-            retention=RETENTION,
-            max_task_age=timedelta(hours=24),
-            max_queue_age=timedelta(hours=24),
-            requests_per_minute=requests_per_minute,
-            long_poll=long_poll,
+        self.settings = SETTINGS.model_copy(
+            update={
+                "requests_per_minute": requests_per_minute,
+                "long_poll": Switch.ON if long_poll else Switch.OFF,
+                "media_checks": MediaChecks.OFF,
+            }
         )
         self.of: dict[str, str] = {}  # callers, by task's name
         self.ahead: dict[str, float] = {}  # by task's name: the clock of the container that accepted it
@@ -118,7 +107,7 @@ class Machine:
         self.most_tasks = 0  # that stood in memory at once, where that was looked at
         self._directory = MemoryCallers(*self.people.values())
         self._clocks = {"poll": itertools.cycle(clocks), "submit": itertools.cycle(submit_clocks)}
-        self._idle: dict[tuple[str, float], list[Container]] = defaultdict(list)  # by function and clock
+        self._idle: dict[tuple[str, float], list[App]] = defaultdict(list)  # by function and clock
         self._lives: set[asyncio.Task[Any]] = set()
         self._submits: set[asyncio.Task[Any]] = set()
         self.loop.set_exception_handler(lambda _loop, _context: None)
@@ -137,9 +126,9 @@ class Machine:
         """Invoke the poll function: a tick, or a wake with ids."""
         ids = tuple(accepted)
 
-        async def run(container: Container) -> PollReport:
-            stop = container.clock.now() + STOP
-            return await poll(accepted=ids, scheduled=not ids, hard_stop=stop, rules=self.rules, world=container.world)
+        async def run(app: App, _ahead: float) -> PollReport:
+            stop = app.clock.now() + STOP
+            return await poll(accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller)
 
         self._invoke("poll", run)
 
@@ -156,28 +145,12 @@ class Machine:
         order = Order.read(MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
         self.names[order.task_id] = name
 
-        async def run(container: Container) -> None:
-            self.ahead[name] = container.clock.ahead
-            door = Door(
-                queue=container.tasks,
-                gates=container.tasks,
-                allowance=container.allowance,
-                lease=container.tasks,
-                wake=InvokingWake(self.poll),
-                max_queued=1000,
-            )
-            payer = Payer(
-                tasks=container.tasks,
-                vendor=self.vendor,
-                hooks=None,
-                clock=container.clock,
-                reporter=self.told,
-                retention=RETENTION,
-            )
-            arrived_at = container.clock.now()
+        async def run(app: App, ahead: float) -> None:
+            self.ahead[name] = ahead
+            arrived_at = app.clock.now()
             try:
                 answer: Any = await submit(
-                    order, caller=person, arrived_at=arrived_at, claim=SUBMIT_CLAIM, inspector=None, payer=payer, door=door
+                    order, caller=person, arrived_at=arrived_at, claim=SUBMIT_CLAIM, inspector=None, payer=app.payer, door=app.door
                 )
             except RejectedError as error:
                 answer = error
@@ -223,27 +196,27 @@ class Machine:
         if state is State.SUCCESS:
             task = task.succeeded({}, at, retention=RETENTION, claim=at).redelivered(at)
             self.vendor.reported.add(name)
-        added = self._container().tasks.add(task)
+        added = self._app().tasks.add(task)
         if self.loop.is_running():
             self._aside(added)
         else:
             self.loop.run_until_complete(added)
 
-    def _invoke(self, function: str, run: Callable[[Container], Coroutine[Any, Any, Any]]) -> asyncio.Task[None]:
+    def _invoke(self, function: str, run: Callable[[App, float], Coroutine[Any, Any, Any]]) -> asyncio.Task[None]:
         ahead = next(self._clocks[function])
         idle = self._idle[function, ahead]
-        container = idle.pop() if idle else self._container(ahead)
+        app = idle.pop() if idle else self._app(ahead)
         this = Run(self.loop.time())
         self.runs.append(this)
 
         async def live() -> None:
             try:
-                this.answer = await run(container)
+                this.answer = await run(app, ahead)
             except Exception as error:  # noqa: BLE001  # the function fails, as it would
                 this.answer = error
             finally:
                 this.ended = self.loop.time()
-                idle.append(container)
+                idle.append(app)
 
         return self._aside(live())
 
@@ -253,24 +226,21 @@ class Machine:
         life.add_done_callback(self._lives.discard)
         return life
 
-    def _container(self, ahead: float = 0.0) -> Container:
+    def _app(self, ahead: float = 0.0) -> App:
+        """Start a warm process, whose clock is ahead by so many seconds."""
         clock = SkewedClock(self.loop, ahead)
         client: Any = self.table
-        tasks = DynamoTasks(client, TASKS, clock=clock, reporter=self.told)
-        world = World(
-            tasks=tasks,
-            work=tasks,
-            lease=tasks,
-            gates=tasks,
-            budget=tasks,
+        return App(
+            self.settings,
+            tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.told),
             vendor=self.vendor,
-            hooks=None,
+            webhook_urls=None,
             callbacks=self.receivers,
             callers=self._directory,
+            wake=InvokingWake(self.poll),
             clock=clock,
             reporter=self.told,
         )
-        return Container(clock, tasks, world, Allowance(tasks, self.rules.requests_per_minute))
 
     async def _aws(self, call: Callable[[], Any]) -> Any:
         await self.loop.pause(self.dice.uniform(0.002, 0.02))

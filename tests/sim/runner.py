@@ -10,18 +10,18 @@ from taskhook.archive.copy import ArchiveReport
 from taskhook.core.errors import RejectedError
 from taskhook.poller.invocation import PollReport
 from taskhook.submit.submit import Answer
-from tests.sim.containers import Container
+from taskhook.wiring import App
 from tests.sim.injector import INVOCATION, FaultInjector, Invocation
 
 
 class Runner:
     """Starts invocations; a container serves one at a time, and another when that one has ended well."""
 
-    def __init__(self, injector: FaultInjector, start_container: Callable[[], Container]) -> None:
+    def __init__(self, injector: FaultInjector, start_container: Callable[[], App]) -> None:
         self.invocations: list[Invocation] = []
         self._injector, self._loop = injector, injector.loop
         self._start_container = start_container
-        self._idle: dict[str, list[Container]] = defaultdict(list)  # by function
+        self._idle: dict[str, list[App]] = defaultdict(list)  # by function
         self._lives: list[asyncio.Task[Any]] = []
         self._asides: list[asyncio.Task[Any]] = []
         self._pristine = copy_context()
@@ -30,7 +30,7 @@ class Runner:
         self,
         name: str,
         function: str,
-        run: Callable[[Container], Coroutine[Any, Any, Any]],
+        run: Callable[[App], Coroutine[Any, Any, Any]],
         again: Callable[[], Invocation],
         limit: float,
         heard: list[Any] | None = None,

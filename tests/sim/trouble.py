@@ -67,7 +67,7 @@ def violations(machine: Machine, *, most_unknown: int = 0, budget: bool = True) 
     for name, messages in machine.receivers.messages.items():
         if len(messages) > 1:
             yield f"{name} was called back with {len(messages)} messages"
-    allowed = machine.rules.requests_per_minute
+    allowed = machine.settings.requests_per_minute
     if budget and (most := most_within(machine.vendor.requests, 60.0)) > allowed:
         yield f"{most} requests in a minute of {allowed}"
     yield from _of_functions(machine)

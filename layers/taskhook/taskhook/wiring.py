@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property
@@ -221,9 +221,11 @@ class App:
             return None
         return self.wake_of(self.settings.poll_function)
 
-    def wake_of(self, function: str) -> Wake:
-        """Make the way to start a function that waits for this one."""
-        return LambdaWake(self._client("lambda", tries=1, read_s=WAKE_READ_S), function, self.reporter)
+    @cached_property
+    def wake_of(self) -> Callable[[str], Wake]:
+        """The way to start a poll function, by its name."""
+        client = self._client("lambda", tries=1, read_s=WAKE_READ_S)
+        return lambda function: LambdaWake(client, function, self.reporter)
 
     @cached_property
     def archiver(self) -> Archiver | None:
