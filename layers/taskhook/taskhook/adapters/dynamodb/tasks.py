@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 _GET_MANY = 100  # BatchGetItem's own limit
+_PAGE = 1000  # rows of an index; a page of 1 MB has 8,000, which take 40 MB until they are read
 _WRITE_AGAIN = timedelta(seconds=0.5)
 _UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))  # between answers that give nothing
 _PUSH_BACK = timedelta(minutes=10)
@@ -221,10 +222,10 @@ class DynamoTasks:
         return await self._tasks(heads)
 
     async def _rows(
-        self, partition: str, condition: str, values: dict[str, str], *, limit: int | None = None, cursor: Any = None
+        self, partition: str, condition: str, values: dict[str, str], *, limit: int = _PAGE, cursor: Any = None
     ) -> Rows:
-        """Read a page of index rows: 1 MB, or `limit` rows."""
-        request: Attributes = {"Limit": limit} if limit else {}
+        """Read a page of index rows, `limit` at most."""
+        request: Attributes = {"Limit": limit}
         while True:  # a page may be empty although more follow
             if cursor is not None:
                 request["ExclusiveStartKey"] = cursor
