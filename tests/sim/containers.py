@@ -11,6 +11,7 @@ from taskhook.adapters.aws.s3 import S3Archive
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
 from taskhook.adapters.aws.webhook_urls import HookUrls
 from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core import ports
 from taskhook.core.message import Json
@@ -30,6 +31,7 @@ class Container:
     """A warm process: what it keeps between invocations."""
 
     tasks: Any
+    control: Any
     callers: Any
     hooks: Any
     wake: Any
@@ -81,16 +83,10 @@ def start_container(
     start: Start,
 ) -> Container:
     """Start a process: every adapter is new, and behind the injector."""
-    protocols = (
-        ports.TaskStore,
-        ports.WorkIndex,
-        ports.TaskHistory,
-        ports.Lease,
-        ports.Gates,
-        ports.Budget,
-        ports.DeliveryRate,
-    )
-    tasks = injector.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols)
+    stored = DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter)
+    tasks = injector.port(stored, ports.TaskStore, ports.WorkIndex, ports.TaskHistory)
+    shared = DynamoControl(as_client(table), TASKS, clock=clock)
+    control = injector.port(shared, ports.Lease, ports.Gates, ports.Budget, ports.DeliveryRate)
     key = own_key(injector)
     hooks = injector.port(HookUrls(ORIGIN, key), ports.Hooks)
     client = as_client(LambdaClient(start))
@@ -101,6 +97,7 @@ def start_container(
     directory = injector.port(found, ports.CallerDirectory)
     return Container(
         tasks,
+        control,
         directory,
         hooks if deployment.hints else None,
         wake if deployment.wakes else None,
@@ -108,5 +105,5 @@ def start_container(
         archive,
         LongPollSupport(),
         {},
-        Allowance(tasks, deployment.requests_per_minute),
+        Allowance(control, deployment.requests_per_minute),
     )

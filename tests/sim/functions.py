@@ -1,6 +1,5 @@
 """A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -46,8 +45,6 @@ from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
 from tests.world import RecordingReporter, a_caller, as_stored
-
-SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that does not compress by much
 
 
 @dataclass
@@ -111,7 +108,7 @@ class Functions:
         """
         body = {
             "image_url": f"https://example.com/{name}",
-            "video_url": f"https://example.com/v.mp4{SIGNATURE if self.deployment.signed else ''}",
+            "video_url": "https://example.com/v.mp4",
             "mode": "wan-std",
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
@@ -144,9 +141,9 @@ class Functions:
                 ),
                 door=Door(
                     queue=container.tasks,
-                    gates=container.tasks,
+                    gates=container.control,
                     allowance=container.allowance,
-                    lease=container.tasks,
+                    lease=container.control,
                     wake=container.wake,
                     max_queued=self.deployment.max_queued,
                 ),
@@ -172,9 +169,9 @@ class Functions:
                 world=World(
                     tasks=container.tasks,
                     work=container.tasks,
-                    lease=container.tasks,
-                    gates=container.tasks,
-                    budget=container.tasks,
+                    lease=container.control,
+                    gates=container.control,
+                    budget=container.control,
                     vendor=self._vendor_port,
                     hooks=container.hooks,
                     callbacks=self._receivers_port,
@@ -228,7 +225,7 @@ class Functions:
                 hooks=container.hooks,
                 tasks=container.tasks,
                 vendor=self._vendor_port,
-                lease=container.tasks,
+                lease=container.control,
                 allowance=container.allowance,
                 wake=container.wake,
                 clock=self.clock,
@@ -264,7 +261,7 @@ class Functions:
                 self.id_of(name),
                 caller=self.people[caller],
                 tasks=container.tasks,
-                rate=container.tasks,
+                rate=container.control,
                 wake=container.wake,
                 clock=self.clock,
                 reporter=self.reporter,
@@ -281,7 +278,7 @@ class Functions:
                 caller=self.people[caller],
                 history=container.tasks,
                 tasks=container.tasks,
-                rate=container.tasks,
+                rate=container.control,
                 wake=container.wake,
                 clock=self.clock,
                 reporter=self.reporter,
@@ -297,7 +294,7 @@ class Functions:
                 {"callback_url": url},
                 caller=self.people[caller],
                 targets=TargetPolicy(),
-                rate=container.tasks,
+                rate=container.control,
                 callbacks=self._receivers_port,
                 clock=self.clock,
                 reporter=self.reporter,

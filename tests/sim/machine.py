@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from taskhook.adapters.dynamodb.items import stored_values
+from taskhook.adapters.dynamodb.control import DynamoControl
+from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollOutcome
@@ -56,6 +57,7 @@ class Container:
 
     clock: SkewedClock
     tasks: Any
+    control: Any
     world: World
     allowance: Allowance
 
@@ -148,7 +150,7 @@ class Machine:
         self.of[name] = caller
         body = {
             "image_url": f"https://example.com/{name}",
-            "video_url": f"https://example.com/v.mp4?signature={'ab12' * 128 if len(self.of) % 2 else ''}",
+            "video_url": "https://example.com/v.mp4",
             "mode": "wan-std",
             "callback_url": url or f"https://ok-{caller}.example.com/",
         }
@@ -160,9 +162,9 @@ class Machine:
             self.ahead[name] = container.clock.ahead
             door = Door(
                 queue=container.tasks,
-                gates=container.tasks,
+                gates=container.control,
                 allowance=container.allowance,
-                lease=container.tasks,
+                lease=container.control,
                 wake=InvokingWake(self.poll),
                 max_queued=1000,
             )
@@ -257,12 +259,13 @@ class Machine:
         clock = SkewedClock(self.loop, ahead)
         client: Any = self.table
         tasks = DynamoTasks(client, TASKS, clock=clock, reporter=self.told)
+        control = DynamoControl(client, TASKS, clock=clock)
         world = World(
             tasks=tasks,
             work=tasks,
-            lease=tasks,
-            gates=tasks,
-            budget=tasks,
+            lease=control,
+            gates=control,
+            budget=control,
             vendor=self.vendor,
             hooks=None,
             callbacks=self.receivers,
@@ -270,7 +273,7 @@ class Machine:
             clock=clock,
             reporter=self.told,
         )
-        return Container(clock, tasks, world, Allowance(tasks, self.rules.requests_per_minute))
+        return Container(clock, tasks, control, world, Allowance(control, self.rules.requests_per_minute))
 
     async def _aws(self, call: Callable[[], Any]) -> Any:
         await self.loop.pause(self.dice.uniform(0.002, 0.02))
@@ -328,7 +331,7 @@ class Machine:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Give what is stored, by name."""
         items = [item for item in self.table.everything(TASKS) if "state" in item]
-        return {self.names[item["task_id"]["S"]]: stored_values(item) for item in items}
+        return {self.names[item["task_id"]["S"]]: plain(item) for item in items}
 
     def errors(self) -> Counter[str]:
         """Count the ends by their error; tasks that have not ended by their state."""
