@@ -79,29 +79,20 @@ class VirtualClock:
             self._settle_anew()
 
 
-_INLINE = 60  # bytes of a request; few, so that most tests have one that is apart
-
-
 def _apart(task: Task) -> Task:
-    """Leave a long request out, as a store does."""
-    return task if len(task.request or "") <= _INLINE else task.model_copy(update={"request": None})
+    """Leave the request out, as a store does."""
+    return task.model_copy(update={"request": None})
 
 
 class MemoryTasks:
-    """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates`, `Budget` and `DeliveryRate` in a dict."""
+    """`TaskStore`, `WorkIndex` and `TaskHistory` in a dict."""
 
     def __init__(self) -> None:
         self.items: dict[str, Task] = {}
         self.index: dict[str, tuple[str, str]] = {}  # the sparse index of work
         self.writes = 0
-        self.lease = LeaseView()
-        self.the_gate = Gate()
-        self.gate_writes = 0
-        self.used: Counter[int] = Counter()
         self.reserved: dict[str, tuple[str, bool, datetime]] = {}
         self.page_size = 1000
-        self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
-        self.rates: dict[str, datetime] = {}
 
     async def add(self, task: Task) -> Task:
         """Store a new task."""
@@ -113,7 +104,7 @@ class MemoryTasks:
         """Read a task."""
         return _apart(self.items[task_id]) if task_id in self.items else None
 
-    async def whole(self, task: Task) -> Task:
+    async def with_request(self, task: Task) -> Task:
         """Read a task's request."""
         stored = self.items.get(task.task_id)
         return task.model_copy(update={"request": task.request or (stored.request if stored else None)})
@@ -138,8 +129,8 @@ class MemoryTasks:
         stored = task.model_copy(update={"nonce": secrets.token_hex(8)})
         self.items[task.task_id] = stored
         self.index.pop(task.task_id, None)
-        if stored.work is not None:
-            self.index[task.task_id] = stored.work
+        if stored.work_key is not None:
+            self.index[task.task_id] = stored.work_key
         return stored
 
     def _rows(self, partition: str) -> list[tuple[str, Task]]:
@@ -179,14 +170,26 @@ class MemoryTasks:
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
-        found = [task for task in self.items.values() if task.caller == caller and after < task.listed < until]
-        found.sort(key=lambda task: task.listed, reverse=True)
+        found = [task for task in self.items.values() if task.caller == caller and after < task.created_key < until]
+        found.sort(key=lambda task: task.created_key, reverse=True)
         page = tuple(found[:limit])
-        return TaskPage(tasks=page, cursor=page[-1].listed if len(found) > limit else None)
+        return TaskPage(tasks=page, cursor=page[-1].created_key if len(found) > limit else None)
 
     async def queue_length(self, caller: str, *, at_most: int) -> int:
         """Count a caller's queued tasks."""
         return min(at_most, sum(task.caller == caller for _, task in self._rows("queue")))
+
+
+class MemoryControl:
+    """`Lease`, `Gates`, `Budget` and `DeliveryRate` in memory."""
+
+    def __init__(self) -> None:
+        self.lease = LeaseView()
+        self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
+        self.the_gate = Gate()
+        self.gate_writes = 0
+        self.used: Counter[int] = Counter()
+        self.rates: dict[str, datetime] = {}
 
     async def view(self) -> LeaseView:
         """Read the lease."""

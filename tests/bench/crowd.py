@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, overload
 from botocore.exceptions import ClientError
 
 from taskhook import wiring
-from taskhook.adapters.dynamodb import items
-from taskhook.adapters.dynamodb.items import attributes
-from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.adapters.dynamodb.control import DynamoControl
+from taskhook.adapters.dynamodb.items import item
+from taskhook.adapters.dynamodb.tasks import DynamoTasks, values_of
 from taskhook.adapters.http import callbacks, vendor
 from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
 from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
@@ -56,10 +56,10 @@ class SortKeys(Sequence[str]):
     def __init__(self, kind: str, count: int) -> None:
         self.kind, self.size = kind, count
         self.partition = {"watched": "watch", "ended": "watch", "retry": "retry", "queued": "queue"}[kind]
-        work = self.task(0).work
+        work = self.task(0).work_key
         assert work is not None
         self.form = work[1]
-        assert all(self.task(number).work == (self.partition, self.work_at(number)) for number in (0, count // 2, count - 1))
+        assert all(self.task(number).work_key == (self.partition, self.work_at(number)) for number in (0, count // 2, count - 1))
 
     def __len__(self) -> int:
         return self.size
@@ -162,10 +162,11 @@ class CrowdedTable(MemoryDynamo):
         return super()._then(table, key) or self._made(key)
 
     def _made(self, key: str) -> Item | None:
-        number = key.removeprefix("tk_")
-        if number == key or not number.isdecimal():
+        number, _, fingerprint = key.removeprefix("tk_").partition("#")
+        if not key.startswith("tk_") or not number.isdecimal():
             return None
-        return items.item(attributes(self._sort_keys.task(int(number))))
+        task = self._sort_keys.task(int(number))
+        return item({"task_id": key, "request": task.request} if fingerprint else values_of(task))
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:
@@ -296,6 +297,7 @@ def main() -> None:
     app = App(
         SETTINGS,
         tasks=tasks,
+        control=DynamoControl(client, TABLE, clock=clock),
         vendor=api,
         webhook_urls=None,
         callbacks=hosts,

@@ -34,7 +34,7 @@ from taskhook.delivery.attempt import Courier, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller
+from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
@@ -190,6 +190,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     app = App(
         SETTINGS,
         tasks=store,
+        control=MemoryControl(),
         vendor=FakeVendor(VirtualClock()),
         webhook_urls=None,
         callbacks=callbacks,

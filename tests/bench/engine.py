@@ -20,7 +20,16 @@ from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
 from taskhook.vendors import modellix
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeReceivers, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller
+from tests.world import (
+    SETTINGS,
+    FakeReceivers,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 ROOT = Path(__file__).parents[2]
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -86,6 +95,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
         app = App(
             settings,
             tasks=store,
+            control=MemoryControl(),
             vendor=api,
             webhook_urls=None,
             callbacks=FakeReceivers(VirtualClock()),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
@@ -118,6 +119,7 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
     app = App(
         SETTINGS,
         tasks=tasks,
+        control=DynamoControl(client, table, clock=clock),
         vendor=FakeVendor(virtual),
         webhook_urls=None,
         callbacks=FakeReceivers(virtual),

@@ -17,8 +17,8 @@ import boto3
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
 
-from taskhook.adapters.dynamodb import items
 from taskhook.adapters.dynamodb.items import item
+from taskhook.adapters.dynamodb.tasks import request_key, values_of
 from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Task
 from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, Vendor, eventually
 
@@ -146,7 +146,12 @@ def stored(stack: Stack) -> Callable[[Task], None]:
     outputs = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url).describe_stacks(StackName=stack.stack)
     table = next(out["OutputValue"] for out in outputs["Stacks"][0]["Outputs"] if out["OutputKey"] == "TasksTable")
     client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
-    return lambda task: client.put_item(TableName=table, Item=item(items.attributes(task))) and None
+
+    def store(task: Task) -> None:
+        for values in ({"task_id": request_key(task), "request": task.request}, values_of(task)):
+            client.put_item(TableName=table, Item=item(values))
+
+    return store
 
 
 def a_task(user: User, number: int, **changes: Any) -> Task:

@@ -131,7 +131,7 @@ def deployed(
         monkeypatch.setenv(name, value)
     for name in ("alice", "bob"):
         caller = as_stored(a_caller(name))
-        dynamo_callers._client.put_item(
+        dynamo_callers.table.client.put_item(
             TableName=callers_table,
             Item={
                 "caller": {"S": caller.caller},

@@ -30,7 +30,7 @@ from taskhook.core.ports import Credential
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import State, Task
 from taskhook.delivery.samples import try_out
-from tests.world import MemoryTasks, RecordingReporter, a_caller
+from tests.world import MemoryControl, RecordingReporter, a_caller
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "verifiers"
@@ -277,7 +277,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
         {"callback_url": receiver.url},
         caller=caller,
         targets=targets,
-        rate=MemoryTasks(),
+        rate=MemoryControl(),
         callbacks=AiohttpCallbacks(targets),
         clock=SystemClock(),
         reporter=RecordingReporter(),

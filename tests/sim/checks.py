@@ -7,7 +7,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from taskhook.adapters.dynamodb.items import plain, stored_values
+from taskhook.adapters.dynamodb.items import plain
+from taskhook.adapters.dynamodb.tasks import request_key, task_of
 from taskhook.core import signature
 from taskhook.core.encryption import decrypt
 from taskhook.core.ports import PollKind
@@ -42,7 +43,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for task_id in scene.names:
         item = scene.table.peek(TASKS, task_id)
         if item is not None:
-            task = stored_values(item)
+            task = plain(item)
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
@@ -92,11 +93,18 @@ def _of_payments(scene: Scene) -> Iterator[str]:
 
 def _of_media(scene: Scene) -> Iterator[str]:
     for name, shown in scene.media.shown.items():
-        if not any(shown) and any(f'/{name}"' in stored_values(item)["request"] for item in scene.items_of(name)):
+        if not any(shown) and any(f'/{name}"' in _request_of(scene, item) for item in scene.items_of(name)):
             yield f"{name} is there, and its media were never good"
     for post in scene.vendor.posts:
         if post.sender in scene.media.warned:
             yield f"{post.name} was paid by {post.sender}, who had seen that its media are bad"
+
+
+def _request_of(scene: Scene, item: Item) -> str:
+    kept = scene.table.peek(TASKS, request_key(task_of(plain(item))))
+    assert kept is not None
+    request: str = kept["request"]["S"]
+    return request
 
 
 def _of_budget(scene: Scene) -> Iterator[str]:
@@ -236,7 +244,7 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     body = json.loads(visit.body)
     if not State(stored.get("state", {"S": "queued"})["S"]).final:
         yield "was called back before its end was stored"
-    elif stored_values(stored)["message"].encode() != visit.body:
+    elif plain(stored)["message"].encode() != visit.body:
         yield "was called back with another message than the stored one"
     if body["type"] == "prediction.task.succeeded":
         upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]

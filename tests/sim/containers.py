@@ -9,6 +9,7 @@ from taskhook.adapters.aws.s3 import S3Archive
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
 from taskhook.adapters.aws.webhook_urls import HookUrls
 from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core import ports
 from taskhook.core.message import Json
@@ -58,15 +59,8 @@ def start_container(
 ) -> App:
     """Start a process: every adapter is new, and behind the injector; `ports_of_the_world` are what it has around it."""
     clock, reporter = ports_of_the_world["clock"], ports_of_the_world["reporter"]
-    protocols = (
-        ports.TaskStore,
-        ports.WorkIndex,
-        ports.TaskHistory,
-        ports.Lease,
-        ports.Gates,
-        ports.Budget,
-        ports.DeliveryRate,
-    )
+    stored = DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter)
+    shared = DynamoControl(as_client(table), TASKS, clock=clock)
     key, client = own_key(injector), as_client(LambdaClient(start))
     wake = injector.port(LambdaWake(client, "poll", reporter), ports.Wake)
     wakes = settings.callback_latency is CallbackLatency.FAST
@@ -74,7 +68,8 @@ def start_container(
     directory = DynamoCallers(as_client(table), CALLERS, clock=clock, deployment_key=key)
     return App(
         settings,
-        tasks=injector.port(DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter), *protocols),
+        tasks=injector.port(stored, ports.TaskStore, ports.WorkIndex, ports.TaskHistory),
+        control=injector.port(shared, ports.Lease, ports.Gates, ports.Budget, ports.DeliveryRate),
         callers=injector.port(directory, ports.CallerDirectory),
         webhook_urls=injector.port(HookUrls(ORIGIN, key), ports.Hooks) if settings.hints is Switch.ON else None,
         wake=wake if wakes else None,

@@ -18,7 +18,6 @@ class Deployment:
     """What the deployment and its vendor are like."""
 
     requests_per_minute: int = 1000
-    signed: bool = False  # media have long URLs, so that a request is stored apart
     max_queued: int = 10
     wakes: bool = True
     hints: bool = False

@@ -1,6 +1,5 @@
 """A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -45,8 +44,6 @@ from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
 from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
-
-SIGNATURE = "?sig=" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(16))  # that does not compress by much
 
 
 @dataclass
@@ -114,7 +111,7 @@ class Functions:
         """
         body = {
             "image_url": f"https://example.com/{name}",
-            "video_url": f"https://example.com/v.mp4{SIGNATURE if self.deployment.signed else ''}",
+            "video_url": "https://example.com/v.mp4",
             "mode": "wan-std",
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
@@ -224,7 +221,7 @@ class Functions:
                 self.id_of(name),
                 caller=self.people[caller],
                 tasks=app.tasks,
-                rate=app.tasks,
+                rate=app.control,
                 wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
@@ -241,7 +238,7 @@ class Functions:
                 caller=self.people[caller],
                 history=app.tasks,
                 tasks=app.tasks,
-                rate=app.tasks,
+                rate=app.control,
                 wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
@@ -257,7 +254,7 @@ class Functions:
                 {"callback_url": url},
                 caller=self.people[caller],
                 targets=app.targets,
-                rate=app.tasks,
+                rate=app.control,
                 callbacks=app.test_callbacks,
                 clock=self.clock,
                 reporter=self.reporter,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from taskhook.adapters.dynamodb.items import stored_values
+from taskhook.adapters.dynamodb.control import DynamoControl
+from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollOutcome
@@ -137,7 +138,7 @@ class Machine:
         self.of[name] = caller
         body = {
             "image_url": f"https://example.com/{name}",
-            "video_url": f"https://example.com/v.mp4?signature={'ab12' * 128 if len(self.of) % 2 else ''}",
+            "video_url": "https://example.com/v.mp4",
             "mode": "wan-std",
             "callback_url": url or f"https://ok-{caller}.example.com/",
         }
@@ -233,6 +234,7 @@ class Machine:
         return App(
             self.settings,
             tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.told),
+            control=DynamoControl(client, TASKS, clock=clock),
             vendor=self.vendor,
             webhook_urls=None,
             callbacks=self.receivers,
@@ -298,7 +300,7 @@ class Machine:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Give what is stored, by name."""
         items = [item for item in self.table.everything(TASKS) if "state" in item]
-        return {self.names[item["task_id"]["S"]]: stored_values(item) for item in items}
+        return {self.names[item["task_id"]["S"]]: plain(item) for item in items}
 
     def errors(self) -> Counter[str]:
         """Count the ends by their error; tasks that have not ended by their state."""

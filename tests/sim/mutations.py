@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "layers/taskhook/taskhook"
 SOURCES = (
     "adapters/dynamodb/callers.py",
+    "adapters/dynamodb/control.py",
     "adapters/dynamodb/items.py",
     "adapters/dynamodb/tasks.py",
     "archive/copy.py",
@@ -127,8 +128,10 @@ class _Finder(ast.NodeVisitor):
     # --- conditions and nonces of writes ---------------------------------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """Find the conditions of writes: as a whole, and each of their terms."""
+        """Find the conditions of writes, as a whole and each of their terms, and that a failed one shows what stood there."""
         text = node.value
+        if text == "ALL_OLD":
+            self._add(node, "nonce", '"NONE"')
         if not isinstance(text, str) or not _is_condition(text):
             return
         parts = _SPLIT.split(text)
@@ -143,7 +146,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
             clock = "self._clock" if "self._clock." in self.source else "self.clock"
             self._add(node.left, "time", f"{clock}.now()")
-        if "nonce" in text or "failed.item) ==" in text.replace("))", ")"):
+        if "nonce" in text or "failed.found) ==" in text.replace("))", ")"):
             self._add(node, "nonce", "True")
             self._add(node, "nonce", "False")
         self.generic_visit(node)
@@ -163,8 +166,6 @@ class _Finder(ast.NodeVisitor):
         for keyword in node.keywords:
             if keyword.arg == "served" and self.file != "core/admission.py":
                 self._add(keyword.value, "turn", '""')
-            if keyword.arg == "ReturnValuesOnConditionCheckFailure":
-                self._add(keyword.value, "nonce", '"NONE"')
             if keyword.arg == "claimed_until" and self._text(keyword.value) != "None":
                 self._add(keyword.value, "claim", "None")
         self.generic_visit(node)

@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 
 from taskhook.adapters.dynamodb import items
-from taskhook.adapters.dynamodb.items import attributes, stored_values
+from taskhook.adapters.dynamodb.tasks import task_of, values_of
 from taskhook.core.message import Json
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import CallbackState, State
 from taskhook.delivery.attempt import CLAIM
 from taskhook.poller.queue import PAY_CLAIM
 from tests.sim.deployment import CALLERS, TASKS
@@ -18,6 +18,9 @@ def rivals_item(table: str, request: Json, item: Item | None, now: datetime, *, 
     if table == CALLERS:
         token = {"M": {"value": {"S": "rival"}}}
         return (request.get("Item") or dict(item or request["Key"])) | {"tokens": {"L": [token]}}
+    if "#" in key and "Item" in request:  # a task's request: the rival brings the same
+        brought: Item = request["Item"]
+        return brought
     if key.startswith("tk_"):
         return _task(request, item, now, readable=readable)
     return dict(item or request["Key"]) | _control(key, now)
@@ -36,14 +39,14 @@ def _task(request: Json, item: Item | None, now: datetime, *, readable: bool) ->
         return added | {"nonce": {"S": "rival"}}
     if not readable:
         return item | {"work_at": request["ExpressionAttributeValues"][":later"]}
-    task = Task.model_validate(stored_values(item))
+    task = task_of(items.plain(item))
     if task.state is State.QUEUED:
         task = task.claim_submit(now, until=now + PAY_CLAIM)
     elif task.state is State.SUBMITTING:
         task = task.doubted()
     elif task.callback is CallbackState.WAITING and task.state.final:
         task = task.claim_delivery(until=now + CLAIM)
-    return items.item(attributes(task.model_copy(update={"nonce": "rival"})))
+    return items.item(values_of(task.model_copy(update={"nonce": "rival"})))
 
 
 def _control(key: str, now: datetime) -> Item:

@@ -92,7 +92,7 @@ async def counts_its_repeats(scene: Scene) -> None:
             await asyncio.sleep(pause)
 
 
-@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0, signed=True)
+@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
@@ -127,7 +127,7 @@ async def has_ugly_media(scene: Scene) -> None:
     await scene.submit("b", late=2).ended.wait()
 
 
-@_scenario({"a": "success delivered"}, signed=True)
+@_scenario({"a": "success delivered"})
 async def uses_the_key_again(scene: Scene) -> None:
     """After 402 the same key may be used again, twice at once."""
     scene.vendor.script["a"] = [Submission.REFUSED_HERE]

@@ -62,7 +62,7 @@ class MemoryDynamo:
             else:
                 item[name] = {"N": str(Decimal(item.get(name, {"N": "0"})["N"]) + Decimal(values[value]["N"]))}
         self._store(table, key, item)
-        return {"Attributes": item} if "ReturnValues" in request else {}
+        return {} if request.get("ReturnValues", "NONE") == "NONE" else {"Attributes": item}
 
     def delete_item(self, **request: Any) -> dict[str, Any]:
         """Delete an item, on condition."""

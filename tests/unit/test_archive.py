@@ -130,7 +130,7 @@ async def test_whoever_sees_the_success_has_it_copied_at_once(archiver: ArchiveW
     """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
     task = await archiver.add(State.WATCHED)
     archiver.clock.pass_by(archiver.vendor.task_time)
-    archiver.tasks.lease = LeaseView(holder="another", until=archiver.clock.now() + timedelta(minutes=1))
+    archiver.control.lease = LeaseView(holder="another", until=archiver.clock.now() + timedelta(minutes=1))
     await archiver.tick(ended=(task.task_id,))
     assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.ARCHIVING, [task.task_id])
 

@@ -15,7 +15,7 @@ from taskhook.core.task import CallbackState, State, Task
 from taskhook.delivery.attempt import Courier, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
 from taskhook.delivery.samples import Tried, try_out
-from tests.world import START, FakeReceivers, MemoryCallers, MemoryTasks, RecordingReporter, VirtualClock, a_caller
+from tests.world import START, FakeReceivers, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
 ALICE = a_caller("alice")
 RETENTION = timedelta(days=7)
@@ -28,6 +28,7 @@ class DeliveryWorld:
 
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    control: MemoryControl = field(default_factory=MemoryControl)
     told: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
@@ -124,7 +125,7 @@ async def test_what_follows_from_what_a_receiver_said(
 async def test_what_ends_it(world: DeliveryWorld, replies: tuple[int | str, ...]) -> None:
     """Gone twice, or ten counted attempts."""
     task = await world.through(await world.ended(), *replies)
-    assert (task.callback, task.work, task.log[-1].next_at) == (CallbackState.UNDELIVERED, None, None)
+    assert (task.callback, task.work_key, task.log[-1].next_at) == (CallbackState.UNDELIVERED, None, None)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list
         body,
         caller=ALICE if caller is None else caller,  # type: ignore[arg-type]  # a caller
         targets=TargetPolicy(),
-        rate=world.tasks,
+        rate=world.control,
         callbacks=world.receivers,
         clock=world.clock,
         reporter=world.told,
@@ -336,7 +337,7 @@ async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld
     world.clock.pass_by(timedelta(seconds=2))
     await tried(world, here)
     now = world.clock.now()
-    await world.tasks.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))  # by redeliveries
+    await world.control.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))  # by redeliveries
     with pytest.raises(RejectedError) as rejected:
         await tried(world, here)
     assert rejected.value.retry_after == 102

@@ -25,6 +25,7 @@ class WebhookWorld(PollerWorld):
         desk = App(
             SETTINGS.model_copy(update={"requests_per_minute": self.rpm}),
             tasks=self.tasks,
+            control=self.control,
             vendor=self.vendor,
             webhook_urls=FixedHooks(),
             wake=self.woken,
@@ -54,7 +55,7 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(world: WebhookWorl
     told = world.woken.told[task.task_id]
     assert told is not None
     assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
-    assert world.tasks.lease.hints(world.clock.now())
+    assert world.control.lease.hints(world.clock.now())
     assert world.now_of(task) == task
     assert world.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
 
@@ -73,7 +74,7 @@ async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(world: We
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.hint(task)
-    assert (rejected.value.status, world.woken.ended, world.tasks.lease.hinted_at, world.now_of(task)) == (503, [], None, task)
+    assert (rejected.value.status, world.woken.ended, world.control.lease.hinted_at, world.now_of(task)) == (503, [], None, task)
     world.clock.pass_by(world.vendor.task_time)
     await world.hint(task)
     assert world.woken.ended == [task.task_id]
@@ -118,7 +119,7 @@ async def test_hints_share_the_vendors_budget(world: WebhookWorld) -> None:
     """Where no request is left, the vendor is told to try again."""
     task = await world.add(State.WATCHED)
     window = int(world.clock.now().timestamp() // 6)
-    await world.tasks.take_tokens(1000, window=window, limit=1000)
+    await world.control.take_tokens(1000, window=window, limit=1000)
     with pytest.raises(RejectedError) as rejected:
         await world.hint(task)
     assert (rejected.value.status, rejected.value.retry_after, world.vendor.polls) == (503, 6, [])
@@ -128,10 +129,10 @@ async def test_a_hint_about_a_held_poll_is_left_alone(world: WebhookWorld) -> No
     """Whoever lingers with held polls has the news already."""
     task = await world.add(State.WATCHED)
     until = world.clock.now() + timedelta(minutes=1)
-    world.tasks.lease = LeaseView(holder="x", until=until, held_models=(task.model,))
+    world.control.lease = LeaseView(holder="x", until=until, held_models=(task.model,))
     await world.hint(task)
     assert world.vendor.polls == []
-    world.tasks.lease = LeaseView(holder="x", until=until, held_models=("another/model",))
+    world.control.lease = LeaseView(holder="x", until=until, held_models=("another/model",))
     world.clock.pass_by(world.vendor.task_time)
     await world.hint(task)
     assert len(world.vendor.polls) == 1

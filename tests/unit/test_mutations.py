@@ -9,7 +9,7 @@ LEAST = {
     "condition": 20,
     "dedupe": 26,
     "guard": 12,
-    "nonce": 15,
+    "nonce": 12,
     "paging": 7,
     "time": 10,
     "turn": 3,
@@ -18,14 +18,17 @@ LEAST = {
 NAMED = {
     "adapters/dynamodb/tasks.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: condition: 'nonce = :old'",
-    "adapters/dynamodb/tasks.py DynamoTasks.take: condition: 'attribute_not_exists(holder) OR holder = :seen OR holder = :holder'",
-    "adapters/dynamodb/tasks.py DynamoTasks.release: condition: 'holder = :holder'",
-    "adapters/dynamodb/tasks.py DynamoTasks.set_gate: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
-    "adapters/dynamodb/tasks.py DynamoTasks.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
+    (
+        "adapters/dynamodb/control.py DynamoControl.take: condition: "
+        "'attribute_not_exists(holder) OR holder = :seen OR holder = :holder'"
+    ),
+    "adapters/dynamodb/control.py DynamoControl.release: condition: 'holder = :holder'",
+    "adapters/dynamodb/control.py DynamoControl.set_gate: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
+    "adapters/dynamodb/control.py DynamoControl.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
     "adapters/dynamodb/callers.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
     "adapters/dynamodb/tasks.py DynamoTasks.add: nonce: current.nonce != task.nonce",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
-    'adapters/dynamodb/tasks.py DynamoTasks._rows: paging: answer.get("LastEvaluatedKey")'.replace('"', "'"),
+    "adapters/dynamodb/items.py Table.query: paging: answer.get('LastEvaluatedKey')",
     "delivery/attempt.py covered: time: now + ATTEMPT_TIME",
     "delivery/attempt.py _claimed: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
     "poller/queue.py Queue._serve: write-ahead: await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",

@@ -30,6 +30,7 @@ from tests.world import (
     FakeVendor,
     FixedHooks,
     MemoryCallers,
+    MemoryControl,
     MemoryTasks,
     RecordingReporter,
     VirtualClock,
@@ -49,6 +50,7 @@ class PollerWorld:
     )
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    control: MemoryControl = field(default_factory=MemoryControl)
     told: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class PollerWorld:
         self.world = App(
             SETTINGS,
             tasks=self.tasks,
+            control=self.control,
             vendor=self.vendor,
             webhook_urls=FixedHooks(),
             callbacks=self.receivers,
@@ -127,7 +130,7 @@ async def test_an_idle_tick_writes_nothing(poller: PollerWorld) -> None:
     """Nothing due before the next tick: no write, no lease, no wait."""
     began = poller.clock.now()
     report = await poller.tick()
-    assert (report.lingered, report.steps, poller.tasks.writes, poller.tasks.lease.holder) == (False, {}, 0, "")
+    assert (report.lingered, report.steps, poller.tasks.writes, poller.control.lease.holder) == (False, {}, 0, "")
     assert poller.clock.now() == began
     assert poller.told.events == []
 
@@ -142,7 +145,7 @@ async def test_a_wake_watches_to_the_end_and_delivers_at_once(poller: PollerWorl
     assert at - poller.vendor.taken["task-t"] - poller.vendor.task_time <= timedelta(seconds=3.3)
     assert (url, headers["webhook-id"], body.decode()) == ("https://r.example.com/", task.webhook_id, ended.message)
     assert ended.expires_at is not None
-    assert ended.work is None
+    assert ended.work_key is None
 
 
 async def test_an_unchanged_poll_writes_nothing(poller: PollerWorld) -> None:
@@ -169,7 +172,7 @@ async def test_without_a_url_the_task_just_ends(poller: PollerWorld) -> None:
     task = await poller.add(State.WATCHED, url=None)
     await poller.tick(task.task_id)
     ended = poller.now_of(task)
-    assert (ended.state, ended.callback, ended.work, poller.receivers.attempts) == (State.SUCCESS, CallbackState.NONE, None, [])
+    assert (ended.state, ended.callback, ended.work_key, poller.receivers.attempts) == (State.SUCCESS, CallbackState.NONE, None, [])
 
 
 async def test_a_receiver_that_was_down_gets_the_same_message_later(poller: PollerWorld) -> None:
@@ -194,7 +197,7 @@ async def test_a_receiver_that_never_answers_ends_as_undelivered(poller: PollerW
     await poller.run(timedelta(hours=85))
     ended = poller.now_of(task)
     assert (ended.callback, ended.attempts, len(ended.log)) == (CallbackState.UNDELIVERED, 10, 10)
-    assert ended.work is None
+    assert ended.work_key is None
     took = poller.receivers.attempts[-1][0] - poller.receivers.attempts[0][0]
     assert timedelta(hours=68) <= took <= timedelta(hours=84)
 
@@ -353,10 +356,10 @@ async def test_one_poisoned_task_stops_nobody(poller: PollerWorld, monkeypatch: 
 
 async def test_a_wake_leaves_the_watching_to_whoever_holds_the_lease(poller: PollerWorld) -> None:
     """It serves its own ids and ends."""
-    poller.tasks.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
+    poller.control.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
     task = await poller.add(State.WATCHED)
     report = await poller.tick(task.task_id)
-    assert (report.lingered, poller.tasks.lease.holder, poller.vendor.polls) == (False, "other", [])
+    assert (report.lingered, poller.control.lease.holder, poller.vendor.polls) == (False, "other", [])
 
 
 async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(poller: PollerWorld) -> None:
@@ -369,12 +372,12 @@ async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(poller: Pol
     async def sleep_and_be_relieved(duration: timedelta) -> None:
         await sleep(duration)
         if poller.clock.now() >= relieved_at:
-            poller.tasks.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
+            poller.control.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
 
     poller.world.clock.sleep = sleep_and_be_relieved  # type: ignore[method-assign]  # the world moves while we sleep
     await poller.tick()
     assert poller.clock.now() - relieved_at <= SCAN + BEAT
-    assert poller.tasks.lease.holder == "newer"
+    assert poller.control.lease.holder == "newer"
 
 
 async def hand_over(poller: PollerWorld, task: Task, at: timedelta) -> None:
@@ -435,7 +438,7 @@ async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_af
     poller.rules = replace(poller.rules, long_poll=False)
     queued = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(minutes=5))
-    poller.tasks.the_gate = Gate(waiting=True, paused_until=poller.clock.now() + timedelta(hours=1))
+    poller.control.the_gate = Gate(waiting=True, paused_until=poller.clock.now() + timedelta(hours=1))
     await poller.add(State.WATCHED, "other")
     lingering = asyncio.create_task(poller.tick())
     await poller.clock.sleep(timedelta(seconds=10))
@@ -478,7 +481,7 @@ async def test_whoever_leaves_claims_nothing_more(poller: PollerWorld) -> None:
 
     async def relieve() -> None:
         await poller.clock.sleep(timedelta(seconds=3))
-        poller.tasks.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
+        poller.control.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
 
     await asyncio.gather(poller.tick(), relieve())
     assert len(poller.receivers.attempts) == FIRST_SLOTS
@@ -541,7 +544,7 @@ async def test_what_a_wake_brings_is_served_although_time_goes_on_meanwhile(
         data = {"result": {"resources": [{"url": "https://files.example.com/1.mp4"}]}}
         await poller.tasks.swap(task, task.archiving(data, poller.clock.now(), new_token=lambda: "t" * 32))
     poller.clock.pass_by(minutes(20))
-    poller.tasks.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
+    poller.control.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
     plain = poller.clock.now
 
     def now() -> datetime:
@@ -677,7 +680,7 @@ async def test_long_poll_can_be_switched_off(poller: PollerWorld) -> None:
 async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """Whoever lingers, or nobody, a wake with an ended task polls and delivers it."""
     until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
-    poller.tasks.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
     began = poller.clock.now()
@@ -690,7 +693,7 @@ async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingeri
 async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """Whoever checked the hint has asked already; nor does it need a request of the budget."""
     until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
-    poller.tasks.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
     poller.rules = replace(poller.rules, requests_per_minute=0)
     for name, told, state in (
         ("good", PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}), State.SUCCESS),
@@ -731,7 +734,7 @@ def test_a_wake_may_name_what_has_ended_and_say_how() -> None:
 
 async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
     """A wake without the lease delivers and leaves the retry; who lingers, and still took the task for watched, makes it."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=5)
     poller.receivers.replies.append(Reply(status=503))
@@ -756,37 +759,37 @@ async def test_who_takes_over_from_held_polls_holds_them_on(poller: PollerWorld)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
     now = poller.clock.now()
-    poller.tasks.lease = LeaseView(holder="other", until=now + STOP, hinted_at=now, held_models=(task.model,))
+    poller.control.lease = LeaseView(holder="other", until=now + STOP, hinted_at=now, held_models=(task.model,))
     await poller.tick()
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
 
 async def test_where_hints_come_polls_are_rare(poller: PollerWorld) -> None:
     """Once a minute is enough of a net."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=150)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=4))
     assert len(poller.vendor.polls) == 3
-    assert poller.tasks.lease.hinted_at is None  # it ended without a hint
+    assert poller.control.lease.hinted_at is None  # it ended without a hint
 
 
 async def test_where_hints_come_it_is_still_found_out_whether_polls_are_held(poller: PollerWorld) -> None:
     """A held poll costs less than a hint, which takes two invocations and two requests; one poll is enough to know."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(seconds=50)
     for number in range(3):
         await poller.add(State.WATCHED, f"t{number}")
     await poller.run(timedelta(minutes=1))
-    assert poller.tasks.lease.held_models
+    assert poller.control.lease.held_models
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
 
 async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller: PollerWorld) -> None:
     """All others stay as rare as hints make them."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=200)
     began = poller.clock.now()
     for number in range(30):
@@ -798,7 +801,7 @@ async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller:
 
 async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: PollerWorld) -> None:
     """Whoever leaves because nothing is due has served every point until then, and says so."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=230)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
@@ -810,7 +813,7 @@ async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: 
 
 async def test_who_leaves_after_an_unanswered_poll_does_not_call_it_served(poller: PollerWorld) -> None:
     """It may have been the one that mattered; whoever comes next asks again, and does not wait for the next rare point."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=475)
     await poller.add(State.WATCHED)
@@ -852,7 +855,7 @@ async def test_who_leaves_without_having_seen_calls_nothing_served(poller: Polle
 async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerWorld) -> None:
     """Whoever left did not ask just then: the last poll may be as old as the points are apart."""
     poller.rules = replace(poller.rules, long_poll=False)
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=63)
     await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=15))
@@ -872,7 +875,7 @@ async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerW
 
     async def learn() -> None:
         await poller.clock.sleep(timedelta(seconds=40))
-        await poller.tasks.hinted(poller.clock.now())
+        await poller.control.hinted(poller.clock.now())
 
     await asyncio.gather(poller.run(timedelta(minutes=3)), learn())
     asked = [round((at - began).total_seconds()) for at, _ in poller.vendor.polls]
@@ -881,7 +884,7 @@ async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerW
 
 async def test_where_a_hint_stays_away_nobody_waits_for_the_next(poller: PollerWorld) -> None:
     """A task that has ended without one is found by a rare poll, and brings back the ordinary ones of all others."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=45)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
@@ -932,10 +935,10 @@ async def test_two_places_serve_any_queue_callers_in_turn(poller: PollerWorld) -
 
 async def test_the_gate_opens_when_nobody_waits_any_more(poller: PollerWorld) -> None:
     """And what was learnt of the vendor's places is kept."""
-    poller.tasks.the_gate = Gate(waiting=True, places=2, probed_at=poller.clock.now())
+    poller.control.the_gate = Gate(waiting=True, places=2, probed_at=poller.clock.now())
     await poller.add(State.QUEUED)
     await poller.tick()
-    assert (poller.tasks.the_gate.waiting, poller.tasks.the_gate.places) == (False, 2)
+    assert (poller.control.the_gate.waiting, poller.control.the_gate.places) == (False, 2)
 
 
 async def test_a_hung_poll_and_garbage_delay_nobody(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -966,7 +969,7 @@ async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_t
     """The holder looks once more after it has given the lease up, and far enough back for a submitter whose clock is behind."""
     poller.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
-    release = poller.tasks.release
+    release = poller.control.release
 
     async def release_at_the_last_moment(holder: str, *, left_at: datetime | None = None) -> None:
         if not late:
@@ -977,10 +980,10 @@ async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_t
             assert not (await poller.tick(late[0].task_id)).lingered
         await release(holder, left_at=left_at)
 
-    poller.tasks.release = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
+    poller.control.release = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
     await poller.tick((await poller.add(State.WATCHED)).task_id)
     assert poller.now_of(late[0]).callback is CallbackState.DELIVERED
-    assert not poller.tasks.lease.alive(poller.clock.now())
+    assert not poller.control.lease.alive(poller.clock.now())
 
 
 async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(poller: PollerWorld) -> None:
@@ -1007,7 +1010,7 @@ async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_tak
 
 async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorld) -> None:
     """It may have been the one that mattered."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.UNAVAILABLE))
@@ -1018,7 +1021,7 @@ async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorl
 
 async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorld) -> None:
     """Who lingers looks at the table before a rare poll: no request is wasted, and the hint that came is not doubted."""
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     task = await poller.add(State.WATCHED)
 
@@ -1032,13 +1035,13 @@ async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorl
 
     await asyncio.gather(tick(), hint())
     assert len(poller.vendor.polls) == 1
-    assert poller.tasks.lease.hints(poller.clock.now())
+    assert poller.control.lease.hints(poller.clock.now())
 
 
 async def test_tasks_beyond_what_is_held_are_polled_by_age(poller: PollerWorld) -> None:
     """A vendor that holds polls is not asked every two seconds about those that find no hold free; nor are hints waited for."""
     poller.vendor.holds = True
-    poller.tasks.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=90)
     poller.rules = replace(poller.rules, requests_per_minute=100_000)
     for number in range(130):
@@ -1063,7 +1066,7 @@ async def test_held_polls_take_no_requests_from_submits(poller: PollerWorld) -> 
             await poller.add(State.WATCHED, f"more{number}")
 
     await asyncio.gather(poller.run(timedelta(minutes=2)), more())
-    assert sum(poller.tasks.used.values()) <= 1.2 * len(poller.vendor.polls)
+    assert sum(poller.control.used.values()) <= 1.2 * len(poller.vendor.polls)
 
 
 async def test_who_stops_hard_gives_the_lease_up_before_it_drains(poller: PollerWorld) -> None:
@@ -1183,12 +1186,12 @@ async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the
     async def heads_and_a_late_submit() -> list[Task]:
         found = await heads()
         if found:
-            await poller.tasks.set_gate(poller.tasks.the_gate, Gate(waiting=True))
+            await poller.control.set_gate(poller.control.the_gate, Gate(waiting=True))
         return found
 
     poller.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # the world moves meanwhile
     await poller.tick()
-    assert not poller.tasks.the_gate.waiting
+    assert not poller.control.the_gate.waiting
 
 
 # --- how long, since when, whose turn: what no test noticed before ------------------------------------------------------------
@@ -1492,7 +1495,7 @@ async def test_a_pause_that_the_vendor_asked_for_is_kept_by_those_who_follow(pol
     """429 with `Retry-After: 1800` is obeyed over thirty ticks, for polls and submits, and then everything goes on."""
     poller.rules = replace(poller.rules, long_poll=False)
     task, queued = await poller.add(State.WATCHED), await poller.add(State.QUEUED, "q")
-    poller.tasks.the_gate = Gate(waiting=True, places=1, probed_at=poller.clock.now())
+    poller.control.the_gate = Gate(waiting=True, places=1, probed_at=poller.clock.now())
     poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.THROTTLED, retry_after=minutes(30)))
     await ticks(poller, minutes(29))
     assert (len(poller.vendor.polls), poller.vendor.submits) == (1, [])
@@ -1679,7 +1682,7 @@ async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> N
     for number in range(12):
         await poller.add(State.QUEUED, f"alice{number}", caller="alice")
     await poller.run(timedelta(minutes=1))
-    assert poller.tasks.the_gate.in_trouble
+    assert poller.control.the_gate.in_trouble
     good = [await poller.add(State.QUEUED, f"bob{number}", caller="bob") for number in range(2)]
     await poller.run(timedelta(minutes=12))
     assert [poller.now_of(task).state for task in good] == [State.SUCCESS] * 2
@@ -1723,7 +1726,7 @@ async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(
     ends = Counter(poller.now_of(task).error for task in tasks)
     assert ends == {None: 5, ErrorCode.SUBMISSION_UNKNOWN: 3}
     assert poller.vendor.balances
-    assert not poller.tasks.the_gate.in_trouble
+    assert not poller.control.the_gate.in_trouble
 
 
 async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_no_slots(
@@ -1733,7 +1736,7 @@ async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_
     poller.rules = replace(poller.rules, long_poll=False)
     tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(3 * FIRST_SLOTS)]
     poller.clock.pass_by(poller.vendor.task_time)
-    take = poller.tasks.take
+    take = poller.control.take
 
     async def end_them_first(seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
         monkeypatch.undo()
@@ -1741,7 +1744,7 @@ async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_
             await poller.tasks.swap(task, task.succeeded({}, poller.clock.now(), retention=RETENTION, claim=None))
         return await take(seen, new, takeover=takeover)
 
-    monkeypatch.setattr(poller.tasks, "take", end_them_first)
+    monkeypatch.setattr(poller.control, "take", end_them_first)
     began = poller.clock.now()
     await poller.tick(ended=tuple(task.task_id for task in tasks))
     assert [poller.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * len(tasks)
@@ -1786,7 +1789,7 @@ async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_sa
     await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=65))  # where webhooks come, it is asked about at 60 s and at 120 s
     began = poller.clock.now()
-    poller.tasks.lease = LeaseView(holder="dead", until=began + STOP, hinted_at=began)
+    poller.control.lease = LeaseView(holder="dead", until=began + STOP, hinted_at=began)
     await poller.tick()
     assert poller.vendor.polls[0][0] - began <= HAND_OVER + SCAN + BEAT
 
@@ -1800,7 +1803,7 @@ async def test_a_poisoned_task_rests_though_the_leader_before_has_died(
     await poller.add(State.WATCHED, "bad")
     await poller.add(State.WATCHED, "good")  # keeps the leader busy
     poller.clock.pass_by(minutes(1))
-    poller.tasks.lease = LeaseView(holder="dead", until=poller.clock.now() + STOP)
+    poller.control.lease = LeaseView(holder="dead", until=poller.clock.now() + STOP)
     ask, broken = poller.vendor.poll, []
 
     async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
@@ -1825,9 +1828,9 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.world.habits.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
-    poller.tasks.lease = LeaseView(holder="old", until=began + STOP, hinted_at=began)  # so that polls are rare
-    poller.tasks.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
-    poller.tasks.used[window(began)] = 1  # the only request of this window
+    poller.control.lease = LeaseView(holder="old", until=began + STOP, hinted_at=began)  # so that polls are rare
+    poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
+    poller.control.used[window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)
     if not shown_late:
         poller.tasks.index[plain.task_id] = row
@@ -1852,9 +1855,9 @@ async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory
     aside = await poller.add(State.WATCHED, "aside")
     poller.clock.pass_by(schedule.next_poll(minutes(120), first=timedelta(0)) + timedelta(seconds=5))
     began = poller.clock.now()
-    poller.tasks.lease = LeaseView(holder="old", until=began + STOP)
-    poller.tasks.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
-    poller.tasks.used[window(began)] = 1  # the only request of this window
+    poller.control.lease = LeaseView(holder="old", until=began + STOP)
+    poller.control.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
+    poller.control.used[window(began)] = 1  # the only request of this window
     await poller.tick()
     assert min(at for at, upstream in poller.vendor.polls if "aside" in upstream) - began <= WINDOW + BEAT
 
@@ -1868,20 +1871,20 @@ async def test_a_queued_task_that_breaks_its_step_keeps_no_other_callers_waiting
     bad = await poller.add(State.QUEUED, "bad", "alice")
     others = [await poller.add(State.QUEUED, f"other{number}", "bob") for number in range(2)]
     await poller.add(State.WATCHED, "long")  # keeps the leader busy
-    whole, tried = poller.tasks.whole, []
+    with_request, tried = poller.tasks.with_request, []
 
-    async def whole_or_break(task: Task) -> Task:
+    async def request_or_break(task: Task) -> Task:
         if task.task_id == bad.task_id:
             tried.append(poller.clock.now())
             if len(tried) == 1:
                 raise RuntimeError("poison")
-        return await whole(task)
+        return await with_request(task)
 
     async def submits() -> None:
         await poller.clock.sleep(timedelta(seconds=10))
         others.append(await poller.add(State.QUEUED, "later", "bob"))
 
-    monkeypatch.setattr(poller.tasks, "whole", whole_or_break)
+    monkeypatch.setattr(poller.tasks, "with_request", request_or_break)
     await asyncio.gather(poller.tick(), submits())
     assert poller.facts("task.crashed") == [{"task_id": bad.task_id, "error": "RuntimeError"}]
     submitted = [poller.now_of(task).submitted_at for task in others]
@@ -1902,7 +1905,7 @@ async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(poller: Poller
         raise RuntimeError(task.task_id)
 
     with monkeypatch.context() as context:
-        context.setattr(poller.tasks, "whole", broken)
+        context.setattr(poller.tasks, "with_request", broken)
         await poller.tick()
     assert poller.clock.now() - began <= 2 * SCAN
     await poller.tick()
@@ -1915,7 +1918,7 @@ async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(
     """Another invocation has ended it meanwhile; later submits do not queue behind nothing."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(10)
-    poller.tasks.the_gate = Gate(waiting=True)
+    poller.control.the_gate = Gate(waiting=True)
     bad = await poller.add(State.QUEUED, "bad")
     for number in range(5):  # they keep the leader busy
         await poller.add(State.WATCHED, f"long{number}")
@@ -1929,10 +1932,10 @@ async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(
         ended = bad.failed(ErrorCode.QUEUE_EXPIRED, "no", poller.clock.now(), retention=RETENTION, claim=None)
         await poller.tasks.swap(bad, ended)
 
-    monkeypatch.setattr(poller.tasks, "whole", broken)
+    monkeypatch.setattr(poller.tasks, "with_request", broken)
     await asyncio.gather(poller.tick(), end())
     assert poller.told.count("task.crashed") == 1
-    assert not poller.tasks.the_gate.waiting
+    assert not poller.control.the_gate.waiting
 
 
 @pytest.mark.parametrize("spoken_of", [[], ["b"]], ids=["an empty index", "another caller's in the index"])
@@ -1956,7 +1959,7 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
     poller.clock.pass_by(poller.rules.max_queue_age)
     young = await poller.add(State.QUEUED, "young", "alice")
     if trouble:
-        poller.tasks.the_gate, poller.vendor.answered = Gate(waiting=True, unknown=3), False
+        poller.control.the_gate, poller.vendor.answered = Gate(waiting=True, unknown=3), False
     else:
         poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
     await poller.tick()
@@ -1969,12 +1972,12 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
 async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(poller: PollerWorld) -> None:
     """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
     poller.rules = replace(poller.rules, long_poll=False)
-    poller.tasks.the_gate = Gate(waiting=True, unknown=3)
+    poller.control.the_gate = Gate(waiting=True, unknown=3)
     for number in range(2):
         await poller.add(State.QUEUED, f"q{number}")
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10)))
     await ticks(poller, minutes(9))
-    assert (len(poller.vendor.submits), poller.tasks.the_gate.in_trouble) == (1, False)
+    assert (len(poller.vendor.submits), poller.control.the_gate.in_trouble) == (1, False)
     await ticks(poller, minutes(3))
     assert len(poller.vendor.submits) == 2
 
@@ -2063,13 +2066,13 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(poller: PollerWorld, monke
         started=now,
     )
     kind.keep(task)
-    take_tokens, free = poller.tasks.take_tokens, pacing.free_slots()
+    take_tokens, free = poller.control.take_tokens, pacing.free_slots()
 
     async def take_and_begin(wanted: int, *, window: int, limit: int) -> int:
         running.add(task.task_id)
         return await take_tokens(wanted, window=window, limit=limit)
 
-    monkeypatch.setattr(poller.tasks, "take_tokens", take_and_begin)
+    monkeypatch.setattr(poller.control, "take_tokens", take_and_begin)
     assert list(await kind.admit(poller.clock.now())) == []
     assert pacing.free_slots() == free
     running.clear()

@@ -14,7 +14,7 @@ from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import MAX_AGAIN, Filter
-from tests.world import START, FakeVendor, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
+from tests.world import START, FakeVendor, MemoryControl, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
 
 ALICE = a_caller("alice")
 
@@ -122,7 +122,7 @@ def test_wait_is_true_or_false(value: str) -> None:
 
 def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
     """Make an account at that vendor."""
-    return Account(vendor=vendor, allowance=Allowance(MemoryTasks(), requests_per_minute), clock=clock)
+    return Account(vendor=vendor, allowance=Allowance(MemoryControl(), requests_per_minute), clock=clock)
 
 
 async def test_the_balance_is_asked_for_once_a_minute() -> None:
@@ -342,7 +342,7 @@ class RedeliveryWorld:
     """What redelivery needs, in memory."""
 
     def __init__(self) -> None:
-        self.tasks = MemoryTasks()
+        self.tasks, self.control = MemoryTasks(), MemoryControl()
         self.wake = RecordingWake()
         self.clock = VirtualClock(START + timedelta(hours=2))
         self.told = RecordingReporter()
@@ -353,7 +353,7 @@ class RedeliveryWorld:
             task.task_id,
             caller=ALICE,
             tasks=self.tasks,
-            rate=self.tasks,
+            rate=self.control,
             wake=self.wake,
             clock=self.clock,
             reporter=self.told,
@@ -366,7 +366,7 @@ class RedeliveryWorld:
             caller=ALICE,
             history=self.tasks,
             tasks=self.tasks,
-            rate=self.tasks,
+            rate=self.control,
             wake=self.wake,
             clock=self.clock,
             reporter=self.told,
@@ -489,7 +489,7 @@ async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
         await world.tasks.add(an_ended(number, UNDELIVERED))
     await world.redelivery(limit=2)
     world.clock.pass_by(timedelta(hours=1))
-    await world.tasks.reserve_deliveries("bob", 500, now=world.clock.now(), latest=world.clock.now())
+    await world.control.reserve_deliveries("bob", 500, now=world.clock.now(), latest=world.clock.now())
     done = await world.redelivery(limit=2)
     assert done.last_attempt_at == world.clock.now() + timedelta(seconds=1)
 
@@ -500,7 +500,7 @@ async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
     now = world.clock.now()
     for number in range(300):
         await world.tasks.add(an_ended(number, UNDELIVERED))
-    await world.tasks.reserve_deliveries("alice", 3550, now=now, latest=now)
+    await world.control.reserve_deliveries("alice", 3550, now=now, latest=now)
     done = await world.redelivery(limit=500)
     assert (done.count, done.last_attempt_at) == (100, now + timedelta(seconds=3649))
     for refused in (world.redelivery(cursor=done.cursor), world.one(world.tasks.items["tk_" + "0" * 22])):

@@ -26,6 +26,7 @@ from tests.world import (
     FakeMedia,
     FakeVendor,
     FixedHooks,
+    MemoryControl,
     MemoryTasks,
     RecordingReporter,
     RecordingWake,
@@ -45,12 +46,13 @@ class SubmitWorld:
 
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
+    control: MemoryControl = field(default_factory=MemoryControl)
     told: RecordingReporter = field(default_factory=RecordingReporter)
     woken: RecordingWake = field(default_factory=RecordingWake)
     caller: Caller = field(default_factory=a_caller)
 
     def __post_init__(self) -> None:
-        self.allowance = Allowance(self.tasks, requests_per_minute=1000)
+        self.allowance = Allowance(self.control, requests_per_minute=1000)
         self.vendor = FakeVendor(self.clock)
         self.media = FakeMedia(self.clock)
         self.inspector: Inspector | None = None
@@ -66,6 +68,7 @@ class SubmitWorld:
         app = App(
             SETTINGS.model_copy(update={"max_queued": 3}),
             tasks=self.tasks,
+            control=self.control,
             vendor=self.vendor,
             webhook_urls=FixedHooks(),
             allowance=self.allowance,
@@ -146,7 +149,7 @@ async def test_refused_for_now_is_queued_and_answered_pending(world: SubmitWorld
     """What the vendor provably did not take waits here, and the caller need not know."""
     world.vendor.submit_outcomes.append(outcome(submission, 429, "busy"))
     answer = await world.submit()
-    assert (answer.status, world.only_task.state, world.only_task.work and world.only_task.work[0]) == (200, state, "queue")
+    assert (answer.status, world.only_task.state, world.only_task.work_key and world.only_task.work_key[0]) == (200, state, "queue")
     assert world.woken.task_ids == [world.only_task.task_id]
 
 
@@ -156,7 +159,7 @@ async def test_refused_for_good_is_told_and_never_called_back(world: SubmitWorld
     answer = await world.submit()
     assert (answer.status, answer.message) == (422, "Invalid parameters: bad image")
     task = world.only_task
-    assert (task.state, task.error, task.callback, task.work) == (
+    assert (task.state, task.error, task.callback, task.work_key) == (
         State.FAILED,
         ErrorCode.UPSTREAM_REFUSED,
         CallbackState.NONE,
@@ -398,16 +401,16 @@ async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, call: str, before: Gate, told: SubmitOutcome, state: State
 ) -> None:
     """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
-    world.tasks.the_gate = before
+    world.control.the_gate = before
     world.vendor.submit_outcomes.append(told)
-    plain = getattr(world.tasks, call)
+    plain = getattr(world.control, call)
 
     async def refuse(*arguments: Any) -> Any:
         if world.vendor.submits:
             raise DENIED
         return await plain(*arguments)
 
-    monkeypatch.setattr(world.tasks, call, refuse)
+    monkeypatch.setattr(world.control, call, refuse)
     answer = await world.submit()
     assert (answer.status, answer.task.state) == (502 if state is State.RESCUE else 200, state)
 
@@ -425,9 +428,9 @@ async def test_whatever_hangs_before_the_post_is_a_503_in_time(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
     """Each question of the table on the way to the POST."""
-    monkeypatch.setattr(world.tasks, hangs, never)
+    monkeypatch.setattr(world.control if hangs in {"gate", "take_tokens"} else world.tasks, hangs, never)
     monkeypatch.setattr("taskhook.submit.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
-    world.tasks.the_gate = world.tasks.the_gate.model_copy(update={"waiting": hangs == "queue_length"})
+    world.control.the_gate = world.control.the_gate.model_copy(update={"waiting": hangs == "queue_length"})
     with pytest.raises(StoreUnavailableError):
         await world.submit("key-1")
     assert world.vendor.submits == []
@@ -452,7 +455,7 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
 ) -> None:
     """The poller finds the task without being woken."""
     world.vendor.submit_outcomes.append(outcome(Submission.BUSY, 429, "busy"))
-    answered, gate = asyncio.Event(), world.tasks.gate
+    answered, gate = asyncio.Event(), world.control.gate
 
     async def once() -> Gate:
         if answered.is_set():
@@ -460,7 +463,7 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
         answered.set()
         return await gate()
 
-    monkeypatch.setattr(world.tasks, hangs, never if hangs == "view" else once)
+    monkeypatch.setattr(world.control, hangs, never if hangs == "view" else once)
     monkeypatch.setattr("taskhook.submit.submit._until", briefly)
     assert (await world.submit()).task.state is State.QUEUED
 
@@ -471,10 +474,10 @@ async def test_a_request_is_counted_in_the_window_that_it_leaves_in(world: Submi
     window = rate_limit.window(world.clock.now())
     world.vendor.key_time = timedelta(seconds=2)
     await world.submit()
-    assert dict(world.tasks.used) == {window: 1}
+    assert dict(world.control.used) == {window: 1}
     world.clock.pass_by(rate_limit.window_end(world.clock.now()) - world.clock.now() + timedelta(seconds=5))
     await world.submit()
-    assert dict(world.tasks.used) == {window: 1, window + 1: 1, window + 2: 1}
+    assert dict(world.control.used) == {window: 1, window + 1: 1, window + 2: 1}
     assert len(world.vendor.taken) == 2
 
 
@@ -492,14 +495,14 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
 
     world.vendor = Refusing(world.clock)
     await world.submit()
-    assert dict(world.tasks.used) == {rate_limit.window(world.clock.now()): 2}
+    assert dict(world.control.used) == {rate_limit.window(world.clock.now()): 2}
 
 
 async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(world: SubmitWorld) -> None:
     """It was not sent, so it waits; nor is it where the table cannot tell."""
     world.clock.pass_by(timedelta(seconds=5))
     later = rate_limit.window(world.clock.now()) + 1
-    world.tasks.used[later] = 1000
+    world.control.used[later] = 1000
     world.vendor.key_time = timedelta(seconds=2)
     assert ((await world.submit()).task.state, world.vendor.submits) == (State.QUEUED, [])
 
@@ -508,8 +511,8 @@ async def test_a_pause_is_kept_though_the_task_was_taken(world: SubmitWorld) -> 
     """The vendor says with an answer of any kind that nothing remains: the next submit waits, and no task waits yet."""
     world.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30)))
     assert (await world.submit()).task.state is State.WATCHED
-    assert world.tasks.the_gate.paused_until == world.clock.now() + timedelta(seconds=30)
-    assert not world.tasks.the_gate.waiting
+    assert world.control.the_gate.paused_until == world.clock.now() + timedelta(seconds=30)
+    assert not world.control.the_gate.waiting
     assert (await world.submit()).task.state is State.QUEUED
 
 
@@ -555,7 +558,7 @@ async def test_while_anybody_waits_nobody_overtakes(world: SubmitWorld) -> None:
     world.vendor.places = 0
     for _ in range(3):
         assert (await world.submit()).task.state is State.QUEUED
-    assert (len(world.vendor.submits), world.tasks.gate_writes) == (1, 1)
+    assert (len(world.vendor.submits), world.control.gate_writes) == (1, 1)
     lengths = [facts["queued"] for told, facts in world.told.events if told == "task.accepted"]
     assert lengths == [None, 2, 3]  # of the queue as the task joins it; the first was to be paid
 
@@ -593,13 +596,13 @@ async def test_without_budget_the_task_is_queued_unasked(world: SubmitWorld) -> 
 async def test_a_busy_process_takes_a_windows_requests_at_once(world: SubmitWorld) -> None:
     """As many as it made in the window before, at most an eighth of all; after a quiet one, each by itself."""
     taken: list[int] = []
-    take_tokens = world.tasks.take_tokens
+    take_tokens = world.control.take_tokens
 
     async def counted(wanted: int, *, window: int, limit: int) -> int:
         taken.append(wanted)
         return await take_tokens(wanted, window=window, limit=limit)
 
-    world.tasks.take_tokens = counted  # type: ignore[method-assign]  # to see what is asked for
+    world.control.take_tokens = counted  # type: ignore[method-assign]  # to see what is asked for
     for requests, expected in ((3, [1, 1, 1]), (4, [3, 1]), (2, [4]), (20, [2, *[1] * 18]), (12, [11, 1]), (0, []), (1, [1])):
         for _ in range(requests):
             assert await world.allowance.take(world.clock.now())
@@ -612,14 +615,14 @@ async def test_what_is_left_of_a_block_lapses(world: SubmitWorld) -> None:
     """Another window's requests are not this one's: together they would be too many for the vendor's minute."""
     world.allowance.requests_per_minute = 88
     window = rate_limit.window(world.clock.now())
-    assert await world.tasks.take_tokens(8, window=window, limit=8) == 8
+    assert await world.control.take_tokens(8, window=window, limit=8) == 8
     world.allowance.window, world.allowance.left = window - 1, 5
     assert not await world.allowance.take(world.clock.now())
 
 
 async def test_a_paused_way_queues(world: SubmitWorld) -> None:
     """While the vendor refuses the key, tasks of the queue are not tried, and new ones wait with them."""
-    world.tasks.the_gate = world.tasks.the_gate.pause(world.clock.now() + timedelta(minutes=1))
+    world.control.the_gate = world.control.the_gate.pause(world.clock.now() + timedelta(minutes=1))
     assert (await world.submit()).task.state is State.QUEUED
     world.clock.pass_by(timedelta(minutes=1))
 
@@ -629,13 +632,13 @@ async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(world: Subm
     busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
     world.vendor.submit_outcomes.append(busy)
     await world.submit()
-    assert world.tasks.the_gate.next_try(0, world.clock.now()) == world.clock.now() + timedelta(seconds=30)
-    assert world.tasks.the_gate.waiting
+    assert world.control.the_gate.next_try(0, world.clock.now()) == world.clock.now() + timedelta(seconds=30)
+    assert world.control.the_gate.waiting
 
 
 async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> None:
     """Whoever lingers finds the task by itself; an invocation less to pay for."""
-    world.tasks.lease = LeaseView(holder="x", until=world.clock.now() + timedelta(seconds=10))
+    world.control.lease = LeaseView(holder="x", until=world.clock.now() + timedelta(seconds=10))
     await world.submit()
     assert world.woken.task_ids == []
     world.clock.pass_by(timedelta(seconds=10))
@@ -682,7 +685,7 @@ async def test_media_that_break_a_limit_are_refused_before_anything_is_stored(in
         await inspected.submit("k")
     assert (rejected.value.status, rejected.value.message) == (400, IMAGE_TOO_SMALL)
     assert (inspected.tasks.items, inspected.vendor.submits, inspected.woken.task_ids) == ({}, [], [])
-    assert sum(inspected.tasks.used.values()) == 0
+    assert sum(inspected.control.used.values()) == 0
     assert (await inspected.submit("k", image_url="https://example.com/better.jpg")).status == 200
 
 

@@ -282,10 +282,10 @@ class TaskMachine(RuleBasedStateMachine):
                 before.redelivered(self.now)
         elif self.step({State.SUCCESS, State.FAILED}, lambda: self.task.redelivered(self.now)):
             self.through = False
-            assert self.task.work is not None
-            assert self.task.work[0] == "retry"
+            assert self.task.work_key is not None
+            assert self.task.work_key[0] == "retry"
             expected = (self.now, before.caller, before.host, 3)
-            assert RetryKey.read(self.task.work[1]) == expected
+            assert RetryKey.read(self.task.work_key[1]) == expected
             assert (self.task.tried, self.task.soon, self.task.gone, self.task.claimed_until) == (0, 0, False, None)
             assert (self.task.message, self.task.webhook_id) == (before.message, before.webhook_id)
             assert (self.task.attempts, self.task.log) == (before.attempts, before.log)
@@ -293,7 +293,7 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def work_or_expiry(self) -> None:
         """An item has work to do or a date of expiry, never both and never neither."""
-        assert (self.task.work is None) is (self.task.expires_at is not None)
+        assert (self.task.work_key is None) is (self.task.expires_at is not None)
 
     @invariant()
     def expiry_leaves_the_retention_time(self) -> None:
@@ -328,10 +328,10 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def sort_key_never_moves(self) -> None:
         """Whatever the way, `watch` is sorted by acceptance, and the first delivery is still part of it."""
-        if self.task.work is not None:
-            partition, key = self.task.work
+        if self.task.work_key is not None:
+            partition, key = self.task.work_key
             if partition == "watch":
-                assert key == self.first.listed
+                assert key == self.first.created_key
             if self.task.state in {State.SUBMITTING, State.WATCHED, State.RESCUE, State.ARCHIVING} or (
                 self.task.state.final and self.task.attempts == 0 and self.task.next_attempt_at is None
             ):
@@ -379,9 +379,9 @@ def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
     taken = submitting.submitted(outcome(Submission.TAKEN, 200), START, retention=RETENTION)
     ended = taken.succeeded(DATA, START, retention=RETENTION, claim=START + CLAIM)
     claimed = ended.claim_delivery(until=START + CLAIM)
-    assert {task.work for task in (submitting, taken, ended, claimed)} == {("watch", submitting.listed)}
+    assert {task.work_key for task in (submitting, taken, ended, claimed)} == {("watch", submitting.created_key)}
     done = claimed.attempted(Attempt(at=START, status=200), delivered=True, retry_at=None, now=START, retention=RETENTION)
-    assert (done.work, done.expires_at) == (None, START + RETENTION)
+    assert (done.work_key, done.expires_at) == (None, START + RETENTION)
 
 
 def test_sort_key_is_the_same_through_doubt_and_rescue() -> None:
@@ -390,7 +390,7 @@ def test_sort_key_is_the_same_through_doubt_and_rescue() -> None:
     doubted = submitting.doubted()
     adopted = doubted.adopted("task-1", START)
     given_up = doubted.failed(ErrorCode.SUBMISSION_UNKNOWN, "never learnt", START, retention=RETENTION, claim=START + CLAIM)
-    assert {task.work for task in (submitting, doubted, adopted, given_up)} == {("watch", submitting.listed)}
+    assert {task.work_key for task in (submitting, doubted, adopted, given_up)} == {("watch", submitting.created_key)}
 
 
 def test_retry_is_sorted_by_its_time() -> None:
@@ -398,7 +398,7 @@ def test_retry_is_sorted_by_its_time() -> None:
     later, soon = (
         succeeded()
         .attempted(Attempt(at=START, status=500), delivered=False, retry_at=START + wait, now=START, retention=RETENTION)
-        .work
+        .work_key
         for wait in (timedelta(hours=24), timedelta(seconds=5))
     )
     assert later is not None
@@ -410,11 +410,11 @@ def test_queue_is_sorted_by_caller_and_time() -> None:
     """One query finds a caller's oldest queued task."""
     task = accepted(paying=False)
     other = task.model_copy(update={"accepted_at": START + timedelta(seconds=1), "task_id": "tk_0"})
-    assert task.work is not None
-    assert other.work is not None
-    assert task.work[0] == "queue"
-    assert task.work[1].startswith("alice#")
-    assert task.work[1] < other.work[1]
+    assert task.work_key is not None
+    assert other.work_key is not None
+    assert task.work_key[0] == "queue"
+    assert task.work_key[1].startswith("alice#")
+    assert task.work_key[1] < other.work_key[1]
 
 
 def test_direct_refusal_answers_and_does_not_call_back() -> None:
@@ -446,7 +446,7 @@ def test_what_is_refused_for_now_goes_back_to_the_queue(submission: Submission) 
     """A queued task waits on, at its old place, with its 200."""
     queued = accepted(paying=False)
     task = answered(queued).submitted(outcome(submission), START, retention=RETENTION)
-    assert (task.state, task.answer_status, task.work) == (State.QUEUED, 200, queued.work)
+    assert (task.state, task.answer_status, task.work_key) == (State.QUEUED, 200, queued.work_key)
 
 
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT])

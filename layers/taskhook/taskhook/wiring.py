@@ -19,6 +19,7 @@ from taskhook.adapters.aws.telemetry import LogReporter
 from taskhook.adapters.aws.webhook_urls import HookUrls
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
@@ -138,10 +139,15 @@ class App:
 
     @cached_property
     def tasks(self) -> DynamoTasks:
-        """The tasks, their indexes and the control items beside them."""
+        """The tasks and their indexes."""
         own = self.settings
         kept = own.max_queue_age + own.max_task_age + HARD_STOP + own.retention
         return DynamoTasks(self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept)
+
+    @cached_property
+    def control(self) -> DynamoControl:
+        """What the invocations share beside the tasks: leadership, admission, budget, rates of deliveries."""
+        return DynamoControl(self.dynamodb, self.settings.tasks_table, clock=self.clock)
 
     @cached_property
     def callers(self) -> DynamoCallers:
@@ -173,7 +179,7 @@ class App:
     @cached_property
     def allowance(self) -> Allowance:
         """How many requests to the vendor this process has leave for."""
-        return Allowance(self.tasks, self.settings.requests_per_minute)
+        return Allowance(self.control, self.settings.requests_per_minute)
 
     @cached_property
     def account(self) -> Account:
@@ -272,9 +278,9 @@ class App:
         """What stands between a submit and the vendor."""
         return Door(
             queue=self.tasks,
-            gates=self.tasks,
+            gates=self.control,
             allowance=self.allowance,
-            lease=self.tasks,
+            lease=self.control,
             wake=self.wake,
             max_queued=self.settings.max_queued,
         )
@@ -288,7 +294,7 @@ class App:
             hooks=self.webhook_urls,
             tasks=self.tasks,
             vendor=self.vendor,
-            lease=self.tasks,
+            lease=self.control,
             allowance=self.allowance,
             wake=self.wake,
             clock=self.clock,
@@ -317,9 +323,9 @@ class App:
         return World(
             tasks=self.tasks,
             work=self.tasks,
-            lease=self.tasks,
-            gates=self.tasks,
-            budget=self.tasks,
+            lease=self.control,
+            gates=self.control,
+            budget=self.control,
             vendor=self.vendor,
             hooks=self.webhook_urls,
             callbacks=self.callbacks,

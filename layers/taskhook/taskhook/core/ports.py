@@ -28,7 +28,7 @@ HOLDS_AT_ONCE = 100
 class TaskStore(Protocol):
     """The tasks, each read and written consistently. Every method may raise StoreUnavailableError.
 
-    A task may come without its request, from here and from the index of work; `whole` adds it.
+    A task comes without its request, from here and from the index of work; `with_request` adds it.
     """
 
     async def add(self, task: Task) -> Task:
@@ -43,7 +43,7 @@ class TaskStore(Protocol):
         What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and left out.
         """
 
-    async def whole(self, task: Task) -> Task:
+    async def with_request(self, task: Task) -> Task:
         """Give the task with its request; without, where that is kept no longer."""
 
     async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
@@ -94,7 +94,7 @@ class WorkIndex(Protocol):
 
 
 class TaskPage(BaseModel):
-    """A page of a caller's tasks, newest first and whole; `cursor` is None on the last."""
+    """A page of a caller's tasks, newest first, each with its request; `cursor` is None on the last."""
 
     model_config = ConfigDict(frozen=True)
 

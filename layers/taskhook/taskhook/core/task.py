@@ -182,7 +182,7 @@ class Task(BaseModel):
     task_id: str
     caller: str
     model: str
-    request: str | None = None  # minified JSON, the bytes that the vendor gets; None where it was not read with the rest
+    request: str | None = None  # minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None
@@ -229,25 +229,25 @@ class Task(BaseModel):
         return "prediction.task.succeeded" if self.state is State.SUCCESS else "prediction.task.failed"
 
     @property
-    def listed(self) -> str:
+    def created_key(self) -> str:
         """The sort key among the caller's tasks: by acceptance, unique."""
         return f"{milliseconds(self.accepted_at):013d}_{self.task_id}"
 
     @property
-    def work(self) -> tuple[str, str] | None:
+    def work_key(self) -> tuple[str, str] | None:
         """Partition and sort key in the index of work to do; None when there is none.
 
         `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so that an
         ordinary task rewrites the index only once, at its end. The key in `retry` is read by `RetryKey`.
         """
         if self.state is State.QUEUED:
-            return "queue", f"{self.caller}#{self.listed}"
+            return "queue", f"{self.caller}#{self.created_key}"
         if not self.state.final:
-            return "watch", self.listed
+            return "watch", self.created_key
         if self.callback is not CallbackState.WAITING:
             return None
         if self.next_attempt_at is None:
-            return "watch", self.listed
+            return "watch", self.created_key
         due = f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
         return "retry", f"{due}#{self.caller}#{self.host}#{self.round}"
 

@@ -170,7 +170,7 @@ class Queue:
             return await self._expire(task, "waited too long for a free slot at the vendor")
         if self._due(now) > now:
             return False
-        task = await self._world.tasks.whole(task)
+        task = await self._world.tasks.with_request(task)
         if task.request is None:
             return await self._expire(task, "was kept without a request that can be read")
         if not await self._vendor_answers() or not await self._request_is_left():

@@ -37,7 +37,7 @@ async def cancel(
     except StaleTaskError as stale:
         raise RejectedError(409, "Conflict: the task is being submitted right now") from stale
     reporter.tell("task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error)
-    if wake is not None and canceled.work is not None:
+    if wake is not None and canceled.work_key is not None:
         await wake.wake(task_id)
     return canceled
 
@@ -120,7 +120,7 @@ async def redeliver_many(
             break
         writes = (_again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True))
         done += [task for task in await asyncio.gather(*writes) if task is not None]
-        cursor = matching[room - 1].listed if len(matching) > room else page.cursor
+        cursor = matching[room - 1].created_key if len(matching) > room else page.cursor
     if wake is not None and done:
         await wake.wake(done[0].task_id)  # the leader finds the others
     return Redelivery(

@@ -102,7 +102,7 @@ class Filter:
 
 async def show(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     """Find one of the caller's tasks. Raises RejectedError (404) for any other: what is another's does not exist."""
-    return await tasks.whole(await _own(task_id, caller=caller, tasks=tasks))
+    return await tasks.with_request(await _own(task_id, caller=caller, tasks=tasks))
 
 
 async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, until: datetime) -> Task:
@@ -111,7 +111,7 @@ async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, 
     while not task.state.final and clock.now() + _WAIT_STEP <= until:
         await clock.sleep(_WAIT_STEP)
         task = await _own(task_id, caller=caller, tasks=tasks)
-    return await tasks.whole(task)
+    return await tasks.with_request(task)
 
 
 def is_waiting(parameters: dict[str, str]) -> bool:
@@ -143,7 +143,7 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
                 found.append(task)
                 size += len(task.message or "") + len(task.request or "")
             if len(found) == wanted.limit or size > _MAX_SIZE:
-                return found, task.listed
+                return found, task.created_key
         if page.cursor is None:
             return found, None
         until = page.cursor
