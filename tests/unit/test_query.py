@@ -8,12 +8,13 @@ import pytest
 
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
+from taskhook.core.limits import MAX_REDELIVERED
 from taskhook.core.ports import BalanceOutcome
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
-from taskhook.tasks.query import MAX_AGAIN, Filter
+from taskhook.tasks.query import Filter
 from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 ALICE = a_caller("alice")
@@ -548,7 +549,7 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
         ({"since": "yesterday"}, "since"),
         ({"until": []}, "until"),
         ({"limit": 0}, "limit"),
-        ({"limit": MAX_AGAIN + 1}, "limit"),
+        ({"limit": MAX_REDELIVERED + 1}, "limit"),
         ({"limit": True}, "limit"),
         ({"limit": "5"}, "limit"),
         ({"limit": 1.5}, "limit"),

@@ -1,8 +1,6 @@
 """Routes and envelope: HTTP in, one use case, HTTP out. The only importer of the HTTP resolver."""
 
-import base64
 import hashlib
-import json
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
 
 from taskhook import wiring
-from taskhook.api import answers
+from taskhook.api import answers, strict_json
 from taskhook.core import callers
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
-MAX_BODY = 64 * 1024
 RESERVED = frozenset({"tasks", "callbacks", "apikey", "models", "team", "media"})  # never a provider
 NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
 CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
@@ -312,41 +309,7 @@ def _signing_caller() -> Caller:
 
 
 def _body() -> Json:
-    """Read the body as one JSON object, strictly: bounded, no duplicate keys, no NaN. Raises RejectedError."""
-    raw = app.current_event.body or ""
-    try:
-        content = base64.b64decode(raw) if app.current_event.is_base64_encoded else raw.encode(errors="replace")
-    except ValueError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body is not base64") from error
-    if len(content) > MAX_BODY:
-        raise RejectedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes")
-    try:
-        body = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the JSON is nested too deeply") from error
-    except ValueError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid format: invalid JSON format ({error})") from error
-    if not isinstance(body, dict):
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body must be a JSON object")
-    return body
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Json:
-    read = dict(pairs)
-    if len(read) != len(pairs):
-        raise ValueError("a key is given twice")
-    if not all(map(_is_text, read)):
-        raise ValueError("a key is no text")
-    return read
-
-
-def _is_text(name: str) -> bool:
-    """Tell whether a string can be sent: half a surrogate pair, which JSON can spell, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    return strict_json.read(app.current_event.body or "", is_base64=bool(app.current_event.is_base64_encoded))
 
 
 def _success(data: Json) -> Response[str]:

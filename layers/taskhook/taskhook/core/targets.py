@@ -10,8 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from taskhook.core.errors import ForbiddenTargetError
-
-MAX_URL = 2048
+from taskhook.core.limits import MAX_URL
 
 _FORBIDDEN_V4 = [
     ip_network(network)

@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
+from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
 from taskhook.core.message import Json, minified
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.ports import (
@@ -28,7 +29,7 @@ class _OwnFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     callback_url: str | None = None
-    reference: str | None = Field(default=None, max_length=200)
+    reference: str | None = Field(default=None, max_length=MAX_REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Order:
         model = MODELS.get(slug)
         if model is None:
             raise RejectedError(404, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}")
-        if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):  # noqa: PLR2004  # the contract's number
-            raise RejectedError(400, "Invalid parameters: header 'Idempotency-Key' must be 1 to 255 printable characters")
+        if idempotency_key is not None and not _is_key(idempotency_key):
+            message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+            raise RejectedError(400, message)
         try:
             own = _OwnFields.model_validate(body)
             fields = model.request.model_validate(
@@ -136,6 +138,10 @@ def _explain(error: ValidationError, model: Model) -> str:
             case _:
                 complaints.append(f"parameter '{name}': {detail['msg'][:1].lower()}{detail['msg'][1:]}")
     return "Invalid parameters: " + "; ".join(complaints[:10])
+
+
+def _is_key(value: str) -> bool:
+    return 0 < len(value) <= MAX_IDEMPOTENCY_KEY and value.isprintable()
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:

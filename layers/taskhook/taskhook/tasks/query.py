@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from taskhook.core.errors import RejectedError
+from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
 from taskhook.core.message import Json
 from taskhook.core.ports import Caller, Clock, TaskHistory, TaskStore
 from taskhook.core.task import CallbackState, State, Task, milliseconds
 
-MAX_LIMIT = 100
 _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
-MAX_AGAIN = 500  # callbacks delivered again by one call
 AGAIN_PAGE = 100  # tasks read at a time for that
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
-_TASK_ID = re.compile(r"tk_[A-Za-z0-9_-]{22}")
 STATUSES = {
     State.QUEUED: "pending",
     State.SUBMITTING: "pending",
@@ -52,8 +50,8 @@ class Filter:
         except ValueError as error:
             raise _invalid("callback", f"must be one of {', '.join(CallbackState)}") from error
         limit = parameters.get("limit", "20")
-        if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_LIMIT:
-            raise _invalid("limit", f"must be between 1 and {MAX_LIMIT}")
+        if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_LISTED:
+            raise _invalid("limit", f"must be between 1 and {MAX_LISTED}")
         return cls(
             status=status,
             callback=callback,
@@ -76,8 +74,8 @@ class Filter:
         if state not in {CallbackState.DELIVERED, CallbackState.UNDELIVERED}:
             raise _invalid("state", "must be delivered or undelivered")
         limit = body.get("limit", AGAIN_PAGE)
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_AGAIN:
-            raise _invalid("limit", f"must be a number between 1 and {MAX_AGAIN}")
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_REDELIVERED:
+            raise _invalid("limit", f"must be a number between 1 and {MAX_REDELIVERED}")
         return cls(
             callback=CallbackState(state),
             since=_moment("since", body.get("since")),
@@ -123,7 +121,7 @@ def is_waiting(parameters: dict[str, str]) -> bool:
 
 
 async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
-    task = await tasks.get(task_id) if _TASK_ID.fullmatch(task_id) else None
+    task = await tasks.get(task_id) if re.fullmatch(TASK_ID, task_id) else None
     if task is None or task.caller != caller.caller:
         raise RejectedError(404, "Resource not found: there is no such task")
     return task
@@ -151,7 +149,7 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
 
 
 def _cursor(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[0-9]{13}_" + _TASK_ID.pattern, value):
+    if value is not None and not re.fullmatch(r"[0-9]{13}_" + TASK_ID, value):
         raise _invalid("cursor", "must be the next_cursor of an answer")
     return value
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from taskhook.core.limits import MAX_URL
 from taskhook.core.message import MAX_NOTE, Json, kept_data
-from taskhook.core.models import MAX_URL, MediaRule, Model
+from taskhook.core.models import MediaRule, Model
 from taskhook.core.ports import (
     PollKind,
     PollOutcome,
