@@ -4,6 +4,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json
@@ -48,7 +49,7 @@ async def try_out(
     first = await rate.reserve_deliveries(caller.caller, len(samples), now=now, latest=latest)
     if first > latest:
         message = "Too many requests: redeliveries wait or receivers were tested just now; both share one rate of 60 a minute"
-        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+        raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds()))
     replies = await asyncio.gather(*(send_attempt(sample, caller, now, callbacks) for sample in samples))
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
@@ -60,14 +61,18 @@ async def try_out(
 def _receiver(body: Json, caller: Caller, targets: TargetPolicy) -> str:
     """Read which receiver to try: the one named, or the caller's default. Raises RejectedError."""
     if unknown := sorted(set(body) - {"callback_url"}):
-        raise RejectedError(400, f"Invalid parameters: parameter '{unknown[0][:100]}' is not known; a test takes callback_url")
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{unknown[0][:100]}' is not known; a test takes callback_url"
+        )
     url = body.get("callback_url", caller.callback_url)
     if not isinstance(url, str):
-        raise RejectedError(400, "Invalid parameters: parameter 'callback_url' must be a URL, for there is no default")
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST, "Invalid parameters: parameter 'callback_url' must be a URL, for there is no default"
+        )
     try:
         targets.check_url(url)
     except ForbiddenTargetError as error:
-        raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+        raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter 'callback_url' {error}") from error
     return url
 
 

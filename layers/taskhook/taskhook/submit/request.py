@@ -7,6 +7,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,25 +65,29 @@ class Order:
         """
         model = MODELS.get(slug)
         if model is None:
-            raise RejectedError(404, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}")
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}"
+            )
         if idempotency_key is not None and not _is_key(idempotency_key):
             message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
-            raise RejectedError(400, message)
+            raise RejectedError(HTTPStatus.BAD_REQUEST, message)
         try:
             own = _OwnFields.model_validate(body)
             fields = model.request.model_validate(
                 {name: value for name, value in body.items() if name not in _OwnFields.model_fields}
             )
         except ValidationError as error:
-            raise RejectedError(400, _explain(error, model)) from error
+            raise RejectedError(HTTPStatus.BAD_REQUEST, _explain(error, model)) from error
         if webhook_url is not None and own.callback_url is not None and webhook_url != own.callback_url:
-            raise RejectedError(400, "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one")
+            raise RejectedError(
+                HTTPStatus.BAD_REQUEST, "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one"
+            )
         callback_url = own.callback_url if own.callback_url is not None else webhook_url
         if callback_url is not None:
             try:
                 targets.check_url(callback_url)
             except ForbiddenTargetError as error:
-                raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+                raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter 'callback_url' {error}") from error
         counted = re.fullmatch("[0-9]{1,3}", retry_count or "")
         identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
         return cls(
@@ -117,7 +122,7 @@ class Order:
             state=State.SUBMITTING if paying else State.QUEUED,
             submitted_at=now if paying else None,
             claimed_until=claimed_until,
-            answer_status=None if paying else 200,
+            answer_status=None if paying else HTTPStatus.OK,
             callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
         )
 

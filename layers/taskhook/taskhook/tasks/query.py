@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
@@ -123,7 +124,7 @@ def is_waiting(parameters: dict[str, str]) -> bool:
 async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     task = await tasks.get(task_id) if re.fullmatch(TASK_ID, task_id) else None
     if task is None or task.caller != caller.caller:
-        raise RejectedError(404, "Resource not found: there is no such task")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such task")
     return task
 
 
@@ -170,4 +171,4 @@ def _listed(moment: datetime) -> str:
 
 
 def _invalid(name: str, complaint: str) -> RejectedError:
-    return RejectedError(400, f"Invalid parameters: parameter '{name[:100]}' {complaint}")
+    return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name[:100]}' {complaint}")
