@@ -699,7 +699,7 @@ class Scene:
 
         async def run(container: _Container) -> Any:
             return await commands.redeliver_many(
-                query.Filter(callback=state),
+                query.RedeliveryFilter.read({"state": state}),
                 caller=self.people[caller],
                 history=container.tasks,
                 tasks=container.tasks,

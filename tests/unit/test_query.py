@@ -14,7 +14,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
-from taskhook.tasks.query import Filter
+from taskhook.tasks.query import Filter, RedeliveryFilter
 from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
 
 ALICE = a_caller("alice")
@@ -363,7 +363,7 @@ class Desk:
     async def redelivery(self, **body: Any) -> commands.Redelivery:
         """Redeliver many."""
         return await commands.redeliver_many(
-            Filter.read_again(body),
+            RedeliveryFilter.read(body),
             caller=ALICE,
             history=self.tasks,
             tasks=self.tasks,
@@ -561,5 +561,26 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
 def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) -> None:
     """The message names the field."""
     with pytest.raises(RejectedError, match=f"parameter '{name}'") as rejected:
-        Filter.read_again(body)
+        RedeliveryFilter.read(body)
     assert rejected.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"limit": "101"}, "'limit' must be less than or equal to 100"),
+        ({"limit": "x"}, "'limit' must be a valid integer, unable to parse string as an integer"),
+        ({"status": "done"}, "'status' must be 'pending', 'processing', 'success' or 'failed'"),
+        ({"since": "soon"}, "'since' must be an ISO 8601 time such as 2026-11-23T15:04:05Z"),
+        ({"cursor": "x"}, "'cursor' must be the next_cursor of an answer"),
+        ({"page": "2"}, "'page' is not known; a listing takes since, until, cursor, status, callback, limit"),
+    ],
+)
+def test_the_message_says_what_would_be_right(parameters: dict[str, str], sentence: str) -> None:
+    """A sentence about the parameter, and one for each where several are wrong."""
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read(parameters)
+    assert rejected.value.message == f"Invalid parameters: parameter {sentence}"
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read({"callback": "?"} | parameters)
+    assert f"; parameter {sentence}" in rejected.value.message or f"parameter {sentence}; " in rejected.value.message

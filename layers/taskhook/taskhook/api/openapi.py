@@ -45,7 +45,7 @@ _REFUSED = "The vendor refused the request for good, and these are its words; no
 _ERRORS = {
     "400": (
         "The request is wrong; the message names the field.",
-        "Invalid parameters: parameter 'mode': input should be 'wan-std' or 'wan-pro'",
+        "Invalid parameters: parameter 'mode' must be 'wan-std' or 'wan-pro'",
     ),
     "401": (
         "The token is missing, malformed, wrong or disabled.",

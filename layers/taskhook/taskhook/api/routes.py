@@ -16,7 +16,7 @@ from taskhook.core.ports import Caller
 from taskhook.submit.request import Order
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
 from taskhook.tasks import commands, query
-from taskhook.tasks.query import Filter
+from taskhook.tasks.query import Filter, RedeliveryFilter
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -139,7 +139,7 @@ def redeliver_tasks() -> Response[str]:
     caller = _caller()
     done = wiring.run(
         commands.redeliver_many(
-            Filter.read_again(_body()),
+            RedeliveryFilter.read(_body()),
             caller=caller,
             history=wiring.tasks(),
             tasks=wiring.tasks(),

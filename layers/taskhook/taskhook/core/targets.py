@@ -7,10 +7,15 @@ Sources: IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890),
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.limits import MAX_URL
+
+CallbackUrl = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})]  # `TargetPolicy` judges it
 
 _FORBIDDEN_V4 = [
     ip_network(network)

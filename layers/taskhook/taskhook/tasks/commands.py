@@ -18,7 +18,7 @@ from taskhook.core.ports import (
     Wake,
 )
 from taskhook.core.task import CallbackState, ErrorCode, State, Task
-from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, Filter, show
+from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -90,7 +90,7 @@ class Redelivery:
 
 
 async def redeliver_many(
-    wanted: Filter,
+    wanted: RedeliveryFilter,
     *,
     caller: Caller,
     history: TaskHistory,
