@@ -736,7 +736,7 @@ class Scene:
             if known is None:
                 return []
             tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=container.tasks)
-            return [answers.task_answer(task) for task in tasks]
+            return [answers.task_answer(task).body() for task in tasks]
 
         return self._invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
 

@@ -280,7 +280,7 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     """A running task shows status, upstream id, reference and the callback's state."""
-    answer = answers.task_answer(a_task(1))
+    answer = answers.task_answer(a_task(1)).body()
     assert (answer["code"], answer["message"]) == (0, "success")
     assert answer["data"] == {
         "status": "processing",
@@ -298,7 +298,7 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
 def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
     """In the form of the vendor's own times."""
     times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
-    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
+    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"})).body()["data"]
     assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
         1795435200000,
         1795435201000,
@@ -311,7 +311,7 @@ async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     """What the receiver gets and what a poll gets are the same."""
     data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
     ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
-    answer = answers.task_answer(ended)
+    answer = answers.task_answer(ended).body()
     assert answer["data"]["status"] == "success"
     assert answer["data"]["result"] == data["result"]
     assert answer["data"]["billing"] == {"amount": "0.2400"}

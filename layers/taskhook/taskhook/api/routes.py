@@ -17,6 +17,7 @@ from taskhook.submit.request import Order
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
 from taskhook.tasks import commands, query
 from taskhook.tasks.query import Filter, RedeliveryFilter
+from taskhook.vendors.modellix import MODELS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,7 +74,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
     )
     if answer.status != HTTPStatus.OK:
         return _error(answer.status, answer.message)
-    return _success(answers.submitted_data(answer.task, wiring.settings().public_url))
+    return _success(answers.submitted(answer.task, wiring.settings().public_url))
 
 
 @app.get("/api/v1/tasks/<task_id>")
@@ -87,7 +88,7 @@ def show_task(task_id: str) -> Response[str]:
         task = wiring.run(query.wait(task_id, caller=caller, tasks=wiring.tasks(), clock=wiring.clock(), until=until), limit=limit)
     else:
         task = wiring.run(query.show(task_id, caller=caller, tasks=wiring.tasks()))
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @app.get("/api/v1/tasks")
@@ -96,7 +97,7 @@ def list_tasks() -> Response[str]:
     caller = _caller()
     wanted = Filter.read(app.current_event.query_string_parameters or {})
     tasks, cursor = wiring.run(query.list_tasks(wanted, caller=caller, history=wiring.tasks()))
-    return _success({"tasks": [answers.task_answer(task)["data"] for task in tasks], "next_cursor": cursor})
+    return _success(answers.task_list(tasks, cursor))
 
 
 @app.post("/api/v1/tasks/<task_id>/cancel")
@@ -113,7 +114,7 @@ def cancel_task(task_id: str) -> Response[str]:
             retention=wiring.settings().retention,
         )
     )
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @app.post("/api/v1/tasks/<task_id>/redeliver")
@@ -130,7 +131,7 @@ def redeliver_task(task_id: str) -> Response[str]:
             reporter=wiring.reporter(),
         )
     )
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @app.post("/api/v1/tasks/redeliver")
@@ -149,7 +150,7 @@ def redeliver_tasks() -> Response[str]:
             reporter=wiring.reporter(),
         )
     )
-    return _success(answers.redelivery_answer(done))
+    return _success(answers.redelivered(done))
 
 
 # --- callbacks ------------------------------------------------------------------------------------------------------------
@@ -158,8 +159,7 @@ def redeliver_tasks() -> Response[str]:
 @app.get("/api/v1/callbacks/secret")
 def show_secrets() -> Response[str]:
     """Give the secrets that sign the caller's callbacks."""
-    valid = _signing_caller().signing(wiring.clock().now())
-    return _success({"secrets": [{"secret": one.value, "expires_at": answers.iso(one.expires_at)} for one in valid]})
+    return _success(answers.secrets(_signing_caller().signing(wiring.clock().now())))
 
 
 @app.post("/api/v1/callbacks/test")
@@ -179,7 +179,8 @@ def try_receiver() -> Response[str]:
             reporter=wiring.reporter(),
         )
     )
-    return _success({"samples": [answers.tried_answer(one.sample, one.reply, delivered=one.delivered) for one in tried]})
+    samples = [answers.sample(one.sample, one.reply, delivered=one.delivered) for one in tried]
+    return _success(answers.Samples(samples=samples))
 
 
 @app.post("/hooks/<task_id>/<token>")
@@ -192,7 +193,7 @@ def take_hint(task_id: str, token: str) -> Response[str]:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     upstream_task_id = app.current_event.headers.get("x-modellix-task-id", "")
     wiring.run(hint(task_id, token, upstream_task_id, desk=desk))
-    return _success({})
+    return _success(answers.Nothing())
 
 
 @app.get("/r/<task_id>/<n>/<token>")
@@ -214,21 +215,21 @@ def follow_link(task_id: str, n: str, token: str) -> Response[str]:
 @app.get("/api/v1/apikey/validate")
 def validate_key() -> Response[str]:
     """Tell whether the token is good, without a 401."""
-    return _success({"is_valid": _authenticated() is not None})
+    return _success(answers.KeyValidity(is_valid=_authenticated() is not None))
 
 
 @app.get("/api/v1/team/balance")
 def show_balance() -> Response[str]:
     """Tell what is left of the account at the vendor that pays for all callers."""
     _caller()
-    return _success({"balance": wiring.run(wiring.account().balance())})
+    return _success(answers.Balance(balance=wiring.run(wiring.account().balance())))
 
 
 @app.get("/api/v1/models")
 def list_models() -> Response[str]:
     """List the known models."""
     _caller()
-    return _json(HTTPStatus.OK, answers.models_answer())
+    return _answer(answers.models(MODELS.values()))
 
 
 # --- for people, and for machines that want to know: nothing of it is loaded or read before somebody asks --------------------
@@ -253,7 +254,7 @@ def describe() -> Response[str]:
     """Describe this API in OpenAPI 3.1."""
     from taskhook.api import openapi  # noqa: PLC0415  # submits never pay for it
 
-    return _cached(content_types.APPLICATION_JSON, minified(openapi.document(wiring.settings().public_url)), {})
+    return _cached(content_types.APPLICATION_JSON, openapi.text(wiring.settings().public_url), {})
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------------
@@ -312,14 +313,14 @@ def _body() -> Json:
     return strict_json.read(app.current_event.body or "", is_base64=bool(app.current_event.is_base64_encoded))
 
 
-def _success(data: Json) -> Response[str]:
-    return _json(HTTPStatus.OK, {"code": 0, "message": "success", "data": data})
+def _success(data: answers.Answer) -> Response[str]:
+    return _answer(answers.success(data))
 
 
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
     """Say what is wrong. Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated."""
     headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
-    return _json(status, {"code": int(status), "message": message}, headers)
+    return _answer(answers.Error(code=status, message=message), status=status, headers=headers)
 
 
 def _page(name: str) -> Response[str]:
@@ -340,10 +341,10 @@ def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[s
     return Response(status_code=HTTPStatus.OK, content_type=content_type, body=body, headers=headers)
 
 
-def _json(status: int, body: Json, headers: dict[str, str] | None = None) -> Response[str]:
+def _answer(answer: answers.Answer, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response[str]:
     return Response(
         status_code=int(status),
         content_type=content_types.APPLICATION_JSON,
-        body=minified(body),
+        body=minified(answer.body()),
         headers={"Cache-Control": "no-store", **(headers or {})},
     )

@@ -24,6 +24,8 @@ from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
 from taskhook.vendors.modellix import MODELS
 
+RETRY_COUNT = "[0-9]{1,3}"  # how a client that counts its repeats does it
+
 
 class OwnFields(BaseModel):
     """What a submit may hold beside the model's own fields."""
@@ -92,7 +94,7 @@ class Order:
                 targets.check_url(callback_url)
             except ForbiddenTargetError as error:
                 raise parameters.wrong("callback_url", error) from error
-        counted = re.fullmatch("[0-9]{1,3}", retry_count or "")
+        counted = re.fullmatch(RETRY_COUNT, retry_count or "")
         identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
         return cls(
             task_id=_task_id(caller.caller, idempotency_key),
