@@ -234,7 +234,7 @@ class Functions:
 
         async def run(app: App) -> Any:
             return await commands.redeliver_many(
-                query.Filter(callback=state),
+                query.RedeliveryFilter.read({"state": state}),
                 caller=self.people[caller],
                 history=app.tasks,
                 tasks=app.tasks,
@@ -271,7 +271,7 @@ class Functions:
             if known is None:
                 return []
             tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=app.tasks)
-            return [answers.task_answer(task) for task in tasks]
+            return [answers.task_answer(task).body() for task in tasks]
 
         return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
 

@@ -74,7 +74,7 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     await archiver.tick(task.task_id)
     archiving = archiver.now_of(task)
     assert (archiving.state, archiving.message, archiver.started.task_ids) == (State.ARCHIVING, None, [task.task_id])
-    assert task_answer(archiving)["data"]["status"] == "processing"
+    assert task_answer(archiving).body()["data"]["status"] == "processing"
     assert archiver.receivers.attempts == []
 
     archiver.originals.pace = timedelta(0)
@@ -88,7 +88,7 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     assert content == archiver.originals.files[URL]
     assert archiver.archive.media_types[key] == "video/mp4"
     assert resource == {"url": f"{ORIGIN}/r/{key}", "source_url": URL, "archived": True}
-    assert task_answer(ended)["data"]["result"]["resources"] == [resource]
+    assert task_answer(ended).body()["data"]["result"]["resources"] == [resource]
     [(_, _, _, body)] = archiver.receivers.attempts
     assert body.decode() == ended.message
     assert archiver.tasks.writes == 6  # of which the success, the claim and the end of the copying are the archive's

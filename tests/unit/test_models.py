@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.models import MAX_URL, Judgement, MediaRule, Verdict
+from taskhook.core.limits import MAX_URL
+from taskhook.core.models import Judgement, MediaRule, Verdict
 from taskhook.core.targets import TargetPolicy
 from taskhook.submit.request import Order
 from taskhook.vendors.modellix import MODELS

@@ -8,12 +8,13 @@ import pytest
 
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
+from taskhook.core.limits import MAX_REDELIVERED
 from taskhook.core.ports import BalanceOutcome
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
-from taskhook.tasks.query import MAX_AGAIN, Filter
+from taskhook.tasks.query import Filter, RedeliveryFilter
 from tests.world import START, FakeVendor, MemoryControl, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
 
 ALICE = a_caller("alice")
@@ -279,7 +280,7 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     """A running task shows status, upstream id, reference and the callback's state."""
-    answer = answers.task_answer(a_task(1))
+    answer = answers.task_answer(a_task(1)).body()
     assert (answer["code"], answer["message"]) == (0, "success")
     assert answer["data"] == {
         "status": "processing",
@@ -297,7 +298,7 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
 def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
     """In the form of the vendor's own times."""
     times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
-    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
+    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"})).body()["data"]
     assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
         1795435200000,
         1795435201000,
@@ -310,7 +311,7 @@ async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     """What the receiver gets and what a poll gets are the same."""
     data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
     ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
-    answer = answers.task_answer(ended)
+    answer = answers.task_answer(ended).body()
     assert answer["data"]["status"] == "success"
     assert answer["data"]["result"] == data["result"]
     assert answer["data"]["billing"] == {"amount": "0.2400"}
@@ -362,7 +363,7 @@ class RedeliveryWorld:
     async def redelivery(self, **body: Any) -> commands.Redelivery:
         """Redeliver many."""
         return await commands.redeliver_many(
-            Filter.read_again(body),
+            RedeliveryFilter.read(body),
             caller=ALICE,
             history=self.tasks,
             tasks=self.tasks,
@@ -548,7 +549,7 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
         ({"since": "yesterday"}, "since"),
         ({"until": []}, "until"),
         ({"limit": 0}, "limit"),
-        ({"limit": MAX_AGAIN + 1}, "limit"),
+        ({"limit": MAX_REDELIVERED + 1}, "limit"),
         ({"limit": True}, "limit"),
         ({"limit": "5"}, "limit"),
         ({"limit": 1.5}, "limit"),
@@ -560,5 +561,26 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
 def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) -> None:
     """The message names the field."""
     with pytest.raises(RejectedError, match=f"parameter '{name}'") as rejected:
-        Filter.read_again(body)
+        RedeliveryFilter.read(body)
     assert rejected.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"limit": "101"}, "'limit' must be less than or equal to 100"),
+        ({"limit": "x"}, "'limit' must be a valid integer, unable to parse string as an integer"),
+        ({"status": "done"}, "'status' must be 'pending', 'processing', 'success' or 'failed'"),
+        ({"since": "soon"}, "'since' must be an ISO 8601 time such as 2026-11-23T15:04:05Z"),
+        ({"cursor": "x"}, "'cursor' must be the next_cursor of an answer"),
+        ({"page": "2"}, "'page' is not known; a listing takes since, until, cursor, status, callback, limit"),
+    ],
+)
+def test_the_message_says_what_would_be_right(parameters: dict[str, str], sentence: str) -> None:
+    """A sentence about the parameter, and one for each where several are wrong."""
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read(parameters)
+    assert rejected.value.message == f"Invalid parameters: parameter {sentence}"
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read({"callback": "?"} | parameters)
+    assert f"; parameter {sentence}" in rejected.value.message or f"parameter {sentence}; " in rejected.value.message

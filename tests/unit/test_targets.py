@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
-from taskhook.core.targets import MAX_URL, MEDIA, TargetPolicy, is_public
+from taskhook.core.limits import MAX_URL
+from taskhook.core.targets import MEDIA, TargetPolicy, is_public
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import (
     ArchiveUnavailableError,
@@ -69,9 +70,11 @@ async def link(key: str, *, archive: Archive) -> str:
     try:
         url = await archive.link(key) if _KEY.fullmatch(key) else None
     except ArchiveUnavailableError as error:
-        raise RejectedError(503, "Service unavailable: the archive did not answer, try again", retry_after=5) from error
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the archive did not answer, try again", retry_after=5
+        ) from error
     if url is None:
-        raise RejectedError(404, "Resource not found: there is no such result, or it is not kept any more")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such result, or it is not kept any more")
     return url
 
 

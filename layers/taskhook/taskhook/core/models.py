@@ -9,9 +9,6 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-MAX_URL = 2048
-
-
 # --- media -------------------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -257,7 +258,7 @@ class Task(BaseModel):
 
         Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
         """
-        told = self.answer_status == 502 and self.callback is CallbackState.NONE  # noqa: PLR2004  # HTTP
+        told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
         return told and not self.doubted_once and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
@@ -309,7 +310,7 @@ class Task(BaseModel):
         answered = self.answer_status is not None
         match outcome.submission:
             case Submission.TAKEN:
-                return self._answered(200)._to(
+                return self._answered(HTTPStatus.OK)._to(
                     state=State.WATCHED, upstream_task_id=outcome.upstream_task_id, taken_at=now, claimed_until=None
                 )
             case Submission.BUSY | Submission.NOT_SENT:
@@ -320,7 +321,7 @@ class Task(BaseModel):
                 told = self._answered(outcome.status, outcome.message)
                 if outcome.submission is Submission.REFUSED_HERE:
                     trouble = f"Upstream refused: this deployment's key or balance, nothing was paid ({outcome.message})"
-                    told = self._answered(502, trouble[:MAX_NOTE])
+                    told = self._answered(HTTPStatus.BAD_GATEWAY, trouble[:MAX_NOTE])
                 return told._failed(
                     ErrorCode.UPSTREAM_REFUSED, outcome.message, now, retention=retention, call_back=answered, claim=None
                 )
@@ -332,7 +333,7 @@ class Task(BaseModel):
         self._require(State.SUBMITTING)
         message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
         told = self.doubted_once or self.answer_status is None
-        return self._answered(502, message)._to(state=State.RESCUE, claimed_until=None, doubted_once=told)
+        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(state=State.RESCUE, claimed_until=None, doubted_once=told)
 
     def adopted(self, upstream_task_id: str, now: datetime) -> Self:
         """Rescue → watched: the vendor's own word has named the task."""
@@ -453,10 +454,10 @@ class Task(BaseModel):
 
     def _answered(self, status: int, message: str | None = None) -> Self:
         """Fix what the submitter is told, for the first answer and every repeat; a queued task has its 200 already."""
-        return self if self.answer_status is not None else self._to(answer_status=status, answer_message=message)
+        return self if self.answer_status is not None else self._to(answer_status=int(status), answer_message=message)
 
     def _requeued(self) -> Self:
-        return self._answered(200)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
+        return self._answered(HTTPStatus.OK)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
 
     def _failed(
         self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, call_back: bool, claim: datetime | None

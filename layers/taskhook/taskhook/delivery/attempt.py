@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core import schedule, signature
 from taskhook.core.errors import StoreUnavailableError
@@ -113,7 +114,7 @@ def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | 
 
 def is_delivered(reply: Reply) -> bool:
     """Whether the receiver has the message: any 2xx says so."""
-    return reply.status is not None and 200 <= reply.status < 300  # noqa: PLR2004  # HTTP
+    return reply.status is not None and HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def _record(task: Task, reply: Reply, courier: Courier) -> None:

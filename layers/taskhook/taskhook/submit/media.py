@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.models import Judgement, Verdict
@@ -47,5 +48,5 @@ async def inspect(
             )
     wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
     if wrong and inspector.enforce:
-        raise RejectedError(400, ". ".join(wrong))
+        raise RejectedError(HTTPStatus.BAD_REQUEST, ". ".join(wrong))
     return {one.field: one.reason for one in judged if one.verdict is not Verdict.FINE}

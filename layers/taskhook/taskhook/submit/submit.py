@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.admission import Gate
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
@@ -116,14 +117,17 @@ async def _begin(
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
-            raise RejectedError(429, message, retry_after=60)
+            raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
         wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payer.tasks)
     else:
         waiting, task, is_new = 0, first, False
     if not is_new:
         if task.fingerprint != order.fingerprint:
-            raise RejectedError(422, "Invalid parameters: header 'Idempotency-Key' was used before with a different request")
+            raise RejectedError(
+                HTTPStatus.UNPROCESSABLE_CONTENT,
+                "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
+            )
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
     queued = waiting + 1 if task.state is State.QUEUED else None
     payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
@@ -222,7 +226,9 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
     """Give a repeat the first answer, waiting for it while the first request is still in flight."""
     while task.answer_status is None and task.claimed(clock.now()):
         if clock.now() >= deadline:
-            raise RejectedError(409, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2)
+            raise RejectedError(
+                HTTPStatus.CONFLICT, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2
+            )
         await clock.sleep(_REPEAT_STEP)
         task = await tasks.get(task.task_id) or task
     return _answer(task)
@@ -231,5 +237,5 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
 def _answer(task: Task) -> Answer:
     if task.answer_status is None:  # died before it knew; the poller will say the same
         task = task.doubted()
-    status = task.answer_status or 200
+    status = task.answer_status or HTTPStatus.OK
     return Answer(status, task.answer_message or "", task)

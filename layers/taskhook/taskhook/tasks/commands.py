@@ -4,6 +4,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError, StaleTaskError
 from taskhook.core.ports import (
@@ -17,7 +18,7 @@ from taskhook.core.ports import (
     Wake,
 )
 from taskhook.core.task import CallbackState, ErrorCode, State, Task
-from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, Filter, show
+from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -31,11 +32,13 @@ async def cancel(
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     try:
         if task.state is not State.QUEUED:
-            raise RejectedError(409, f"Conflict: only a queued task can be canceled; this one is {STATUSES[task.state]}")
+            raise RejectedError(
+                HTTPStatus.CONFLICT, f"Conflict: only a queued task can be canceled; this one is {STATUSES[task.state]}"
+            )
         canceled = task.failed(ErrorCode.CANCELED, CANCELED, now, retention=retention, claim=now)
         canceled = await tasks.swap(task, canceled)
     except StaleTaskError as stale:
-        raise RejectedError(409, "Conflict: the task is being submitted right now") from stale
+        raise RejectedError(HTTPStatus.CONFLICT, "Conflict: the task is being submitted right now") from stale
     reporter.tell("task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error)
     if wake is not None and canceled.work_key is not None:
         await wake.wake(task_id)
@@ -60,18 +63,18 @@ async def redeliver(
     task = await show(task_id, caller=caller, tasks=tasks)
     if not task.state.final:
         raise RejectedError(
-            409, f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself"
+            HTTPStatus.CONFLICT, f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself"
         )
     if task.callback is CallbackState.NONE:
         why = "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
-        raise RejectedError(409, f"Conflict: there is no callback to deliver, the task {why}")
+        raise RejectedError(HTTPStatus.CONFLICT, f"Conflict: there is no callback to deliver, the task {why}")
     now = clock.now()
     again = None
     if not task.claimed(now):
         [at] = await _moments(1, caller=caller, rate=rate, now=now)
         again = await _again(task, at, tasks=tasks, reporter=reporter)
     if again is None:
-        raise RejectedError(409, "Conflict: the callback is being delivered right now", retry_after=30)
+        raise RejectedError(HTTPStatus.CONFLICT, "Conflict: the callback is being delivered right now", retry_after=30)
     if wake is not None:
         await wake.wake(task_id)
     return again
@@ -87,7 +90,7 @@ class Redelivery:
 
 
 async def redeliver_many(
-    wanted: Filter,
+    wanted: RedeliveryFilter,
     *,
     caller: Caller,
     history: TaskHistory,
@@ -138,7 +141,7 @@ async def _moments(count: int, *, caller: Caller, rate: DeliveryRate, now: datet
     first = await rate.reserve_deliveries(caller.caller, count, now=now, latest=latest)
     if first > latest:
         message = "Too many requests: as many of your redeliveries as go out in an hour wait already"
-        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+        raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds()))
     return [first + EXTRA_DELIVERY_GAP * number for number in range(count)]
 
 

@@ -6,6 +6,7 @@ is given a plain copy of each head instead: what it makes of the body cannot tak
 
 import asyncio
 import re
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -27,8 +28,9 @@ _HTTP2 = re.compile(rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOT
 # What says where the body ends is said anew; cookies are kept nowhere; for the last, aiohttp refuses the whole answer.
 _DROPPED = {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"}
 _DROPPED |= {b"set-cookie", b"sec-websocket-key1"}
-_SWITCHING = 101
-_FIRST_FINAL = 200
+_SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
+_FIRST_FINAL = HTTPStatus.OK
+_FRAME_HEAD = 9  # bytes that an HTTP/2 frame begins with
 
 
 class AnswerError(aiohttp.ClientError):
@@ -76,10 +78,10 @@ class Head:
             kept = self._buffer.lstrip(b"\r\n")
             self._left -= len(self._buffer) - len(kept)
             self._buffer = kept
-        begin = bytes(self._buffer[:9])
+        begin = bytes(self._buffer[:_FRAME_HEAD])
         if _HTTP2.match(begin):
             raise AnswerError(DeliveryError.HTTP2_ONLY)
-        waits = begin[:1] == b"\0" and len(begin) < 9  # noqa: PLR2004  # the frame's own head
+        waits = begin[:1] == b"\0" and len(begin) < _FRAME_HEAD
         if not waits and not begin.startswith(b"HTTP/"[: len(begin)]):
             raise AnswerError(DeliveryError.INVALID_ANSWER)
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from time import perf_counter
 from types import SimpleNamespace
 from urllib.parse import urljoin, urlsplit
@@ -155,7 +156,7 @@ _TAG = re.compile(r"<[A-Za-z/!?][^>]*(?:>|\Z)")
 def _leads_to(url: str, response: aiohttp.ClientResponse) -> str:
     """Tell where a redirect leads, without its query, which may hold secrets."""
     location = response.headers.get("location")
-    if location is None or response.status // 100 != 3:  # noqa: PLR2004  # HTTP
+    if location is None or not HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
         return ""
     try:
         parts = urlsplit(urljoin(url, location))

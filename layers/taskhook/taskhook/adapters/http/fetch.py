@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin
 
 import aiohttp
@@ -10,7 +11,13 @@ from taskhook.adapters.http.guard import exact_url
 from taskhook.core.targets import MEDIA, TargetPolicy
 
 MOST_HOPS = 3
-_REDIRECTS = {301, 302, 303, 307, 308}
+_REDIRECTS = {
+    HTTPStatus.MOVED_PERMANENTLY,
+    HTTPStatus.FOUND,
+    HTTPStatus.SEE_OTHER,
+    HTTPStatus.TEMPORARY_REDIRECT,
+    HTTPStatus.PERMANENT_REDIRECT,
+}
 # Hosts that turn programs away look for a browser's first word; what is asking stands behind it.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "Mozilla/5.0 (compatible; taskhook/0.2)"}
 # Anything else that hosts put there (`aws-chunked`, `utf-8`) names no coding, and browsers take the bytes as they are.

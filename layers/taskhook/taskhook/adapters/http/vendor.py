@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -49,6 +50,7 @@ _BOUNDED = httpx.Timeout(None)  # asyncio.timeout bounds a request as a whole, w
 _SENT = "send_request_headers.started"
 _MANY_DIGITS = 300  # more than any float has
 _KEPT_S = 5.0  # how long an idle connection is kept, as httpx does
+_NOT_NOW = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _INTERIM = re.compile(rb"(?:\A|\n\r?\n)HTTP/1\.[01] 1\d\d")
 _SENDABLE = re.compile(r"[!-~]+")  # what a bearer token may hold, and a header can carry
 
@@ -333,7 +335,8 @@ class _Wire(httpcore.AsyncNetworkStream):
 
 def _serves(status: int) -> bool:
     """Tell whether an answer shows a vendor that serves requests, if only to refuse them."""
-    return 200 <= status < 500 and not 300 <= status < 400 and status not in {408, 425, 429}  # noqa: PLR2004  # HTTP
+    is_refusal = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NOT_NOW
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or is_refusal
 
 
 def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
