@@ -176,8 +176,7 @@ def try_receiver() -> Response[str]:
             reporter=_app().reporter,
         )
     )
-    samples = [answers.sample(one.sample, one.reply, delivered=one.delivered) for one in tried]
-    return _success(answers.Samples(samples=samples))
+    return _success(answers.samples(tried))
 
 
 @resolver.post("/hooks/<task_id>/<token>")
@@ -307,7 +306,8 @@ def _signing_caller() -> Caller:
 
 
 def _body() -> Json:
-    return strict_json.read(resolver.current_event.body or "", is_base64=bool(resolver.current_event.is_base64_encoded))
+    event = resolver.current_event
+    return strict_json.read(event.body or "", is_base64=bool(event.is_base64_encoded))
 
 
 def _success(data: answers.Answer) -> Response[str]:
