@@ -29,7 +29,7 @@ from taskhook.core import signature
 from taskhook.core.ports import Credential
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import State, Task
-from taskhook.delivery.samples import try_out
+from taskhook.delivery.samples import send_test_callbacks
 from tests.world import MemoryControl, RecordingReporter, a_caller
 
 ROOT = Path(__file__).parents[2]
@@ -273,7 +273,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
     """Samples of both events, sent as every callback is, by the sender with its guard; each is taken once."""
     caller = a_caller().model_copy(update={"secrets": (Credential(value=receiver.secret),)})
     targets, kept = TargetPolicy(relaxed=True), len(receiver.inbox())
-    tried = await try_out(
+    results = await send_test_callbacks(
         {"callback_url": receiver.url},
         caller=caller,
         targets=targets,
@@ -282,7 +282,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
         clock=SystemClock(),
         reporter=RecordingReporter(),
     )
-    assert [one.delivered for one in tried] == [True, True]
+    assert [one.delivered for one in results] == [True, True]
     await eventually(lambda: len(receiver.inbox()) == kept + 2)
     assert {"tk_sample_success________", "tk_sample_failure________"} <= set(re.findall(r"tk_sample_\w+", str(receiver.inbox())))
 

@@ -14,7 +14,7 @@ from taskhook.core.encryption import decrypt
 from taskhook.core.ports import PollKind
 from taskhook.core.schedule import RETRY_WAITS
 from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
-from taskhook.submit.submit import Answer
+from taskhook.submit.submit import SubmitResult
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
 from tests.sim.receivers import Visit
 from tests.sim.scene import QUIET_WITHIN, Scene
@@ -213,7 +213,7 @@ def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
 
 def _of_answers(scene: Scene, outcome: str) -> Iterator[str]:
     for name, heard in scene.answers.items():
-        answers = [answer for answer in heard if isinstance(answer, Answer)]
+        answers = [answer for answer in heard if isinstance(answer, SubmitResult)]
         if answers and not scene.items_of(name):
             yield f"{name} was answered, and is not there"
         by_message = {(answer.status, answer.task.accepted_at) for answer in answers}

@@ -14,10 +14,10 @@ from taskhook.core import callers, ports
 from taskhook.core.message import Json
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState
-from taskhook.delivery.samples import try_out
+from taskhook.delivery.samples import send_test_callbacks
 from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import submit
 from taskhook.submit.vendor_webhook import hint
 from taskhook.tasks import commands, query
@@ -116,7 +116,7 @@ class Functions:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
-        order = Order.read(
+        request = SubmitRequest.read(
             MODEL,
             body,
             caller=self.people[caller],
@@ -125,11 +125,11 @@ class Functions:
             idempotency_key=key,
             retry_count=count,
         )
-        self.names[order.task_id].add(name)
+        self.names[request.task_id].add(name)
 
         async def run(app: App) -> Any:
             return await submit(
-                order,
+                request,
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
                 claim=SUBMIT_CLAIM,
@@ -246,11 +246,11 @@ class Functions:
 
         return self.runner.invoke(f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME)
 
-    def try_out(self, url: str, caller: str = "alice") -> Invocation:
+    def send_test_callbacks(self, url: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to send a receiver samples."""
 
         async def run(app: App) -> Any:
-            return await try_out(
+            return await send_test_callbacks(
                 {"callback_url": url},
                 caller=self.people[caller],
                 targets=app.targets,
@@ -260,7 +260,7 @@ class Functions:
                 reporter=self.reporter,
             )
 
-        return self.runner.invoke(f"try {caller}", "submit", run, lambda: self.try_out(url, caller), SUBMIT_TIME)
+        return self.runner.invoke(f"try {caller}", "submit", run, lambda: self.send_test_callbacks(url, caller), SUBMIT_TIME)
 
     def listing(self, caller: str = "alice") -> Invocation:
         """Invoke the submit function to list tasks, and to authenticate."""

@@ -21,8 +21,8 @@ from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
 from taskhook.poller.invocation import PollReport, poll
 from taskhook.settings import MediaChecks, Switch
-from taskhook.submit.request import Order
-from taskhook.submit.submit import Answer, submit
+from taskhook.submit.request import SubmitRequest
+from taskhook.submit.submit import SubmitResult, submit
 from taskhook.wiring import App
 from tests.sim.deployment import MODEL, RETENTION, SUBMIT_CLAIM, TASKS, TICK
 from tests.sim.loop import VirtualLoop
@@ -143,21 +143,27 @@ class Machine:
             "callback_url": url or f"https://ok-{caller}.example.com/",
         }
         person = self.people[caller]
-        order = Order.read(MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
-        self.names[order.task_id] = name
+        request = SubmitRequest.read(MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
+        self.names[request.task_id] = name
 
         async def run(app: App, ahead: float) -> None:
             self.ahead[name] = ahead
             arrived_at = app.clock.now()
             try:
                 answer: Any = await submit(
-                    order, caller=person, arrived_at=arrived_at, claim=SUBMIT_CLAIM, inspector=None, payer=app.payer, door=app.door
+                    request,
+                    caller=person,
+                    arrived_at=arrived_at,
+                    claim=SUBMIT_CLAIM,
+                    inspector=None,
+                    payer=app.payer,
+                    door=app.door,
                 )
             except RejectedError as error:
                 answer = error
             self.answers[f"{answer.status}"] += 1
-            if not isinstance(answer, Answer):
-                del self.names[order.task_id], self.of[name]
+            if not isinstance(answer, SubmitResult):
+                del self.names[request.task_id], self.of[name]
 
         return self._invoke("submit", run)
 

@@ -9,7 +9,7 @@ from typing import Any
 from taskhook.archive.copy import ArchiveReport
 from taskhook.core.errors import RejectedError
 from taskhook.poller.invocation import PollReport
-from taskhook.submit.submit import Answer
+from taskhook.submit.submit import SubmitResult
 from taskhook.wiring import App
 from tests.sim.injector import INVOCATION, FaultInjector, Invocation
 
@@ -95,7 +95,7 @@ class Runner:
 
 def _brief(answer: Any) -> str:
     match answer:
-        case Answer():
+        case SubmitResult():
             return f"{answer.status} {answer.task.state}"
         case RejectedError():
             return f"{answer.status} {answer.message}"

@@ -10,7 +10,7 @@ from taskhook.core import callers
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollKind
 from taskhook.core.task import CallbackState, State, Submission, milliseconds
-from taskhook.submit.submit import REPEATED_WITHIN, Answer
+from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
 from tests.sim.deployment import TASKS, TICK, Deployment
 from tests.sim.scene import Scene
 
@@ -45,7 +45,9 @@ async def _insist(scene: Scene, name: str, key: str, **more: Any) -> None:
     for pause in (1, 5, 40, 120, 400):
         visit = scene.submit(name, key=key, **more)
         await visit.ended.wait()
-        if isinstance(visit.answer, Answer) or (isinstance(visit.answer, RejectedError) and visit.answer.status not in {409, 429}):
+        if isinstance(visit.answer, SubmitResult) or (
+            isinstance(visit.answer, RejectedError) and visit.answer.status not in {409, 429}
+        ):
             return
         await asyncio.sleep(pause)
 
@@ -87,7 +89,7 @@ async def counts_its_repeats(scene: Scene) -> None:
                 break  # by then it would be another request
             visit = scene.submit(name, count=count)
             await visit.ended.wait()
-            if isinstance(visit.answer, Answer):
+            if isinstance(visit.answer, SubmitResult):
                 break
             await asyncio.sleep(pause)
 
@@ -311,7 +313,7 @@ _receiver("410-ok", "success delivered")
 @_scenario({"a": "success delivered"})
 async def tries_a_receiver(scene: Scene) -> None:
     """Samples first, then the task itself."""
-    await scene.try_out("https://r.example.com/500-ok").ended.wait()
+    await scene.send_test_callbacks("https://r.example.com/500-ok").ended.wait()
     await scene.submit("a").ended.wait()
 
 

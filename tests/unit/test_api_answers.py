@@ -8,7 +8,7 @@ from taskhook.api import answers
 from taskhook.core.message import minified
 from taskhook.core.ports import Reply
 from taskhook.core.task import Attempt, CallbackState, State, Task
-from taskhook.delivery.samples import Tried
+from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from tests.contract import check, document
 from tests.world import START
 
@@ -107,7 +107,7 @@ def test_null_is_said_where_the_contract_has_it_and_nowhere_else() -> None:
     assert task["callback"]["next_attempt_at"] is None
     assert None not in task.values()
     sent = a_task().succeeded({}, START, retention=RETENTION, claim=START)
-    assert "status" not in answers.samples([Tried(sent, Reply(error="timeout"))]).body()["samples"][0]
+    assert "status" not in answers.samples([samples.TestResult(sent, Reply(error="timeout"))]).body()["samples"][0]
 
 
 @pytest.mark.parametrize("task", [a_task(), a_task(state=State.QUEUED, request="{}", unchecked={"image_url": "unknown format"})])

@@ -12,9 +12,9 @@ from taskhook.core.message import Json
 from taskhook.core.ports import Credential, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
+from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import Courier, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
-from taskhook.delivery.samples import Tried, try_out
 from tests.world import START, FakeReceivers, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
 ALICE = a_caller("alice")
@@ -270,9 +270,9 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
 # --- a receiver tried out --------------------------------------------------------------------------------------------------
 
 
-async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[Tried]:
+async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:
     """Try a receiver out as alice."""
-    return await try_out(
+    return await samples.send_test_callbacks(
         body,
         caller=ALICE if caller is None else caller,  # type: ignore[arg-type]  # a caller
         targets=TargetPolicy(),

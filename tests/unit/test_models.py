@@ -12,7 +12,7 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_URL
 from taskhook.core.models import Judgement, MediaRule, Verdict
 from taskhook.core.targets import TargetPolicy
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELS
 from tests.vectors import ALLOWED, FORBIDDEN, naming
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, a_caller
@@ -35,10 +35,10 @@ def read(
     default_url: str | None = None,
     webhook_url: str | None = None,
     key: str | None = None,
-) -> Order:
+) -> SubmitRequest:
     """Read a submit that differs from a valid one by these fields; ABSENT leaves one out."""
     body = {name: value for name, value in {**FIELDS, **(fields or {})}.items() if value is not ABSENT}
-    return Order.read(
+    return SubmitRequest.read(
         slug,
         body,
         caller=a_caller(caller).model_copy(update={"callback_url": default_url}),
@@ -62,9 +62,9 @@ def refused(status: int, *named: str, fields: Mapping[str, Any] | None = None, *
 @pytest.mark.parametrize("slug", sorted(MODELS))
 def test_valid_request_is_read(slug: str) -> None:
     """A valid submit becomes what the vendor gets: the caller's own fields, minified, and nothing of ours."""
-    order = read({"callback_url": HOOK, "reference": "order 7"}, slug=slug)
-    assert (order.model, order.callback_url, order.reference) == (slug, HOOK, "order 7")
-    assert order.request == '{"image_url":"https://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
+    request = read({"callback_url": HOOK, "reference": "order 7"}, slug=slug)
+    assert (request.model, request.callback_url, request.reference) == (slug, HOOK, "order 7")
+    assert request.request == '{"image_url":"https://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
 
 
 @pytest.mark.parametrize(
@@ -303,11 +303,11 @@ def test_defaults_spelled_out_are_defaults_left_out(spelled_out: dict[str, Any])
 def test_order_of_fields_does_not_matter() -> None:
     """A client that writes its JSON in another order repeats itself all the same."""
     caller = a_caller()
-    orders = [
-        Order.read(MIX, body, caller=caller, targets=TargetPolicy(), webhook_url=None, idempotency_key="k")
+    requests = [
+        SubmitRequest.read(MIX, body, caller=caller, targets=TargetPolicy(), webhook_url=None, idempotency_key="k")
         for body in (FIELDS, dict(reversed(FIELDS.items())))
     ]
-    assert orders[0].fingerprint == orders[1].fingerprint
+    assert requests[0].fingerprint == requests[1].fingerprint
 
 
 def test_callback_url_in_body_or_header_is_the_same_request() -> None:

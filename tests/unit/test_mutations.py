@@ -36,7 +36,7 @@ NAMED = {
     "poller/watch.py Watch._polled: time: asked_at",
     "poller/watch.py Watch.find: time: self._newest - INDEX_LAG",
     "submit/submit.py _accept: write-ahead: await tasks.add(wanted)",
-    "submit/submit.py _begin: dedupe: task.fingerprint != order.fingerprint",
+    "submit/submit.py _begin: dedupe: task.fingerprint != request.fingerprint",
     "submit/payment.py pay: claim: end - payer.clock.now() < LEAST_POST_TIME",
 }
 

@@ -18,8 +18,8 @@ from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from taskhook.submit.media import Inspector
 from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
-from taskhook.submit.request import Order
-from taskhook.submit.submit import Answer, submit
+from taskhook.submit.request import SubmitRequest
+from taskhook.submit.submit import SubmitResult, submit
 from taskhook.wiring import App
 from tests.world import (
     SETTINGS,
@@ -59,10 +59,10 @@ class SubmitWorld:
 
     async def submit(
         self, key: str | None = None, *, late: timedelta = timedelta(0), count: str | None = None, **changes: Any
-    ) -> Answer:
+    ) -> SubmitResult:
         """Submit the example, `late` after it arrived; `count` is how often its client says that it has repeated it."""
         body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
-        order = Order.read(
+        request = SubmitRequest.read(
             MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key, retry_count=count
         )
         app = App(
@@ -77,7 +77,7 @@ class SubmitWorld:
             reporter=self.told,
         )
         return await submit(
-            order,
+            request,
             caller=self.caller,
             arrived_at=self.clock.now() - late,
             claim=CLAIM,
@@ -650,8 +650,8 @@ async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> Non
 async def test_without_time_for_an_answer_nothing_is_sent(world: SubmitWorld, claim_s: float, left_s: float) -> None:
     """Right before the first byte: whoever thawed too late, or whose claim is nearly over, does not pay."""
     now = world.clock.now()
-    order = Order.read(MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
-    task = await world.tasks.add(order.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s)))
+    request = SubmitRequest.read(MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
+    task = await world.tasks.add(request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s)))
     payer = Payer(tasks=world.tasks, vendor=world.vendor, hooks=None, clock=world.clock, reporter=world.told, retention=RETENTION)
     paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payer=payer)
     assert (world.vendor.submits, paid.state) == ([], State.QUEUED)

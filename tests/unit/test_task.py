@@ -21,7 +21,7 @@ from taskhook.core.task import (
     SubmitOutcome,
     Task,
 )
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import read_submission
 from tests.world import START, a_caller
 
@@ -40,10 +40,10 @@ DATA: Json = {
 def accepted(*, url: str | None = HOOK, paying: bool = True, reference: str | None = None) -> Task:
     """Make a task as submit does: about to be paid, or queued."""
     body = BODY | ({"callback_url": url} if url else {}) | ({"reference": reference} if reference else {})
-    order = Order.read(
+    request = SubmitRequest.read(
         "alibaba/wan2.2-animate-mix", body, caller=a_caller(), targets=TargetPolicy(), webhook_url=None, idempotency_key="k"
     )
-    return order.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
+    return request.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
 
 
 def outcome(submission: Submission, status: int = 0, message: str = "the vendor's words") -> SubmitOutcome:

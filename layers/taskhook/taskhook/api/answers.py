@@ -16,7 +16,7 @@ from taskhook.core.message import Json
 from taskhook.core.models import Model
 from taskhook.core.ports import Credential, DeliveryError
 from taskhook.core.task import CallbackState, ErrorCode, Moment, State
-from taskhook.delivery.samples import Tried
+from taskhook.delivery.samples import TestResult
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import STATUSES, Status
 
@@ -301,16 +301,16 @@ def secrets(valid: Sequence[Credential]) -> Secrets:
     return Secrets(secrets=[Secret(secret=one.value, expires_at=one.expires_at) for one in valid])
 
 
-def samples(tried: Iterable[Tried]) -> Samples:
+def samples(results: Iterable[TestResult]) -> Samples:
     """Tell what a receiver said to each sample."""
-    return Samples(samples=[_sample(one) for one in tried])
+    return Samples(samples=[_sample(one) for one in results])
 
 
-def _sample(tried: Tried) -> Sample:
-    sent, reply = tried.sample, tried.reply
+def _sample(result: TestResult) -> Sample:
+    sent, reply = result.sample, result.reply
     said = _given({"status": reply.status, "error": reply.error})
     ms = round(reply.elapsed / timedelta(milliseconds=1))
-    told = {"type": sent.event, "webhook_id": sent.webhook_id, "delivered": tried.delivered, "answer": reply.answer, "ms": ms}
+    told = {"type": sent.event, "webhook_id": sent.webhook_id, "delivered": result.delivered, "answer": reply.answer, "ms": ms}
     return Sample.model_validate(told | said)
 
 

@@ -20,7 +20,7 @@ from taskhook.core.message import Json, minified
 from taskhook.core.models import Model
 from taskhook.core.ports import Credential, Reply
 from taskhook.core.task import State, Task
-from taskhook.delivery.samples import ReceiverTest, Tried
+from taskhook.delivery.samples import ReceiverTest, TestResult
 from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import Filter, RedeliveryFilter, ShowQuery
@@ -229,7 +229,7 @@ _LOCATION = {"description": "Good for some minutes.", "schema": {"type": "string
 def _callbacks() -> Json:
     secret = Credential(value=examples.SECRET)
     reply = Reply(status=200, elapsed=timedelta(milliseconds=38), answer="ok")
-    tried = [Tried(task, reply) for task in (examples.succeeded(), examples.failed())]
+    results = [TestResult(task, reply) for task in (examples.succeeded(), examples.failed())]
     return {
         "/api/v1/callbacks/secret": {
             "get": _operation(
@@ -244,7 +244,7 @@ def _callbacks() -> Json:
                 "tryReceiver",
                 "Callbacks",
                 "Send a signed sample of each event to a receiver, and tell what it said.",
-                _done(answers.success(answers.samples(tried))) | failures(400, 401, 413, 429, 503),
+                _done(answers.success(answers.samples(results))) | failures(400, 401, 413, 429, 503),
                 requestBody=_body(schemas.inline(ReceiverTest), {"callback_url": examples.URL}),
             )
         },

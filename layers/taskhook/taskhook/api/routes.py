@@ -15,8 +15,8 @@ from taskhook.core import callers
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
 from taskhook.core.ports import Caller
-from taskhook.delivery.samples import try_out
-from taskhook.submit.request import Order
+from taskhook.delivery.samples import send_test_callbacks
+from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
 from taskhook.submit.vendor_webhook import hint
 from taskhook.tasks import commands, query
@@ -49,7 +49,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     arrived_at: datetime = resolver.context["arrived_at"]
     caller = _caller()
-    order = Order.read(
+    request = SubmitRequest.read(
         f"{provider}/{model}",
         _body(),
         caller=caller,
@@ -59,9 +59,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
         retry_count=resolver.current_event.headers.get("x-stainless-retry-count"),
     )
     remaining = timedelta(milliseconds=resolver.lambda_context.get_remaining_time_in_millis())
-    answer = _app().run(
+    result = _app().run(
         submit(
-            order,
+            request,
             caller=caller,
             arrived_at=arrived_at,
             claim=remaining + CLAIM_MARGIN,
@@ -71,9 +71,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
         ),
         limit=None,  # it has a time of its own, of which a paid POST must not be robbed
     )
-    if answer.status != HTTPStatus.OK:
-        return _error(answer.status, answer.message)
-    return _success(answers.submitted(answer.task, _app().settings.public_url))
+    if result.status != HTTPStatus.OK:
+        return _error(result.status, result.message)
+    return _success(answers.submitted(result.task, _app().settings.public_url))
 
 
 @resolver.get("/api/v1/tasks/<task_id>")
@@ -165,8 +165,8 @@ def show_secrets() -> Response[str]:
 def try_receiver() -> Response[str]:
     """Send samples to a receiver, and tell what it said."""
     caller = _signing_caller()
-    tried = _app().run(
-        try_out(
+    results = _app().run(
+        send_test_callbacks(
             _body(),
             caller=caller,
             targets=_app().targets,
@@ -176,7 +176,7 @@ def try_receiver() -> Response[str]:
             reporter=_app().reporter,
         )
     )
-    return _success(answers.samples(tried))
+    return _success(answers.samples(results))
 
 
 @resolver.post("/hooks/<task_id>/<token>")

@@ -27,7 +27,7 @@ class ReceiverTest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Tried:
+class TestResult:
     """What a receiver said to a sample."""
 
     sample: Task
@@ -39,7 +39,7 @@ class Tried:
         return is_delivered(self.reply)
 
 
-async def try_out(
+async def send_test_callbacks(
     body: Json,
     *,
     caller: Caller,
@@ -48,7 +48,7 @@ async def try_out(
     callbacks: CallbackSender,
     clock: Clock,
     reporter: Reporter,
-) -> list[Tried]:
+) -> list[TestResult]:
     """Send a signed sample of each event type to a receiver, once, as a callback would be sent.
 
     `callbacks` limits the attempt's time: the submit function waits for it. Raises RejectedError, 429 where the caller's
@@ -66,7 +66,7 @@ async def try_out(
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
         reporter.tell("callback.tried", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
-    return [Tried(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
+    return [TestResult(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
 
 
 def _receiver(body: Json, caller: Caller, targets: TargetPolicy) -> str:

@@ -39,7 +39,7 @@ class OwnFields(BaseModel):
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """A valid submit request: what the vendor gets, where the result goes, and under which id."""
 
     task_id: str
@@ -73,7 +73,7 @@ class Order:
             raise RejectedError(
                 HTTPStatus.NOT_FOUND, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}"
             )
-        if idempotency_key is not None and not _is_key(idempotency_key):
+        if idempotency_key is not None and not (0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
             message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
             raise RejectedError(HTTPStatus.BAD_REQUEST, message)
         try:
@@ -131,10 +131,6 @@ class Order:
             answer_status=None if paying else HTTPStatus.OK,
             callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
         )
-
-
-def _is_key(value: str) -> bool:
-    return 0 < len(value) <= MAX_IDEMPOTENCY_KEY and value.isprintable()
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:

@@ -22,7 +22,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Submission, SubmitOutcome, Task
 from taskhook.submit.media import Inspector, inspect
 from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
@@ -33,7 +33,7 @@ _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the
 
 
 @dataclass(frozen=True)
-class Answer:
+class SubmitResult:
     """What the submitter is told of the task; `message` is empty where all is well."""
 
     status: int
@@ -54,7 +54,7 @@ class Door:
 
 
 async def submit(
-    order: Order,
+    request: SubmitRequest,
     *,
     caller: Caller,
     arrived_at: datetime,
@@ -62,7 +62,7 @@ async def submit(
     inspector: Inspector | None,
     payer: Payer,
     door: Door,
-) -> Answer:
+) -> SubmitResult:
     """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
 
     `claim` is how long no other invocation may touch the task: longer than this function can live. Raises RejectedError, and
@@ -73,11 +73,11 @@ async def submit(
     try:
         async with _until(settle_by, payer.clock):
             begun = await _begin(
-                order, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
+                request, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
             )
     except TimeoutError as error:  # what was being written may be there; then it is reaped, and never paid for
         raise StoreUnavailableError("no answer in time") from error
-    if isinstance(begun, Answer):
+    if isinstance(begun, SubmitResult):
         return begun
     (task, gate), outcome = begun, None
     if task.state is State.SUBMITTING:
@@ -92,7 +92,7 @@ async def submit(
 
 
 async def _begin(
-    order: Order,
+    request: SubmitRequest,
     *,
     caller: Caller,
     arrived_at: datetime,
@@ -100,16 +100,16 @@ async def _begin(
     inspector: Inspector | None,
     payer: Payer,
     door: Door,
-) -> tuple[Task, Gate] | Answer:
+) -> tuple[Task, Gate] | SubmitResult:
     """Store the task, submitting or queued, by what the gate says; or give the first answer again where its key is known."""
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
-    order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
-    first = await payer.tasks.get(order.task_id) if order.keyed else None
+    request = await _recognised(request, caller=caller, arrived_at=arrived_at, payer=payer)
+    first = await payer.tasks.get(request.task_id) if request.keyed else None
     gate = Gate()
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
-            order, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
+            request, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
         )
         now = payer.clock.now()
         gate = await door.gates.gate()
@@ -118,12 +118,12 @@ async def _begin(
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
             raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
-        wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
+        wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payer.tasks)
     else:
         waiting, task, is_new = 0, first, False
     if not is_new:
-        if task.fingerprint != order.fingerprint:
+        if task.fingerprint != request.fingerprint:
             raise RejectedError(
                 HTTPStatus.UNPROCESSABLE_CONTENT,
                 "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
@@ -149,21 +149,21 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
     return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
 
 
-async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, payer: Payer) -> Order:
+async def _recognised(request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: Payer) -> SubmitRequest:
     """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
 
     What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
     """
-    if order.keyed or order.retry_count is None:
-        return order
+    if request.keyed or request.retry_count is None:
+        return request
     task_id = await payer.tasks.reserve(
-        f"{caller.caller}#{order.fingerprint}",
-        order.task_id,
-        repeat=order.retry_count > 0,
+        f"{caller.caller}#{request.fingerprint}",
+        request.task_id,
+        repeat=request.retry_count > 0,
         now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
         until=payer.clock.now() + REPEATED_WITHIN,
     )
-    return replace(order, task_id=task_id, keyed=task_id != order.task_id)
+    return replace(request, task_id=task_id, keyed=task_id != request.task_id)
 
 
 async def _is_watched(door: Door, now: datetime) -> bool:
@@ -222,7 +222,7 @@ async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
         return stale.current, False
 
 
-async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> Answer:
+async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> SubmitResult:
     """Give a repeat the first answer, waiting for it while the first request is still in flight."""
     while task.answer_status is None and task.claimed(clock.now()):
         if clock.now() >= deadline:
@@ -234,8 +234,8 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
     return _answer(task)
 
 
-def _answer(task: Task) -> Answer:
+def _answer(task: Task) -> SubmitResult:
     if task.answer_status is None:  # died before it knew; the poller will say the same
         task = task.doubted()
     status = task.answer_status or HTTPStatus.OK
-    return Answer(status, task.answer_message or "", task)
+    return SubmitResult(status, task.answer_message or "", task)
