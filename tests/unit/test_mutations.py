@@ -7,7 +7,7 @@ from tests.vectors import naming
 LEAST = {
     "claim": 40,
     "condition": 20,
-    "dedupe": 24,
+    "dedupe": 26,
     "guard": 12,
     "nonce": 12,
     "paging": 7,
