@@ -181,10 +181,11 @@ class DynamoTasks:
         self, partition: str, condition: str, values: dict[str, str], *, limit: int = _PAGE, cursor: Any = None
     ) -> Rows:
         """Read a page of index rows, `limit` at most."""
-        more: Attributes = {"ExpressionAttributeNames": {"#work": "work"}, "Limit": limit}
-        wanted, values = f"#work = :work AND {condition}", {":work": partition, **values}
+        wanted, values, names = f"#work = :work AND {condition}", {":work": partition, **values}, {"#work": "work"}
         while True:  # a page may be empty although more follow
-            found, cursor = await self.table.query("work", wanted, values, cursor=cursor, **more)
+            found, cursor = await self.table.query(
+                "work", wanted, values, cursor=cursor, ExpressionAttributeNames=names, Limit=limit
+            )
             if found or cursor is None:
                 return Rows([Row(row["task_id"], row["work_at"]) for row in found], cursor)
 
