@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from taskhook.core import encryption, signature
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.callers import hash_token
 from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, StaleTaskError, TaskExistsError
 from taskhook.core.models import MediaFacts
@@ -20,7 +20,7 @@ from taskhook.core.ports import (
     BalanceOutcome,
     Caller,
     Credential,
-    LeaseView,
+    LeadershipView,
     Piece,
     PollKind,
     PollOutcome,
@@ -181,54 +181,56 @@ class MemoryTasks:
 
 
 class MemoryControl:
-    """`Lease`, `Gates`, `Budget` and `DeliveryRate` in memory."""
+    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate` in memory."""
 
     def __init__(self) -> None:
-        self.lease = LeaseView()
+        self.leadership = LeadershipView()
         self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
-        self.the_gate = Gate()
+        self.the_admission = AdmissionState()
         self.gate_writes = 0
         self.used: Counter[int] = Counter()
         self.rates: dict[str, datetime] = {}
 
-    async def view(self) -> LeaseView:
-        """Read the lease."""
-        return self.lease
+    async def view(self) -> LeadershipView:
+        """Read the leadership."""
+        return self.leadership
 
-    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Take the lease."""
-        if not takeover and self.lease.holder not in {"", seen.holder, new.holder}:
+    async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        """Take the leadership."""
+        if not takeover and self.leadership.leader not in {"", seen.leader, new.leader}:
             return False
-        self.lease = new.model_copy(update={"hinted_at": self.lease.hinted_at})
+        self.leadership = new.model_copy(update={"webhook_at": self.leadership.webhook_at})
         return True
 
-    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
-        """Give the lease up."""
-        if self.lease.holder == holder:
-            self.lease = self.lease.model_copy(update={"until": None, "left_at": left_at or self.lease.left_at})
+    async def resign(self, leader: str, *, drained_at: datetime | None = None) -> None:
+        """Give the leadership up."""
+        if self.leadership.leader == leader:
+            self.leadership = self.leadership.model_copy(
+                update={"until": None, "drained_at": drained_at or self.leadership.drained_at}
+            )
 
-    async def hinted(self, at: datetime | None) -> None:
+    async def webhook_came(self, at: datetime | None) -> None:
         """Remember a true hint."""
-        self.lease = self.lease.model_copy(update={"hinted_at": at})
+        self.leadership = self.leadership.model_copy(update={"webhook_at": at})
 
-    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
+    async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
         """Leave poll times to a successor."""
-        self.left[holder] = dict(unserved)
+        self.left[leader] = dict(unserved)
 
-    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
+    async def handed_over(self, leader: str) -> dict[str, datetime] | None:
         """Read what was left."""
-        return self.left.get(holder)
+        return self.left.get(leader)
 
-    async def gate(self) -> Gate:
+    async def admission(self) -> AdmissionState:
         """Read the gate."""
-        return self.the_gate
+        return self.the_admission
 
-    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store the gate if `old` still stands."""
-        if self.the_gate.nonce == old.nonce:
-            self.the_gate = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        if self.the_admission.nonce == old.nonce:
+            self.the_admission = new.model_copy(update={"nonce": secrets.token_hex(8)})
             self.gate_writes += 1
-        return self.the_gate
+        return self.the_admission
 
     async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
         """Reserve moments of a caller's rate."""
@@ -371,7 +373,7 @@ SETTINGS = Settings(
     first_poll=FirstPoll.TYPICAL,
     requests_per_minute=1000,
     long_poll=Switch.ON,
-    hints=Switch.ON,
+    vendor_webhooks=Switch.ON,
     media_checks=MediaChecks.ENFORCE,
     max_queued=1000,
     max_task_hours=24,
@@ -563,8 +565,8 @@ class RecordingArchiver:
         return self.failing < 0
 
 
-class FixedHooks:
-    """`Hooks` with a token that anybody can guess."""
+class FixedWebhookUrls:
+    """`WebhookUrls` with a token that anybody can guess."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address."""

@@ -30,7 +30,7 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
-from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
@@ -91,7 +91,7 @@ async def _engine(tasks: list[Task]) -> float:
     stored = [await store.add(task) for task in tasks]
     callbacks = AiohttpCallbacks(TargetPolicy(relaxed=True))
     hosts = Hosts(clock)
-    courier = Courier(
+    courier = DeliveryPorts(
         tasks=store,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),

@@ -230,7 +230,7 @@ class Flow:
 
 def _has_a_long_way(task: Json) -> bool:
     callback = task.get("callback", {})
-    return task.get("stage") == "rescue" or callback.get("state") in {"none", "undelivered"} or callback.get("attempts", 0) > 1
+    return task.get("stage") == "unknown" or callback.get("state") in {"none", "undelivered"} or callback.get("attempts", 0) > 1
 
 
 @dataclass

@@ -109,7 +109,9 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
     secret = boto3.client("secretsmanager").get_secret_value(SecretId=environment["KEYS_SECRET"])["SecretString"]
     key = json.loads(secret)["modellix"]
     until = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
-    dynamodb.put_item(TableName="Tasks", Item={"task_id": {"S": "lease"}, "holder": {"S": "somebody"}, "until": {"N": str(until)}})
+    dynamodb.put_item(
+        TableName="Tasks", Item={"task_id": {"S": "leadership"}, "leader": {"S": "somebody"}, "until": {"N": str(until)}}
+    )
     event = json.loads((stack.ROOT / "events/submit.json").read_text())
     vendor = urlsplit(environment["VENDOR_URL"]).netloc
     with Path(os.devnull).open("w") as log, contextlib.redirect_stdout(log):

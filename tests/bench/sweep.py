@@ -65,7 +65,9 @@ def _filled(client: "DynamoDBClient", name: str, count: int) -> str:
     """Make a table as the template has it, with `count` queued tasks and `count` callbacks that wait until next year."""
     stack.make_table(client, "Tasks", name)
     paused = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
-    client.put_item(TableName=name, Item={"task_id": {"S": "gate"}, "waiting": {"BOOL": True}, "paused_until": {"N": str(paused)}})
+    client.put_item(
+        TableName=name, Item={"task_id": {"S": "admission"}, "waiting": {"BOOL": True}, "paused_until": {"N": str(paused)}}
+    )
     rows = list(_items(count))
     chunks = [rows[start : start + 25] for start in range(0, len(rows), 25)]
     with ThreadPoolExecutor(8) as threads:
@@ -128,4 +130,4 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
         reporter=told,
     )
     report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
-    assert not report.lingered, "nothing was due"
+    assert not report.led, "nothing was due"

@@ -88,7 +88,7 @@ def _outage_unknown(mode: str, seed: int) -> int:
 
         machine.loop.run_until_complete(script())
         errors = machine.errors()
-        return errors[ErrorCode.SUBMISSION_UNKNOWN] + errors[State.RESCUE]
+        return errors[ErrorCode.SUBMISSION_UNKNOWN] + errors[State.UNKNOWN]
 
 
 def _polls_in_pause(seed: int) -> int:

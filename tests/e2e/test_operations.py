@@ -86,8 +86,8 @@ def forget_hints(account: boto3.Session, stack: Stack) -> None:
     """Let the poller ask by itself, as where the vendor has not left a true hint yet."""
     client(account, "dynamodb", stack).update_item(
         TableName=physical(account, stack, "Tasks"),
-        Key={"task_id": {"S": "lease"}},
-        UpdateExpression="SET hinted_at = :never",
+        Key={"task_id": {"S": "leadership"}},
+        UpdateExpression="SET webhook_at = :never",
         ExpressionAttributeValues={":never": {"N": "0"}},
     )
 

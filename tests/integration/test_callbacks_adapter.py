@@ -23,7 +23,7 @@ from taskhook.core.ports import ATTEMPT_TIME, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT, CallbackState, State, Task
 from taskhook.delivery import attempt as deliver
-from taskhook.delivery.attempt import CLAIM, Courier
+from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
@@ -1032,7 +1032,7 @@ async def delivery(url: str, callbacks: AiohttpCallbacks) -> tuple[Task, Hosts]:
         callback=CallbackState.WAITING,
     )
     ended = await tasks.add(task.succeeded({}, START, retention=timedelta(days=7), claim=START + CLAIM))
-    courier = Courier(
+    courier = DeliveryPorts(
         tasks=tasks,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
@@ -1052,7 +1052,7 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
     if expected.wait is not None:
         assert task.next_attempt_at is not None
         assert expected.wait * 0.9 <= task.next_attempt_at - START <= expected.wait * 1.1
-        assert (task.tried, task.gone) == (int(expected.counted), expected.log == 410)
+        assert (task.attempts_this_round, task.answered_gone) == (int(expected.counted), expected.log == 410)
     open_until = hosts.open_until(task.caller, host_of(task))
     assert (open_until and open_until - START) == expected.rests
 

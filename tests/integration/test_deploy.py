@@ -129,8 +129,8 @@ def aws(url: str, service: Any) -> Any:
         (["ArchiveDay=3"], {}, "did you mean ArchiveDays?"),
         (["Zzz=3"], {}, "no parameter 'Zzz'. The parameters are VendorUrl, PublicUrl"),
         (["--guided"], {}, "is not Name=Value"),
-        (["Hints=on", "Hints=off"], {}, "Hints is given twice"),
-        (["Hints=maybe"], {}, "it must be one of on, off"),
+        (["VendorWebhooks=on", "VendorWebhooks=off"], {}, "VendorWebhooks is given twice"),
+        (["VendorWebhooks=maybe"], {}, "it must be one of on, off"),
         (["Architecture=x86"], {}, "it must be one of arm64, x86_64"),
         (["PublicUrl=https://x.example.com/"], {}, "it must be an origin such as"),
         (["RetentionDays=6"], {}, "it must be a number from 7 to 3650"),
@@ -190,9 +190,11 @@ def test_without_a_terminal_it_says_which_variable_to_give(bench: Bench, named: 
 
 def test_one_architecture_is_built_and_deployed_and_stays(bench: Bench, named: dict[str, str], account_url: str) -> None:
     """Given as README says, or by what the stack has: layer and functions never differ. Nothing is asked."""
-    code, shown, told = bench.run("deploy", "Architecture=x86_64", "Hints=off", VENDOR_KEY_FILE=bench.key("mdlx_key\n"), **named)
+    code, shown, told = bench.run(
+        "deploy", "Architecture=x86_64", "VendorWebhooks=off", VENDOR_KEY_FILE=bench.key("mdlx_key\n"), **named
+    )
     assert code == 0, told
-    given = {"Architecture": "x86_64", "Hints": "off"}
+    given = {"Architecture": "x86_64", "VendorWebhooks": "off"}
     assert bench.sam == [{"verb": verb, "parameters": given, "ARCHITECTURE": "x86_64"} for verb in ("build", "deploy")]
     for line in (
         "console   https://api.example.com/",
@@ -207,9 +209,9 @@ def test_one_architecture_is_built_and_deployed_and_stays(bench: Bench, named: d
 
     (bench.folder / "calls").unlink()
     again = {name: value for name, value in named.items() if name != "SAM_MAKES"}
-    assert bench.run("deploy", "Hints=on", **again)[0] == 0, "no key is needed where one is in place"
+    assert bench.run("deploy", "VendorWebhooks=on", **again)[0] == 0, "no key is needed where one is in place"
     assert [(call["parameters"], call["ARCHITECTURE"]) for call in bench.sam] == [
-        ({"Hints": "on", "Architecture": "x86_64"}, "x86_64")
+        ({"VendorWebhooks": "on", "Architecture": "x86_64"}, "x86_64")
     ] * 2
     assert stored_key(named, account_url, secrets) == "mdlx_key"
     assert bench.run("deploy", ARCHITECTURE="arm64", **again)[0] == 0

@@ -119,7 +119,7 @@ def deployed(
         "FIRST_POLL": "immediate",
         "REQUESTS_PER_MINUTE": "1000",
         "LONG_POLL": "on",
-        "HINTS": "on",
+        "VENDOR_WEBHOOKS": "on",
         "MEDIA_CHECKS": "off",  # with a network the sample's host is there, and has no such files
         "MAX_QUEUED": "1000",
         "MAX_TASK_HOURS": "24",
@@ -380,7 +380,7 @@ def test_the_api_describes_itself(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/console.html", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/lease"]
+    "path", ["/console.html", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/leadership"]
 )
 def test_any_other_path_is_a_404_in_the_envelope(ask: Ask, path: str) -> None:
     """Every path reaches submit, so every answer wears the envelope."""

@@ -14,10 +14,10 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.core.ports import Credential, LeaseView, Rows
+from taskhook.core.ports import Credential, LeadershipView, Rows
 from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
@@ -348,7 +348,7 @@ async def test_a_request_that_cannot_be_read_is_none(unreadable: dict[str, Any])
 async def test_a_stale_write_changes_nothing(store: Store) -> None:
     """Who has seen an older task is told what stands there now."""
     old = await store.add(a_task())
-    current = await store.swap(old, old.doubted())
+    current = await store.swap(old, old.mark_unknown())
     with pytest.raises(StaleTaskError) as stale:
         await store.swap(old, old.submitted(TAKEN, START, retention=RETENTION))
     assert stale.value.current == bare(current)
@@ -358,7 +358,7 @@ async def test_a_stale_write_changes_nothing(store: Store) -> None:
 async def test_a_write_never_makes_a_task(store: Store) -> None:
     """What is gone stays gone."""
     with pytest.raises(StaleTaskError) as stale:
-        await store.swap(a_task(), a_task().doubted())
+        await store.swap(a_task(), a_task().mark_unknown())
     assert stale.value.current is None
     assert await store.get(a_task().task_id) is None
 
@@ -427,7 +427,7 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
             assert same(await store.get(task.task_id), wanted)
     rows = (await store.retries(None, now + timedelta(seconds=1))).rows
     found = await store.read_many([row.task_id for row in rows])
-    assert [(task.task_id[-1], task.attempts, task.tried, task.expires_at) for task in found] == [
+    assert [(task.task_id[-1], task.attempts, task.attempts_this_round, task.expires_at) for task in found] == [
         ("0", 1, 0, None),
         ("1", 1, 0, None),
         ("2", 1, 0, None),
@@ -515,48 +515,48 @@ async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
     assert (await store.page("nobody", after="", until="~", limit=4)).tasks == ()
 
 
-async def test_the_lease_goes_to_one(control: Control) -> None:
+async def test_the_leadership_goes_to_one(control: Control) -> None:
     """A wake gets what it has seen free, a tick takes over, a release by somebody else changes nothing."""
     later = START + timedelta(minutes=2)
     seen = await control.view()
     assert not seen.alive(START)
-    assert await control.take(seen, LeaseView(holder="one", until=later), takeover=False)
-    assert not await control.take(seen, LeaseView(holder="two", until=later), takeover=False)
-    assert await control.take(seen, LeaseView(holder="three", until=later, held_models=("a/b", "c/d")), takeover=True)
+    assert await control.acquire(seen, LeadershipView(leader="one", until=later), takeover=False)
+    assert not await control.acquire(seen, LeadershipView(leader="two", until=later), takeover=False)
+    assert await control.acquire(seen, LeadershipView(leader="three", until=later, held_models=("a/b", "c/d")), takeover=True)
     held = await control.view()
-    assert (held.holder, held.held_models, held.alive(START), held.alive(later)) == ("three", ("a/b", "c/d"), True, False)
+    assert (held.leader, held.held_models, held.alive(START), held.alive(later)) == ("three", ("a/b", "c/d"), True, False)
     assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [True, False, False]
-    await control.release("one")
+    await control.resign("one")
     assert (await control.view()).alive(START)
-    await control.release("three", left_at=START)
+    await control.resign("three", drained_at=START)
     released = await control.view()
     assert not released.alive(START)
-    assert released.left_at == START
-    assert await control.take(released, LeaseView(holder="four", until=later), takeover=False)
-    assert (await control.view()).left_at is None
+    assert released.drained_at == START
+    assert await control.acquire(released, LeadershipView(leader="four", until=later), takeover=False)
+    assert (await control.view()).drained_at is None
 
 
 async def test_a_true_hint_is_remembered_across_holders(control: Control) -> None:
-    """Whoever takes the lease next knows that hints come, until they are doubted."""
-    await control.hinted(START)
-    await control.take(await control.view(), LeaseView(holder="one", until=START), takeover=True)
-    assert (await control.view()).hints(START + timedelta(minutes=59))
-    assert not (await control.view()).hints(START + timedelta(minutes=60))
-    await control.hinted(None)
-    assert not (await control.view()).hints(START)
+    """Whoever takes the leadership next knows that hints come, until they are doubted."""
+    await control.webhook_came(START)
+    await control.acquire(await control.view(), LeadershipView(leader="one", until=START), takeover=True)
+    assert (await control.view()).webhooks_come(START + timedelta(minutes=59))
+    assert not (await control.view()).webhooks_come(START + timedelta(minutes=60))
+    await control.webhook_came(None)
+    assert not (await control.view()).webhooks_come(START)
 
 
 async def test_the_gate_keeps_what_was_learnt_first(control: Control) -> None:
     """A change on top of an older view is dropped, and the caller sees what stands."""
-    fresh = await control.gate()
-    assert fresh == Gate()
-    refused = await control.set_gate(fresh, fresh.refused(2, START))
-    assert (refused.waiting, refused.places, refused.probed_at) == (True, 2, START)
-    assert await control.gate() == refused
-    assert await control.set_gate(fresh, fresh.pause(START)) == refused
-    opened = await control.set_gate(refused, Gate(nonce=refused.nonce))
-    assert await control.gate() == opened
-    assert (opened.waiting, opened.places, opened.probed_at) == (False, None, None)
+    fresh = await control.admission()
+    assert fresh == AdmissionState()
+    refused = await control.set_admission(fresh, fresh.refused(2, START))
+    assert (refused.waiting, refused.slots, refused.probed_at) == (True, 2, START)
+    assert await control.admission() == refused
+    assert await control.set_admission(fresh, fresh.pause(START)) == refused
+    opened = await control.set_admission(refused, AdmissionState(nonce=refused.nonce))
+    assert await control.admission() == opened
+    assert (opened.waiting, opened.slots, opened.probed_at) == (False, None, None)
 
 
 async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:
@@ -766,20 +766,20 @@ async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
     client.lose = True
     added = await store.add(a_task())
     client.lose = True
-    doubted = await store.swap(added, added.doubted())
+    doubted = await store.swap(added, added.mark_unknown())
     assert await store.get(added.task_id) == bare(doubted)
 
 
 async def test_a_repeated_write_of_a_control_item_knows_its_own_success(control: Control) -> None:
-    """The lease is this invocation's, and the gate as it has left it."""
+    """The leadership is this invocation's, and the gate as it has left it."""
     if isinstance(control, MemoryControl):
         pytest.skip("a dict loses no answers")
     client = losing(control)
     client.lose = True
-    lease = LeaseView(holder="a", until=START + timedelta(minutes=1))
-    assert await control.take(LeaseView(), lease, takeover=False)
+    leadership = LeadershipView(leader="a", until=START + timedelta(minutes=1))
+    assert await control.acquire(LeadershipView(), leadership, takeover=False)
     client.lose = True
-    assert (await control.set_gate(Gate(), Gate(waiting=True))).waiting
+    assert (await control.set_admission(AdmissionState(), AdmissionState(waiting=True))).waiting
 
 
 async def test_a_repeated_write_of_a_caller_knows_its_own_success(directory: Directory) -> None:
@@ -836,7 +836,7 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
     )
     read = await dynamo_tasks.get(task.task_id)
     assert read == bare(task)
-    await dynamo_tasks.swap(task, task.doubted())
+    await dynamo_tasks.swap(task, task.mark_unknown())
     assert database.get_item(TableName=tasks_table, Key=key)["Item"]["novelty"] == {"S": "kept"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
 from taskhook.adapters.aws.s3 import S3Archive
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
-from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
@@ -69,9 +69,11 @@ def start_container(
     return App(
         settings,
         tasks=injector.port(stored, ports.TaskStore, ports.WorkIndex, ports.TaskHistory),
-        control=injector.port(shared, ports.Lease, ports.Gates, ports.Budget, ports.DeliveryRate),
+        control=injector.port(shared, ports.LeadershipStore, ports.AdmissionStore, ports.Budget, ports.DeliveryRate),
         callers=injector.port(directory, ports.CallerDirectory),
-        webhook_urls=injector.port(HookUrls(ORIGIN, key), ports.Hooks) if settings.hints is Switch.ON else None,
+        webhook_urls=injector.port(SignedWebhookUrls(ORIGIN, key), ports.WebhookUrls)
+        if settings.vendor_webhooks is Switch.ON
+        else None,
         wake=wake if wakes else None,
         wake_of=lambda _function: wake,
         archiver=injector.port(archiver, ports.Archiver) if settings.results_bucket else None,

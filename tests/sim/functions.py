@@ -19,7 +19,7 @@ from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import submit
-from taskhook.submit.vendor_webhook import hint
+from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
@@ -80,7 +80,7 @@ class Functions:
                 "callback_latency": CallbackLatency.FAST if on.wakes else CallbackLatency.ECONOMY,
                 "first_poll": FirstPoll.IMMEDIATE if on.immediate else FirstPoll.TYPICAL,
                 "long_poll": Switch.ON if on.holds else Switch.OFF,
-                "hints": Switch.ON if on.hints else Switch.OFF,
+                "vendor_webhooks": Switch.ON if on.hints else Switch.OFF,
                 "media_checks": MediaChecks.ENFORCE if on.inspects else MediaChecks.OFF,
                 "results_bucket": "results" if on.archives else "",
             }
@@ -192,7 +192,7 @@ class Functions:
 
         async def run(app: App) -> None:
             assert app.vendor_webhooks is not None, "the vendor was given an address"
-            await hint(task_id, token, upstream_task_id, desk=app.vendor_webhooks)
+            await check_webhook(task_id, token, upstream_task_id, desk=app.vendor_webhooks)
 
         name = f"hint {self.name_of(task_id)}"
         return self.runner.invoke(name, "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)

@@ -43,16 +43,16 @@ def _task(request: Json, item: Item | None, now: datetime, *, readable: bool) ->
     if task.state is State.QUEUED:
         task = task.claim_submit(now, until=now + PAY_CLAIM)
     elif task.state is State.SUBMITTING:
-        task = task.doubted()
+        task = task.mark_unknown()
     elif task.callback is CallbackState.WAITING and task.state.final:
         task = task.claim_delivery(until=now + CLAIM)
     return items.item(values_of(task.model_copy(update={"nonce": "rival"})))
 
 
 def _control(key: str, now: datetime) -> Item:
-    if key == "lease":
+    if key == "leadership":
         until = str(round((now + timedelta(seconds=90)).timestamp() * 1000))
-        return {"holder": {"S": "rival"}, "until": {"N": until}, "held_models": {"L": []}}
-    if key == "gate":
+        return {"leader": {"S": "rival"}, "until": {"N": until}, "held_models": {"L": []}}
+    if key == "admission":
         return {"nonce": {"S": "rival"}, "waiting": {"BOOL": True}}
     return {"used": {"N": "1000000"}}

@@ -100,7 +100,7 @@ def _brief(answer: Any) -> str:
         case RejectedError():
             return f"{answer.status} {answer.message}"
         case PollReport():
-            return f"{answer.steps} lingered={answer.lingered}"
+            return f"{answer.steps} led={answer.led}"
         case ArchiveReport():
             return str(answer.files)
         case _:

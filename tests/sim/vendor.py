@@ -83,7 +83,7 @@ class SimVendor:
         if limit <= timedelta(0):
             self.told.append(f"{name} was posted with no time left")
         states = self._states_of(name)
-        if not states & {State.SUBMITTING, State.RESCUE}:
+        if not states & {State.SUBMITTING, State.UNKNOWN}:
             self.told.append(f"{name} was posted while the table said {states or 'nothing'}")
 
         async def effect() -> SubmitOutcome:

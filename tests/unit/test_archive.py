@@ -10,7 +10,7 @@ from taskhook.archive import copy as archive_module
 from taskhook.archive.copy import CLAIM, Desk, archive, link
 from taskhook.core.errors import ArchiveUnavailableError, RejectedError, SourceGoneError, SourceUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import LeaseView, PollKind, PollOutcome
+from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
 from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
 from tests.unit.test_poll import PollerWorld
 from tests.world import FakeOriginals, MemoryArchive, RecordingArchiver, RecordingWake
@@ -130,7 +130,7 @@ async def test_whoever_sees_the_success_has_it_copied_at_once(archiver: ArchiveW
     """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
     task = await archiver.add(State.WATCHED)
     archiver.clock.pass_by(archiver.vendor.task_time)
-    archiver.control.lease = LeaseView(holder="another", until=archiver.clock.now() + timedelta(minutes=1))
+    archiver.control.leadership = LeadershipView(holder="another", until=archiver.clock.now() + timedelta(minutes=1))
     await archiver.tick(ended=(task.task_id,))
     assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
@@ -157,7 +157,7 @@ async def test_whoever_copies_is_left_alone_until_the_claim_is_over(
 
 async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index showed the task unclaimed; the table, looked at right before, does not."""
-    archiver.rules = replace(archiver.rules, linger=False)
+    archiver.rules = replace(archiver.rules, leads=False)
     task = await archiver.succeed()
     get = archiver.tasks.get
 

@@ -13,7 +13,7 @@ from taskhook.core.ports import Credential, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
-from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
 from tests.world import START, FakeReceivers, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller
 
@@ -33,7 +33,7 @@ class DeliveryWorld:
 
     def __post_init__(self) -> None:
         self.receivers = FakeReceivers(self.clock)
-        self.courier = Courier(
+        self.courier = DeliveryPorts(
             tasks=self.tasks,
             callbacks=self.receivers,
             callers=MemoryCallers(ALICE),
@@ -263,7 +263,7 @@ async def test_a_claim_that_is_borne_already_must_cover_the_attempt(world: Deliv
 async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> None:
     """With the caller, the host, what happened, and for how long the breaker is open."""
     await world.through(await world.ended(), *["timeout"] * FAILURES)
-    [(_, facts)] = [told for told in world.told.events if told[0] == "receiver.rested"]
+    [(_, facts)] = [told for told in world.told.events if told[0] == "receiver.circuit_opened"]
     assert facts == {"caller": "alice", "host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
 
 
@@ -309,7 +309,7 @@ async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(world: D
         assert headers["x-modellix-event"] == types[-1]
     assert types == ["prediction.task.succeeded", "prediction.task.failed"]
     assert len({headers["webhook-id"] for _, _, headers, _ in world.receivers.attempts}) == 2
-    assert (world.tasks.writes, world.told.count("callback.tried")) == (0, 2)
+    assert (world.tasks.writes, world.told.count("callback.tested")) == (0, 2)
 
 
 async def test_the_callers_default_is_tried_where_none_is_named(world: DeliveryWorld) -> None:

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import LeaseView, PollKind, PollOutcome
+from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
 from taskhook.core.task import State, Task
-from taskhook.submit.vendor_webhook import hint
+from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.wiring import App
 from tests.unit.test_poll import PollerWorld
-from tests.world import SETTINGS, FixedHooks, RecordingWake
+from tests.world import SETTINGS, FixedWebhookUrls, RecordingWake
 
 
 @dataclass
@@ -27,7 +27,7 @@ class WebhookWorld(PollerWorld):
             tasks=self.tasks,
             control=self.control,
             vendor=self.vendor,
-            webhook_urls=FixedHooks(),
+            webhook_urls=FixedWebhookUrls(),
             wake=self.woken,
             clock=self.clock,
             reporter=self.told,
@@ -37,7 +37,7 @@ class WebhookWorld(PollerWorld):
 
     async def hint(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
         """Let the vendor leave a hint about a task."""
-        await hint(task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk)
+        await check_webhook(task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(world: WebhookWorl
     told = world.woken.told[task.task_id]
     assert told is not None
     assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
-    assert world.control.lease.hints(world.clock.now())
+    assert world.control.leadership.webhooks_come(world.clock.now())
     assert world.now_of(task) == task
     assert world.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
 
@@ -74,7 +74,12 @@ async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(world: We
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.hint(task)
-    assert (rejected.value.status, world.woken.ended, world.control.lease.hinted_at, world.now_of(task)) == (503, [], None, task)
+    assert (rejected.value.status, world.woken.ended, world.control.leadership.webhook_at, world.now_of(task)) == (
+        503,
+        [],
+        None,
+        task,
+    )
     world.clock.pass_by(world.vendor.task_time)
     await world.hint(task)
     assert world.woken.ended == [task.task_id]
@@ -93,7 +98,7 @@ async def test_a_wrong_token_is_a_404_and_asks_nobody(world: WebhookWorld, token
 async def test_a_token_that_cannot_be_checked_is_asked_to_come_again(world: WebhookWorld) -> None:
     """Where the key cannot be read, a true hint is not answered like a forged one, and nothing crashes."""
 
-    class NoKey(FixedHooks):
+    class NoKey(FixedWebhookUrls):
         async def valid(self, _task_id: str, _token: str) -> None:
             """Know nothing."""
 
@@ -129,10 +134,10 @@ async def test_a_hint_about_a_held_poll_is_left_alone(world: WebhookWorld) -> No
     """Whoever lingers with held polls has the news already."""
     task = await world.add(State.WATCHED)
     until = world.clock.now() + timedelta(minutes=1)
-    world.control.lease = LeaseView(holder="x", until=until, held_models=(task.model,))
+    world.control.leadership = LeadershipView(leader="x", until=until, held_models=(task.model,))
     await world.hint(task)
     assert world.vendor.polls == []
-    world.control.lease = LeaseView(holder="x", until=until, held_models=("another/model",))
+    world.control.leadership = LeadershipView(leader="x", until=until, held_models=("another/model",))
     world.clock.pass_by(world.vendor.task_time)
     await world.hint(task)
     assert len(world.vendor.polls) == 1
@@ -149,7 +154,7 @@ async def test_a_hint_during_the_submit_is_asked_to_come_again(world: WebhookWor
 @pytest.mark.parametrize("ended", [True, False])
 async def test_a_hint_rescues_an_ambiguous_task(world: WebhookWorld, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """The vendor names its task; asked with our key it knows it, and the task is adopted."""
-    task = await world.add(State.RESCUE)
+    task = await world.add(State.UNKNOWN)
     world.vendor.taken["task-late"] = world.clock.now() - (world.vendor.task_time if ended else timedelta(0))
     with contextlib.nullcontext() if ended else pytest.raises(RejectedError, match="does not show the end"):
         await world.hint(task, "task-late")
@@ -162,7 +167,7 @@ async def test_a_hint_rescues_an_ambiguous_task(world: WebhookWorld, ended: bool
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(world: WebhookWorld) -> None:
     """A hint that names somebody else's task, or none, rescues nothing."""
-    task = await world.add(State.RESCUE)
+    task = await world.add(State.UNKNOWN)
     world.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.MISSING))
     await world.hint(task, "task-unknown")
     await world.hint(task, "")

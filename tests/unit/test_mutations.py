@@ -19,11 +19,11 @@ NAMED = {
     "adapters/dynamodb/tasks.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: condition: 'nonce = :old'",
     (
-        "adapters/dynamodb/control.py DynamoControl.take: condition: "
-        "'attribute_not_exists(holder) OR holder = :seen OR holder = :holder'"
+        "adapters/dynamodb/control.py DynamoControl.acquire: condition: "
+        "'attribute_not_exists(leader) OR leader = :seen OR leader = :leader'"
     ),
-    "adapters/dynamodb/control.py DynamoControl.release: condition: 'holder = :holder'",
-    "adapters/dynamodb/control.py DynamoControl.set_gate: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
+    "adapters/dynamodb/control.py DynamoControl.resign: condition: 'leader = :leader'",
+    "adapters/dynamodb/control.py DynamoControl.set_admission: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
     "adapters/dynamodb/control.py DynamoControl.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
     "adapters/dynamodb/callers.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
     "adapters/dynamodb/tasks.py DynamoTasks.add: nonce: current.nonce != task.nonce",

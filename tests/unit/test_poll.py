@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from taskhook.core import schedule
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import Admit, LeaseView, PollKind, PollOutcome, Reply, Rows
+from taskhook.core.ports import Admit, LeadershipView, PollKind, PollOutcome, Reply, Rows
 from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
@@ -28,7 +28,7 @@ from tests.world import (
     SETTINGS,
     FakeReceivers,
     FakeVendor,
-    FixedHooks,
+    FixedWebhookUrls,
     MemoryCallers,
     MemoryControl,
     MemoryTasks,
@@ -62,7 +62,7 @@ class PollerWorld:
             tasks=self.tasks,
             control=self.control,
             vendor=self.vendor,
-            webhook_urls=FixedHooks(),
+            webhook_urls=FixedWebhookUrls(),
             callbacks=self.receivers,
             callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
             clock=self.clock,
@@ -127,10 +127,10 @@ def poller() -> PollerWorld:
 
 
 async def test_an_idle_tick_writes_nothing(poller: PollerWorld) -> None:
-    """Nothing due before the next tick: no write, no lease, no wait."""
+    """Nothing due before the next tick: no write, no leadership, no wait."""
     began = poller.clock.now()
     report = await poller.tick()
-    assert (report.lingered, report.steps, poller.tasks.writes, poller.control.lease.holder) == (False, {}, 0, "")
+    assert (report.led, report.steps, poller.tasks.writes, poller.control.leadership.leader) == (False, {}, 0, "")
     assert poller.clock.now() == began
     assert poller.told.events == []
 
@@ -206,7 +206,7 @@ async def test_a_dead_submit_is_reaped_as_unknown_and_ends_as_such(poller: Polle
     """A claim that ran out is never paid again: 15 minutes later the callback says that nobody knows."""
     task = await poller.add(State.SUBMITTING)
     await poller.run(timedelta(minutes=2))
-    assert poller.now_of(task).state is State.RESCUE
+    assert poller.now_of(task).state is State.UNKNOWN
     assert poller.facts("task.submitted") == [{"task_id": task.task_id, "caller": "alice", "outcome": "ambiguous"}]
     await poller.run(timedelta(minutes=15))
     ended = poller.now_of(task)
@@ -316,7 +316,7 @@ async def test_a_task_that_reappears_is_not_lost(poller: PollerWorld) -> None:
 
 async def test_what_404s_have_shown_is_stored_for_whoever_comes_next(poller: PollerWorld) -> None:
     """The first of them, and that it was followed by a good answer."""
-    poller.rules = replace(poller.rules, linger=False)
+    poller.rules = replace(poller.rules, leads=False)
     poller.vendor.task_time = timedelta(hours=1)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(minutes=2))
@@ -354,15 +354,15 @@ async def test_one_poisoned_task_stops_nobody(poller: PollerWorld, monkeypatch: 
     assert poller.told.count("task.crashed") > 0
 
 
-async def test_a_wake_leaves_the_watching_to_whoever_holds_the_lease(poller: PollerWorld) -> None:
+async def test_a_wake_leaves_the_watching_to_whoever_holds_the_leadership(poller: PollerWorld) -> None:
     """It serves its own ids and ends."""
-    poller.control.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
+    poller.control.leadership = LeadershipView(leader="other", until=poller.clock.now() + STOP)
     task = await poller.add(State.WATCHED)
     report = await poller.tick(task.task_id)
-    assert (report.lingered, poller.control.lease.holder, poller.vendor.polls) == (False, "other", [])
+    assert (report.led, poller.control.leadership.leader, poller.vendor.polls) == (False, "other", [])
 
 
-async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(poller: PollerWorld) -> None:
+async def test_a_tick_takes_the_leadership_over_and_the_old_holder_leaves(poller: PollerWorld) -> None:
     """Within a scan the old invocation sees that it is relieved, and starts nothing more."""
     poller.vendor.task_time = timedelta(hours=1)
     await poller.add(State.WATCHED)
@@ -372,12 +372,12 @@ async def test_a_tick_takes_the_lease_over_and_the_old_holder_leaves(poller: Pol
     async def sleep_and_be_relieved(duration: timedelta) -> None:
         await sleep(duration)
         if poller.clock.now() >= relieved_at:
-            poller.control.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
+            poller.control.leadership = LeadershipView(leader="newer", until=poller.clock.now() + STOP)
 
     poller.world.clock.sleep = sleep_and_be_relieved  # type: ignore[method-assign]  # the world moves while we sleep
     await poller.tick()
     assert poller.clock.now() - relieved_at <= SCAN + BEAT
-    assert poller.control.lease.holder == "newer"
+    assert poller.control.leadership.leader == "newer"
 
 
 async def hand_over(poller: PollerWorld, task: Task, at: timedelta) -> None:
@@ -438,7 +438,7 @@ async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_af
     poller.rules = replace(poller.rules, long_poll=False)
     queued = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(minutes=5))
-    poller.control.the_gate = Gate(waiting=True, paused_until=poller.clock.now() + timedelta(hours=1))
+    poller.control.the_admission = AdmissionState(waiting=True, paused_until=poller.clock.now() + timedelta(hours=1))
     await poller.add(State.WATCHED, "other")
     lingering = asyncio.create_task(poller.tick())
     await poller.clock.sleep(timedelta(seconds=10))
@@ -481,7 +481,7 @@ async def test_whoever_leaves_claims_nothing_more(poller: PollerWorld) -> None:
 
     async def relieve() -> None:
         await poller.clock.sleep(timedelta(seconds=3))
-        poller.control.lease = LeaseView(holder="newer", until=poller.clock.now() + STOP)
+        poller.control.leadership = LeadershipView(leader="newer", until=poller.clock.now() + STOP)
 
     await asyncio.gather(poller.tick(), relieve())
     assert len(poller.receivers.attempts) == FIRST_SLOTS
@@ -522,13 +522,13 @@ async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(
 
 
 async def test_economy_makes_one_pass_a_tick(poller: PollerWorld) -> None:
-    """No linger: what is due is done, and the rest waits for the next tick."""
-    poller.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), linger=False)
+    """No leads: what is due is done, and the rest waits for the next tick."""
+    poller.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), leads=False)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=25))
     began = poller.clock.now()
     report = await poller.tick()
-    assert (report.lingered, len(poller.vendor.polls)) == (False, 1)
+    assert (report.led, len(poller.vendor.polls)) == (False, 1)
     assert poller.clock.now() - began < timedelta(seconds=1)
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(task).callback is CallbackState.DELIVERED
@@ -544,7 +544,7 @@ async def test_what_a_wake_brings_is_served_although_time_goes_on_meanwhile(
         data = {"result": {"resources": [{"url": "https://files.example.com/1.mp4"}]}}
         await poller.tasks.swap(task, task.archiving(data, poller.clock.now(), new_token=lambda: "t" * 32))
     poller.clock.pass_by(minutes(20))
-    poller.control.lease = LeaseView(holder="other", until=poller.clock.now() + STOP)
+    poller.control.leadership = LeadershipView(leader="other", until=poller.clock.now() + STOP)
     plain = poller.clock.now
 
     def now() -> datetime:
@@ -653,7 +653,7 @@ async def test_a_vendor_that_holds_polls_is_found_out_and_asked_rarely(poller: P
     assert len(lateness(poller)) == 10
     assert max(lateness(poller)) <= timedelta(seconds=1.5)
     assert len(poller.vendor.polls) <= 10 * 6
-    assert poller.world.habits.holds == {"alibaba/wan2.2-animate-mix": True}
+    assert poller.world.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": True}
 
 
 async def test_a_vendor_that_does_not_hold_is_polled_by_the_schedule(poller: PollerWorld) -> None:
@@ -661,7 +661,7 @@ async def test_a_vendor_that_does_not_hold_is_polled_by_the_schedule(poller: Pol
     poller.vendor.task_time = timedelta(seconds=100)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=3))
-    assert poller.world.habits.holds == {"alibaba/wan2.2-animate-mix": False}
+    assert poller.world.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": False}
     assert max(lateness(poller)) <= timedelta(seconds=10.5)
     gaps = [later - earlier for (earlier, _), (later, _) in pairwise(poller.vendor.polls)]
     assert min(gaps) >= timedelta(seconds=2)
@@ -673,14 +673,14 @@ async def test_long_poll_can_be_switched_off(poller: PollerWorld) -> None:
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=2))
-    assert poller.world.habits.holds == {}
+    assert poller.world.long_poll_support.holds == {}
 
 
 @pytest.mark.parametrize("lingering", [True, False])
 async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """Whoever lingers, or nobody, a wake with an ended task polls and delivers it."""
     until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
-    poller.control.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
     began = poller.clock.now()
@@ -693,7 +693,7 @@ async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingeri
 async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """Whoever checked the hint has asked already; nor does it need a request of the budget."""
     until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
-    poller.control.lease = LeaseView(holder="other", until=until, hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, requests_per_minute=0)
     for name, told, state in (
         ("good", PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}), State.SUCCESS),
@@ -733,8 +733,8 @@ def test_a_wake_may_name_what_has_ended_and_say_how() -> None:
 
 
 async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
-    """A wake without the lease delivers and leaves the retry; who lingers, and still took the task for watched, makes it."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    """A wake without the leadership delivers and leaves the retry; who lingers, and still took the task for watched, makes it."""
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=5)
     poller.receivers.replies.append(Reply(status=503))
@@ -759,37 +759,37 @@ async def test_who_takes_over_from_held_polls_holds_them_on(poller: PollerWorld)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
     now = poller.clock.now()
-    poller.control.lease = LeaseView(holder="other", until=now + STOP, hinted_at=now, held_models=(task.model,))
+    poller.control.leadership = LeadershipView(leader="other", until=now + STOP, webhook_at=now, held_models=(task.model,))
     await poller.tick()
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
 
 async def test_where_hints_come_polls_are_rare(poller: PollerWorld) -> None:
     """Once a minute is enough of a net."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=150)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=4))
     assert len(poller.vendor.polls) == 3
-    assert poller.control.lease.hinted_at is None  # it ended without a hint
+    assert poller.control.leadership.webhook_at is None  # it ended without a hint
 
 
 async def test_where_hints_come_it_is_still_found_out_whether_polls_are_held(poller: PollerWorld) -> None:
     """A held poll costs less than a hint, which takes two invocations and two requests; one poll is enough to know."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(seconds=50)
     for number in range(3):
         await poller.add(State.WATCHED, f"t{number}")
     await poller.run(timedelta(minutes=1))
-    assert poller.control.lease.held_models
+    assert poller.control.leadership.held_models
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
 
 async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller: PollerWorld) -> None:
     """All others stay as rare as hints make them."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=200)
     began = poller.clock.now()
     for number in range(30):
@@ -801,7 +801,7 @@ async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller:
 
 async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: PollerWorld) -> None:
     """Whoever leaves because nothing is due has served every point until then, and says so."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=230)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
@@ -813,7 +813,7 @@ async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: 
 
 async def test_who_leaves_after_an_unanswered_poll_does_not_call_it_served(poller: PollerWorld) -> None:
     """It may have been the one that mattered; whoever comes next asks again, and does not wait for the next rare point."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=475)
     await poller.add(State.WATCHED)
@@ -855,7 +855,7 @@ async def test_who_leaves_without_having_seen_calls_nothing_served(poller: Polle
 async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerWorld) -> None:
     """Whoever left did not ask just then: the last poll may be as old as the points are apart."""
     poller.rules = replace(poller.rules, long_poll=False)
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=63)
     await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=15))
@@ -867,7 +867,7 @@ async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerW
 
 
 async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerWorld) -> None:
-    """Whoever lingers sees it in the lease, and thinks again about what it was about to ask."""
+    """Whoever lingers sees it in the leadership, and thinks again about what it was about to ask."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=200)
     await poller.add(State.WATCHED)
@@ -875,7 +875,7 @@ async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerW
 
     async def learn() -> None:
         await poller.clock.sleep(timedelta(seconds=40))
-        await poller.control.hinted(poller.clock.now())
+        await poller.control.webhook_came(poller.clock.now())
 
     await asyncio.gather(poller.run(timedelta(minutes=3)), learn())
     asked = [round((at - began).total_seconds()) for at, _ in poller.vendor.polls]
@@ -884,7 +884,7 @@ async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerW
 
 async def test_where_a_hint_stays_away_nobody_waits_for_the_next(poller: PollerWorld) -> None:
     """A task that has ended without one is found by a rare poll, and brings back the ordinary ones of all others."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=45)
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
@@ -935,10 +935,10 @@ async def test_two_places_serve_any_queue_callers_in_turn(poller: PollerWorld) -
 
 async def test_the_gate_opens_when_nobody_waits_any_more(poller: PollerWorld) -> None:
     """And what was learnt of the vendor's places is kept."""
-    poller.control.the_gate = Gate(waiting=True, places=2, probed_at=poller.clock.now())
+    poller.control.the_admission = AdmissionState(waiting=True, slots=2, probed_at=poller.clock.now())
     await poller.add(State.QUEUED)
     await poller.tick()
-    assert (poller.control.the_gate.waiting, poller.control.the_gate.places) == (False, 2)
+    assert (poller.control.the_admission.waiting, poller.control.the_admission.slots) == (False, 2)
 
 
 async def test_a_hung_poll_and_garbage_delay_nobody(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -965,25 +965,27 @@ async def test_a_hung_poll_and_garbage_delay_nobody(poller: PollerWorld, monkeyp
 
 
 @pytest.mark.parametrize("behind_s", [0, 60])
-async def test_a_wake_that_found_the_lease_held_to_the_last_is_not_left_to_the_tick(poller: PollerWorld, behind_s: int) -> None:
-    """The holder looks once more after it has given the lease up, and far enough back for a submitter whose clock is behind."""
+async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_the_tick(
+    poller: PollerWorld, behind_s: int
+) -> None:
+    """The leader looks once more after it has resigned, and far enough back for a submitter whose clock is behind."""
     poller.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
-    release = poller.control.release
+    release = poller.control.resign
 
-    async def release_at_the_last_moment(holder: str, *, left_at: datetime | None = None) -> None:
+    async def release_at_the_last_moment(leader: str, *, drained_at: datetime | None = None) -> None:
         if not late:
             odd = await poller.add(State.WATCHED, "late")
             del poller.tasks.items[odd.task_id]
             shifted = odd.accepted_at - timedelta(seconds=behind_s)
             late.append(await poller.tasks.add(odd.model_copy(update={"accepted_at": shifted})))
-            assert not (await poller.tick(late[0].task_id)).lingered
-        await release(holder, left_at=left_at)
+            assert not (await poller.tick(late[0].task_id)).led
+        await release(leader, drained_at=drained_at)
 
-    poller.control.release = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
+    poller.control.resign = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
     await poller.tick((await poller.add(State.WATCHED)).task_id)
     assert poller.now_of(late[0]).callback is CallbackState.DELIVERED
-    assert not poller.control.lease.alive(poller.clock.now())
+    assert not poller.control.leadership.alive(poller.clock.now())
 
 
 async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(poller: PollerWorld) -> None:
@@ -1010,7 +1012,7 @@ async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_tak
 
 async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorld) -> None:
     """It may have been the one that mattered."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.UNAVAILABLE))
@@ -1021,7 +1023,7 @@ async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorl
 
 async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorld) -> None:
     """Who lingers looks at the table before a rare poll: no request is wasted, and the hint that came is not doubted."""
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     task = await poller.add(State.WATCHED)
 
@@ -1035,13 +1037,13 @@ async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorl
 
     await asyncio.gather(tick(), hint())
     assert len(poller.vendor.polls) == 1
-    assert poller.control.lease.hints(poller.clock.now())
+    assert poller.control.leadership.webhooks_come(poller.clock.now())
 
 
 async def test_tasks_beyond_what_is_held_are_polled_by_age(poller: PollerWorld) -> None:
     """A vendor that holds polls is not asked every two seconds about those that find no hold free; nor are hints waited for."""
     poller.vendor.holds = True
-    poller.control.lease = LeaseView(hinted_at=poller.clock.now())
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=90)
     poller.rules = replace(poller.rules, requests_per_minute=100_000)
     for number in range(130):
@@ -1069,7 +1071,7 @@ async def test_held_polls_take_no_requests_from_submits(poller: PollerWorld) -> 
     assert sum(poller.control.used.values()) <= 1.2 * len(poller.vendor.polls)
 
 
-async def test_who_stops_hard_gives_the_lease_up_before_it_drains(poller: PollerWorld) -> None:
+async def test_who_stops_hard_gives_the_leadership_up_before_it_drains(poller: PollerWorld) -> None:
     """Where the tick is late, a wake that comes while the last attempt runs has nobody to leave its task to."""
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(seconds=83)
@@ -1081,7 +1083,7 @@ async def test_who_stops_hard_gives_the_lease_up_before_it_drains(poller: Poller
         return await poller.tick((await poller.add(State.WATCHED, "late")).task_id)
 
     _, woken = await asyncio.gather(poller.tick(), wake())
-    assert woken.lingered
+    assert woken.led
 
 
 # --- receivers' hosts ------------------------------------------------------------------------------------------------------
@@ -1129,7 +1131,7 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: 
     assert max(at for at, url, *_ in poller.receivers.attempts if "good" in url) - began <= timedelta(seconds=3)
     touched = sum(poller.now_of(task) != task for task in dead)
     assert 10 <= touched <= 20
-    assert poller.told.count("receiver.rested") == 2
+    assert poller.told.count("receiver.circuit_opened") == 2
 
 
 async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: PollerWorld) -> None:
@@ -1186,12 +1188,12 @@ async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the
     async def heads_and_a_late_submit() -> list[Task]:
         found = await heads()
         if found:
-            await poller.control.set_gate(poller.control.the_gate, Gate(waiting=True))
+            await poller.control.set_admission(poller.control.the_admission, AdmissionState(waiting=True))
         return found
 
     poller.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # the world moves meanwhile
     await poller.tick()
-    assert not poller.control.the_gate.waiting
+    assert not poller.control.the_admission.waiting
 
 
 # --- how long, since when, whose turn: what no test noticed before ------------------------------------------------------------
@@ -1323,7 +1325,7 @@ async def test_an_ambiguous_submit_is_watched_from_its_post_on(poller: PollerWor
     poller.clock.pass_by(timedelta(hours=1))
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="no"))
     await poller.run(timedelta(minutes=13))
-    assert (len(poller.vendor.submits), poller.now_of(task).state) == (1, State.RESCUE)
+    assert (len(poller.vendor.submits), poller.now_of(task).state) == (1, State.UNKNOWN)
     await poller.run(timedelta(minutes=5))
     assert poller.now_of(task).error is ErrorCode.SUBMISSION_UNKNOWN
 
@@ -1483,7 +1485,7 @@ async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(poller: Pol
     outage(poller, minutes(10), of=of)
     tasks = [await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(60)]
     await ticks(poller, minutes(10))
-    assert sum(poller.now_of(task).state is State.RESCUE for task in tasks) <= most
+    assert sum(poller.now_of(task).state is State.UNKNOWN for task in tasks) <= most
     await ticks(poller, minutes(30))
     ends = Counter(poller.now_of(task).error for task in tasks)
     assert ends[ErrorCode.SUBMISSION_UNKNOWN] <= most
@@ -1495,7 +1497,7 @@ async def test_a_pause_that_the_vendor_asked_for_is_kept_by_those_who_follow(pol
     """429 with `Retry-After: 1800` is obeyed over thirty ticks, for polls and submits, and then everything goes on."""
     poller.rules = replace(poller.rules, long_poll=False)
     task, queued = await poller.add(State.WATCHED), await poller.add(State.QUEUED, "q")
-    poller.control.the_gate = Gate(waiting=True, places=1, probed_at=poller.clock.now())
+    poller.control.the_admission = AdmissionState(waiting=True, slots=1, probed_at=poller.clock.now())
     poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.THROTTLED, retry_after=minutes(30)))
     await ticks(poller, minutes(29))
     assert (len(poller.vendor.polls), poller.vendor.submits) == (1, [])
@@ -1682,7 +1684,7 @@ async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> N
     for number in range(12):
         await poller.add(State.QUEUED, f"alice{number}", caller="alice")
     await poller.run(timedelta(minutes=1))
-    assert poller.control.the_gate.in_trouble
+    assert poller.control.the_admission.in_trouble
     good = [await poller.add(State.QUEUED, f"bob{number}", caller="bob") for number in range(2)]
     await poller.run(timedelta(minutes=12))
     assert [poller.now_of(task).state for task in good] == [State.SUCCESS] * 2
@@ -1697,7 +1699,7 @@ async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_t
 ) -> None:
     """One window has six requests; an invocation that does not lead waits for the next one, whatever it keeps in memory."""
     monkeypatch.setattr(watch, "LOADED", loaded)
-    poller.rules = replace(poller.rules, linger=False, requests_per_minute=66)
+    poller.rules = replace(poller.rules, leads=False, requests_per_minute=66)
     tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(20)]
     poller.clock.pass_by(poller.vendor.task_time)
     began = poller.clock.now()
@@ -1708,7 +1710,7 @@ async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_t
 
 async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_takes(poller: PollerWorld) -> None:
     """One window has six requests; an invocation that does not lead waits for the next one."""
-    poller.rules = replace(poller.rules, linger=False, requests_per_minute=66)
+    poller.rules = replace(poller.rules, leads=False, requests_per_minute=66)
     tasks = [await poller.add(State.QUEUED, f"q{number:02}") for number in range(20)]
     began = poller.clock.now()
     await poller.tick()
@@ -1717,16 +1719,16 @@ async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_t
 
 
 @pytest.mark.parametrize("linger", [True, False])
-async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(poller: PollerWorld, linger: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(poller: PollerWorld, leads: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
-    poller.rules = replace(poller.rules, linger=linger, long_poll=False, requests_per_minute=20)
+    poller.rules = replace(poller.rules, leads=leads, long_poll=False, requests_per_minute=20)
     outage(poller, minutes(5), of="everything")
     tasks = [await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(8)]
     await ticks(poller, minutes(40))
     ends = Counter(poller.now_of(task).error for task in tasks)
     assert ends == {None: 5, ErrorCode.SUBMISSION_UNKNOWN: 3}
     assert poller.vendor.balances
-    assert not poller.control.the_gate.in_trouble
+    assert not poller.control.the_admission.in_trouble
 
 
 async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_no_slots(
@@ -1736,15 +1738,15 @@ async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_
     poller.rules = replace(poller.rules, long_poll=False)
     tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(3 * FIRST_SLOTS)]
     poller.clock.pass_by(poller.vendor.task_time)
-    take = poller.control.take
+    take = poller.control.acquire
 
-    async def end_them_first(seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
+    async def end_them_first(seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
         monkeypatch.undo()
         for task in tasks:
             await poller.tasks.swap(task, task.succeeded({}, poller.clock.now(), retention=RETENTION, claim=None))
         return await take(seen, new, takeover=takeover)
 
-    monkeypatch.setattr(poller.control, "take", end_them_first)
+    monkeypatch.setattr(poller.control, "acquire", end_them_first)
     began = poller.clock.now()
     await poller.tick(ended=tuple(task.task_id for task in tasks))
     assert [poller.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * len(tasks)
@@ -1789,7 +1791,7 @@ async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_sa
     await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=65))  # where webhooks come, it is asked about at 60 s and at 120 s
     began = poller.clock.now()
-    poller.control.lease = LeaseView(holder="dead", until=began + STOP, hinted_at=began)
+    poller.control.leadership = LeadershipView(leader="dead", until=began + STOP, webhook_at=began)
     await poller.tick()
     assert poller.vendor.polls[0][0] - began <= HAND_OVER + SCAN + BEAT
 
@@ -1803,7 +1805,7 @@ async def test_a_poisoned_task_rests_though_the_leader_before_has_died(
     await poller.add(State.WATCHED, "bad")
     await poller.add(State.WATCHED, "good")  # keeps the leader busy
     poller.clock.pass_by(minutes(1))
-    poller.control.lease = LeaseView(holder="dead", until=poller.clock.now() + STOP)
+    poller.control.leadership = LeadershipView(leader="dead", until=poller.clock.now() + STOP)
     ask, broken = poller.vendor.poll, []
 
     async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
@@ -1825,10 +1827,10 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.vendor.holds, poller.vendor.task_time = True, minutes(60)
     held, plain = await poller.add(State.WATCHED, "held"), await poller.add(State.WATCHED, "plain")
     plain = await poller.tasks.swap(plain, plain.model_copy(update={"model": "alibaba/another"}))
-    poller.world.habits.found(plain.model, poller.clock.now(), holds=False)
+    poller.world.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
-    poller.control.lease = LeaseView(holder="old", until=began + STOP, hinted_at=began)  # so that polls are rare
+    poller.control.leadership = LeadershipView(leader="old", until=began + STOP, webhook_at=began)  # so that polls are rare
     poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
     poller.control.used[window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)
@@ -1855,7 +1857,7 @@ async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory
     aside = await poller.add(State.WATCHED, "aside")
     poller.clock.pass_by(schedule.next_poll(minutes(120), first=timedelta(0)) + timedelta(seconds=5))
     began = poller.clock.now()
-    poller.control.lease = LeaseView(holder="old", until=began + STOP)
+    poller.control.leadership = LeadershipView(leader="old", until=began + STOP)
     poller.control.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
     poller.control.used[window(began)] = 1  # the only request of this window
     await poller.tick()
@@ -1918,7 +1920,7 @@ async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(
     """Another invocation has ended it meanwhile; later submits do not queue behind nothing."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(10)
-    poller.control.the_gate = Gate(waiting=True)
+    poller.control.the_admission = AdmissionState(waiting=True)
     bad = await poller.add(State.QUEUED, "bad")
     for number in range(5):  # they keep the leader busy
         await poller.add(State.WATCHED, f"long{number}")
@@ -1935,7 +1937,7 @@ async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(
     monkeypatch.setattr(poller.tasks, "with_request", broken)
     await asyncio.gather(poller.tick(), end())
     assert poller.told.count("task.crashed") == 1
-    assert not poller.control.the_gate.waiting
+    assert not poller.control.the_admission.waiting
 
 
 @pytest.mark.parametrize("spoken_of", [[], ["b"]], ids=["an empty index", "another caller's in the index"])
@@ -1959,7 +1961,7 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
     poller.clock.pass_by(poller.rules.max_queue_age)
     young = await poller.add(State.QUEUED, "young", "alice")
     if trouble:
-        poller.control.the_gate, poller.vendor.answered = Gate(waiting=True, unknown=3), False
+        poller.control.the_admission, poller.vendor.answered = AdmissionState(waiting=True, unknown=3), False
     else:
         poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
     await poller.tick()
@@ -1972,12 +1974,12 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
 async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(poller: PollerWorld) -> None:
     """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
     poller.rules = replace(poller.rules, long_poll=False)
-    poller.control.the_gate = Gate(waiting=True, unknown=3)
+    poller.control.the_admission = AdmissionState(waiting=True, unknown=3)
     for number in range(2):
         await poller.add(State.QUEUED, f"q{number}")
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10)))
     await ticks(poller, minutes(9))
-    assert (len(poller.vendor.submits), poller.control.the_gate.in_trouble) == (1, False)
+    assert (len(poller.vendor.submits), poller.control.the_admission.in_trouble) == (1, False)
     await ticks(poller, minutes(3))
     assert len(poller.vendor.submits) == 2
 

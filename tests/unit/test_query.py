@@ -101,7 +101,7 @@ async def test_an_answer_waits_no_longer_than_it_may(tasks: MemoryTasks, seconds
 async def test_what_is_anothers_is_not_waited_for(tasks: MemoryTasks) -> None:
     """It does not exist, at once."""
     clock = VirtualClock()
-    for task_id in (a_task(99).task_id, a_task(50).task_id, "lease"):
+    for task_id in (a_task(99).task_id, a_task(50).task_id, "leadership"):
         with pytest.raises(RejectedError) as rejected:
             await waited(tasks, clock, task_id)
         assert rejected.value.status == 404
@@ -260,7 +260,7 @@ def test_a_bad_filter_is_refused_by_name(parameters: dict[str, str], name: str) 
 
 async def test_anothers_task_does_not_exist(tasks: MemoryTasks) -> None:
     """Callers never see each other; odd ids are not even looked up."""
-    for task_id in (a_task(99, "bob").task_id, "tk_", "lease", "tk_" + "x" * 22):
+    for task_id in (a_task(99, "bob").task_id, "tk_", "leadership", "tk_" + "x" * 22):
         with pytest.raises(RejectedError) as rejected:
             await query.show(task_id, caller=ALICE, tasks=tasks)
         assert rejected.value.status == 404
@@ -398,7 +398,7 @@ async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackS
     again = await world.one(task)
     assert again == world.tasks.items[task.task_id]
     assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, world.clock.now(), None)
-    assert (again.message, again.webhook_id, again.attempts, again.tried) == (task.message, task.webhook_id, 1, 0)
+    assert (again.message, again.webhook_id, again.attempts, again.attempts_this_round) == (task.message, task.webhook_id, 1, 0)
     assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
 
 

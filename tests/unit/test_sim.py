@@ -55,7 +55,7 @@ def test_no_history_of_many_callers_breaks_anything() -> None:
 
 
 def test_an_item_that_cannot_be_read_keeps_nobody_lingering() -> None:
-    """The simulator found a poller that wrote the lease every two seconds, for as long as such an item stood in the queue."""
+    """The simulator found a poller that wrote the leadership every two seconds, for as long as such an item stood in the queue."""
     scene = play("is_deployed", SEED, plan=Point(-1, "", ""))
     ticks = len(scene.invocations)
-    assert sum("Lease.take" in line for line in scene.injector.trace) <= 2 * ticks
+    assert sum("LeadershipStore.take" in line for line in scene.injector.trace) <= 2 * ticks

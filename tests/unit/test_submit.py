@@ -9,15 +9,15 @@ from botocore.exceptions import ClientError
 
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import Admit, Caller, LeaseView
+from taskhook.core.ports import Admit, Caller, LeadershipView
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
-from taskhook.submit.media import Inspector
-from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
+from taskhook.submit.media import MediaInspection
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import SubmitResult, submit
 from taskhook.wiring import App
@@ -25,7 +25,7 @@ from tests.world import (
     SETTINGS,
     FakeMedia,
     FakeVendor,
-    FixedHooks,
+    FixedWebhookUrls,
     MemoryControl,
     MemoryTasks,
     RecordingReporter,
@@ -55,7 +55,7 @@ class SubmitWorld:
         self.allowance = Allowance(self.control, requests_per_minute=1000)
         self.vendor = FakeVendor(self.clock)
         self.media = FakeMedia(self.clock)
-        self.inspector: Inspector | None = None
+        self.inspector: MediaInspection | None = None
 
     async def submit(
         self, key: str | None = None, *, late: timedelta = timedelta(0), count: str | None = None, **changes: Any
@@ -70,7 +70,7 @@ class SubmitWorld:
             tasks=self.tasks,
             control=self.control,
             vendor=self.vendor,
-            webhook_urls=FixedHooks(),
+            webhook_urls=FixedWebhookUrls(),
             allowance=self.allowance,
             wake=self.woken,
             clock=self.clock,
@@ -188,7 +188,7 @@ async def test_an_ambiguous_outcome_is_called_ambiguous(world: SubmitWorld) -> N
     assert answer.status == 502
     assert answer.task.task_id in answer.message
     assert "do not resubmit" in answer.message
-    assert world.only_task.state is State.RESCUE
+    assert world.only_task.state is State.UNKNOWN
 
 
 @pytest.mark.parametrize("submission", [Submission.TAKEN, Submission.REFUSED, Submission.BUSY, Submission.AMBIGUOUS])
@@ -255,7 +255,7 @@ async def test_a_counted_repeat_is_the_first_request_again(world: SubmitWorld, s
 
 async def test_a_counted_repeat_in_flight_waits_for_the_first(world: SubmitWorld) -> None:
     """As one with a key does, and several at once too; also where the first is still looking at media."""
-    world.inspector = Inspector(world.media, enforce=True)
+    world.inspector = MediaInspection(world.media, enforce=True)
     answers = await asyncio.gather(world.submit(count="0"), *(world.submit(count=count) for count in ("1", "1", "2")))
     assert len(world.vendor.submits) == 1
     assert {(one.status, one.task.task_id) for one in answers} == {(200, world.only_task.task_id)}
@@ -321,7 +321,7 @@ async def test_a_late_answer_is_adopted_after_the_reaper(world: SubmitWorld) -> 
     """The poller reaped the claim while the POST was under way; the vendor's id still counts."""
     posting = asyncio.create_task(world.submit())
     await world.vendor.asked.wait()
-    await world.tasks.swap(world.only_task, world.only_task.doubted())
+    await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
     await posting
     assert (world.only_task.state, world.only_task.upstream_task_id) == (State.WATCHED, "task-0")
 
@@ -331,7 +331,7 @@ async def test_a_late_refusal_keeps_its_callback(world: SubmitWorld) -> None:
     world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
     posting = asyncio.create_task(world.submit("key-1"))
     await world.vendor.asked.wait()
-    await world.tasks.swap(world.only_task, world.only_task.doubted())
+    await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
     await posting
     assert (await world.submit("key-1")).status == 502
     assert (world.only_task.error, world.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.WAITING)
@@ -386,22 +386,22 @@ async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
     assert world.told.count("task.outcome_unstored") == 1
 
 
-@pytest.mark.parametrize("call", ["gate", "set_gate"])
+@pytest.mark.parametrize("call", ["admission", "set_admission"])
 @pytest.mark.parametrize(
     ("before", "told", "state"),
     [
-        (Gate(unknown=1), SubmitOutcome(submission=Submission.TAKEN, status=200), State.WATCHED),
-        (Gate(), SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)), State.WATCHED),
-        (Gate(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.RESCUE),
-        (Gate(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
+        (AdmissionState(unknown=1), SubmitOutcome(submission=Submission.TAKEN, status=200), State.WATCHED),
+        (AdmissionState(), SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)), State.WATCHED),
+        (AdmissionState(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.UNKNOWN),
+        (AdmissionState(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
     ],
     ids=["a doubt is over", "a pause", "a doubt", "a refusal for now"],
 )
 async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
-    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, call: str, before: Gate, told: SubmitOutcome, state: State
+    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, call: str, before: AdmissionState, told: SubmitOutcome, state: State
 ) -> None:
     """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
-    world.control.the_gate = before
+    world.control.the_admission = before
     world.vendor.submit_outcomes.append(told)
     plain = getattr(world.control, call)
 
@@ -412,7 +412,7 @@ async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
 
     monkeypatch.setattr(world.control, call, refuse)
     answer = await world.submit()
-    assert (answer.status, answer.task.state) == (502 if state is State.RESCUE else 200, state)
+    assert (answer.status, answer.task.state) == (502 if state is State.UNKNOWN else 200, state)
 
 
 async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(world: SubmitWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,14 +423,14 @@ async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(world: Submit
     assert world.vendor.submits == []
 
 
-@pytest.mark.parametrize("hangs", ["get", "gate", "take_tokens", "queue_length"])
+@pytest.mark.parametrize("hangs", ["get", "admission", "take_tokens", "queue_length"])
 async def test_whatever_hangs_before_the_post_is_a_503_in_time(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
     """Each question of the table on the way to the POST."""
-    monkeypatch.setattr(world.control if hangs in {"gate", "take_tokens"} else world.tasks, hangs, never)
+    monkeypatch.setattr(world.control if hangs in {"admission", "take_tokens"} else world.tasks, hangs, never)
     monkeypatch.setattr("taskhook.submit.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
-    world.control.the_gate = world.control.the_gate.model_copy(update={"waiting": hangs == "queue_length"})
+    world.control.the_admission = world.control.the_admission.model_copy(update={"waiting": hangs == "queue_length"})
     with pytest.raises(StoreUnavailableError):
         await world.submit("key-1")
     assert world.vendor.submits == []
@@ -449,15 +449,15 @@ async def test_a_table_that_hangs_after_the_post_is_told_and_answered_in_time(
     assert world.clock.now() - began <= timedelta(seconds=14)
 
 
-@pytest.mark.parametrize("hangs", ["view", "gate"])
+@pytest.mark.parametrize("hangs", ["view", "admission"])
 async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
     """The poller finds the task without being woken."""
     world.vendor.submit_outcomes.append(outcome(Submission.BUSY, 429, "busy"))
-    answered, gate = asyncio.Event(), world.control.gate
+    answered, gate = asyncio.Event(), world.control.admission
 
-    async def once() -> Gate:
+    async def once() -> AdmissionState:
         if answered.is_set():
             await never()
         answered.set()
@@ -511,8 +511,8 @@ async def test_a_pause_is_kept_though_the_task_was_taken(world: SubmitWorld) -> 
     """The vendor says with an answer of any kind that nothing remains: the next submit waits, and no task waits yet."""
     world.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30)))
     assert (await world.submit()).task.state is State.WATCHED
-    assert world.control.the_gate.paused_until == world.clock.now() + timedelta(seconds=30)
-    assert not world.control.the_gate.waiting
+    assert world.control.the_admission.paused_until == world.clock.now() + timedelta(seconds=30)
+    assert not world.control.the_admission.waiting
     assert (await world.submit()).task.state is State.QUEUED
 
 
@@ -531,7 +531,7 @@ async def test_a_late_refusal_without_a_url_frees_nothing(world: SubmitWorld) ->
     world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
     posting = asyncio.create_task(world.submit("key-1", callback_url=None))
     await world.vendor.asked.wait()
-    await world.tasks.swap(world.only_task, world.only_task.doubted())
+    await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
     await posting
     assert (world.only_task.error, world.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.NONE)
     assert not world.only_task.reusable
@@ -622,7 +622,7 @@ async def test_what_is_left_of_a_block_lapses(world: SubmitWorld) -> None:
 
 async def test_a_paused_way_queues(world: SubmitWorld) -> None:
     """While the vendor refuses the key, tasks of the queue are not tried, and new ones wait with them."""
-    world.control.the_gate = world.control.the_gate.pause(world.clock.now() + timedelta(minutes=1))
+    world.control.the_admission = world.control.the_admission.pause(world.clock.now() + timedelta(minutes=1))
     assert (await world.submit()).task.state is State.QUEUED
     world.clock.pass_by(timedelta(minutes=1))
 
@@ -632,13 +632,13 @@ async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(world: Subm
     busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
     world.vendor.submit_outcomes.append(busy)
     await world.submit()
-    assert world.control.the_gate.next_try(0, world.clock.now()) == world.clock.now() + timedelta(seconds=30)
-    assert world.control.the_gate.waiting
+    assert world.control.the_admission.next_try(0, world.clock.now()) == world.clock.now() + timedelta(seconds=30)
+    assert world.control.the_admission.waiting
 
 
 async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> None:
     """Whoever lingers finds the task by itself; an invocation less to pay for."""
-    world.control.lease = LeaseView(holder="x", until=world.clock.now() + timedelta(seconds=10))
+    world.control.leadership = LeadershipView(leader="x", until=world.clock.now() + timedelta(seconds=10))
     await world.submit()
     assert world.woken.task_ids == []
     world.clock.pass_by(timedelta(seconds=10))
@@ -652,7 +652,9 @@ async def test_without_time_for_an_answer_nothing_is_sent(world: SubmitWorld, cl
     now = world.clock.now()
     request = SubmitRequest.read(MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
     task = await world.tasks.add(request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s)))
-    payer = Payer(tasks=world.tasks, vendor=world.vendor, hooks=None, clock=world.clock, reporter=world.told, retention=RETENTION)
+    payer = PaymentPorts(
+        tasks=world.tasks, vendor=world.vendor, hooks=None, clock=world.clock, reporter=world.told, retention=RETENTION
+    )
     paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payer=payer)
     assert (world.vendor.submits, paid.state) == ([], State.QUEUED)
 
@@ -674,7 +676,7 @@ IMAGE_TOO_SMALL = "Value out of range: image_url is 150x4000 px; each side must 
 @pytest.fixture
 def inspected(world: SubmitWorld) -> SubmitWorld:
     """Give a fresh world that looks at media."""
-    world.inspector = Inspector(probe=world.media, enforce=True)
+    world.inspector = MediaInspection(probe=world.media, enforce=True)
     return world
 
 
@@ -758,7 +760,7 @@ async def test_the_requests_own_switch_spares_the_image(inspected: SubmitWorld) 
 
 async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspected: SubmitWorld) -> None:
     """It passes, and the task says what the vendor will probably say too."""
-    inspected.inspector = Inspector(probe=inspected.media, enforce=False)
+    inspected.inspector = MediaInspection(probe=inspected.media, enforce=False)
     inspected.media.facts[BODY["image_url"]] = SMALL
     answer = await inspected.submit()
     assert (answer.status, answer.task.unchecked) == (200, {"image_url": IMAGE_TOO_SMALL})
@@ -767,7 +769,7 @@ async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspe
 async def test_what_needs_no_look_gets_none(world: SubmitWorld) -> None:
     """Neither where it is switched off, nor for a request that is not valid or a key that is known."""
     await world.submit("k")
-    world.inspector = Inspector(probe=world.media, enforce=True)
+    world.inspector = MediaInspection(probe=world.media, enforce=True)
     await world.submit("k")
     with pytest.raises(RejectedError):
         await world.submit("k", mode="no such mode")
@@ -783,5 +785,5 @@ async def test_submits_pause_after_three_unknown_outcomes_in_a_row(world: Submit
     for _ in range(6):
         await world.submit()
     states = Counter(task.state for task in world.tasks.items.values())
-    assert states == {State.RESCUE: 5, State.WATCHED: 1, State.QUEUED: 3}
+    assert states == {State.UNKNOWN: 5, State.WATCHED: 1, State.QUEUED: 3}
     assert len(world.vendor.submits) == 6

@@ -136,7 +136,7 @@ class TaskMachine(RuleBasedStateMachine):
     @rule(submission=st.sampled_from([Submission.NOT_SENT, Submission.BUSY]))
     def requeue(self, submission: Submission) -> None:
         """Learn that nothing was taken, for a reason that passes."""
-        legal = {State.SUBMITTING, State.RESCUE}
+        legal = {State.SUBMITTING, State.UNKNOWN}
         if self.step(legal, lambda: self.task.submitted(outcome(submission, 429), self.now, retention=RETENTION)):
             assert (self.task.state, self.task.claimed_until, self.task.submitted_at) == (State.QUEUED, None, None)
 
@@ -145,7 +145,7 @@ class TaskMachine(RuleBasedStateMachine):
         """Learn that the vendor refuses."""
         before = self.task
         status = 422 if submission is Submission.REFUSED else 401
-        legal = {State.SUBMITTING, State.RESCUE}
+        legal = {State.SUBMITTING, State.UNKNOWN}
         if self.step(legal, lambda: self.task.submitted(outcome(submission, status), self.now, retention=RETENTION)):
             if submission is Submission.REFUSED_HERE and before.answer_status is not None:
                 assert self.task.state is State.QUEUED
@@ -157,7 +157,7 @@ class TaskMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         """Learn that the vendor took the task, perhaps late."""
-        legal = {State.SUBMITTING, State.RESCUE}
+        legal = {State.SUBMITTING, State.UNKNOWN}
         if self.step(legal, lambda: self.task.submitted(outcome(Submission.TAKEN, 200), self.now, retention=RETENTION)):
             assert (self.task.state, self.task.upstream_task_id, self.task.taken_at) == (State.WATCHED, "task-1", self.now)
 
@@ -167,14 +167,14 @@ class TaskMachine(RuleBasedStateMachine):
         ambiguous = outcome(Submission.AMBIGUOUS, 500)
         if self.step(
             {State.SUBMITTING},
-            lambda: self.task.doubted() if reaped else self.task.submitted(ambiguous, self.now, retention=RETENTION),
+            lambda: self.task.mark_unknown() if reaped else self.task.submitted(ambiguous, self.now, retention=RETENTION),
         ):
-            assert (self.task.state, self.task.claimed_until) == (State.RESCUE, None)
+            assert (self.task.state, self.task.claimed_until) == (State.UNKNOWN, None)
 
     @rule()
     def adopt(self) -> None:
         """Hear the task's name from the vendor."""
-        if self.step({State.RESCUE}, lambda: self.task.adopted("task-2", self.now)):
+        if self.step({State.UNKNOWN}, lambda: self.task.recovered("task-2", self.now)):
             assert (self.task.state, self.task.upstream_task_id) == (State.WATCHED, "task-2")
 
     @rule()
@@ -203,7 +203,7 @@ class TaskMachine(RuleBasedStateMachine):
     def fail(self, error: ErrorCode) -> None:
         """End badly."""
         unpaid = error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}
-        legal = {State.QUEUED} if unpaid else {State.WATCHED, State.RESCUE}
+        legal = {State.QUEUED} if unpaid else {State.WATCHED, State.UNKNOWN}
         if self.step(legal, lambda: self.task.failed(error, "why", self.now, retention=RETENTION, claim=self.now + CLAIM)):
             assert (self.task.state, self.task.error) == (State.FAILED, error)
             assert (self.task.callback is CallbackState.WAITING) is (self.task.callback_url is not None)
@@ -270,8 +270,11 @@ class TaskMachine(RuleBasedStateMachine):
             expected = CallbackState.DELIVERED if delivered else CallbackState.WAITING if again else CallbackState.UNDELIVERED
             assert (self.task.callback, self.task.next_attempt_at) == (expected, retry_at)
             assert (self.task.attempts, self.task.log[-1], self.task.claimed_until) == (before.attempts + 1, made, None)
-            assert (self.task.tried, self.task.soon) == (before.tried + (not soon), before.soon + soon)
-            assert self.task.gone is (before.gone or gone)
+            assert (self.task.attempts_this_round, self.task.uncounted) == (
+                before.attempts_this_round + (not soon),
+                before.uncounted + soon,
+            )
+            assert self.task.answered_gone is (before.answered_gone or gone)
 
     @rule()
     def redeliver(self) -> None:
@@ -286,7 +289,12 @@ class TaskMachine(RuleBasedStateMachine):
             assert self.task.work_key[0] == "retry"
             expected = (self.now, before.caller, before.host, 3)
             assert RetryKey.read(self.task.work_key[1]) == expected
-            assert (self.task.tried, self.task.soon, self.task.gone, self.task.claimed_until) == (0, 0, False, None)
+            assert (self.task.attempts_this_round, self.task.uncounted, self.task.answered_gone, self.task.claimed_until) == (
+                0,
+                0,
+                False,
+                None,
+            )
             assert (self.task.message, self.task.webhook_id) == (before.message, before.webhook_id)
             assert (self.task.attempts, self.task.log) == (before.attempts, before.log)
 
@@ -332,7 +340,7 @@ class TaskMachine(RuleBasedStateMachine):
             partition, key = self.task.work_key
             if partition == "watch":
                 assert key == self.first.created_key
-            if self.task.state in {State.SUBMITTING, State.WATCHED, State.RESCUE, State.ARCHIVING} or (
+            if self.task.state in {State.SUBMITTING, State.WATCHED, State.UNKNOWN, State.ARCHIVING} or (
                 self.task.state.final and self.task.attempts == 0 and self.task.next_attempt_at is None
             ):
                 assert partition == "watch"
@@ -345,7 +353,7 @@ class TaskMachine(RuleBasedStateMachine):
         told = None if self.task.answer_status is None else (self.task.answer_status, self.task.answer_message)
         assert self.told in {None, told}
         self.told = told
-        if self.task.state in {State.QUEUED, State.RESCUE, State.WATCHED, State.ARCHIVING}:
+        if self.task.state in {State.QUEUED, State.UNKNOWN, State.WATCHED, State.ARCHIVING}:
             assert told is not None
 
     @invariant()
@@ -387,8 +395,8 @@ def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
 def test_sort_key_is_the_same_through_doubt_and_rescue() -> None:
     """An ambiguous task stays where it is, too, until it is adopted or given up."""
     submitting = accepted()
-    doubted = submitting.doubted()
-    adopted = doubted.adopted("task-1", START)
+    doubted = submitting.mark_unknown()
+    adopted = doubted.recovered("task-1", START)
     given_up = doubted.failed(ErrorCode.SUBMISSION_UNKNOWN, "never learnt", START, retention=RETENTION, claim=START + CLAIM)
     assert {task.work_key for task in (submitting, doubted, adopted, given_up)} == {("watch", submitting.created_key)}
 
@@ -461,7 +469,7 @@ def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> Non
     """A direct submitter hears 502 with the task's id and the order not to resubmit; a queued one has its 200."""
     task = accepted(paying=paying)
     task = (task if paying else answered(task)).submitted(outcome(Submission.AMBIGUOUS, 500), START, retention=RETENTION)
-    assert (task.state, task.answer_status) == (State.RESCUE, status)
+    assert (task.state, task.answer_status) == (State.UNKNOWN, status)
     if paying:
         assert task.task_id in (task.answer_message or "")
         assert "do not resubmit" in (task.answer_message or "")
@@ -470,13 +478,13 @@ def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> Non
 def test_late_doubt_adds_nothing_to_a_rescue() -> None:
     """Once a claim was reaped, only what settles the matter counts."""
     with pytest.raises(IllegalTransitionError):
-        accepted().doubted().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
+        accepted().mark_unknown().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
 
 
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE])
 def test_late_proof_that_nothing_was_taken_queues_a_rescued_task(submission: Submission) -> None:
     """The submitter was told that the outcome is unknown; now it is known, and the callback will come."""
-    task = accepted().doubted().submitted(outcome(submission, 429), START, retention=RETENTION)
+    task = accepted().mark_unknown().submitted(outcome(submission, 429), START, retention=RETENTION)
     assert (task.state, task.answer_status) == (State.QUEUED, 502)
 
 

@@ -151,7 +151,7 @@ function timeline(task) {
   if (waited > 0) list.push(item("good", "Queued", task.created_at, `Waited here for ${lasting(waited)}.`));
   if (task.submitted_at)
     list.push(item(task.stage === "submitting" ? "busy" : "good", "Submitted to the vendor", task.submitted_at, null));
-  if (task.stage === "rescue")
+  if (task.stage === "unknown")
     list.push(
       item(
         "wait",

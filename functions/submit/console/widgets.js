@@ -7,7 +7,7 @@ const WORDS = {
   queued: ["wait", "queued"],
   submitting: ["busy live", "submitting"],
   watched: ["busy live", "processing"],
-  rescue: ["wait", "outcome unknown"],
+  unknown: ["wait", "outcome unknown"],
   archiving: ["busy live", "archiving"],
   success: ["good", "success"],
   failed: ["bad", "failed"],

@@ -65,7 +65,7 @@ class Settings(BaseModel):
     first_poll: FirstPoll
     requests_per_minute: int
     long_poll: Switch
-    hints: Switch
+    vendor_webhooks: Switch
     media_checks: MediaChecks
     max_queued: int
     max_task_hours: int

@@ -16,7 +16,7 @@ from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
 from taskhook.adapters.aws.s3 import CLIENT, S3Archive
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
 from taskhook.adapters.aws.telemetry import LogReporter
-from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
@@ -34,22 +34,22 @@ from taskhook.core.ports import (
     Archiver,
     CallbackSender,
     Clock,
-    Hooks,
     MediaProbe,
     Originals,
     Reporter,
     TaskApi,
     Wake,
+    WebhookUrls,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import HARD_STOP
+from taskhook.core.task import EXPIRY_GRACE
 from taskhook.poller.work import Rules, World
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
-from taskhook.submit.media import Inspector
-from taskhook.submit.payment import Payer
-from taskhook.submit.submit import Door
-from taskhook.submit.vendor_webhook import HintDesk
+from taskhook.submit.media import MediaInspection
+from taskhook.submit.payment import PaymentPorts
+from taskhook.submit.submit import AdmissionPorts
+from taskhook.submit.vendor_webhook import WebhookPorts
 from taskhook.tasks.account import Account
 from taskhook.vendors import modellix
 
@@ -141,7 +141,7 @@ class App:
     def tasks(self) -> DynamoTasks:
         """The tasks and their indexes."""
         own = self.settings
-        kept = own.max_queue_age + own.max_task_age + HARD_STOP + own.retention
+        kept = own.max_queue_age + own.max_task_age + EXPIRY_GRACE + own.retention
         return DynamoTasks(self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept)
 
     @cached_property
@@ -187,11 +187,11 @@ class App:
         return Account(vendor=self.vendor, allowance=self.allowance, clock=self.clock)
 
     @cached_property
-    def webhook_urls(self) -> Hooks | None:
+    def webhook_urls(self) -> WebhookUrls | None:
         """The addresses for the vendor's webhooks; None where they are switched off, or would be acted on by the tick only."""
-        if self.settings.hints is Switch.OFF or self.settings.callback_latency is CallbackLatency.ECONOMY:
+        if self.settings.vendor_webhooks is Switch.OFF or self.settings.callback_latency is CallbackLatency.ECONOMY:
             return None
-        return HookUrls(self.settings.public_url, self.deployment_key)
+        return SignedWebhookUrls(self.settings.public_url, self.deployment_key)
 
     # --- callers' URLs ---------------------------------------------------------------------------------------------------
 
@@ -256,15 +256,15 @@ class App:
     # --- what each use case takes ----------------------------------------------------------------------------------------
 
     @cached_property
-    def inspector(self) -> Inspector | None:
+    def inspector(self) -> MediaInspection | None:
         """How media are looked at before a task is taken; None where the deployment does not want it."""
         checks = self.settings.media_checks
-        return None if checks is MediaChecks.OFF else Inspector(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
+        return None if checks is MediaChecks.OFF else MediaInspection(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
 
     @cached_property
-    def payer(self) -> Payer:
+    def payer(self) -> PaymentPorts:
         """What it takes to pay for a task."""
-        return Payer(
+        return PaymentPorts(
             tasks=self.tasks,
             vendor=self.vendor,
             hooks=self.webhook_urls,
@@ -274,27 +274,27 @@ class App:
         )
 
     @cached_property
-    def door(self) -> Door:
+    def door(self) -> AdmissionPorts:
         """What stands between a submit and the vendor."""
-        return Door(
+        return AdmissionPorts(
             queue=self.tasks,
-            gates=self.control,
+            admission=self.control,
             allowance=self.allowance,
-            lease=self.control,
+            leadership=self.control,
             wake=self.wake,
             max_queued=self.settings.max_queued,
         )
 
     @cached_property
-    def vendor_webhooks(self) -> HintDesk | None:
+    def vendor_webhooks(self) -> WebhookPorts | None:
         """What it takes to check a vendor webhook; None where none are asked for."""
         if self.webhook_urls is None or self.wake is None:
             return None
-        return HintDesk(
+        return WebhookPorts(
             hooks=self.webhook_urls,
             tasks=self.tasks,
             vendor=self.vendor,
-            lease=self.control,
+            leadership=self.control,
             allowance=self.allowance,
             wake=self.wake,
             clock=self.clock,
@@ -313,7 +313,7 @@ class App:
             requests_per_minute=own.requests_per_minute,
             long_poll=own.long_poll is Switch.ON,
             immediate=own.first_poll is FirstPoll.IMMEDIATE,
-            linger=own.callback_latency is CallbackLatency.FAST,
+            leads=own.callback_latency is CallbackLatency.FAST,
             origin=own.public_url if own.results_bucket else None,
         )
 
@@ -323,8 +323,8 @@ class App:
         return World(
             tasks=self.tasks,
             work=self.tasks,
-            lease=self.control,
-            gates=self.control,
+            leadership=self.control,
+            admission=self.control,
             budget=self.control,
             vendor=self.vendor,
             hooks=self.webhook_urls,

@@ -153,7 +153,7 @@ class Task(Answer):
     ended_at: Moment | None = Field(default=None, description="When its end was known.")
     stage: State = Field(
         description="Where it stands here. `queued`: waits for a place at the vendor, and can be canceled; "
-        "`rescue`: whether the vendor took it is not known, and being watched.",
+        "`unknown`: whether the vendor took it is not known, and being watched.",
     )
     request: Json | None = Field(default=None, description="What the vendor was sent.")
 

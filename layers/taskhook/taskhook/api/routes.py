@@ -18,7 +18,7 @@ from taskhook.core.ports import Caller
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
-from taskhook.submit.vendor_webhook import hint
+from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.tasks.query import Filter, RedeliveryFilter
 from taskhook.vendors.modellix import MODELS
@@ -180,13 +180,13 @@ def try_receiver() -> Response[str]:
 
 
 @resolver.post("/hooks/<task_id>/<token>")
-def take_hint(task_id: str, token: str) -> Response[str]:
-    """Take the vendor's own webhook, as a hint."""
+def take_webhook(task_id: str, token: str) -> Response[str]:
+    """Take the vendor's own webhook, which is not believed."""
     desk = _app().vendor_webhooks
     if desk is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     upstream_task_id = resolver.current_event.headers.get("x-modellix-task-id", "")
-    _app().run(hint(task_id, token, upstream_task_id, desk=desk))
+    _app().run(check_webhook(task_id, token, upstream_task_id, desk=desk))
     return _success(answers.Nothing())
 
 

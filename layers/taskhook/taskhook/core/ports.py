@@ -10,12 +10,12 @@ from typing import Annotated, Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.message import Json
 from taskhook.core.models import MediaFacts
 from taskhook.core.task import Moment, SubmitOutcome, Task
 
-HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
+WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others expected
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 ATTEMPT_TIME = timedelta(seconds=15)  # of a delivery, in all; what a claim must still cover when the first byte is sent
 SLOTS = 300  # deliveries at once
@@ -109,19 +109,19 @@ class TaskHistory(Protocol):
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
 
 
-class LeaseView(BaseModel):
+class LeadershipView(BaseModel):
     """The leader, until when it leads, whose polls it has the vendor hold, and when a vendor webhook last proved true.
 
-    `left_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
+    `drained_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    holder: str = ""
+    leader: str = ""
     until: Moment | None = None
     held_models: tuple[str, ...] = ()
-    hinted_at: Moment | None = None
-    left_at: Moment | None = None
+    webhook_at: Moment | None = None
+    drained_at: Moment | None = None
 
     def alive(self, now: datetime) -> bool:
         """Whether a leader is there."""
@@ -131,40 +131,40 @@ class LeaseView(BaseModel):
         """Whether a held poll brings the news of this model's tasks."""
         return self.alive(now) and model in self.held_models
 
-    def hints(self, now: datetime) -> bool:
-        """Whether the vendor's hints are known to come."""
-        return self.hinted_at is not None and now < self.hinted_at + HINT_TRUST
+    def webhooks_come(self, now: datetime) -> bool:
+        """Whether vendor webhooks are known to come."""
+        return self.webhook_at is not None and now < self.webhook_at + WEBHOOK_TRUST
 
 
-class Lease(Protocol):
+class LeadershipStore(Protocol):
     """The leadership of pollers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
 
-    async def view(self) -> LeaseView:
-        """Read the lease as of now."""
+    async def view(self) -> LeadershipView:
+        """Read the leadership as of now."""
 
-    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Store `new` as holder, if the holder is still the one `seen`, or in any case when `takeover`."""
+    async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        """Store `new` as leader, if the leader is still the one `seen`, or in any case when `takeover`."""
 
-    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
-        """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
+    async def resign(self, leader: str, *, drained_at: datetime | None = None) -> None:
+        """Give the leadership up if `leader` still has it; `drained_at` says that nothing was due by then."""
 
-    async def hinted(self, at: datetime | None) -> None:
-        """Remember when a hint last proved true; None forgets it."""
+    async def webhook_came(self, at: datetime | None) -> None:
+        """Remember when a vendor webhook last proved true; None forgets it."""
 
-    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
-        """Leave to the successor of `holder` which poll times were due and not served."""
+    async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave to the successor of `leader` which poll times were due and not served."""
 
-    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
-        """Read what `holder` has left; None where it has said nothing (yet)."""
+    async def handed_over(self, leader: str) -> dict[str, datetime] | None:
+        """Read what `leader` has left; None where it has said nothing (yet)."""
 
 
-class Gates(Protocol):
-    """The gate before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+class AdmissionStore(Protocol):
+    """The admission before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
 
-    async def gate(self) -> Gate:
+    async def admission(self) -> AdmissionState:
         """Read it."""
 
-    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then. Nothing is lost with a change that was too late."""
 
 
@@ -185,8 +185,8 @@ class DeliveryRate(Protocol):
         """
 
 
-class Hooks(Protocol):
-    """The addresses at which the vendor may leave hints; the token in them is derived, nothing is stored. Never raises."""
+class WebhookUrls(Protocol):
+    """The addresses for vendor webhooks; the token in them is derived, nothing is stored. Never raises."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address for a task, None where it cannot be made."""
@@ -209,7 +209,7 @@ class Credential(BaseModel):
 
 
 class Caller(BaseModel):
-    """A holder of a token of this deployment."""
+    """A leader of a token of this deployment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -322,7 +322,7 @@ class TaskApi(Protocol):
     ) -> SubmitOutcome:
         """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
 
-        `hook` is where the vendor may leave a hint when the task has ended. `admit` is asked right before each request
+        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before each request
         leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 

@@ -4,7 +4,7 @@ r"""A task: its states, the only transitions between them, and the bodies render
               refused for now / not sent
    queued  <-----------------------------  submitting  ---- taken ---->  watched  ---->  success | failed
       |  \------- claimed to be paid ---------->  |                          ^               ^
-      |                                           +-- ambiguous -->  rescue --+---------------+  (submission_unknown)
+      |                                           +-- ambiguous --> unknown --+---------------+  (submission_unknown)
       +---- expired, canceled ----------------------------------------------------------------+
 
    watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
@@ -26,10 +26,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, linked, minified, rendered
 
-RESCUE_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
+UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
-HARD_STOP = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
+EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
 ARCHIVE_TIME = timedelta(minutes=15)  # how long a callback waits for its results to be archived
 MAX_COPIES = 10  # result files of one task that are archived; no known model has more
 MAX_LOG = 20
@@ -42,7 +42,7 @@ class State(StrEnum):
     QUEUED = "queued"
     SUBMITTING = "submitting"
     WATCHED = "watched"
-    RESCUE = "rescue"
+    UNKNOWN = "unknown"
     ARCHIVING = "archiving"
     SUCCESS = "success"
     FAILED = "failed"
@@ -196,7 +196,7 @@ class Task(BaseModel):
     submitted_at: Moment | None = None  # when the paid POST was claimed
     answer_status: int | None = None  # what the submitter was told; None: nothing yet
     answer_message: str | None = None
-    doubted_once: bool = False  # the submitter was told that the outcome is unknown
+    told_unknown: bool = False  # the submitter was told that the outcome is unknown
     upstream_task_id: str | None = None
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
@@ -210,9 +210,9 @@ class Task(BaseModel):
     callback: CallbackState = CallbackState.NONE
     attempts: int = 0  # all that were ever made
     asked_again: bool = False  # the message was, by its caller
-    earlier: int = 0  # attempts before that
-    soon: int = 0  # since then, those that the receiver answered with "soon", which the schedule does not count
-    gone: bool = False  # since then, whether it has answered 410
+    attempts_before_round: int = 0  # attempts before that
+    uncounted: int = 0  # since then, those that the receiver answered with "soon", which the schedule does not count
+    answered_gone: bool = False  # since then, whether it has answered 410
     next_attempt_at: Moment | None = None
     log: tuple[Attempt, ...] = ()
     expires_at: Moment | None = None
@@ -259,7 +259,7 @@ class Task(BaseModel):
         Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
         """
         told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
-        return told and not self.doubted_once and self.error is ErrorCode.UPSTREAM_REFUSED
+        return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
     def host(self) -> str:
@@ -274,9 +274,9 @@ class Task(BaseModel):
         return 2 if self.attempts else 1
 
     @property
-    def tried(self) -> int:
+    def attempts_this_round(self) -> int:
         """How many attempts of the schedule's present round have been made."""
-        return self.attempts - self.earlier - self.soon
+        return self.attempts - self.attempts_before_round - self.uncounted
 
     @property
     def archive_by(self) -> datetime:
@@ -305,8 +305,8 @@ class Task(BaseModel):
         return self._to(state=State.SUBMITTING, submitted_at=now, claimed_until=until)
 
     def submitted(self, outcome: SubmitOutcome, now: datetime, *, retention: timedelta) -> Self:
-        """Submitting → what the vendor's answer means; also rescue → that, when a late answer settles it after all."""
-        self._require(State.SUBMITTING, State.RESCUE)
+        """Submitting → what the vendor's answer means; also unknown → that, when a late answer settles it after all."""
+        self._require(State.SUBMITTING, State.UNKNOWN)
         answered = self.answer_status is not None
         match outcome.submission:
             case Submission.TAKEN:
@@ -326,18 +326,18 @@ class Task(BaseModel):
                     ErrorCode.UPSTREAM_REFUSED, outcome.message, now, retention=retention, call_back=answered, claim=None
                 )
             case Submission.AMBIGUOUS:
-                return self.doubted()
+                return self.mark_unknown()
 
-    def doubted(self) -> Self:
-        """Submitting → rescue: whether the vendor took the task is not known, and must not be tried out."""
+    def mark_unknown(self) -> Self:
+        """Submitting → unknown: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
         message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
-        told = self.doubted_once or self.answer_status is None
-        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(state=State.RESCUE, claimed_until=None, doubted_once=told)
+        told = self.told_unknown or self.answer_status is None
+        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(state=State.UNKNOWN, claimed_until=None, told_unknown=told)
 
-    def adopted(self, upstream_task_id: str, now: datetime) -> Self:
-        """Rescue → watched: the vendor's own word has named the task."""
-        self._require(State.RESCUE)
+    def recovered(self, upstream_task_id: str, now: datetime) -> Self:
+        """Unknown → watched: the vendor's own word has named the task."""
+        self._require(State.UNKNOWN)
         return self._to(state=State.WATCHED, upstream_task_id=upstream_task_id, taken_at=now)
 
     def missing(self, now: datetime) -> Self:
@@ -380,11 +380,11 @@ class Task(BaseModel):
         return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
     def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
-        """Queued, watched or rescue → failed; `claim` as in `succeeded`."""
+        """Queued, watched or unknown → failed; `claim` as in `succeeded`."""
         if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
         else:
-            self._require(State.WATCHED, State.RESCUE)
+            self._require(State.WATCHED, State.UNKNOWN)
         return self._failed(error, message, now, retention=retention, call_back=True, claim=claim)
 
     def deferred(self, now: datetime) -> Self:
@@ -418,8 +418,8 @@ class Task(BaseModel):
             raise IllegalTransitionError(f"{self.state}/{self.callback} takes no attempt")
         recorded = self._to(
             attempts=self.attempts + 1,
-            soon=self.soon + soon,
-            gone=self.gone or gone,
+            uncounted=self.uncounted + soon,
+            answered_gone=self.answered_gone or gone,
             log=(*self.log, attempt)[-MAX_LOG:],
             claimed_until=None,
             next_attempt_at=retry_at,
@@ -437,9 +437,9 @@ class Task(BaseModel):
         return self._to(
             callback=CallbackState.WAITING,
             asked_again=True,
-            earlier=self.attempts,
-            soon=0,
-            gone=False,
+            attempts_before_round=self.attempts,
+            uncounted=0,
+            answered_gone=False,
             claimed_until=None,
             next_attempt_at=at,
             expires_at=None,

@@ -65,7 +65,7 @@ async def send_test_callbacks(
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
-        reporter.tell("callback.tried", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
+        reporter.tell("callback.tested", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
     return [TestResult(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
 
 

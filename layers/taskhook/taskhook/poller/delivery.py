@@ -8,7 +8,7 @@ from itertools import islice
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.ports import SLOTS, Row
 from taskhook.core.task import CallbackState, RetryKey, Task
-from taskhook.delivery.attempt import Courier, attempt, covered
+from taskhook.delivery.attempt import DeliveryPorts, attempt, claim_covers_attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.endings import Endings
 from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
@@ -42,7 +42,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._courier = Courier(
+        self._courier = DeliveryPorts(
             tasks=world.tasks,
             callbacks=world.callbacks,
             callers=world.callers,
@@ -209,7 +209,7 @@ class Delivery:
             return task
         if mine is None and (task.claimed(now) or (task.next_attempt_at or now) > now):
             return task
-        if self._closed() and not (mine is not None and covered(mine, now)):
+        if self._closed() and not (mine is not None and claim_covers_attempt(mine, now)):
             return task
         self._endings.steps["delivered"] += 1
         return await attempt(task, self._courier, ran_until=self._endings.ran_until.get(task_id))

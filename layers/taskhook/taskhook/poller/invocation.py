@@ -30,7 +30,7 @@ class PollReport:
     """What one invocation did, by kind of step."""
 
     steps: dict[str, int]
-    lingered: bool
+    led: bool
 
 
 def ends_of(event: Json) -> Ends:
@@ -107,7 +107,7 @@ class _Invocation:
             await self._take_up(accepted, ended)
             if scheduled:
                 await self._scheduler.find()
-            if self._rules.linger and self._has_work():
+            if self._rules.leads and self._has_work():
                 await self._acquire(takeover=scheduled)
             if self._pacing.leads:
                 await self._lead(scanned=scheduled)
@@ -118,7 +118,7 @@ class _Invocation:
                 await self._serve_once()
         finally:
             await self._leave()
-        return PollReport(steps=dict(self._scheduler.steps), lingered=self._pacing.leads)
+        return PollReport(steps=dict(self._scheduler.steps), led=self._pacing.leads)
 
     async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
         for task_id in accepted:
@@ -131,7 +131,7 @@ class _Invocation:
     async def _acquire(self, *, takeover: bool) -> bool:
         acquired = await self._leadership.acquire(takeover=takeover, beat=BEAT)
         if acquired:
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
             self._watch.replan_all()
         return acquired
 
@@ -152,10 +152,10 @@ class _Invocation:
     async def _scan(self) -> bool:
         """Look at the leadership and for work; False where another invocation leads."""
         try:
-            webhooks_came = self._pacing.view.hints(self._clock.now())
+            webhooks_came = self._pacing.view.webhooks_come(self._clock.now())
             if not await self._leadership.refresh():
                 return False
-            if self._pacing.view.hints(self._clock.now()) is not webhooks_came:
+            if self._pacing.view.webhooks_come(self._clock.now()) is not webhooks_came:
                 self._watch.replan_pending()
             await self._inherit()
             await self._scheduler.find()
@@ -203,7 +203,7 @@ class _Invocation:
     async def _pacing_known(self) -> None:
         """Read how long the vendor wants to be left alone, where it is about to be asked."""
         if self._has_work():
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
 
     async def _leave(self) -> None:
         """Resign first, for no task must be left to this invocation while it drains; then let finish what has begun."""

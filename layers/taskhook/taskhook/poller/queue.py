@@ -10,7 +10,7 @@ from taskhook.core.task import ErrorCode, State, Submission, SubmitOutcome, Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
-from taskhook.submit.payment import Payer, pay
+from taskhook.submit.payment import PaymentPorts, pay
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
@@ -50,7 +50,7 @@ class Queue:
         self._named: dict[str, None] = {}  # tasks that a wake or a step has named; the index may show them late
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
-        self._payer = Payer(
+        self._payer = PaymentPorts(
             tasks=world.tasks,
             vendor=world.vendor,
             hooks=world.hooks,
@@ -65,7 +65,7 @@ class Queue:
         self._waits = self._waits or await self._world.work.queue_waits()
         if self._waits:
             self._watch.queue_seen()
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
 
     def takes(self, task: Task) -> bool:
         """Whether it is queued."""
@@ -101,7 +101,7 @@ class Queue:
         return due if due > now else self._started  # for want of a request it is waited, not left to the next invocation
 
     def _due(self, now: datetime) -> datetime:
-        return max(self._blocked_until, self._pacing.gate.next_try(self._watch.running(), now))
+        return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
         """Start when there is a way to the vendor."""
@@ -110,13 +110,13 @@ class Queue:
 
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
-        await self._pacing.read_gate()
+        await self._pacing.read_admission()
         self._only_skipped_until = self._started
         found = False
         while heads := await self._heads():
             found, served = True, False
             over_age = [head for head in heads if self._is_over_age(head)]  # they end whatever the vendor says to the others
-            for head in over_age or self._pacing.gate.in_turn(heads):
+            for head in over_age or self._pacing.admission.in_turn(heads):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
                         waited = self._clock.now() - min(head.accepted_at for head in heads)
@@ -139,9 +139,9 @@ class Queue:
             return None
         if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
-        await self._pacing.read_gate()  # a submit may have set `waiting` since
-        await self._pacing.store(self._pacing.gate.model_copy(update={"waiting": False}))
-        self._waits = self._pacing.gate.waiting  # set again in this very moment: look again
+        await self._pacing.read_admission()  # a submit may have set `waiting` since
+        await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
+        self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
         return None
 
     async def _heads(self) -> list[Task]:
@@ -193,14 +193,14 @@ class Queue:
 
     async def _vendor_answers(self) -> bool:
         """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
-        if not self._pacing.gate.in_trouble or self._clock.now() < self._answered_until:
+        if not self._pacing.admission.in_trouble or self._clock.now() < self._answered_until:
             return True
         if not await self._request_is_left():
             return False
         if (await self._world.vendor.balance()).answered:
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW  # where a window has one request, it is the next one's
             return True
-        await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
+        await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
         return False
 
     async def _expire(self, task: Task, why: str) -> bool:
@@ -215,26 +215,26 @@ class Queue:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
         goes_on = await self._learn_of(outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
-            await self._pacing.store(self._pacing.gate.pause(self._clock.now() + outcome.retry_after))
+            await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
         return goes_on
 
     async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
-        now, gate = self._clock.now(), self._pacing.gate
+        now, admission = self._clock.now(), self._pacing.admission
         match outcome.submission:
             case Submission.BUSY:
-                await self._pacing.store(gate.refused(running, now, retry_after=outcome.retry_after))
+                await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
-                await self._pacing.store(gate.answered().pause(now + PAUSE_LONG))
+                await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
                 self._world.reporter.tell("vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds())
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(gate.outcome_unknown(now, served=served))
-                return not self._pacing.gate.in_trouble
+                await self._pacing.store(admission.outcome_unknown(now, served=served))
+                return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(gate.taken(running, served=served))
+                await self._pacing.store(admission.taken(running, served=served))
                 return True
             case Submission.REFUSED:
-                await self._pacing.store(gate.answered())
+                await self._pacing.store(admission.answered())
                 return True
         return False

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.ports import PollKind, PollOutcome, Row
-from taskhook.core.task import HARD_STOP, LOST_AGE, LOST_CONFIRMATION, RESCUE_TIME, ErrorCode, State, Submission, Task
+from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, ErrorCode, State, Submission, Task
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing, urgency
@@ -21,7 +21,7 @@ WIDE_SCAN = timedelta(seconds=10)  # between looks from further back
 CLOCK_SKEW = timedelta(minutes=5)
 MOST_LEFT = 2000  # unserved poll times that a leader hands over
 
-_OURS = {State.SUBMITTING, State.WATCHED, State.RESCUE}
+_OURS = {State.SUBMITTING, State.WATCHED, State.UNKNOWN}
 
 
 @dataclass(slots=True)
@@ -226,8 +226,8 @@ class Watch:
         match task.state:
             case State.SUBMITTING:
                 return self._started
-            case State.RESCUE:
-                return (task.submitted_at or task.accepted_at) + RESCUE_TIME
+            case State.UNKNOWN:
+                return (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
             case _ if entry is None:
                 return self._pacing.next_poll(task, after=after)
             case _ if entry.plain_next:
@@ -379,7 +379,7 @@ class Watch:
                 return await self._look_again(task)
             case State.SUBMITTING:
                 return await self._mark_unknown(task)
-            case State.RESCUE:
+            case State.UNKNOWN:
                 return await self._endings.failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
                 )
@@ -478,8 +478,8 @@ class Watch:
 
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""
-        self._endings.steps["reaped"] += 1
-        unknown = await self._world.tasks.swap(task, task.doubted())
+        self._endings.steps["marked_unknown"] += 1
+        unknown = await self._world.tasks.swap(task, task.mark_unknown())
         self._world.reporter.tell("task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS)
         return unknown
 
@@ -498,7 +498,7 @@ class Watch:
         return current
 
     def _past_hard_stop(self, task: Task) -> bool:
-        return self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + HARD_STOP
+        return self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + EXPIRY_GRACE
 
 
 def _accepted(row: Row) -> float:

@@ -19,7 +19,7 @@ PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of
 
 
 @dataclass(frozen=True)
-class Inspector:
+class MediaInspection:
     """How media are looked at before a task is taken."""
 
     probe: MediaProbe
@@ -27,7 +27,7 @@ class Inspector:
 
 
 async def inspect(
-    request: SubmitRequest, *, caller: Caller, until: datetime, inspector: Inspector | None, clock: Clock, reporter: Reporter
+    request: SubmitRequest, *, caller: Caller, until: datetime, inspector: MediaInspection | None, clock: Clock, reporter: Reporter
 ) -> dict[str, str]:
     """Look at all media at once, within PROBE_TIME and not past `until`; tell what could not be checked.
 

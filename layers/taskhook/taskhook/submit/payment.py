@@ -10,10 +10,10 @@ from taskhook.core.ports import (
     LEAST_POST_TIME,
     Admit,
     Clock,
-    Hooks,
     Reporter,
     TaskApi,
     TaskStore,
+    WebhookUrls,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Submission, SubmitOutcome, Task
@@ -28,12 +28,12 @@ _STORE_STEP = timedelta(seconds=0.5)
 
 
 @dataclass(frozen=True)
-class Payer:
+class PaymentPorts:
     """What it takes to pay for a task."""
 
     tasks: TaskStore
     vendor: TaskApi
-    hooks: Hooks | None  # None: the vendor is not asked for hints
+    hooks: WebhookUrls | None  # None: the vendor is not asked for webhooks
     clock: Clock
     reporter: Reporter
     retention: timedelta
@@ -43,7 +43,7 @@ async def pay(
     task: Task,
     *,
     deadline: datetime,
-    payer: Payer,
+    payer: PaymentPorts,
     allowance: "Allowance | None" = None,
     settle_by: datetime | None = None,
 ) -> tuple[Task, SubmitOutcome]:
@@ -90,7 +90,7 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
     return admit
 
 
-async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datetime | None = None) -> Task:
+async def _settle(task: Task, outcome: SubmitOutcome, payer: PaymentPorts, until: datetime | None = None) -> Task:
     """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
     until, told = until or payer.clock.now() + SETTLE_TIME, False
     while True:
@@ -99,7 +99,7 @@ async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datet
             async with asyncio.timeout(left.total_seconds()):
                 return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
         except StaleTaskError as stale:
-            if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
+            if stale.current is None or stale.current.state is not State.UNKNOWN or outcome.submission is Submission.AMBIGUOUS:
                 return stale.current or task
             task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
             continue
@@ -113,5 +113,5 @@ async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datet
                 )
             told = True
         if payer.clock.now() + _STORE_STEP >= until:
-            return task.doubted() if task.state is State.SUBMITTING else task
+            return task.mark_unknown() if task.state is State.SUBMITTING else task
         await payer.clock.sleep(_STORE_STEP)

@@ -6,22 +6,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import (
     LEAST_POST_TIME,
+    AdmissionStore,
     Caller,
     Clock,
-    Gates,
-    Lease,
+    LeadershipStore,
     TaskStore,
     Wake,
     WorkIndex,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Submission, SubmitOutcome, Task
-from taskhook.submit.media import Inspector, inspect
-from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
+from taskhook.submit.media import MediaInspection, inspect
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
 
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
@@ -42,13 +42,13 @@ class SubmitResult:
 
 
 @dataclass(frozen=True)
-class Door:
+class AdmissionPorts:
     """What stands between a submit and the vendor."""
 
     queue: WorkIndex
-    gates: Gates
+    admission: AdmissionStore
     allowance: Allowance
-    lease: Lease
+    leadership: LeadershipStore
     wake: Wake | None  # None: the tick is enough
     max_queued: int
 
@@ -59,9 +59,9 @@ async def submit(
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: Inspector | None,
-    payer: Payer,
-    door: Door,
+    inspector: MediaInspection | None,
+    payer: PaymentPorts,
+    door: AdmissionPorts,
 ) -> SubmitResult:
     """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
 
@@ -79,14 +79,14 @@ async def submit(
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
-    (task, gate), outcome = begun, None
+    (task, admission), outcome = begun, None
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
         task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payer.clock):
             if outcome is not None:
-                await _record_answer(door, gate, outcome, payer.clock.now())
+                await _record_answer(door, admission, outcome, payer.clock.now())
             await _follow_up(task, outcome, door, payer.clock)
     return _answer(task)
 
@@ -97,23 +97,23 @@ async def _begin(
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: Inspector | None,
-    payer: Payer,
-    door: Door,
-) -> tuple[Task, Gate] | SubmitResult:
-    """Store the task, submitting or queued, by what the gate says; or give the first answer again where its key is known."""
+    inspector: MediaInspection | None,
+    payer: PaymentPorts,
+    door: AdmissionPorts,
+) -> tuple[Task, AdmissionState] | SubmitResult:
+    """Store the task, submitting or queued, by what the admission says; or give the first answer again where its key is known."""
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     request = await _recognised(request, caller=caller, arrived_at=arrived_at, payer=payer)
     first = await payer.tasks.get(request.task_id) if request.keyed else None
-    gate = Gate()
+    admission = AdmissionState()
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
             request, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
         )
         now = payer.clock.now()
-        gate = await door.gates.gate()
-        paying = now + LEAST_POST_TIME <= deadline and _is_open(gate, now) and await door.allowance.take(now)
+        admission = await door.admission.admission()
+        paying = now + LEAST_POST_TIME <= deadline and _is_open(admission, now) and await door.allowance.take(now)
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
@@ -131,10 +131,10 @@ async def _begin(
         return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
     queued = waiting + 1 if task.state is State.QUEUED else None
     payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
-    return task, gate
+    return task, admission
 
 
-async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
+async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: AdmissionPorts, clock: Clock) -> None:
     """Tell the poller, and later submits, what has become of the task."""
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
@@ -149,7 +149,7 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
     return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
 
 
-async def _recognised(request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: Payer) -> SubmitRequest:
+async def _recognised(request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts) -> SubmitRequest:
     """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
 
     What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
@@ -166,44 +166,44 @@ async def _recognised(request: SubmitRequest, *, caller: Caller, arrived_at: dat
     return replace(request, task_id=task_id, keyed=task_id != request.task_id)
 
 
-async def _is_watched(door: Door, now: datetime) -> bool:
+async def _is_watched(door: AdmissionPorts, now: datetime) -> bool:
     """Tell whether a leader is there, which finds the task by itself: it looks every two seconds, and once more as it leaves."""
     try:
-        return (await door.lease.view()).alive(now)
+        return (await door.leadership.view()).alive(now)
     except StoreUnavailableError:
         return False
 
 
-def _is_open(gate: Gate, now: datetime) -> bool:
+def _is_open(admission: AdmissionState, now: datetime) -> bool:
     """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
 
     While it is, only the poller submits, one task at a time.
     """
-    return not gate.waiting and not gate.paused(now) and not gate.in_trouble
+    return not admission.waiting and not admission.paused(now) and not admission.in_trouble
 
 
-async def _record_answer(door: Door, before: Gate, outcome: SubmitOutcome, now: datetime) -> None:
+async def _record_answer(door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime) -> None:
     """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
     if not unknown and (before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        gate = await door.gates.gate()
-        await door.gates.set_gate(gate, gate.outcome_unknown(now) if unknown else gate.answered())
+        admission = await door.admission.admission()
+        await door.admission.set_admission(admission, admission.outcome_unknown(now) if unknown else admission.answered())
 
 
-async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:
+async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
     """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
 
-    The poller opens the gate when no task waits any more.
+    The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        gate = await door.gates.gate()
-        closed = gate.model_copy(update={"waiting": gate.waiting or waits})
+        admission = await door.admission.admission()
+        closed = admission.model_copy(update={"waiting": admission.waiting or waits})
         if until is not None:
             closed = closed.pause(until)
-        if closed != gate:
-            await door.gates.set_gate(gate, closed)
+        if closed != admission:
+            await door.admission.set_admission(admission, closed)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
@@ -236,6 +236,6 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
 
 def _answer(task: Task) -> SubmitResult:
     if task.answer_status is None:  # died before it knew; the poller will say the same
-        task = task.doubted()
+        task = task.mark_unknown()
     status = task.answer_status or HTTPStatus.OK
     return SubmitResult(status, task.answer_message or "", task)

@@ -33,7 +33,7 @@ class Status(StrEnum):
 STATUSES = {
     State.QUEUED: Status.PENDING,
     State.SUBMITTING: Status.PENDING,
-    State.RESCUE: Status.PENDING,
+    State.UNKNOWN: Status.PENDING,
     State.WATCHED: Status.PROCESSING,
     State.ARCHIVING: Status.PROCESSING,
     State.SUCCESS: Status.SUCCESS,

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table, change
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import EXTRA_DELIVERY_GAP, Clock, LeaseView
+from taskhook.core.ports import EXTRA_DELIVERY_GAP, Clock, LeadershipView
 from taskhook.core.task import milliseconds
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-_LEASE, _GATE = "lease", "gate"
+_LEADERSHIP, _ADMISSION = "leadership", "admission"
 _BUDGET_KEPT = timedelta(hours=1)
 _HANDED_OVER_KEPT = timedelta(minutes=10)
 _RESERVED_KEPT = timedelta(days=1)  # after the latest moment that may have been reserved
@@ -23,65 +23,65 @@ _MS = timedelta(milliseconds=1)
 
 
 class DynamoControl:
-    """`Lease`, `Gates`, `Budget` and `DeliveryRate`, beside the tasks in the `Tasks` table."""
+    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate`, beside the tasks in the `Tasks` table."""
 
     def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock) -> None:
         self.table = Table(client, table, "task_id")
         self._clock = clock
 
-    # --- Lease -----------------------------------------------------------------------------------------------------------
+    # --- LeadershipStore -------------------------------------------------------------------------------------------------
 
-    async def view(self) -> LeaseView:
-        """Read the lease as of now."""
-        return LeaseView.model_validate(await self._read(_LEASE))
+    async def view(self) -> LeadershipView:
+        """Read the leadership as of now."""
+        return LeadershipView.model_validate(await self._read(_LEADERSHIP))
 
-    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Store `new` as holder, if the holder is still the one `seen`, or whichever it is when `takeover`."""
+    async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        """Store `new` as leader, if the leader is still the one `seen`, or whichever it is when `takeover`."""
         until = milliseconds(new.until) if new.until else 0
-        values = {":holder": new.holder, ":until": until, ":held": list(new.held_models)}
+        values = {":leader": new.leader, ":until": until, ":held": list(new.held_models)}
         condition = ""
         if not takeover:  # two wakes at once: the second finds the first one's name; a repeat finds its own
-            values[":seen"] = seen.holder
-            condition = "attribute_not_exists(holder) OR holder = :seen OR holder = :holder"
-        update = "SET holder = :holder, #until = :until, held_models = :held REMOVE left_at"
-        return await self._set(_LEASE, update, values, names={"#until": "until"}, condition=condition)
+            values[":seen"] = seen.leader
+            condition = "attribute_not_exists(leader) OR leader = :seen OR leader = :leader"
+        update = "SET leader = :leader, #until = :until, held_models = :held REMOVE drained_at"
+        return await self._set(_LEADERSHIP, update, values, names={"#until": "until"}, condition=condition)
 
-    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
-        """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
-        values, update = {":holder": holder, ":over": 0}, "SET #until = :over"
-        if left_at is not None:
-            values[":left"] = milliseconds(left_at)
-            update += ", left_at = :left"
-        await self._set(_LEASE, update, values, names={"#until": "until"}, condition="holder = :holder")
+    async def resign(self, leader: str, *, drained_at: datetime | None = None) -> None:
+        """Give the leadership up if `leader` still has it; `drained_at` says that nothing was due by then."""
+        values, update = {":leader": leader, ":over": 0}, "SET #until = :over"
+        if drained_at is not None:
+            values[":left"] = milliseconds(drained_at)
+            update += ", drained_at = :left"
+        await self._set(_LEADERSHIP, update, values, names={"#until": "until"}, condition="leader = :leader")
 
-    async def hinted(self, at: datetime | None) -> None:
-        """Remember when a hint last proved true; None forgets it."""
-        await self._set(_LEASE, "SET hinted_at = :at", {":at": milliseconds(at) if at else 0})
+    async def webhook_came(self, at: datetime | None) -> None:
+        """Remember when a vendor webhook last proved true; None forgets it."""
+        await self._set(_LEADERSHIP, "SET webhook_at = :at", {":at": milliseconds(at) if at else 0})
 
-    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
-        """Leave to the successor of `holder` which poll times were due and not served."""
+    async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave to the successor of `leader` which poll times were due and not served."""
         left = {task_id: milliseconds(due) for task_id, due in unserved.items()}
         end = _ttl(self._clock.now() + _HANDED_OVER_KEPT)
-        await self._set(f"{_LEASE}#{holder}", "SET unserved = :left, expires_at = :end", {":left": left, ":end": end})
+        await self._set(f"{_LEADERSHIP}#{leader}", "SET unserved = :left, expires_at = :end", {":left": left, ":end": end})
 
-    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
-        """Read what `holder` has left; None where it has said nothing (yet)."""
-        left = (await self._read(f"{_LEASE}#{holder}")).get("unserved")
+    async def handed_over(self, leader: str) -> dict[str, datetime] | None:
+        """Read what `leader` has left; None where it has said nothing (yet)."""
+        left = (await self._read(f"{_LEADERSHIP}#{leader}")).get("unserved")
         return None if left is None else {task_id: datetime.fromtimestamp(int(due) / 1000, UTC) for task_id, due in left.items()}
 
-    # --- Gates -----------------------------------------------------------------------------------------------------------
+    # --- AdmissionStore -----------------------------------------------------------------------------------------------------------
 
-    async def gate(self) -> Gate:
-        """Read the gate as of now."""
-        return Gate.model_validate(await self._read(_GATE))
+    async def admission(self) -> AdmissionState:
+        """Read the admission as of now."""
+        return AdmissionState.model_validate(await self._read(_ADMISSION))
 
-    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then."""
         new = new.model_copy(update={"nonce": secrets.token_hex(8)})
-        update, names, values = change(dict.fromkeys(Gate.model_fields), new.model_dump(exclude_none=True))
+        update, names, values = change(dict.fromkeys(AdmissionState.model_fields), new.model_dump(exclude_none=True))
         condition = "attribute_not_exists(task_id) OR nonce = :old"
-        stored = await self._set(_GATE, update, {**values, ":old": old.nonce}, names=names, condition=condition)
-        return new if stored else await self.gate()
+        stored = await self._set(_ADMISSION, update, {**values, ":old": old.nonce}, names=names, condition=condition)
+        return new if stored else await self.admission()
 
     # --- Budget ----------------------------------------------------------------------------------------------------------
 
