@@ -186,7 +186,7 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is called unknown, and its id is known"
     if error == ErrorCode.LOST and upstream is not None and upstream.known:
         yield "is called lost, and the vendor has it"
-    if error == ErrorCode.EXPIRED and (task["ended_at"] - task["taken_at"]) / 1000 < scene.settings.max_task_age.total_seconds():
+    if error == ErrorCode.EXPIRED and (task["ended_at"] - task["taken_at"]) / 1000 < scene.rules.max_task_age.total_seconds():
         yield "expired before its deadline"
 
 

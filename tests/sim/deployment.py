@@ -18,6 +18,8 @@ class Deployment:
     """What the deployment and its vendor are like."""
 
     requests_per_minute: int = 1000
+    max_task_age: timedelta = timedelta(hours=24)
+    max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10
     wakes: bool = True
     hints: bool = False

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -85,6 +85,8 @@ class Functions:
                 "results_bucket": "results" if on.archives else "",
             }
         )
+        rules = App(self.settings).rules
+        self.rules = replace(rules, max_task_age=on.max_task_age, max_queue_age=on.max_queue_age)
         self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
         self._media_port = self.injector.port(self.media, ports.MediaProbe)
         self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
@@ -290,6 +292,7 @@ class Functions:
             table=self.table,
             bucket=self.bucket,
             start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
+            rules=self.rules,
             vendor=self._vendor_port,
             callbacks=self._receivers_port,
             test_callbacks=self._receivers_port,
