@@ -19,6 +19,8 @@ class Deployment:
 
     requests_per_minute: int = 1000
     max_queued: int = 10
+    max_task_age: timedelta = timedelta(hours=24)
+    max_queue_age: timedelta = timedelta(hours=24)
     wakes: bool = True
     hints: bool = False
     holds: bool = False  # the vendor holds polls open
