@@ -21,8 +21,6 @@ class Deployment:
     max_task_age: timedelta = timedelta(hours=24)
     max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10
-    max_task_age: timedelta = timedelta(hours=24)
-    max_queue_age: timedelta = timedelta(hours=24)
     wakes: bool = True
     hints: bool = False
     holds: bool = False  # the vendor holds polls open

@@ -77,8 +77,6 @@ class Functions:
                 "public_url": ORIGIN,
                 "requests_per_minute": on.requests_per_minute,
                 "max_queued": on.max_queued,
-                "max_task_hours": on.max_task_age / timedelta(hours=1),  # less than one is simulated sooner
-                "max_queue_hours": on.max_queue_age / timedelta(hours=1),
                 "callback_latency": CallbackLatency.FAST if on.wakes else CallbackLatency.ECONOMY,
                 "first_poll": FirstPoll.IMMEDIATE if on.immediate else FirstPoll.TYPICAL,
                 "long_poll": Switch.ON if on.holds else Switch.OFF,
