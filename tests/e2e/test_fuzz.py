@@ -25,7 +25,7 @@ def stored(stack: Stack) -> set[str]:
     name = table["StackResourceDetail"]["PhysicalResourceId"]
     pages = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url).get_paginator("scan").paginate(TableName=name)
     ids = {item["task_id"]["S"] for page in pages for item in page["Items"]}
-    return {task_id for task_id in ids if task_id.startswith("tk_")}
+    return {task_id for task_id in ids if task_id.startswith("tk_") and "#" not in task_id}  # its request stands beside a task
 
 
 def operations(stack: Stack) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def test_handlers_need_nothing_but_the_layer(function: str) -> None:
     """The emulator's own packages are on a function's path too, so only an import without them proves the layer whole."""
     built = build_folder()
     path = [str(built / function), str(built / "Layer/python")]
-    code = f"import sys; sys.path[:0] = {path}; import app, taskhook.adapters.media; app.handler; import pymediainfo, imagesize"
+    needed = "taskhook.wiring, taskhook.api.routes, taskhook.archive.copy, pymediainfo, imagesize"
+    code = f"import sys; sys.path[:0] = {path}; import {needed}"
     environment = {"AWS_DEFAULT_REGION": "us-east-1", "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-B", "-c", code], env=environment, capture_output=True, text=True, check=False

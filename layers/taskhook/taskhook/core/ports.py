@@ -290,16 +290,6 @@ class ApiKey(Protocol):
         """Give the key."""
 
 
-class VendorAnswers(Protocol):
-    """What a vendor's answers mean; each file in `vendors` is one. Pure."""
-
-    def read_submission(self, status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
-        """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
-
-    def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
-        """Read a 2xx about a task; what is not about this task, or has no status, says nothing."""
-
-
 class BalanceOutcome(BaseModel):
     """One look at the account at the vendor, which tells too whether the vendor answers at all."""
 

@@ -33,9 +33,9 @@ from taskhook.core.ports import (
     BalanceOutcome,
     PollKind,
     PollOutcome,
-    VendorAnswers,
 )
 from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.vendor import VendorAnswers
 
 POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
