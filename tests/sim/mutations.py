@@ -53,7 +53,7 @@ SOURCES = (
 )
 ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
 # Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
-_CLAIMS = {"claimed", "claimed_until", "covered", "LEAST_POST_TIME"}
+_CLAIMS = {"claimed", "claimed_until", "claim_covers_attempt", "LEAST_POST_TIME"}
 _DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
 _CLAIM_TIMES = {"timedelta(seconds=30)": "timedelta(seconds=60)", "timedelta(seconds=60)": "timedelta(seconds=30)"}
 _MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}  # by which a comparison, or what is read again, is wider than it seems to need to be

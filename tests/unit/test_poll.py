@@ -1718,7 +1718,7 @@ async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_t
     assert timedelta(seconds=12) <= poller.clock.now() - began <= timedelta(seconds=30)
 
 
-@pytest.mark.parametrize("linger", [True, False])
+@pytest.mark.parametrize("leads", [True, False])
 async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(poller: PollerWorld, leads: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
     poller.rules = replace(poller.rules, leads=leads, long_poll=False, requests_per_minute=20)
