@@ -12,7 +12,13 @@ from typing import Any
 from taskhook.core import encryption, signature
 from taskhook.core.admission import AdmissionState
 from taskhook.core.callers import hash_token
-from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, StaleTaskError, TaskExistsError
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    SourceChangedError,
+    SourceGoneError,
+    StaleTaskError,
+    TaskExistsError,
+)
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
@@ -34,7 +40,9 @@ from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, Media
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)
-GOOD_VIDEO = MediaFacts(size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,))
+GOOD_VIDEO = MediaFacts(
+    size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,)
+)
 
 
 class VirtualClock:
@@ -109,7 +117,9 @@ class MemoryTasks:
         stored = self.items.get(task.task_id)
         return task.model_copy(update={"request": task.request or (stored.request if stored else None)})
 
-    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+    async def reserve(
+        self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
+    ) -> str:
         """Reserve an id, or give the one that is."""
         reserved, overtaken, end = self.reserved.get(request, (task_id, repeat, now - timedelta(seconds=1)))
         if end <= now or (not repeat and not overtaken):
@@ -122,7 +132,9 @@ class MemoryTasks:
         current = self.items.get(old.task_id)
         if current is None or current.nonce != old.nonce:
             raise StaleTaskError(_apart(current) if current else None)
-        return self._store(new if new.request is not None else new.model_copy(update={"request": current.request}))
+        return self._store(
+            new if new.request is not None else new.model_copy(update={"request": current.request})
+        )
 
     def _store(self, task: Task) -> Task:
         self.writes += 1
@@ -134,7 +146,11 @@ class MemoryTasks:
         return stored
 
     def _rows(self, partition: str) -> list[tuple[str, Task]]:
-        rows = [(at, _apart(self.items[task_id])) for task_id, (work, at) in self.index.items() if work == partition]
+        rows = [
+            (at, _apart(self.items[task_id]))
+            for task_id, (work, at) in self.index.items()
+            if work == partition
+        ]
         return sorted(rows, key=lambda row: row[0])
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
@@ -153,7 +169,11 @@ class MemoryTasks:
     def _page(self, partition: str, since: datetime | None, before: datetime | None, cursor: Any) -> Rows:
         start = max(f"{milliseconds(since):013d}" if since else "0", cursor or "0")
         end = f"{milliseconds(before):013d}" if before else "~"
-        rows = sorted((at, task_id) for task_id, (work, at) in self.index.items() if work == partition and start <= at < end)
+        rows = sorted(
+            (at, task_id)
+            for task_id, (work, at) in self.index.items()
+            if work == partition and start <= at < end
+        )
         page = [Row(task_id, at) for at, task_id in rows if at != cursor][: self.page_size]
         return Rows(page, page[-1].at if len(rows) > len(page) and len(page) == self.page_size else None)
 
@@ -170,7 +190,9 @@ class MemoryTasks:
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
-        found = [task for task in self.items.values() if task.caller == caller and after < task.created_key < until]
+        found = [
+            task for task in self.items.values() if task.caller == caller and after < task.created_key < until
+        ]
         found.sort(key=lambda task: task.created_key, reverse=True)
         page = tuple(found[:limit])
         return TaskPage(tasks=page, cursor=page[-1].created_key if len(found) > limit else None)
@@ -232,7 +254,9 @@ class MemoryControl:
             self.gate_writes += 1
         return self.the_admission
 
-    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+    async def reserve_deliveries(
+        self, caller: str, count: int, *, now: datetime, latest: datetime
+    ) -> datetime:
         """Reserve moments of a caller's rate."""
         first = max(now, self.rates.get(caller, now))
         if first <= latest:
@@ -295,7 +319,9 @@ class FakeVendor:
         self.taken[upstream_task_id] = self.clock.now()
         self.hooks[upstream_task_id] = hook
         asked_for = told.retry_after if told is not None else None
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for)
+        return SubmitOutcome(
+            submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for
+        )
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""
@@ -316,12 +342,17 @@ class FakeVendor:
         await self.clock.sleep(self.answer_time)
         if not self.answered:
             return BalanceOutcome(answered=False, status=503, message="down")
-        return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}})
+        return BalanceOutcome(
+            answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}}
+        )
 
 
 def a_success(upstream_task_id: str) -> PollOutcome:
     """Make what a vendor tells of a task that has ended well."""
-    data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
+    data = {
+        "status": "success",
+        "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]},
+    }
     return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
 
 
@@ -544,7 +575,13 @@ class FakeOriginals:
             raise SourceChangedError
         data = whole[start : start + length]
         last = start + len(data) == len(whole) if self.tells_size else len(data) < length
-        return Piece(data=data, size=len(whole) if self.tells_size else None, tag=its, media_type="video/mp4", last=last)
+        return Piece(
+            data=data,
+            size=len(whole) if self.tells_size else None,
+            tag=its,
+            media_type="video/mp4",
+            last=last,
+        )
 
     async def close(self) -> None:
         """Close what is open."""
@@ -599,7 +636,9 @@ async def deployment_key(*, fresh: bool) -> str:
 def as_stored(caller: Caller) -> Caller:
     """Give a caller as the table holds it: its signing secrets encrypted under `MATERIAL`."""
     encrypted = [
-        one.model_copy(update={"value": encryption.encrypt(one.value, material=MATERIAL, context=caller.caller)})
+        one.model_copy(
+            update={"value": encryption.encrypt(one.value, material=MATERIAL, context=caller.caller)}
+        )
         for one in caller.secrets
     ]
     return caller.model_copy(update={"secrets": tuple(encrypted)})

@@ -40,7 +40,9 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
             "naive_poll": _first_event("poll", naive),
         }
         runs = asyncio.run(_rounds(commands, 3 if quick else 21))
-    figures: dict[str, Any] = {f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"}
+    figures: dict[str, Any] = {
+        f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"
+    }
     figures["ms"] = {name: round(statistics.median(taken) * 1000) for name, taken in runs.items()}
     print(json.dumps(figures), file=sys.stderr, flush=True)
     return figures
@@ -65,8 +67,14 @@ async def _rounds(commands: dict[str, list[str]], rounds: int) -> dict[str, list
                     variables["TASKS_TABLE"] = QUIET
                 elif "media" in name:
                     variables |= {"MEDIA_CHECKS": "enforce", "CALLBACK_TARGETS": "any"}
-                    command = [word.replace("https://example.com/", f"{environment['VENDOR_URL']}/media/") for word in command]
-                    command = [word.replace("new_actor", "actor").replace("original_scene", "scene") for word in command]
+                    command = [
+                        word.replace("https://example.com/", f"{environment['VENDOR_URL']}/media/")
+                        for word in command
+                    ]
+                    command = [
+                        word.replace("new_actor", "actor").replace("original_scene", "scene")
+                        for word in command
+                    ]
                 took = await asyncio.to_thread(_run, command, variables)
                 if turn:
                     runs[name].append(took)
@@ -77,12 +85,18 @@ def _run(command: list[str], environment: dict[str, str]) -> float:
     """Run one process; give its seconds from start to end."""
     began = perf_counter()
     process = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", *command], env=environment, capture_output=True, check=False, text=True
+        [sys.executable, "-I", "-S", "-B", *command],
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
     )
     took = perf_counter() - began
     # submit's answer says that the task was accepted, poll's report that there was nothing to do.
     answer = process.stdout.splitlines()[-1:]
-    if process.returncode or (answer and not any(sign in answer[0] for sign in ('"statusCode": 200', '"steps": {}'))):
+    if process.returncode or (
+        answer and not any(sign in answer[0] for sign in ('"statusCode": 200', '"steps": {}'))
+    ):
         raise RuntimeError(f"{command[1]}: {answer} {process.stderr}")
     return took
 

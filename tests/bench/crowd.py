@@ -59,7 +59,10 @@ class SortKeys(Sequence[str]):
         work = self.task(0).work_key
         assert work is not None
         self.form = work[1]
-        assert all(self.task(number).work_key == (self.partition, self.work_at(number)) for number in (0, count // 2, count - 1))
+        assert all(
+            self.task(number).work_key == (self.partition, self.work_at(number))
+            for number in (0, count // 2, count - 1)
+        )
 
     def __len__(self) -> int:
         return self.size
@@ -77,7 +80,11 @@ class SortKeys(Sequence[str]):
 
     def work_at(self, number: int) -> str:
         """Make the sort key of a row from the first one's, without its task."""
-        own = {self._at(0): self._at(number), self._id(0): self._id(number), f"{self._caller(0)}#": f"{self._caller(number)}#"}
+        own = {
+            self._at(0): self._at(number),
+            self._id(0): self._id(number),
+            f"{self._caller(0)}#": f"{self._caller(number)}#",
+        }
         key = self.form
         for first, mine in own.items():
             key = key.replace(first, mine)
@@ -115,7 +122,10 @@ class SortKeys(Sequence[str]):
         if self.kind in {"watched", "queued"}:
             return watched
         url = f"https://file.example.com/{watched.task_id}.mp4?X-Amz-Signature={'ab12' * 16}"
-        data = {"duration": 41230, "result": {"resources": [{"url": url, "type": "video", "width": 1366, "height": 768}]}}
+        data = {
+            "duration": 41230,
+            "result": {"resources": [{"url": url, "type": "video", "width": 1366, "height": 768}]},
+        }
         ended = watched.succeeded(data, at, retention=RETENTION, claim=at)
         return ended.redelivered(at) if self.kind == "retry" else ended
 
@@ -151,7 +161,13 @@ class CrowdedTable(MemoryDynamo):
             task_id = f"tk_{first:022d}"
             written = super()._now(TABLE, task_id)
             if written is None or written.get("work") == {"S": partition}:
-                rows.append({"task_id": {"S": task_id}, "work": {"S": partition}, "work_at": {"S": self._sort_keys.work_at(first)}})
+                rows.append(
+                    {
+                        "task_id": {"S": task_id},
+                        "work": {"S": partition},
+                        "work_at": {"S": self._sort_keys.work_at(first)},
+                    }
+                )
             first += 1
         return {"Items": rows, **({"LastEvaluatedKey": rows[-1]} if rows and first < end else {})}
 
@@ -289,7 +305,9 @@ def main() -> None:
     asyncio.set_event_loop(loop)
     clock = WorldClock(loop)
     calls, far = multiprocessing.Pipe()
-    table = multiprocessing.get_context("fork").Process(target=serve, args=(CrowdedTable(SortKeys(kind, count)), far), daemon=True)
+    table = multiprocessing.get_context("fork").Process(
+        target=serve, args=(CrowdedTable(SortKeys(kind, count)), far), daemon=True
+    )
     table.start()
     client: Any = FarTable(calls, loop)
     tasks = DynamoTasks(client, TABLE, clock=clock, reporter=RecordingReporter())
@@ -301,13 +319,17 @@ def main() -> None:
         vendor=api,
         webhook_urls=None,
         callbacks=hosts,
-        callers=MemoryCallers(a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))),
+        callers=MemoryCallers(
+            a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))
+        ),
         clock=clock,
         reporter=RecordingReporter(),
     )
     before = resident("VmRSS")
     for _ in range(2):
-        report = loop.run_until_complete(poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller))
+        report = loop.run_until_complete(
+            poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller)
+        )
     figures = {"peak_mb": resident("VmHWM"), "before_mb": before, "asked": api.asked, "sent": hosts.sent}
     table.kill()
     print(json.dumps(figures | {"steps": report.steps, "seconds": round(loop.time())}))

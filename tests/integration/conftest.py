@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a longer run be asked for."""
-    parser.addoption("--mutations", type=int, default=200, help="how many broken media files the probe is given")
+    parser.addoption(
+        "--mutations", type=int, default=200, help="how many broken media files the probe is given"
+    )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

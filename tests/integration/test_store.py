@@ -18,10 +18,28 @@ from taskhook.core.admission import AdmissionState
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Credential, LeadershipView, Rows
-from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.task import (
+    Attempt,
+    ErrorCode,
+    RetryKey,
+    State,
+    Submission,
+    SubmitOutcome,
+    Task,
+    milliseconds,
+)
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
-from tests.world import START, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller, deployment_key
+from tests.world import (
+    START,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+    deployment_key,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -40,7 +58,10 @@ def a_client() -> Any:
     return MemoryDynamo({"Tasks": "task_id", "Callers": "caller"})
 
 
-DATABASES = ("dynamodb", "another_dynamodb")  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+DATABASES = (
+    "dynamodb",
+    "another_dynamodb",
+)  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
 
 
 def in_pages_of(store: Store, rows: int) -> None:
@@ -160,7 +181,9 @@ async def test_what_is_added_is_read(store: Store) -> None:
     assert await store.get("tk_0") is None
 
 
-def _reserving(store: Store, task_id: str, *, repeat: bool, at: float = 0, request: str = "alice#f") -> Awaitable[str]:
+def _reserving(
+    store: Store, task_id: str, *, repeat: bool, at: float = 0, request: str = "alice#f"
+) -> Awaitable[str]:
     """Ask for an id, `at` seconds after the start, for ten seconds."""
     now = START + timedelta(seconds=at)
     return store.reserve(request, task_id, repeat=repeat, now=now, until=now + timedelta(seconds=10))
@@ -215,7 +238,9 @@ async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> N
             return update(**request)
         except ClientError:
             table.update_item = update  # type: ignore[method-assign]  # once
-            others = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
+            others = DynamoTasks(
+                cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter()
+            )
             assert asyncio.run(_two_first(others)) == ["a", "c"]
             raise
 
@@ -231,7 +256,11 @@ async def _two_first(store: DynamoTasks) -> list[str]:
 async def test_what_is_copied_is_read(store: Store) -> None:
     """The result, how far its copies are, and that nothing of it stays when the message is rendered."""
     added = await store.add(a_task().submitted(TAKEN, START, retention=RETENTION))
-    data = {"result": {"resources": [{"url": "https://x.example.com/ü.mp4"}, {"url": "https://x.example.com/2.mp4"}]}}
+    data = {
+        "result": {
+            "resources": [{"url": "https://x.example.com/ü.mp4"}, {"url": "https://x.example.com/2.mp4"}]
+        }
+    }
     archiving = await store.swap(added, added.archiving(data, START, new_token=lambda: "t" * 32))
     assert await store.get(added.task_id) == bare(archiving)
     done, going = archiving.copies
@@ -299,16 +328,25 @@ async def test_a_request_is_read_where_it_is_asked_for(store: Store) -> None:
     assert (await store.with_request(task)).request == request
     refused = a_task(2).model_copy(update={"fingerprint": "g", "request": request, "accepted_at": START})
     again = await store.swap(
-        task, refused.model_copy(update={"task_id": task.task_id, "request": request.replace("image", "video")})
+        task,
+        refused.model_copy(update={"task_id": task.task_id, "request": request.replace("image", "video")}),
     )
     found = await store.get(again.task_id)
     assert found is not None
     assert (await store.with_request(found)).request == request.replace("image", "video")
 
 
-async def test_a_request_is_an_item_of_its_own_that_expires(database: "DynamoDBClient", tasks_table: str) -> None:
+async def test_a_request_is_an_item_of_its_own_that_expires(
+    database: "DynamoDBClient", tasks_table: str
+) -> None:
     """Plain text in it, and not a word of it in the task's; another task under the same key brings its own."""
-    store = DynamoTasks(database, tasks_table, clock=SystemClock(), reporter=RecordingReporter(), requests_kept=timedelta(days=9))
+    store = DynamoTasks(
+        database,
+        tasks_table,
+        clock=SystemClock(),
+        reporter=RecordingReporter(),
+        requests_kept=timedelta(days=9),
+    )
     task = await store.add(a_task())
     other = a_task(2).model_copy(update={"task_id": task.task_id, "fingerprint": "g", "request": "{}"})
     await store.swap(task, other)
@@ -320,7 +358,11 @@ async def test_a_request_is_an_item_of_its_own_that_expires(database: "DynamoDBC
     for one in (a_task(), other):
         kept = items(request_key(one))
         end = str(int((one.accepted_at + timedelta(days=9)).timestamp()))  # TTL counts in seconds
-        assert kept == {"task_id": {"S": request_key(one)}, "request": {"S": one.request}, "expires_at": {"N": end}}
+        assert kept == {
+            "task_id": {"S": request_key(one)},
+            "request": {"S": one.request},
+            "expires_at": {"N": end},
+        }
 
 
 async def test_a_request_that_is_gone_is_none(store: Store) -> None:
@@ -395,11 +437,22 @@ async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -
         retry_at = START + timedelta(minutes=minutes)
         await store.swap(
             task,
-            task.attempted(Attempt(at=START, status=500), delivered=False, retry_at=retry_at, now=START, retention=RETENTION),
+            task.attempted(
+                Attempt(at=START, status=500),
+                delivered=False,
+                retry_at=retry_at,
+                now=START,
+                retention=RETENTION,
+            ),
         )
-    assert [row.task_id[-1] for row in (await store.retries(None, START + timedelta(minutes=25))).rows] == ["2", "1"]
+    assert [row.task_id[-1] for row in (await store.retries(None, START + timedelta(minutes=25))).rows] == [
+        "2",
+        "1",
+    ]
     since = START + timedelta(minutes=15)
-    assert [row.task_id[-1] for row in (await store.retries(since, START + timedelta(minutes=25))).rows] == ["1"]
+    assert [row.task_id[-1] for row in (await store.retries(since, START + timedelta(minutes=25))).rows] == [
+        "1"
+    ]
     assert (await store.retries(None, START + timedelta(minutes=10))).rows == []
     assert (await store.watched(None)).rows == []
 
@@ -409,10 +462,19 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
     made = Attempt(at=START, status=410, next_at=START + timedelta(hours=1))
     steps: tuple[tuple[Step, ...], ...] = (
         (lambda task: task.attempted(made, delivered=True, retry_at=None, now=START, retention=RETENTION),),
-        (lambda task: task.attempted(made, delivered=False, retry_at=None, now=START, retention=RETENTION, gone=True),),
         (
             lambda task: task.attempted(
-                made, delivered=False, retry_at=START + timedelta(hours=9), now=START, retention=RETENTION, soon=True
+                made, delivered=False, retry_at=None, now=START, retention=RETENTION, gone=True
+            ),
+        ),
+        (
+            lambda task: task.attempted(
+                made,
+                delivered=False,
+                retry_at=START + timedelta(hours=9),
+                now=START,
+                retention=RETENTION,
+                soon=True,
             ),
         ),
         (),
@@ -427,7 +489,9 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
             assert same(await store.get(task.task_id), wanted)
     rows = (await store.retries(None, now + timedelta(seconds=1))).rows
     found = await store.read_many([row.task_id for row in rows])
-    assert [(task.task_id[-1], task.attempts, task.attempts_this_round, task.expires_at) for task in found] == [
+    assert [
+        (task.task_id[-1], task.attempts, task.attempts_this_round, task.expires_at) for task in found
+    ] == [
         ("0", 1, 0, None),
         ("1", 1, 0, None),
         ("2", 1, 0, None),
@@ -492,7 +556,9 @@ async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
         ("bob", "4"),
         ("zed", "9"),
     ]
-    assert {(await store.with_request(task)).request for task in await store.queue_heads()} == {a_task().request}
+    assert {(await store.with_request(task)).request for task in await store.queue_heads()} == {
+        a_task().request
+    }
     assert await store.queue_waits()
 
 
@@ -522,10 +588,21 @@ async def test_the_leadership_goes_to_one(control: Control) -> None:
     assert not seen.alive(START)
     assert await control.acquire(seen, LeadershipView(leader="one", until=later), takeover=False)
     assert not await control.acquire(seen, LeadershipView(leader="two", until=later), takeover=False)
-    assert await control.acquire(seen, LeadershipView(leader="three", until=later, held_models=("a/b", "c/d")), takeover=True)
+    assert await control.acquire(
+        seen, LeadershipView(leader="three", until=later, held_models=("a/b", "c/d")), takeover=True
+    )
     held = await control.view()
-    assert (held.leader, held.held_models, held.alive(START), held.alive(later)) == ("three", ("a/b", "c/d"), True, False)
-    assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [True, False, False]
+    assert (held.leader, held.held_models, held.alive(START), held.alive(later)) == (
+        "three",
+        ("a/b", "c/d"),
+        True,
+        False,
+    )
+    assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [
+        True,
+        False,
+        False,
+    ]
     await control.resign("one")
     assert (await control.view()).alive(START)
     await control.resign("three", drained_at=START)
@@ -574,10 +651,15 @@ async def test_a_callers_rate_gives_each_moment_once(control: Control) -> None:
     """Many at once get moments that follow each other without a gap; each caller has its own; what is past lapses."""
     hour = timedelta(hours=1)
     got = await asyncio.gather(
-        *(control.reserve_deliveries("alice", count, now=START, latest=START + hour) for count in (3, 1, 4, 1))
+        *(
+            control.reserve_deliveries("alice", count, now=START, latest=START + hour)
+            for count in (3, 1, 4, 1)
+        )
     )
     taken = sorted(zip(got, (3, 1, 4, 1), strict=True))
-    assert [first for first, _ in taken] == [START + timedelta(seconds=sum(count for _, count in taken[:n])) for n in range(4)]
+    assert [first for first, _ in taken] == [
+        START + timedelta(seconds=sum(count for _, count in taken[:n])) for n in range(4)
+    ]
     later = START + timedelta(seconds=60)
     assert await control.reserve_deliveries("alice", 1, now=later, latest=later) == later
     assert await control.reserve_deliveries("bob", 2, now=START, latest=START) == START
@@ -587,13 +669,15 @@ async def test_beyond_the_latest_moment_nothing_is_reserved(control: Control) ->
     """The answer is when the next one would be, and stays so."""
     now = START + timedelta(microseconds=1500)
     for seconds in (0, 7200):
-        assert await control.reserve_deliveries("alice", 7200, now=now, latest=now + timedelta(seconds=seconds)) - now == timedelta(
-            seconds=seconds
-        )
+        assert await control.reserve_deliveries(
+            "alice", 7200, now=now, latest=now + timedelta(seconds=seconds)
+        ) - now == timedelta(seconds=seconds)
     for latest in (timedelta(hours=1), timedelta(seconds=14_399)):
         free = await control.reserve_deliveries("alice", 1, now=now, latest=now + latest)
         assert free - now == timedelta(seconds=14_400)
-    assert await control.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
+    assert (
+        await control.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
+    )
 
 
 class Overtaken(MemoryDynamo):
@@ -609,19 +693,25 @@ class Overtaken(MemoryDynamo):
             return super().update_item(**request)
         except ClientError:
             if self.next_at is not None:
-                self.write("Tasks", {"task_id": {"S": "redelivery#alice"}, "next_at": {"N": str(self.next_at)}})
+                self.write(
+                    "Tasks", {"task_id": {"S": "redelivery#alice"}, "next_at": {"N": str(self.next_at)}}
+                )
                 self.next_at = None
             raise
 
 
 @pytest.mark.parametrize(("moved_to", "first"), [(20, 20), (70, 70), (-10, 0)])
-async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(moved_to: int, first: int) -> None:
+async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(
+    moved_to: int, first: int
+) -> None:
     """Another invocation has moved it: still in time, beyond the latest moment, or with a clock that is behind."""
     client = Overtaken(moved_to)
     control = DynamoControl(cast("DynamoDBClient", client), "Tasks", clock=SystemClock())
     latest = START + timedelta(seconds=60)
     assert await control.reserve_deliveries("alice", 5, now=START, latest=latest) == START
-    assert await control.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(seconds=first)
+    assert await control.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(
+        seconds=first
+    )
     kept = client.peek("Tasks", "redelivery#alice")
     assert kept is not None
     reserved = 0 if moved_to > 60 else 5
@@ -645,7 +735,9 @@ async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -
     assert not await directory.add(a_caller("alice").model_copy(update={"disabled": True}))
     assert await directory.read("alice") == await directory.cached("alice") == alice
     found = await directory.find("alice")
-    assert found == plain.model_copy(update={"secrets": (Credential(value="whsec_old"),)}), "its secrets can sign"
+    assert found == plain.model_copy(update={"secrets": (Credential(value="whsec_old"),)}), (
+        "its secrets can sign"
+    )
     assert await directory.find("bob") is None
     rotated = alice.model_copy(update={"secrets": (Credential(value="whsec_new"), *alice.secrets)})
     disabled = alice.model_copy(update={"disabled": True})
@@ -793,7 +885,12 @@ async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
     now = 0.0
     table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: now)
     store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
-    item = {"task_id": {"S": "bad"}, "work": {"S": "retry"}, "work_at": {"S": "0000000000000_bad"}, "state": {"S": "?"}}
+    item = {
+        "task_id": {"S": "bad"},
+        "work": {"S": "retry"},
+        "work_at": {"S": "0000000000000_bad"},
+        "state": {"S": "?"},
+    }
     table.write("Tasks", item)
     now = 1.0
     table.write("Tasks", item | {"work_at": {"S": "0000000000009_bad"}})
@@ -809,7 +906,9 @@ async def test_an_item_has_work_or_expires_but_never_both(
     task = await dynamo_tasks.add(a_task())
     steps: list[Step] = [
         an_ended,
-        lambda task: task.attempted(Attempt(at=START), delivered=True, retry_at=None, now=START, retention=RETENTION),
+        lambda task: task.attempted(
+            Attempt(at=START), delivered=True, retry_at=None, now=START, retention=RETENTION
+        ),
     ]
     for step in [Task.model_copy, *steps]:
         task = await dynamo_tasks.swap(task, step(task))
@@ -826,7 +925,10 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
     task = await dynamo_tasks.add(a_task())
     key = {"task_id": {"S": task.task_id}}
     database.update_item(
-        TableName=tasks_table, Key=key, UpdateExpression="SET novelty = :v", ExpressionAttributeValues={":v": {"S": "kept"}}
+        TableName=tasks_table,
+        Key=key,
+        UpdateExpression="SET novelty = :v",
+        ExpressionAttributeValues={":v": {"S": "kept"}},
     )
     read = await dynamo_tasks.get(task.task_id)
     assert read == bare(task)
@@ -836,10 +938,16 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
 
 @pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
 async def test_an_unreadable_item_is_told_and_hides_nobody(
-    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: RecordingReporter, partition: str
+    database: "DynamoDBClient",
+    tasks_table: str,
+    dynamo_tasks: DynamoTasks,
+    told: RecordingReporter,
+    partition: str,
 ) -> None:
     """It is pushed back where others wait behind it, counted, and never deleted."""
-    at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[partition]
+    at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[
+        partition
+    ]
     bad = {"task_id": {"S": "bad"}, "work": {"S": partition}, "work_at": {"S": at}, "state": {"S": "?"}}
     database.put_item(TableName=tasks_table, Item=bad)
     queued = await dynamo_tasks.add(a_task(1, state=State.QUEUED))
@@ -855,9 +963,11 @@ async def test_an_unreadable_item_is_told_and_hides_nobody(
     }
     look = looks[partition]
     await look()
-    assert [task.task_id for task in await look()] == {"watch": [watched.task_id], "queue": [queued.task_id], "retry": []}[
-        partition
-    ]
+    assert [task.task_id for task in await look()] == {
+        "watch": [watched.task_id],
+        "queue": [queued.task_id],
+        "retry": [],
+    }[partition]
     assert told.count("task.unreadable") >= 1
     item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
     assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
@@ -888,7 +998,9 @@ class Throttled(MemoryDynamo):
         return answer
 
 
-async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -> tuple[DynamoTasks, Throttled, RecordingReporter]:
+async def throttled(
+    stuck: dict[str, int], *, most: int = 100, tasks: int = 5
+) -> tuple[DynamoTasks, Throttled, RecordingReporter]:
     """Make a store of five watched tasks on such a table."""
     table, told = Throttled(stuck, most=most), RecordingReporter()
     store = DynamoTasks(cast("Any", table), "Tasks", clock=VirtualClock(), reporter=told)
@@ -899,7 +1011,11 @@ async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -
 
 async def test_keys_that_come_back_unprocessed_are_asked_for_again() -> None:
     """As often as some come, and a few times where none does: nothing is dropped while that lasts."""
-    for stuck, most in (({a_task(2).task_id: 3}, 100), ({}, 1), (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2)):
+    for stuck, most in (
+        ({a_task(2).task_id: 3}, 100),
+        ({}, 1),
+        (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2),
+    ):
         store, _, told = await throttled(stuck, most=most)
         found = await store.read_many([a_task(number).task_id for number in range(5)])
         assert [task.task_id for task in found] == [a_task(number).task_id for number in range(5)]
@@ -969,7 +1085,11 @@ async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
     tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     for number in range(8):
         await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))
-    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [5, 3, 0]
+    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [
+        5,
+        3,
+        0,
+    ]
     assert [task.task_id for task in await tasks.queue_heads()] == [a_task(0).task_id, a_task(5).task_id]
     listed, until = [], "9"
     while True:

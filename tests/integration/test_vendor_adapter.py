@@ -60,7 +60,9 @@ class Keys:
 
 
 @asynccontextmanager
-async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[HttpTaskApi]:
+async def calling(
+    origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)
+) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
     api = HttpTaskApi(origin, keys or Keys(), answers=modellix, least=least)
     try:
@@ -70,7 +72,9 @@ async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = ti
 
 
 @asynccontextmanager
-async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
+async def emulated(
+    keys: Keys | None = None, **knobs: Any
+) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
     """Serve the emulator and make the adapter for it."""
     profile: dict[str, Any] = {"api_keys": (KEY,), "task_seconds": 60.0} | knobs
     emulator = VendorEmulator(VendorProfile(**profile))
@@ -145,7 +149,11 @@ async def test_request_on_the_wire() -> None:
     first, *lines = head.decode().split("\r\n")
     assert first == f"POST /api/v1/{MODEL} HTTP/1.1"
     assert body == REQUEST
-    assert {f"Authorization: Bearer {KEY}", "Content-Type: application/json", f"Content-Length: {len(REQUEST)}"} <= set(lines)
+    assert {
+        f"Authorization: Bearer {KEY}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(REQUEST)}",
+    } <= set(lines)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
@@ -173,7 +181,9 @@ async def test_each_refusal_means_what_the_table_says(status: int) -> None:
 async def test_redirect_is_not_followed(status: int) -> None:
     """A redirected POST would be paid by whoever answers there; it is not sent anywhere else."""
     async with listening(answering(answer(200, TAKEN))) as elsewhere:
-        outcome, listener = await submit(answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}")))
+        outcome, listener = await submit(
+            answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}"))
+        )
         assert (outcome.submission, outcome.status) == (Submission.AMBIGUOUS, status)
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
@@ -229,7 +239,10 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=fault))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
-        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0 if fault == "code_nonzero" else 1)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (
+            1,
+            0 if fault == "code_nonzero" else 1,
+        )
 
 
 @pytest.mark.parametrize(
@@ -250,12 +263,19 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
 async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: float, at_most: float) -> None:
     """`Retry-After` in both forms, else the reset of the rate limit, tells when to come back, within an hour."""
     later = datetime.now(UTC) + timedelta(seconds=1000)
-    written = {"retry_after": format_datetime(later, usegmt=True), "x_ratelimit_reset": str(int(later.timestamp()))}
+    written = {
+        "retry_after": format_datetime(later, usegmt=True),
+        "x_ratelimit_reset": str(int(later.timestamp())),
+    }
     headers = {name: written[name] if value == IN_1000_S else value for name, value in headers.items()}
     refused = answering(answer(429, b'{"code":429,"message":"slow down"}', **headers))
     outcome, _ = await submit(refused)
     polled = await poll(refused)
-    assert (outcome.submission, outcome.message, polled.kind) == (Submission.BUSY, "slow down", PollKind.THROTTLED)
+    assert (outcome.submission, outcome.message, polled.kind) == (
+        Submission.BUSY,
+        "slow down",
+        PollKind.THROTTLED,
+    )
     for wait in (outcome.retry_after, polled.retry_after):
         assert wait is not None
         assert timedelta(seconds=at_least) <= wait <= timedelta(seconds=at_most)
@@ -303,7 +323,9 @@ async def test_refusal_for_rate_is_busy() -> None:
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert outcome.submission is Submission.BUSY
         assert outcome.retry_after is not None
-        assert timedelta(seconds=58) - (datetime.now(UTC) - began) < outcome.retry_after <= timedelta(seconds=62)
+        assert (
+            timedelta(seconds=58) - (datetime.now(UTC) - began) < outcome.retry_after <= timedelta(seconds=62)
+        )
         assert len(emulator.vendor.tasks) == 1
 
 
@@ -417,7 +439,9 @@ async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b""], ids=["plain HTTP", "alert", "closed"]
+    "sent",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b""],
+    ids=["plain HTTP", "alert", "closed"],
 )
 async def test_failed_handshake_is_not_sent(sent: bytes) -> None:
     """Whatever breaks the handshake, the request was never begun, nor is the connection tried again."""
@@ -485,7 +509,10 @@ UNSENDABLE = [
 @pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
 async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
     """A damaged, missing or forbidden secret is this deployment's trouble: no connection is opened, and nothing is unknown."""
-    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, Keys([key])) as api:
+    async with (
+        listening(answering(answer(200, TAKEN))) as listener,
+        calling(listener.origin, Keys([key])) as api,
+    ):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.REFUSED_HERE, PollKind.KEY_REFUSED)
@@ -507,7 +534,11 @@ async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
     """The vendor's own words say more."""
     async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
+            Submission.REFUSED_HERE,
+            401,
+            1,
+        )
 
 
 # --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
@@ -522,7 +553,10 @@ async def test_post_is_not_begun_with_too_little_time() -> None:
         return KEY
 
     least = LONG - timedelta(seconds=0.1)
-    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, slowly, least) as api:
+    async with (
+        listening(answering(answer(200, TAKEN))) as listener,
+        calling(listener.origin, slowly, least) as api,
+    ):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, listener.connections) == (Submission.NOT_SENT, 0)
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG + LONG)).submission is Submission.TAKEN
@@ -536,7 +570,10 @@ async def test_second_post_is_not_begun_with_too_little_time() -> None:
         return KEY if fresh else "mdlx-old"
 
     least = LONG - timedelta(seconds=2.9)
-    async with listening(answering(answer(401, b"{}"))) as listener, calling(listener.origin, slowly, least) as api:
+    async with (
+        listening(answering(answer(401, b"{}"))) as listener,
+        calling(listener.origin, slowly, least) as api,
+    ):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
         assert listener.connections == 1
 
@@ -603,12 +640,20 @@ async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
     """The 401 is what is known, and it proves that nothing was taken."""
     async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
+            Submission.REFUSED_HERE,
+            401,
+            1,
+        )
 
 
 @pytest.mark.parametrize(
     ("second", "meaning"),
-    [(raw(), Submission.AMBIGUOUS), (raw(hold=True), Submission.AMBIGUOUS), (hang_up_in_the_request, Submission.AMBIGUOUS)],
+    [
+        (raw(), Submission.AMBIGUOUS),
+        (raw(hold=True), Submission.AMBIGUOUS),
+        (hang_up_in_the_request, Submission.AMBIGUOUS),
+    ],
 )
 async def test_second_post_that_breaks_is_ambiguous(second: Script, meaning: Submission) -> None:
     """The first answer's proof does not cover the second POST."""
@@ -626,7 +671,11 @@ async def test_poll_reads_the_key_again_after_401() -> None:
     """The poll after a refused one asks for a fresh key, the one after a good one does not."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (_, api):
-        assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.KEY_REFUSED, PollKind.MISSING, PollKind.MISSING]
+        assert [(await api.poll("task-1")).kind for _ in range(3)] == [
+            PollKind.KEY_REFUSED,
+            PollKind.MISSING,
+            PollKind.MISSING,
+        ]
         assert keys.asked == [False, True, False]
 
 
@@ -713,7 +762,9 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
 
 def task_body(status: object, *, task_id: object = "task-1", outer: str = "success", **data: Any) -> bytes:
     """Render the vendor's task answer."""
-    return json.dumps({"code": 0, "message": outer, "data": {"status": status, "task_id": task_id, **data}}).encode()
+    return json.dumps(
+        {"code": 0, "message": outer, "data": {"status": status, "task_id": task_id, **data}}
+    ).encode()
 
 
 async def test_poll_follows_a_task_to_its_success() -> None:
@@ -724,7 +775,10 @@ async def test_poll_follows_a_task_to_its_success() -> None:
         task = emulator.vendor.known(task_id)
         emulator.vendor.end(task)
         outcome = await api.poll(task_id)
-        assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, kept_data(json.loads(emulator.vendor.answer(task))["data"]))
+        assert (outcome.kind, outcome.data) == (
+            PollKind.SUCCEEDED,
+            kept_data(json.loads(emulator.vendor.answer(task))["data"]),
+        )
 
 
 @pytest.mark.parametrize(
@@ -780,8 +834,14 @@ def spelled(*words: str) -> list[str]:
     [
         *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed")),
         *((word, PollKind.FAILED) for word in spelled("failed", "error", "canceled", "cancelled")),
-        *((word, PollKind.PENDING) for word in spelled("pending", "processing", "running", "queued", "unknown")),
-        *((word, PollKind.PENDING) for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")),
+        *(
+            (word, PollKind.PENDING)
+            for word in spelled("pending", "processing", "running", "queued", "unknown")
+        ),
+        *(
+            (word, PollKind.PENDING)
+            for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")
+        ),
     ],
 )
 async def test_status_words(status: str, kind: PollKind) -> None:
@@ -826,14 +886,21 @@ async def test_number_beyond_a_floats_range_does_not_spoil_a_success() -> None:
     """Such a number reads as infinite, which no JSON can hold; it becomes null, and the success stays one."""
     body = task_body("success", score=1, list=[{"a": 1}]).replace(b": 1", b": -1e400")
     outcome = await poll(answering(answer(200, body)))
-    assert (outcome.kind, outcome.data["score"], outcome.data["list"]) == (PollKind.SUCCEEDED, None, [{"a": None}])
+    assert (outcome.kind, outcome.data["score"], outcome.data["list"]) == (
+        PollKind.SUCCEEDED,
+        None,
+        [{"a": None}],
+    )
     assert json.dumps(outcome.data, allow_nan=False)
 
 
 async def test_large_answer_is_read() -> None:
     """A success of megabytes is a success, cut down to what a table holds before it is kept in memory."""
     outcome = await poll(answering(answer(200, task_body("success", note="x" * (MAX_ANSWER - 1000)))))
-    assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, {"result": {"resources": []}, "truncated": True})
+    assert (outcome.kind, outcome.data) == (
+        PollKind.SUCCEEDED,
+        {"result": {"resources": []}, "truncated": True},
+    )
 
 
 async def test_endless_answer_is_dropped() -> None:
@@ -913,7 +980,9 @@ async def test_missing_task_is_missing() -> None:
         assert await api.poll("task-unknown") == PollOutcome(kind=PollKind.MISSING)
 
 
-@pytest.mark.parametrize("task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512])
+@pytest.mark.parametrize(
+    "task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512]
+)
 async def test_any_id_is_asked_for_as_one_path_segment(task_id: str) -> None:
     """An id is the vendor's to choose; it reaches the path quoted, and nothing else of the request."""
     async with (
@@ -1022,7 +1091,10 @@ async def test_a_few_interim_answers_are_no_matter() -> None:
 async def test_what_comes_before_a_body_is_counted_anew_on_a_kept_connection() -> None:
     """A process that polls for days has read any number of bytes over one."""
     interim = b"HTTP/1.1 102 Processing\r\n\r\n" * MAX_INTERIM
-    async with listening(answering(interim + answer(200, TASK + b" " * MAX_HEAD))) as listener, calling(listener.origin) as api:
+    async with (
+        listening(answering(interim + answer(200, TASK + b" " * MAX_HEAD))) as listener,
+        calling(listener.origin) as api,
+    ):
         assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.PENDING] * 3
         assert listener.connections == 1
 
@@ -1050,7 +1122,10 @@ async def test_many_large_answers_at_once_take_the_memory_of_one() -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             assert {outcome.kind for outcome in outcomes} == {PollKind.SUCCEEDED}
-            assert outcomes[0].data == {"result": {"resources": [{"url": "https://x/1.mp4"}]}, "truncated": True}
+            assert outcomes[0].data == {
+                "result": {"resources": [{"url": "https://x/1.mp4"}]},
+                "truncated": True,
+            }
     assert peaks[1] < 1.5 * peaks[0]
 
 
@@ -1084,9 +1159,15 @@ async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_wai
         (b'"\\ud83d\\ude00"', "😀"),
     ],
 )
-async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(text: bytes, value: object) -> None:
+async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
+    text: bytes, value: object
+) -> None:
     """A prompt that was cut in the middle of an emoji, or a number of thousands of digits, somewhere in the answer."""
-    body = task_body("success", n=0, result={"resources": []}).replace(b'"n": 0', b'"n": ' + text).replace(b'"n":0', b'"n":' + text)
+    body = (
+        task_body("success", n=0, result={"resources": []})
+        .replace(b'"n": 0', b'"n": ' + text)
+        .replace(b'"n":0', b'"n":' + text)
+    )
     outcome = await poll(answering(answer(200, body)))
     assert (outcome.kind, outcome.data["n"]) == (PollKind.SUCCEEDED, value)
     assert json.dumps(outcome.data, allow_nan=False, ensure_ascii=False).encode()
@@ -1108,13 +1189,22 @@ async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_fo
 @pytest.mark.parametrize("body", [b"", b"<html>", task_body("success"), task_body("failed")])
 async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes) -> None:
     """They are what they are, and more."""
-    plain, asking = [await poll(answering(answer(200, body, **headers))) for headers in ({}, {"retry_after": "7"})]
+    plain, asking = [
+        await poll(answering(answer(200, body, **headers))) for headers in ({}, {"retry_after": "7"})
+    ]
     assert asking == plain.model_copy(update={"retry_after": timedelta(seconds=7)})
 
 
 @pytest.mark.parametrize(
     ("remaining", "reset_in", "least", "most"),
-    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 0, 0), ("0", 0, 0, 0), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
+    [
+        ("0", 90, 85, 91),
+        ("-1", 90, 85, 91),
+        ("0", -100, 0, 0),
+        ("0", 0, 0, 0),
+        ("0", 10**8, 3600, 3600),
+        ("1", 90, None, None),
+    ],
 )
 async def test_where_nothing_remains_the_pause_lasts_until_the_reset(
     remaining: str, reset_in: int, least: int | None, most: int | None
@@ -1135,7 +1225,9 @@ async def test_nonsense_in_one_header_leaves_the_other() -> None:
     """The rate's own headers count where `Retry-After` cannot be read."""
     reset = str(int(time.time()) + 60)
     for nonsense in ("soon", "-5", "9" * 5000, "Wed, 99 Foo 2026 00:00:00 GMT"):
-        script = answering(answer(429, b"{}", retry_after=nonsense, x_ratelimit_remaining="0", x_ratelimit_reset=reset))
+        script = answering(
+            answer(429, b"{}", retry_after=nonsense, x_ratelimit_remaining="0", x_ratelimit_reset=reset)
+        )
         pause = (await poll(script)).retry_after
         assert pause is not None
         assert 50 < pause.total_seconds() <= 3600
@@ -1194,7 +1286,9 @@ async def test_a_refused_key_is_read_again_when_the_balance_is_asked_for_next() 
 
 
 @pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])
-async def test_a_vendor_that_says_nothing_does_not_answer(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_vendor_that_says_nothing_does_not_answer(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken or silent, and nothing is raised."""
     monkeypatch.setattr("taskhook.adapters.http.vendor.POLL_TIME", SHORT)
     told = await balance(script)

@@ -35,7 +35,9 @@ class VendorEmulator:
         """Start with no task and no fault."""
         self.vendor = Modellix(profile, sample_bytes=RESULT.stat().st_size)
         self.faults = Faults()
-        self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by task: what held polls wait for
+        self._ended: defaultdict[str, asyncio.Event] = defaultdict(
+            asyncio.Event
+        )  # by task: what held polls wait for
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._hints: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -166,7 +168,9 @@ class VendorEmulator:
         if task.result_bytes is not None and (fault is None or fault.fault in {"slow", "drop_after"}):
             bulk = Bulk(task.id, task.result_bytes)
             dropped = fault is not None and fault.fault == "drop_after"
-            answer = await bulk.serve(request, rate=self.vendor.results.rate, until=bulk.size // 2 if dropped else None)
+            answer = await bulk.serve(
+                request, rate=self.vendor.results.rate, until=bulk.size // 2 if dropped else None
+            )
             _interrupt(fault)
             return answer
         return await _file(request, RESULT, fault)
@@ -216,7 +220,9 @@ class VendorEmulator:
     # --- what happens at a task's end -------------------------------------------------------------------------------
 
     def _expect_end(self, task: VendorTask) -> None:
-        self._timers[task.id] = asyncio.get_running_loop().call_later(task.ends_at - self.vendor.now(), self._see_end, task)
+        self._timers[task.id] = asyncio.get_running_loop().call_later(
+            task.ends_at - self.vendor.now(), self._see_end, task
+        )
 
     def _see_end(self, task: VendorTask) -> None:
         """Answer the polls that are held for a task that has ended, and call its webhook."""
@@ -226,7 +232,9 @@ class VendorEmulator:
             timer.cancel()
             self._ended[task.id].set()
             if task.webhook_url is not None and self._session is not None:
-                hint = asyncio.get_running_loop().create_task(self._hint(task, task.webhook_url, self._session))
+                hint = asyncio.get_running_loop().create_task(
+                    self._hint(task, task.webhook_url, self._session)
+                )
                 self._hints.add(hint)
                 hint.add_done_callback(self._hints.discard)
 
@@ -243,7 +251,9 @@ class VendorEmulator:
             task.hint_attempts += 1
             attempt = headers | {"X-Modellix-Retry-Count": str(retry_count)}
             try:
-                async with session.post(url, data=self.vendor.answer(task), headers=attempt, allow_redirects=False) as response:
+                async with session.post(
+                    url, data=self.vendor.answer(task), headers=attempt, allow_redirects=False
+                ) as response:
                     if response.status != 429 and response.status < 500:
                         return
             except (aiohttp.ClientError, TimeoutError):
@@ -286,7 +296,9 @@ async def _file(request: web.Request, path: Path, fault: Fault | None) -> web.St
         return _not_json()
     if fault is not None and fault.fault == "drop_after":
         content = await asyncio.to_thread(path.read_bytes)
-        response = web.StreamResponse(headers={"Content-Length": str(len(content)), "Content-Type": "video/mp4"})
+        response = web.StreamResponse(
+            headers={"Content-Length": str(len(content)), "Content-Type": "video/mp4"}
+        )
         await response.prepare(request)
         await response.write(content[: len(content) // 2])
         raise DroppedError
@@ -317,7 +329,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.local.vendor", description=__doc__)
     add = parser.add_argument
     add("--port", type=int, default=0, help="0: any free port")
-    add("--api-key", action="append", metavar="KEY", help="accepted key, repeatable; without it one is generated")
+    add(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="accepted key, repeatable; without it one is generated",
+    )
     add("--public-url", help="origin named in answers; without it the one that the client used")
     add("--task-seconds", type=float, default=default.task_seconds)
     add("--rpm", type=int, default=default.rpm, help="authenticated calls per key in any 60 s")

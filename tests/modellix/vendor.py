@@ -84,7 +84,11 @@ class Modellix:
     """
 
     def __init__(
-        self, profile: VendorProfile | None = None, *, now: Callable[[], float] = time.time, sample_bytes: int = 0
+        self,
+        profile: VendorProfile | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        sample_bytes: int = 0,
     ) -> None:
         """Start with no task; `now` gives seconds, `sample_bytes` is the size of the usual result."""
         self.profile = profile or VendorProfile()
@@ -184,7 +188,11 @@ class Modellix:
         except ValueError:
             seconds = math.nan
         if not seconds >= 0:
-            raise RefusedError(400, f"parameter 'timeout' must be a number of seconds, got '{timeout}'", category="Invalid format")
+            raise RefusedError(
+                400,
+                f"parameter 'timeout' must be a number of seconds, got '{timeout}'",
+                category="Invalid format",
+            )
         return min(seconds, LONG_POLL_MAX_S)
 
     def check_model(self, slug: str) -> None:
@@ -200,7 +208,14 @@ class Modellix:
     # --- a task's life ----------------------------------------------------------------------------------------------
 
     def take(
-        self, key: str, slug: str, body: bytes, *, webhook_url: str | None, origin: str, fault: Fault | None = None
+        self,
+        key: str,
+        slug: str,
+        body: bytes,
+        *,
+        webhook_url: str | None,
+        origin: str,
+        fault: Fault | None = None,
     ) -> VendorTask:
         """Take a task, which is paid for from then on; raises RefusedError where it is wrong, or one too many."""
         fields = validated_fields(body)
@@ -209,7 +224,9 @@ class Modellix:
             raise RefusedError(400, "header 'X-Webhook-URL' must be an http or https URL")
         if self.running(key) >= self.profile.concurrent:
             self.refused_concurrency += 1
-            raise RefusedError(429, f"at most {self.profile.concurrent} running tasks", category="Concurrent limit exceeded")
+            raise RefusedError(
+                429, f"at most {self.profile.concurrent} running tasks", category="Concurrent limit exceeded"
+            )
         now = self.now()
         task = VendorTask(
             id=f"task-{uuid.uuid4().hex}",
@@ -254,7 +271,13 @@ class Modellix:
     def result(self, task_id: str) -> VendorTask | None:
         """Find the task whose result can be downloaded."""
         task = self.tasks.get(task_id)
-        if task is None or task.outcome != "success" or not self.has_ended(task) or self._has_expired(task) or self.results.gone:
+        if (
+            task is None
+            or task.outcome != "success"
+            or not self.has_ended(task)
+            or self._has_expired(task)
+            or self.results.gone
+        ):
             return None
         self.answer(task)  # which settles how large it is
         return task

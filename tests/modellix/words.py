@@ -19,7 +19,9 @@ CATEGORIES = {
 class RefusedError(Exception):
     """A request that is answered with the vendor's error envelope."""
 
-    def __init__(self, status: int, detail: str, *, category: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, *, category: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         """Word it as the vendor does: category, then detail."""
         super().__init__(detail)
         self.status = status
@@ -47,7 +49,12 @@ def minified(value: Any) -> bytes:
 
 def is_http_url(value: Any) -> bool:
     """Tell whether it is an address of the web: here http and loopback will do, which the vendor refuses."""
-    return isinstance(value, str) and value.isascii() and value.startswith(("http://", "https://")) and " " not in value
+    return (
+        isinstance(value, str)
+        and value.isascii()
+        and value.startswith(("http://", "https://"))
+        and " " not in value
+    )
 
 
 def validated_fields(body: bytes) -> dict[str, Any]:
@@ -63,7 +70,9 @@ def validated_fields(body: bytes) -> dict[str, Any]:
             raise RefusedError(400, f"parameter '{name}' is required")
     for name in ("image_url", "video_url"):
         if not is_http_url(fields[name]):
-            raise RefusedError(400, f"parameter '{name}' must be an ASCII http or https URL", category="Invalid format")
+            raise RefusedError(
+                400, f"parameter '{name}' must be an ASCII http or https URL", category="Invalid format"
+            )
     if fields["mode"] not in MODES:
         raise RefusedError(400, f"parameter 'mode' must be one of {', '.join(MODES)}, got '{fields['mode']}'")
     if not isinstance(fields.get("check_image", True), bool):

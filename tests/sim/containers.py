@@ -51,11 +51,19 @@ def as_client(client: object) -> Any:
 
 def own_key(injector: FaultInjector) -> Any:
     """Give the deployment's own key, behind the injector."""
-    return injector.port(StoredKey(StackSecret(as_client(SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey)
+    return injector.port(
+        StoredKey(StackSecret(as_client(SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey
+    )
 
 
 def start_container(
-    injector: FaultInjector, settings: Settings, *, table: MemoryDynamo, bucket: MemoryS3, start: Start, **ports_of_the_world: Any
+    injector: FaultInjector,
+    settings: Settings,
+    *,
+    table: MemoryDynamo,
+    bucket: MemoryS3,
+    start: Start,
+    **ports_of_the_world: Any,
 ) -> App:
     """Start a process: every adapter is new, and behind the injector; `ports_of_the_world` are what it has around it."""
     clock, reporter = ports_of_the_world["clock"], ports_of_the_world["reporter"]
@@ -69,7 +77,9 @@ def start_container(
     return App(
         settings,
         tasks=injector.port(stored, ports.TaskStore, ports.WorkIndex, ports.TaskHistory),
-        control=injector.port(shared, ports.LeadershipStore, ports.AdmissionStore, ports.Budget, ports.DeliveryRate),
+        control=injector.port(
+            shared, ports.LeadershipStore, ports.AdmissionStore, ports.Budget, ports.DeliveryRate
+        ),
         callers=injector.port(directory, ports.CallerDirectory),
         webhook_urls=injector.port(SignedWebhookUrls(ORIGIN, key), ports.WebhookUrls)
         if settings.vendor_webhooks is Switch.ON

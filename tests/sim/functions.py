@@ -53,10 +53,14 @@ class Functions:
     deployment: Deployment
     injector: FaultInjector
     beat: float = 2.0
-    people: dict[str, ports.Caller] = field(default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")})
+    people: dict[str, ports.Caller] = field(
+        default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")}
+    )
     table: MemoryDynamo = field(init=False)
     told: RecordingReporter = field(default_factory=RecordingReporter)
-    answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))  # by task's name: what its submitter heard
+    answers: dict[str, list[Any]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # by task's name: what its submitter heard
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
 
     def __post_init__(self) -> None:
@@ -64,7 +68,11 @@ class Functions:
         self.table = MemoryDynamo({TASKS: "task_id", CALLERS: "caller"}, time=self.loop.time)
         self.runner = Runner(self.injector, self._start_container)
         self.vendor = SimVendor(
-            self.injector, self.deployment, states_of=self._states_of, webhook=self.hint, aside=self.runner.aside
+            self.injector,
+            self.deployment,
+            states_of=self._states_of,
+            webhook=self.hint,
+            aside=self.runner.aside,
         )
         self.media = SimMedia(self.injector)
         self.receivers = SimReceivers(self.injector, self.table)
@@ -90,7 +98,9 @@ class Functions:
         self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
         self._media_port = self.injector.port(self.media, ports.MediaProbe)
         self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
-        admin = DynamoCallers(as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.injector))
+        admin = DynamoCallers(
+            as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.injector)
+        )
         self.admin = self.injector.port(admin, ports.CallerAdmin)
         for caller in self.people.values():
             self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
@@ -141,8 +151,12 @@ class Functions:
             )
 
         def start() -> Invocation:
-            twin: Callable[[], Invocation] = start if key is not None else lambda: self.poll({})  # an API call is not made twice
-            return self.runner.invoke(f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name])
+            twin: Callable[[], Invocation] = (
+                start if key is not None else lambda: self.poll({})
+            )  # an API call is not made twice
+            return self.runner.invoke(
+                f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name]
+            )
 
         return start()
 
@@ -160,7 +174,11 @@ class Functions:
                 world=app.poller,
             )
 
-        name = f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}" if event else "tick"
+        name = (
+            f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}"
+            if event
+            else "tick"
+        )
         return self.runner.invoke(name, "poll", run, lambda: self.poll(event), POLL_TIME)
 
     def archive(self, event: Json) -> Invocation:
@@ -213,7 +231,9 @@ class Functions:
                 retention=app.settings.retention,
             )
 
-        return self.runner.invoke(f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME)
+        return self.runner.invoke(
+            f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME
+        )
 
     def redeliver(self, name: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to have a message delivered again."""
@@ -229,7 +249,9 @@ class Functions:
                 reporter=self.reporter,
             )
 
-        return self.runner.invoke(f"redeliver {name}", "submit", run, lambda: self.redeliver(name, caller), SUBMIT_TIME)
+        return self.runner.invoke(
+            f"redeliver {name}", "submit", run, lambda: self.redeliver(name, caller), SUBMIT_TIME
+        )
 
     def redeliver_many(self, state: CallbackState, caller: str = "alice") -> Invocation:
         """Invoke the submit function to have every message of that state delivered again."""
@@ -246,7 +268,9 @@ class Functions:
                 reporter=self.reporter,
             )
 
-        return self.runner.invoke(f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME)
+        return self.runner.invoke(
+            f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME
+        )
 
     def send_test_callbacks(self, url: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to send a receiver samples."""
@@ -262,7 +286,9 @@ class Functions:
                 reporter=self.reporter,
             )
 
-        return self.runner.invoke(f"try {caller}", "submit", run, lambda: self.send_test_callbacks(url, caller), SUBMIT_TIME)
+        return self.runner.invoke(
+            f"try {caller}", "submit", run, lambda: self.send_test_callbacks(url, caller), SUBMIT_TIME
+        )
 
     def listing(self, caller: str = "alice") -> Invocation:
         """Invoke the submit function to list tasks, and to authenticate."""
@@ -323,7 +349,11 @@ class Functions:
 
     def items_of(self, name: str) -> list[Item]:
         """List the items of a task."""
-        return [item for task_id, names in self.names.items() if name in names and (item := self.table.peek(TASKS, task_id))]
+        return [
+            item
+            for task_id, names in self.names.items()
+            if name in names and (item := self.table.peek(TASKS, task_id))
+        ]
 
     def _states_of(self, name: str) -> set[str]:
         return {str(item["state"]["S"]) for item in self.items_of(name)}

@@ -102,7 +102,9 @@ class FaultInjector:
 
     def __post_init__(self) -> None:
         self.loop = VirtualLoop(self.aws)
-        self.loop.set_exception_handler(lambda _loop, _context: None)  # whoever was killed in between has nobody who asks
+        self.loop.set_exception_handler(
+            lambda _loop, _context: None
+        )  # whoever was killed in between has nobody who asks
 
     # --- ports -----------------------------------------------------------------------------------------------------------
 
@@ -124,7 +126,12 @@ class FaultInjector:
         return await self.interact(KINDS[method.__name__], effect, strike, what=method.__name__)
 
     async def interact(
-        self, kind: str, effect: Callable[[], Awaitable[Any]], strike: Callable[[str], Awaitable[Any]], *, what: str = ""
+        self,
+        kind: str,
+        effect: Callable[[], Awaitable[Any]],
+        strike: Callable[[str], Awaitable[Any]],
+        *,
+        what: str = "",
     ) -> Any:
         """Let one interaction happen, or go wrong as planned."""
         invocation, call = INVOCATION.get(), _CALL.get()
@@ -194,7 +201,9 @@ class FaultInjector:
             self.diverged = site != self.plan.site
             return self._struck(invocation, site, self.plan.outcome, call)
         if self.storm:
-            if self.loop.time() > STORM or self.dice.random() >= self.storm * (0.02 if kind == "sleep" else 1):
+            if self.loop.time() > STORM or self.dice.random() >= self.storm * (
+                0.02 if kind == "sleep" else 1
+            ):
                 return None
             return self._struck(invocation, site, self.dice.choice(OUTCOMES[kind]), call)
         # A poller asks the same again and again: what stands in the tables tells one question from its repetition.
@@ -259,7 +268,9 @@ class FaultInjector:
         self, outcome: str, effect: Callable[[], Awaitable[Any]], request: dict[str, Any]
     ) -> Any:
         match outcome:
-            case "sdk retry" | "sdk retry late":  # the answer was lost, and the SDK sends the same request again
+            case (
+                "sdk retry" | "sdk retry late"
+            ):  # the answer was lost, and the SDK sends the same request again
                 await effect()
                 if outcome == "sdk retry late":
                     await asyncio.sleep(LATE - HOLD)
@@ -292,7 +303,9 @@ class FaultInjector:
                 ages: dict[str, float] = {}
 
                 def lag(key: str) -> float:
-                    return STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
+                    return (
+                        STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
+                    )
 
                 self.world.lagging(lag)
                 try:
@@ -334,7 +347,9 @@ class _Ported:
 
     def __init__(self, inner: object, injector: FaultInjector, protocols: tuple[type, ...]) -> None:
         for name, full in methods_of(*protocols):
-            setattr(self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, injector))
+            setattr(
+                self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, injector)
+            )
         self.inner = inner
 
     def __call__(self, **arguments: Any) -> Any:

@@ -60,7 +60,11 @@ async def _stream(machine: Machine, *, until: float, every: float, callers: Mapp
 
 def _too_late(late: list[float], allowed: float) -> list[str]:
     """Say so where a callback was later than it may be."""
-    return [f"a callback was {max(late):.1f} s late, not {allowed:.1f} s"] if late and max(late) > allowed else []
+    return (
+        [f"a callback was {max(late):.1f} s late, not {allowed:.1f} s"]
+        if late and max(late) > allowed
+        else []
+    )
 
 
 def _refuses_to_hold(how: str, *, some: bool, allowed: float) -> None:
@@ -83,7 +87,13 @@ for _how, _allowed in (
 
 
 def _lasts(
-    mode: str, seconds: float, *, within: float, most_unknown: int = 0, most_requests: float = math.inf, name: str = ""
+    mode: str,
+    seconds: float,
+    *,
+    within: float,
+    most_unknown: int = 0,
+    most_requests: float = math.inf,
+    name: str = "",
 ) -> None:
     """Let the vendor be in trouble while tasks of four callers run, wait, and come."""
 
@@ -114,7 +124,9 @@ def _lasts(
 
 # Unknown outcomes are watched for a quarter of an hour; what the vendor has asked for may still last when it is well again.
 _lasts("down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
-_lasts("down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours")  # one probe every five minutes
+_lasts(
+    "down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours"
+)  # one probe every five minutes
 _lasts("posts down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("silent", 20 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("unreachable", 30 * MINUTE, within=10 * MINUTE)
@@ -128,7 +140,9 @@ _lasts("slow", 30 * MINUTE, within=10 * MINUTE)
 async def one_callers_requests_break_the_vendor(machine: Machine) -> list[str]:
     """What one caller sends makes the vendor answer 503; another's goes on being paid and called back."""
     machine.vendor.task_time = 30.0
-    machine.vendor.spells = [Spell("posts down", until=20 * MINUTE, touches=lambda name: name.startswith("bob"))]
+    machine.vendor.spells = [
+        Spell("posts down", until=20 * MINUTE, touches=lambda name: name.startswith("bob"))
+    ]
     for number in range(60):
         machine.place(State.QUEUED, f"bob{number}", caller="bob")
     await _stream(machine, until=10 * MINUTE, every=15.0, callers={"alice": "ok"})
@@ -153,7 +167,10 @@ async def with_receivers(machine: Machine, behaviours: Mapping[str, str]) -> lis
     for number in range(300):
         for caller, behaviour in behaviours.items():
             machine.place(
-                State.WATCHED, f"{caller}{number}", caller=caller, url=f"https://{behaviour}-{number}.{caller}.example.com/"
+                State.WATCHED,
+                f"{caller}{number}",
+                caller=caller,
+                url=f"https://{behaviour}-{number}.{caller}.example.com/",
             )
     await _stream(machine, until=10 * MINUTE, every=6.0, callers={"alice": "ok"})
     await machine.until(_HALF_AN_HOUR)
@@ -198,7 +215,10 @@ async def many_end_at_a_dead_host(machine: Machine) -> list[str]:
     found += await machine.calm(HOUR)
     memory.cancel()
     most = FEW + SLOTS + 100  # and some that are being read, or copied from what they were
-    return [*found, *([f"{machine.most_tasks} tasks stood in memory, not {most}"] if machine.most_tasks > most else [])]
+    return [
+        *found,
+        *([f"{machine.most_tasks} tasks stood in memory, not {most}"] if machine.most_tasks > most else []),
+    ]
 
 
 CLOCKS = (0.0, 300.0, -300.0, 45.0, -120.0)  # seconds by which a container's clock is ahead
@@ -252,7 +272,11 @@ async def answers_are_cut(machine: Machine) -> list[str]:
     await _stream(machine, until=10 * MINUTE, every=4.0, callers=dict.fromkeys(machine.people, "ok"))
     await machine.until(stuck_until)
     found = await machine.calm(10 * MINUTE)
-    late = [first - machine.vendor.ends[name] for name, first in machine.receivers.first.items() if name not in stuck]
+    late = [
+        first - machine.vendor.ends[name]
+        for name, first in machine.receivers.first.items()
+        if name not in stuck
+    ]
     return [*found, *_too_late(late, 15.0)]
 
 
@@ -282,9 +306,16 @@ def _expires(name: str, *, late: float) -> None:
                 gone += "state" in item
                 if "state" in item and "work" in item:
                     found.append(f"{item['task_id']['S']} was deleted while it had work")
-                if "state" in item and machine.loop.time() - ended_at < RETENTION.total_seconds() - 20 * MINUTE:
+                if (
+                    "state" in item
+                    and machine.loop.time() - ended_at < RETENTION.total_seconds() - 20 * MINUTE
+                ):
                     found.append(f"{item['task_id']['S']} was deleted after {day} days")
-        left = [item["task_id"]["S"] for item in machine.table.everything(TASKS) if "state" in item or "#" in item["task_id"]["S"]]
+        left = [
+            item["task_id"]["S"]
+            for item in machine.table.everything(TASKS)
+            if "state" in item or "#" in item["task_id"]["S"]
+        ]
         return [
             *found,
             *([f"{len(left)} items never expire, {left[0]} among them"] if left else []),

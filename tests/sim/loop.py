@@ -47,7 +47,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.call_at(self._elapsed + seconds, _end, over)
         await over
 
-    def call_soon[*Ts](self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+    def call_soon[*Ts](
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Run it in this round or the next; as the base class, without its checks."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)

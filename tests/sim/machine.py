@@ -129,7 +129,9 @@ class Machine:
 
         async def run(app: App, _ahead: float) -> PollReport:
             stop = app.clock.now() + STOP
-            return await poll(accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller)
+            return await poll(
+                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller
+            )
 
         self._invoke("poll", run)
 
@@ -143,7 +145,9 @@ class Machine:
             "callback_url": url or f"https://ok-{caller}.example.com/",
         }
         person = self.people[caller]
-        request = SubmitRequest.read(MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
+        request = SubmitRequest.read(
+            MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
+        )
         self.names[request.task_id] = name
 
         async def run(app: App, ahead: float) -> None:
@@ -209,7 +213,9 @@ class Machine:
         else:
             self.loop.run_until_complete(added)
 
-    def _invoke(self, function: str, run: Callable[[App, float], Coroutine[Any, Any, Any]]) -> asyncio.Task[None]:
+    def _invoke(
+        self, function: str, run: Callable[[App, float], Coroutine[Any, Any, Any]]
+    ) -> asyncio.Task[None]:
         ahead = next(self._clocks[function])
         idle = self._idle[function, ahead]
         app = idle.pop() if idle else self._app(ahead)
@@ -279,7 +285,9 @@ class Machine:
         """Wait, as a script does."""
         await self.loop.pause(max(moment - self.loop.time(), 0.0))
 
-    async def calm(self, within: float, *, besides: Callable[[Item], bool] = lambda _item: False) -> list[str]:
+    async def calm(
+        self, within: float, *, besides: Callable[[Item], bool] = lambda _item: False
+    ) -> list[str]:
         """Wait until no task has work to do; say which have when that takes too long."""
         end = self.loop.time() + within
         await self.loop.pause(1.0)  # until what was placed just now is there

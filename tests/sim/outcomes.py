@@ -1,6 +1,10 @@
 """What may become of a call, by its kind."""
 
-_DIED, _FROZEN, _TWINNED = ("died before", "died after"), ("thaw before", "thaw after"), ("twin before", "twin after")
+_DIED, _FROZEN, _TWINNED = (
+    ("died before", "died after"),
+    ("thaw before", "thaw after"),
+    ("twin before", "twin after"),
+)
 _DOWN = ("unavailable", "unavailable for good", "throttled", "outage", "slow")
 
 # What may become of a call, by kind. Only the outcome that a kind cannot have is missing.

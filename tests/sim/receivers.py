@@ -36,7 +36,9 @@ class SimReceivers:
     async def send(self, url: str, headers: Any, body: bytes) -> Reply:
         """Take one attempt."""
         task_id = headers["x-modellix-task-id"]
-        visit = Visit(self._loop.now(), url, dict(headers), body, running(), None, self._table.peek(TASKS, task_id))
+        visit = Visit(
+            self._loop.now(), url, dict(headers), body, running(), None, self._table.peek(TASKS, task_id)
+        )
         visits = self.samples if "_sample_" in task_id else self.visits
 
         async def effect() -> Reply:
@@ -78,7 +80,9 @@ class SimReceivers:
             return Reply(status=200, elapsed=elapsed)
         if word.isdigit():
             return Reply(
-                status=int(word), retry_after=timedelta(seconds=int(retry_after)) if retry_after else None, elapsed=elapsed
+                status=int(word),
+                retry_after=timedelta(seconds=int(retry_after)) if retry_after else None,
+                elapsed=elapsed,
             )
         return Reply(error=word, elapsed=elapsed)
 

@@ -101,7 +101,12 @@ async def waits_for_places(scene: Scene) -> None:
         await scene.submit(name, caller=caller).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, beat=4.0, places=1, task_time=90.0)
+@_scenario(
+    {"a": "success delivered", "b": "failed delivered", "c": "failed delivered"},
+    beat=4.0,
+    places=1,
+    task_time=90.0,
+)
 async def cancels(scene: Scene) -> None:
     """Queued tasks taken back, one of them twice; what runs cannot be."""
     for name in ("a", "b", "c"):
@@ -160,7 +165,10 @@ async def balance_is_short(scene: Scene) -> None:
 async def budget_is_short(scene: Scene) -> None:
     """Two requests in six seconds, four tasks, two callers."""
     await asyncio.gather(
-        *(scene.submit(name, caller=who).ended.wait() for name, who in zip("abcd", ("alice", "bob") * 2, strict=True))
+        *(
+            scene.submit(name, caller=who).ended.wait()
+            for name, who in zip("abcd", ("alice", "bob") * 2, strict=True)
+        )
     )
 
 
@@ -297,7 +305,9 @@ def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float 
         await scene.submit("b", callback_url="https://other.example.com/ok", caller="bob").ended.wait()
 
     name = f"receiver_{behaviour.replace('-', '_').replace('+', '_after_')}"
-    SCENARIOS[name] = Scenario(name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, beat)
+    SCENARIOS[name] = Scenario(
+        name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, beat
+    )
 
 
 _receiver("503-503-503-ok", "success delivered")
@@ -327,7 +337,9 @@ async def delivers_again(scene: Scene) -> None:
     await scene.until(lambda: _is(scene, "a", "delivered") and _attempts(scene, "b") > 1)
     for name in ("a", "b", "a"):
         await scene.redeliver(name).ended.wait()
-    await scene.until(lambda: _is(scene, "c", "undelivered"), 6000, step=20)  # an hour, and until the index shows it
+    await scene.until(
+        lambda: _is(scene, "c", "undelivered"), 6000, step=20
+    )  # an hour, and until the index shows it
     await asyncio.sleep(2)
     await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
 
@@ -410,11 +422,18 @@ async def is_deployed(scene: Scene) -> None:
     for item in scene.items_of("b"):
         scene.table.write(TASKS, item | {"model": {"S": "alibaba/wan9"}, "novelty": {"S": "kept"}})
     now = scene.loop.now()
-    for number, (partition, state) in enumerate((("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))):
+    for number, (partition, state) in enumerate(
+        (("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))
+    ):
         task_id = f"tk_{number:022d}"
         scene.poison.add(task_id)
         at = f"{milliseconds(now):013d}_{task_id}"
-        words = {"task_id": task_id, "work": partition, "work_at": f"alice#{at}" if partition == "queue" else at, "state": state}
+        words = {
+            "task_id": task_id,
+            "work": partition,
+            "work_at": f"alice#{at}" if partition == "queue" else at,
+            "state": state,
+        }
         scene.table.write(TASKS, {name: {"S": word} for name, word in words.items()})
     await scene.submit("c", late=6).ended.wait()
 
@@ -423,7 +442,10 @@ async def is_deployed(scene: Scene) -> None:
 async def is_busy(scene: Scene) -> None:
     """Several callers at once, few places, receivers that fail, a list in between."""
     await asyncio.gather(
-        *(scene.submit(name, caller=who).ended.wait() for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob")))
+        *(
+            scene.submit(name, caller=who).ended.wait()
+            for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob"))
+        )
     )
     await scene.submit("d", callback_url="https://r.example.com/500-timeout-ok").ended.wait()
     await scene.listing("bob").ended.wait()

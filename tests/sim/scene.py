@@ -10,7 +10,9 @@ from tests.sim.functions import Functions
 from tests.sim.rivals import key_of, rivals_item
 from tests.world import START
 
-QUIET_WITHIN = 12 * 86400.0  # virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
+QUIET_WITHIN = (
+    12 * 86400.0
+)  # virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
 MISS = 512  # minutes between ticks at most, while nothing changes: days pass in a few of them
 PATIENCE = 3  # ticks without a change until then
 PATIENT_STEP = 10.0
@@ -67,7 +69,9 @@ class Scene(Functions):
         misses, unchanged, before = 1, 0, ""
         await asyncio.sleep(self.injector.dice.uniform(1, 59))
         while self.loop.time() < QUIET_WITHIN:
-            if self._nothing_left() and await self.until(self.quiet, POLL_TIME):  # a leader that lingers needs no other
+            if self._nothing_left() and await self.until(
+                self.quiet, POLL_TIME
+            ):  # a leader that lingers needs no other
                 break
             self.poll({})
             self.tick.set()
@@ -75,7 +79,9 @@ class Scene(Functions):
             now = self.fingerprint()
             unchanged = unchanged + 1 if now == before and (self.patient or not self.acting) else 0
             misses, before = min(misses * 2, MISS) if unchanged >= PATIENCE else 1, now
-            await asyncio.sleep(TICK * (self._idle_ticks() if self._only_retries() else min(misses - 1, self._idle_ticks())))
+            await asyncio.sleep(
+                TICK * (self._idle_ticks() if self._only_retries() else min(misses - 1, self._idle_ticks()))
+            )
         self.ended_at = self.loop.time()
         if self._acts is not None:
             await self._acts
@@ -93,7 +99,11 @@ class Scene(Functions):
     def _idle_ticks(self) -> int:
         """Count the whole ticks before the one that finds the next retry: none of those may be missed, or it would be late."""
         waiting = [item for item in self.table.working(TASKS) if item["work"]["S"] == "retry"]
-        due = [int(item["work_at"]["S"].partition("_")[0]) for item in waiting if item["task_id"]["S"] not in self.poison]
+        due = [
+            int(item["work_at"]["S"].partition("_")[0])
+            for item in waiting
+            if item["task_id"]["S"] not in self.poison
+        ]
         rest = (min(due) / 1000 - START.timestamp() - self.loop.time()) if due else QUIET_WITHIN
         return max(int(rest / TICK) - 1, 0)
 
@@ -129,10 +139,19 @@ class Scene(Functions):
         rows = []
         for item in self.table.everything(TASKS):
             if "state" in item:
-                words = [item["state"]["S"], item.get("callback", {}).get("S", ""), item.get("attempts", {}).get("N", "0")]
-                claimed = int(item.get("claimed_until", {}).get("N", "0")) / 1000 - START.timestamp() > self.loop.time()
+                words = [
+                    item["state"]["S"],
+                    item.get("callback", {}).get("S", ""),
+                    item.get("attempts", {}).get("N", "0"),
+                ]
+                claimed = (
+                    int(item.get("claimed_until", {}).get("N", "0")) / 1000 - START.timestamp()
+                    > self.loop.time()
+                )
                 rows.append(f"{self.name_of(item['task_id']['S'])}:{':'.join(words)}:{claimed}")
-        about = sorted(invocation.name.split(" ")[1] for invocation in self.invocations if not invocation.ended.is_set())
+        about = sorted(
+            invocation.name.split(" ")[1] for invocation in self.invocations if not invocation.ended.is_set()
+        )
         return "|".join([*sorted(rows), *about])
 
     def rival(self, request: Json) -> None:

@@ -12,7 +12,12 @@ from taskhook.core.task import Submission, SubmitOutcome
 from tests.sim.loop import VirtualLoop
 from tests.world import a_success
 
-POLL_LIMIT, HOLD_LIMIT, HELD, SEND_LIMIT = 10.0, 50.0, 30.0, 15.0  # seconds: the adapters' own, and what the vendor holds
+POLL_LIMIT, HOLD_LIMIT, HELD, SEND_LIMIT = (
+    10.0,
+    50.0,
+    30.0,
+    15.0,
+)  # seconds: the adapters' own, and what the vendor holds
 ASKED_PAUSE = timedelta(minutes=30)  # a vendor's `Retry-After`
 RECEIVERS_PAUSE = timedelta(minutes=10)
 
@@ -79,7 +84,10 @@ class Vendor:
     def mode(self, name: str) -> str:
         """Tell what the vendor is like to a task right now; empty: as it should be."""
         now = self._loop.time()
-        return next((spell.mode for spell in self.spells if spell.since <= now < spell.until and spell.touches(name)), "")
+        return next(
+            (spell.mode for spell in self.spells if spell.since <= now < spell.until and spell.touches(name)),
+            "",
+        )
 
     def take(self, name: str, since: float, task_time: float | None = None) -> str:
         """Begin to work on a task; give the vendor's id."""
@@ -107,18 +115,27 @@ class Vendor:
         match mode:
             case "down" | "posts down":
                 await pause(0.2)
-                return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="Service unavailable")
+                return SubmitOutcome(
+                    submission=Submission.AMBIGUOUS, status=503, message="Service unavailable"
+                )
             case "silent":
                 await pause(limit.total_seconds())
                 return SubmitOutcome(submission=Submission.AMBIGUOUS, message="TimeoutError")
             case "key refused":
                 post.refused = True
                 await pause(0.2)
-                return SubmitOutcome(submission=Submission.REFUSED_HERE, status=401, message="Invalid API key")
+                return SubmitOutcome(
+                    submission=Submission.REFUSED_HERE, status=401, message="Invalid API key"
+                )
             case "throttling":
                 post.refused = True
                 await pause(0.2)
-                return SubmitOutcome(submission=Submission.BUSY, status=429, message="Too many requests", retry_after=ASKED_PAUSE)
+                return SubmitOutcome(
+                    submission=Submission.BUSY,
+                    status=429,
+                    message="Too many requests",
+                    retry_after=ASKED_PAUSE,
+                )
             case "slow":
                 await pause(9.5)
             case _:
@@ -157,7 +174,9 @@ class Vendor:
         if mode != "unreachable":
             self.requests.append(self._loop.time())
         await pause({"silent": POLL_LIMIT, "slow": 9.5}.get(mode, 0.2))
-        status = {"down": 503, "unreachable": 0, "silent": 0, "throttling": 429, "key refused": 401}.get(mode, 200)
+        status = {"down": 503, "unreachable": 0, "silent": 0, "throttling": 429, "key refused": 401}.get(
+            mode, 200
+        )
         return BalanceOutcome(answered=status in {200, 401}, status=status)
 
     async def _refuse_to_hold(self, how: str) -> PollOutcome:
@@ -201,7 +220,9 @@ class Receivers:
             case "hostile":  # errors, answers that are none, hints of a redirect, and all of it slowly
                 seconds, reply = ((0.1, 500), (5.0, None), (14.5, 302), (0.1, 425))[self.tries[name] % 4]
                 await pause(seconds)
-                return Reply(status=reply, error=None if reply else "protocol", elapsed=timedelta(seconds=seconds))
+                return Reply(
+                    status=reply, error=None if reply else "protocol", elapsed=timedelta(seconds=seconds)
+                )
             case _:
                 await pause(0.1)
                 self.delivered.setdefault(name, self._loop.time())

@@ -60,7 +60,10 @@ def violations(machine: Machine, *, most_unknown: int = 0, budget: bool = True) 
             yield f"{name} may have been paid more than once"
     tasks = machine.tasks()
     for name, task in tasks.items():
-        yield from (f"{name} {words}" for words in _of_end(task, posts[name], reported=name in machine.vendor.reported))
+        yield from (
+            f"{name} {words}"
+            for words in _of_end(task, posts[name], reported=name in machine.vendor.reported)
+        )
     unknown = sum(task.get("error") == ErrorCode.SUBMISSION_UNKNOWN for task in tasks.values())
     if unknown > most_unknown:
         yield f"{unknown} tasks are unknown, not {most_unknown} at most"
@@ -81,7 +84,9 @@ def _of_end(task: dict[str, Any], posts: list[Post], *, reported: bool) -> Itera
     if error == ErrorCode.SUBMISSION_UNKNOWN:
         if not any(post.possible for post in posts):
             yield "is called unknown, and the vendor never got it"
-    elif error is not None and not (error == ErrorCode.UPSTREAM_REFUSED and any(post.refused for post in posts)):
+    elif error is not None and not (
+        error == ErrorCode.UPSTREAM_REFUSED and any(post.refused for post in posts)
+    ):
         yield f"ended as {error}: {json.loads(task.get('message', '{}')).get('message')}"
 
 
@@ -100,7 +105,9 @@ def _of_functions(machine: Machine) -> Iterator[str]:
 def main() -> int:
     """Play, and print what is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.sim.trouble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.sim.trouble",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="none: all")
     parser.add_argument("--seed", type=int, default=SEED, metavar="N")
@@ -116,7 +123,9 @@ def main() -> int:
         began = time.process_time()
         found = play(name, options.seed)
         broken += bool(found)
-        print(f"{name:40} {time.process_time() - began:5.1f} s  {'; '.join(found[:4]) or 'holds'}", flush=True)
+        print(
+            f"{name:40} {time.process_time() - began:5.1f} s  {'; '.join(found[:4]) or 'holds'}", flush=True
+        )
     return 1 if broken else 0
 
 

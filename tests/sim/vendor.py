@@ -64,13 +64,21 @@ class SimVendor:
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
         self.told: list[str] = []  # what is odd at the moment it happens
-        self.script: dict[str, list[Submission | str]] = defaultdict(list)  # by name: what becomes of its POSTs
+        self.script: dict[str, list[Submission | str]] = defaultdict(
+            list
+        )  # by name: what becomes of its POSTs
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
         self.misses: list[PollKind] = []  # what becomes of the next polls
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
 
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: ports.Admit | None = None
+        self,
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: ports.Admit | None = None,
     ) -> SubmitOutcome:
         """Take the task, or refuse it."""
         assert model.startswith("alibaba/")
@@ -105,7 +113,9 @@ class SimVendor:
         elif self.refuses:
             planned = self.refuses.pop(0)
         if planned in {Submission.REFUSED, Submission.REFUSED_HERE, Submission.BUSY, Submission.NOT_SENT}:
-            status = {Submission.REFUSED: 400, Submission.REFUSED_HERE: 402, Submission.BUSY: 429}.get(Submission(planned), 0)
+            status = {Submission.REFUSED: 400, Submission.REFUSED_HERE: 402, Submission.BUSY: 429}.get(
+                Submission(planned), 0
+            )
             return SubmitOutcome(submission=Submission(planned), status=status, message="no")
         if planned == "dropped":
             return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the connection broke")
@@ -121,12 +131,19 @@ class SimVendor:
             return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the answer broke off")
         return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream, status=200)
 
-    async def _strike(self, outcome: str, effect: Callable[[], Awaitable[SubmitOutcome]], limit: timedelta) -> SubmitOutcome:
+    async def _strike(
+        self, outcome: str, effect: Callable[[], Awaitable[SubmitOutcome]], limit: timedelta
+    ) -> SubmitOutcome:
         refusals = {
             "not sent": SubmitOutcome(submission=Submission.NOT_SENT, message="no connection"),
-            "busy": SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded"),
+            "busy": SubmitOutcome(
+                submission=Submission.BUSY, status=429, message="Concurrent limit exceeded"
+            ),
             "too many": SubmitOutcome(
-                submission=Submission.BUSY, status=429, message="Rate limit", retry_after=timedelta(seconds=10)
+                submission=Submission.BUSY,
+                status=429,
+                message="Rate limit",
+                retry_after=timedelta(seconds=10),
             ),
             "key refused": SubmitOutcome(submission=Submission.REFUSED_HERE, status=401, message="bad key"),
             "refused": SubmitOutcome(submission=Submission.REFUSED, status=422, message="bad image"),
@@ -153,7 +170,11 @@ class SimVendor:
             if outcome == "slow":
                 await asyncio.sleep(10)
                 return await effect()
-            kinds = {"throttled": PollKind.THROTTLED, "key refused": PollKind.KEY_REFUSED, "missing": PollKind.MISSING}
+            kinds = {
+                "throttled": PollKind.THROTTLED,
+                "key refused": PollKind.KEY_REFUSED,
+                "missing": PollKind.MISSING,
+            }
             return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
         answer: PollOutcome = await self._injector.interact("poll", effect, strike)
@@ -165,13 +186,18 @@ class SimVendor:
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
-            return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}})
+            return BalanceOutcome(
+                answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}}
+            )
 
         async def strike(outcome: str) -> BalanceOutcome:
             if outcome == "slow":
                 await asyncio.sleep(10)
                 return await effect()
-            answered, status = outcome in {"key refused", "missing"}, {"key refused": 401, "missing": 404, "throttled": 429}
+            answered, status = (
+                outcome in {"key refused", "missing"},
+                {"key refused": 401, "missing": 404, "throttled": 429},
+            )
             return BalanceOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
 
         answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)

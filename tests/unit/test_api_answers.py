@@ -68,9 +68,20 @@ def test_a_result_may_be_nested_as_deeply_as_it_came() -> None:
 
 def test_what_is_ours_to_say_the_vendor_does_not() -> None:
     """Not even where we have nothing to say: what `unchecked` or `request` means is the contract's."""
-    ours = {"unchecked": 1, "request": "x", "callback": None, "stage": "theirs", "submitted_at": "now", "callback_url": 0}
+    ours = {
+        "unchecked": 1,
+        "request": "x",
+        "callback": None,
+        "stage": "theirs",
+        "submitted_at": "now",
+        "callback_url": 0,
+    }
     data = shown(ours)
-    assert (data["stage"], data["callback"]["state"], data["callback_url"]) == ("success", "waiting", "https://r.example.com/")
+    assert (data["stage"], data["callback"]["state"], data["callback_url"]) == (
+        "success",
+        "waiting",
+        "https://r.example.com/",
+    )
     assert not data.keys() & {"unchecked", "request", "submitted_at"}
 
 
@@ -107,11 +118,18 @@ def test_null_is_said_where_the_contract_has_it_and_nowhere_else() -> None:
     assert task["callback"]["next_attempt_at"] is None
     assert None not in task.values()
     sent = a_task().succeeded({}, START, retention=RETENTION, claim=START)
-    assert "status" not in answers.samples([samples.TestResult(sent, Reply(error="timeout"))]).body()["samples"][0]
+    assert (
+        "status"
+        not in answers.samples([samples.TestResult(sent, Reply(error="timeout"))]).body()["samples"][0]
+    )
 
 
-@pytest.mark.parametrize("task", [a_task(), a_task(state=State.QUEUED, request="{}", unchecked={"image_url": "unknown format"})])
+@pytest.mark.parametrize(
+    "task", [a_task(), a_task(state=State.QUEUED, request="{}", unchecked={"image_url": "unknown format"})]
+)
 def test_an_answer_is_as_its_schema(task: Task) -> None:
     """Also one that no example shows."""
-    schema = document()["paths"]["/api/v1/tasks/{task_id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    schema = document()["paths"]["/api/v1/tasks/{task_id}"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ]["schema"]
     check(json.loads(minified(answers.task_answer(task).body())), schema)

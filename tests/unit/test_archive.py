@@ -8,7 +8,12 @@ import pytest
 from taskhook.api.answers import task_answer
 from taskhook.archive import copy as archive_module
 from taskhook.archive.copy import CLAIM, Desk, archive, link
-from taskhook.core.errors import ArchiveUnavailableError, RejectedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    RejectedError,
+    SourceGoneError,
+    SourceUnavailableError,
+)
 from taskhook.core.message import Json
 from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
 from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
@@ -29,7 +34,11 @@ class ArchiveWorld(PollerWorld):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.archive, self.originals, self.started = MemoryArchive(), FakeOriginals(self.clock), RecordingArchiver()
+        self.archive, self.originals, self.started = (
+            MemoryArchive(),
+            FakeOriginals(self.clock),
+            RecordingArchiver(),
+        )
         self.originals.files[URL] = bytes(range(35))
         self.rules = replace(self.rules, origin=ORIGIN)
         self.world = replace(self.world, archiver=self.started)
@@ -45,7 +54,10 @@ class ArchiveWorld(PollerWorld):
     async def succeed(self, *urls: str) -> Task:
         """Have a task succeed, and wait for its copies."""
         task = await self.add(State.WATCHED)
-        data = {"result": {"resources": [{"url": url, "type": "video"} for url in urls or (URL,)]}, "billing": {"amount": "0.24"}}
+        data = {
+            "result": {"resources": [{"url": url, "type": "video"} for url in urls or (URL,)]},
+            "billing": {"amount": "0.24"},
+        }
         now = self.clock.now()
         tokens = iter(f"{n:032x}" for n in range(100))
         return await self.tasks.swap(task, task.archiving(data, now, new_token=lambda: next(tokens)))
@@ -73,7 +85,11 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     task = await archiver.add(State.WATCHED)
     await archiver.tick(task.task_id)
     archiving = archiver.now_of(task)
-    assert (archiving.state, archiving.message, archiver.started.task_ids) == (State.ARCHIVING, None, [task.task_id])
+    assert (archiving.state, archiving.message, archiver.started.task_ids) == (
+        State.ARCHIVING,
+        None,
+        [task.task_id],
+    )
     assert task_answer(archiving).body()["data"]["status"] == "processing"
     assert archiver.receivers.attempts == []
 
@@ -91,7 +107,9 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     assert task_answer(ended).body()["data"]["result"]["resources"] == [resource]
     [(_, _, _, body)] = archiver.receivers.attempts
     assert body.decode() == ended.message
-    assert archiver.tasks.writes == 6  # of which the success, the claim and the end of the copying are the archive's
+    assert (
+        archiver.tasks.writes == 6
+    )  # of which the success, the claim and the end of the copying are the archive's
 
 
 async def test_without_the_archive_nothing_changes(archiver: ArchiveWorld) -> None:
@@ -109,7 +127,9 @@ async def test_a_success_without_files_is_not_archived(archiver: ArchiveWorld) -
     for data in ({}, {"result": None}, {"result": {"resources": ["x", {"url": 1}]}}):
         assert task.archiving(data, archiver.clock.now(), new_token=str).copies == ()
     archiver.vendor.task_time = timedelta(0)
-    archiver.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}))
+    archiver.vendor.poll_outcomes.append(
+        PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}})
+    )
     await archiver.tick(task.task_id)
     assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.SUCCESS, [])
 
@@ -130,7 +150,9 @@ async def test_whoever_sees_the_success_has_it_copied_at_once(archiver: ArchiveW
     """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
     task = await archiver.add(State.WATCHED)
     archiver.clock.pass_by(archiver.vendor.task_time)
-    archiver.control.leadership = LeadershipView(holder="another", until=archiver.clock.now() + timedelta(minutes=1))
+    archiver.control.leadership = LeadershipView(
+        holder="another", until=archiver.clock.now() + timedelta(minutes=1)
+    )
     await archiver.tick(ended=(task.task_id,))
     assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
@@ -155,7 +177,9 @@ async def test_whoever_copies_is_left_alone_until_the_claim_is_over(
     assert archiver.started.task_ids == [task.task_id]
 
 
-async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(
+    archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The index showed the task unclaimed; the table, looked at right before, does not."""
     archiver.rules = replace(archiver.rules, leads=False)
     task = await archiver.succeed()
@@ -185,7 +209,10 @@ async def test_switched_off_meanwhile_it_ends_with_the_vendors_link(archiver: Ar
     """Nobody could follow ours."""
     task = await archiver.succeed()
     await archiver.copy(task)
-    archiver.world, archiver.rules = replace(archiver.world, archiver=None), replace(archiver.rules, origin=None)
+    archiver.world, archiver.rules = (
+        replace(archiver.world, archiver=None),
+        replace(archiver.rules, origin=None),
+    )
     await archiver.tick(task.task_id)
     assert archiver.resources(task) == [{"url": URL, "type": "video", "archived": False}]
 
@@ -316,7 +343,9 @@ async def test_an_ended_task_is_left_alone(archiver: ArchiveWorld) -> None:
     await archiver.clock.sleep(timedelta(seconds=1.5))
     claimed = archiver.now_of(task)
     now = archiver.clock.now()
-    ended = await archiver.tasks.swap(claimed, claimed.archived(ORIGIN, now, retention=timedelta(days=7), claim=now))
+    ended = await archiver.tasks.swap(
+        claimed, claimed.archived(ORIGIN, now, retention=timedelta(days=7), claim=now)
+    )
     assert await copying == {}
     assert archiver.now_of(task) == ended
     assert await archiver.copy(task) == {}
@@ -357,7 +386,9 @@ async def test_few_are_copied_at_once(archiver: ArchiveWorld, monkeypatch: pytes
     assert len(set(archiver.started.task_ids)) == 2
     for _ in range(5):
         for task_id in archiver.started.task_ids:
-            await archive([task_id], hard_stop=archiver.clock.now() + timedelta(minutes=1), desk=archiver.desk)
+            await archive(
+                [task_id], hard_stop=archiver.clock.now() + timedelta(minutes=1), desk=archiver.desk
+            )
         await archiver.clock.sleep(timedelta(seconds=8))
     assert set(archiver.started.task_ids) == {task.task_id for task in tasks}
     await ticking

@@ -42,8 +42,20 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
     upstream_task_id = f"task-{secrets.token_hex(12)}"
     taken = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200)
     watched = submitting.submitted(taken, START, retention=RETENTION)
-    video = {"url": a_url(90), "type": "video", "width": 1280, "height": 720, "format": "mp4", "role": "primary", "size": 123456}
-    data = {"result": {"resources": [video]}, "billing": {"amount": "0.2400"}, "result_expires_at": 1796075999265}
+    video = {
+        "url": a_url(90),
+        "type": "video",
+        "width": 1280,
+        "height": 720,
+        "format": "mp4",
+        "role": "primary",
+        "size": 123456,
+    }
+    data = {
+        "result": {"resources": [video]},
+        "billing": {"amount": "0.2400"},
+        "result_expires_at": 1796075999265,
+    }
     ended = watched.succeeded(data, START, retention=RETENTION, claim=START + timedelta(seconds=30))
     attempt = Attempt(at=START, status=200, ms=120, answer="ok")
     return [
@@ -57,12 +69,20 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
 def rows_of(values: Attributes) -> set[tuple[str, ...]]:
     """List the rows of the indexes that an item has: of each that is put or taken away, DynamoDB bills a unit."""
     indexes = ("caller", "listed"), ("work", "work_at")
-    return {(*keys, *(str(values[key]) for key in keys)) for keys in indexes if keys[0] in values and keys[1] in values}
+    return {
+        (*keys, *(str(values[key]) for key in keys))
+        for keys in indexes
+        if keys[0] in values and keys[1] in values
+    }
 
 
 def units(tasks: list[Task]) -> list[int]:
     """Bill each write of a task, its request's first: what the item weighs before or after, and the rows that change."""
-    request = {"task_id": request_key(tasks[0]), "request": tasks[0].request, "expires_at": milliseconds(START) // 1000}
+    request = {
+        "task_id": request_key(tasks[0]),
+        "request": tasks[0].request,
+        "expires_at": milliseconds(START) // 1000,
+    }
     billed, before = [math.ceil(size(item(request)) / UNIT)], Attributes()
     for task in tasks:
         after = values_of(task)

@@ -62,7 +62,9 @@ def test_a_refusal_with_nothing_running_waits_too() -> None:
 def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retry_after_s: int) -> None:
     """A vendor that says `Retry-After: 1` to each refusal for want of a slot is not asked every second."""
     wait = timedelta(seconds=retry_after_s)
-    assert AdmissionState().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(admission.PROBE, wait)
+    assert AdmissionState().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(
+        admission.PROBE, wait
+    )
 
 
 def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
@@ -72,7 +74,11 @@ def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
         gate = gate.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else gate.unanswered(NOW)
         pauses.append(round((gate.next_try(0, NOW) - NOW).total_seconds()))
     assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
-    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (True, False, NOW)
+    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (
+        True,
+        False,
+        NOW,
+    )
 
 
 def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:

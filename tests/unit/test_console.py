@@ -13,7 +13,9 @@ from taskhook.api import pages
 
 FOLDER = Path(__file__).parents[2] / "functions" / "submit"
 NODE = shutil.which("node")
-FILES = re.findall(r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8"))  # in the order of the page
+FILES = re.findall(
+    r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8")
+)  # in the order of the page
 PURE = ("page.js", "console/api.js", "console/widgets.js", "console/time.js")
 NOW = 1_800_000_000_000  # milliseconds
 
@@ -38,9 +40,12 @@ def evaluated(expression: str) -> Any:
 
 def test_each_file_uses_only_what_stands_above_it() -> None:
     """So there is no circle between them; and every file has its place in the page."""
-    assert {name for name in FILES if "/" in name} == {f"console/{file.name}" for file in (FOLDER / "console").iterdir()}
+    assert {name for name in FILES if "/" in name} == {
+        f"console/{file.name}" for file in (FOLDER / "console").iterdir()
+    }
     declared = {
-        name: re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", source(name), flags=re.MULTILINE) for name in FILES
+        name: re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", source(name), flags=re.MULTILINE)
+        for name in FILES
     }
     assert all(declared[name] for name in FILES[:-1])
     for place, name in enumerate(FILES):
@@ -70,7 +75,9 @@ def test_a_page_has_one_script(page: str) -> None:
 @needs_node
 def test_a_duration_is_rounded_before_it_is_taken_apart() -> None:
     """No part of it ever says 60 of what the next larger part counts, at whatever millisecond."""
-    told = evaluated("[0, 0.4, 999.4, 999.5, 59949, 59950, 119600, 3599499, 3599500, 3659600, 7199999, 270000000].map(lasting)")
+    told = evaluated(
+        "[0, 0.4, 999.4, 999.5, 59949, 59950, 119600, 3599499, 3599500, 3659600, 7199999, 270000000].map(lasting)"
+    )
     assert told == [
         *("0 ms", "0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "2 min 0 s"),
         *("59 min 59 s", "1 h 0 min", "1 h 1 min", "2 h 0 min", "75 h 0 min"),
@@ -82,8 +89,23 @@ def test_a_duration_is_rounded_before_it_is_taken_apart() -> None:
 @needs_node
 def test_how_far_off_a_moment_is_has_one_unit() -> None:
     """Whole units, never rounded up; what was just now is now, what comes in a second is not."""
-    offsets = [0, -1_999, -2_000, -59_999, -60_000, -3_599_999, -3_600_000, -86_400_000, 1_000, 90_000, 172_800_000]
-    told = [re.sub(r"(\d+) ?([dhms])\w*", r"\1\2", one) for one in evaluated(f"{offsets}.map((offset) => ago({NOW} + offset))")]
+    offsets = [
+        0,
+        -1_999,
+        -2_000,
+        -59_999,
+        -60_000,
+        -3_599_999,
+        -3_600_000,
+        -86_400_000,
+        1_000,
+        90_000,
+        172_800_000,
+    ]
+    told = [
+        re.sub(r"(\d+) ?([dhms])\w*", r"\1\2", one)
+        for one in evaluated(f"{offsets}.map((offset) => ago({NOW} + offset))")
+    ]
     assert told == [  # of a unit its first letter: how it is abbreviated is for node's version to say
         *("now", "now", "2s ago", "59s ago", "1m ago", "59m ago", "1h ago", "yesterday"),
         *("in 1s", "in 1m", "in 2d"),
@@ -108,8 +130,19 @@ def test_the_vendors_word_for_a_medium_comes_before_its_ending() -> None:
 @needs_node
 def test_only_a_web_address_is_one() -> None:
     """Scripts, other schemes and what is no text are not."""
-    cases = {"https://a.example": True, "HTTP://a.example": True, "javascript:x": False, "ftp://a": False, " https://a": False}
-    assert evaluated(f"{json.dumps([*cases, None, 1, {}])}.map(isWeb)") == [*cases.values(), False, False, False]
+    cases = {
+        "https://a.example": True,
+        "HTTP://a.example": True,
+        "javascript:x": False,
+        "ftp://a": False,
+        " https://a": False,
+    }
+    assert evaluated(f"{json.dumps([*cases, None, 1, {}])}.map(isWeb)") == [
+        *cases.values(),
+        False,
+        False,
+        False,
+    ]
 
 
 @needs_node
@@ -140,4 +173,10 @@ def test_what_moves_is_looked_at_often() -> None:
         {"stage": "failed", "callback": {"state": "delivered"}},
     ]
     assert evaluated(f"{json.dumps(tasks)}.map(isMoving)") == [True, True, True, False, False]
-    assert evaluated(f"{json.dumps(tasks)}.map(callbackState)") == ["ahead", "waiting", "waiting", "waiting", "delivered"]
+    assert evaluated(f"{json.dumps(tasks)}.map(callbackState)") == [
+        "ahead",
+        "waiting",
+        "waiting",
+        "waiting",
+        "delivered",
+    ]

@@ -15,7 +15,16 @@ from taskhook.core.task import CallbackState, State, Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
-from tests.world import START, FakeReceivers, MemoryCallers, MemoryControl, MemoryTasks, RecordingReporter, VirtualClock, a_caller
+from tests.world import (
+    START,
+    FakeReceivers,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 ALICE = a_caller("alice")
 RETENTION = timedelta(days=7)
@@ -56,12 +65,20 @@ class DeliveryWorld:
             state=State.WATCHED,
             callback=CallbackState.WAITING,
         )
-        return await self.tasks.add(task.succeeded({}, START, retention=RETENTION, claim=START + timedelta(seconds=30)))
+        return await self.tasks.add(
+            task.succeeded({}, START, retention=RETENTION, claim=START + timedelta(seconds=30))
+        )
 
     async def through(self, task: Task, *replies: Reply | int | str) -> Task:
         """Make attempts at their times until the receiver has said all this."""
         for said in replies:
-            reply = said if isinstance(said, Reply) else Reply(status=said) if isinstance(said, int) else Reply(error=said)
+            reply = (
+                said
+                if isinstance(said, Reply)
+                else Reply(status=said)
+                if isinstance(said, int)
+                else Reply(error=said)
+            )
             self.receivers.replies = deque([reply])
             assert task.callback is CallbackState.WAITING
             if task.next_attempt_at is not None:
@@ -120,7 +137,14 @@ async def test_what_follows_from_what_a_receiver_said(
 
 @pytest.mark.parametrize(
     "replies",
-    [(410, 410), (410, 503, "reset", 410), (409, 410, 425, 410), ("dns",) * 10, (500, 302, 404, *[503] * 7), (503,) * 9 + (410,)],
+    [
+        (410, 410),
+        (410, 503, "reset", 410),
+        (409, 410, 425, 410),
+        ("dns",) * 10,
+        (500, 302, 404, *[503] * 7),
+        (503,) * 9 + (410,),
+    ],
 )
 async def test_what_ends_it(world: DeliveryWorld, replies: tuple[int | str, ...]) -> None:
     """Gone twice, or ten counted attempts."""
@@ -136,7 +160,9 @@ async def test_what_ends_it(world: DeliveryWorld, replies: tuple[int | str, ...]
         (5 * HOURS, 10 * MINUTES, 10 * MINUTES),
     ],
 )
-async def test_a_receiver_may_ask_for_patience(world: DeliveryWorld, asked: timedelta, least: timedelta, most: timedelta) -> None:
+async def test_a_receiver_may_ask_for_patience(
+    world: DeliveryWorld, asked: timedelta, least: timedelta, most: timedelta
+) -> None:
     """Up to ten minutes at first, and never less than the schedule's own wait."""
     task = await world.through(await world.ended(), Reply(status=503, retry_after=asked))
     assert least <= world.wait(task) <= most
@@ -160,7 +186,9 @@ async def test_a_message_asked_for_again_has_a_round_of_its_own(world: DeliveryW
 
 async def test_the_log_says_when_and_what(world: DeliveryWorld) -> None:
     """One entry, one line, one metric for each attempt."""
-    task = await world.through(await world.ended(), Reply(status=503, answer="later", elapsed=timedelta(milliseconds=100)), 200)
+    task = await world.through(
+        await world.ended(), Reply(status=503, answer="later", elapsed=timedelta(milliseconds=100)), 200
+    )
     first, last = task.log
     assert (first.status, first.answer, first.ms, first.at) == (503, "later", 100, START)
     assert first.next_at is not None
@@ -210,7 +238,9 @@ class SlowTasks(MemoryTasks):
     ("write_seconds", "claims"),
     [((0.1,), 1), ((15,), 1), ((15.1, 0.1), 2), ((18.5, 15), 2), ((29.9, 0), 2), ((60, 1), 2)],
 )
-async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(write_seconds: tuple[float, ...], claims: int) -> None:
+async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(
+    write_seconds: tuple[float, ...], claims: int
+) -> None:
     """The clock is looked at after the claim's write: no other invocation may claim before the 15 s of the attempt are over."""
     clock = VirtualClock()
     tasks = SlowTasks(clock)
@@ -240,7 +270,9 @@ async def test_a_table_too_slow_for_a_claim_keeps_the_attempt_from_being_made() 
 
 
 @pytest.mark.parametrize(("left", "writes"), [(15, 1), (14.9, 2)])
-async def test_a_claim_that_is_borne_already_must_cover_the_attempt(world: DeliveryWorld, left: float, writes: int) -> None:
+async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
+    world: DeliveryWorld, left: float, writes: int
+) -> None:
     """The 30 s of the terminal write serve for 15 s; from then on the attempt is claimed anew, for 30 s from then."""
     task = await world.ended()
     assert task.claimed_until == START + timedelta(seconds=30)
@@ -264,7 +296,13 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
     """With the caller, the host, what happened, and for how long the breaker is open."""
     await world.through(await world.ended(), *["timeout"] * FAILURES)
     [(_, facts)] = [told for told in world.told.events if told[0] == "receiver.circuit_opened"]
-    assert facts == {"caller": "alice", "host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
+    assert facts == {
+        "caller": "alice",
+        "host": "r.example.com",
+        "status": None,
+        "error": "timeout",
+        "seconds": 60.0,
+    }
 
 
 # --- a receiver tried out --------------------------------------------------------------------------------------------------
@@ -337,7 +375,9 @@ async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld
     world.clock.pass_by(timedelta(seconds=2))
     await tried(world, here)
     now = world.clock.now()
-    await world.control.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))  # by redeliveries
+    await world.control.reserve_deliveries(
+        "alice", 100, now=now, latest=now + timedelta(minutes=1)
+    )  # by redeliveries
     with pytest.raises(RejectedError) as rejected:
         await tried(world, here)
     assert rejected.value.retry_after == 102

@@ -37,7 +37,9 @@ class WebhookWorld(PollerWorld):
 
     async def hint(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
         """Let the vendor leave a hint about a task."""
-        await check_webhook(task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk)
+        await check_webhook(
+            task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk
+        )
 
 
 @pytest.fixture
@@ -57,7 +59,9 @@ async def test_a_true_hint_wakes_the_poller_and_is_remembered(world: WebhookWorl
     assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
     assert world.control.leadership.webhooks_come(world.clock.now())
     assert world.now_of(task) == task
-    assert world.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]  # a request of the budget, too
+    assert world.facts("vendor.polled") == [
+        {"task_id": task.task_id, "kind": "succeeded"}
+    ]  # a request of the budget, too
 
 
 async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
@@ -74,7 +78,12 @@ async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(world: We
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.hint(task)
-    assert (rejected.value.status, world.woken.ended, world.control.leadership.webhook_at, world.now_of(task)) == (
+    assert (
+        rejected.value.status,
+        world.woken.ended,
+        world.control.leadership.webhook_at,
+        world.now_of(task),
+    ) == (
         503,
         [],
         None,
@@ -162,7 +171,9 @@ async def test_a_hint_rescues_an_ambiguous_task(world: WebhookWorld, ended: bool
     assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
     assert world.woken.task_ids == [task.task_id]
     assert world.woken.ended == ([task.task_id] if ended else [])
-    assert world.woken.told.get(task.task_id) is None  # it is asked for again, of the task that is stored then
+    assert (
+        world.woken.told.get(task.task_id) is None
+    )  # it is asked for again, of the task that is stored then
 
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(world: WebhookWorld) -> None:

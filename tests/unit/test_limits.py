@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_LISTED, MAX_REDELIVERED, MAX_REFERENCE, MAX_URL, TASK_ID
+from taskhook.core.limits import (
+    MAX_IDEMPOTENCY_KEY,
+    MAX_LISTED,
+    MAX_REDELIVERED,
+    MAX_REFERENCE,
+    MAX_URL,
+    TASK_ID,
+)
 from taskhook.submit.request import _task_id
 from tests.contract import document
 
@@ -21,7 +28,9 @@ def limits() -> Iterator[tuple[str, str, Any]]:
             if "requestBody" in operation:
                 named |= operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
             for name, schema in named.items():
-                yield from ((operation["operationId"], name, schema[limit]) for limit in LIMITS if limit in schema)
+                yield from (
+                    (operation["operationId"], name, schema[limit]) for limit in LIMITS if limit in schema
+                )
 
 
 @pytest.mark.parametrize(
@@ -59,5 +68,7 @@ def test_the_readme_says_no_other_limit() -> None:
 @pytest.mark.parametrize("key", [None, "order-17"])
 def test_a_task_gets_an_id_like_the_one_that_is_described(key: str | None) -> None:
     """At random, or from its idempotency key."""
-    pattern = next(pattern for operation, name, pattern in limits() if (operation, name) == ("showTask", "task_id"))
+    pattern = next(
+        pattern for operation, name, pattern in limits() if (operation, name) == ("showTask", "task_id")
+    )
     assert re.fullmatch(pattern, _task_id("alice", key))

@@ -10,7 +10,9 @@ from tests.modellix.vendor import Modellix, Results, VendorProfile, VendorTask
 from tests.modellix.words import RefusedError
 
 KEY, MODEL = "mdlx-test", "alibaba/wan2.2-animate-mix"
-BODY = b'{"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/b.mp4", "mode": "wan-std"}'
+BODY = (
+    b'{"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/b.mp4", "mode": "wan-std"}'
+)
 DAY = 86400.0
 
 
@@ -101,11 +103,19 @@ def test_a_fault_ends_a_task_badly_unless_it_has_ended() -> None:
     """A terminal state never changes."""
     clock = Clock()
     one = vendor(clock, task_seconds=10.0)
-    canceled, done, doomed = take(one), take(one), take(one, Fault(on="submit", fault="failed_string", message="no person"))
+    canceled, done, doomed = (
+        take(one),
+        take(one),
+        take(one, Fault(on="submit", fault="failed_string", message="no person")),
+    )
     one.end(canceled, Fault(on="task", fault="canceled"))
     clock.pass_by(10)
     one.end(done, Fault(on="task", fault="failed"))
-    assert [data_of(one, task)["status"] for task in (canceled, done, doomed)] == ["canceled", "success", "failed"]
+    assert [data_of(one, task)["status"] for task in (canceled, done, doomed)] == [
+        "canceled",
+        "success",
+        "failed",
+    ]
     assert data_of(one, doomed)["error"] == "no person"
     assert (data_of(one, canceled)["duration"], one.result(canceled.id)) == (0, None)
 

@@ -29,7 +29,7 @@ NAMED = {
     "adapters/dynamodb/tasks.py DynamoTasks.add: nonce: current.nonce != task.nonce",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
     "adapters/dynamodb/items.py Table.query: paging: answer.get('LastEvaluatedKey')",
-    "delivery/attempt.py covered: time: now + ATTEMPT_TIME",
+    "delivery/attempt.py claim_covers_attempt: time: now + ATTEMPT_TIME",
     "delivery/attempt.py _claimed: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
     "poller/queue.py Queue._serve: write-ahead: await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
     "poller/watch.py Watch._due: time: task.submitted_at or task.accepted_at",

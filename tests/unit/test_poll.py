@@ -46,7 +46,9 @@ class PollerWorld:
     """A poll function's world in memory."""
 
     rules: Rules = field(
-        default_factory=lambda: Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24))
+        default_factory=lambda: Rules(
+            retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24)
+        )
     )
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
@@ -80,7 +82,9 @@ class PollerWorld:
             world=self.world,
         )
 
-    async def add(self, state: State, name: str = "t", caller: str = "alice", url: str | None = "https://r.example.com/") -> Task:
+    async def add(
+        self, state: State, name: str = "t", caller: str = "alice", url: str | None = "https://r.example.com/"
+    ) -> Task:
         """Store a task in a state, as submit would have left it just now."""
         now = self.clock.now()
         task = Task(
@@ -130,7 +134,12 @@ async def test_an_idle_tick_writes_nothing(poller: PollerWorld) -> None:
     """Nothing due before the next tick: no write, no leadership, no wait."""
     began = poller.clock.now()
     report = await poller.tick()
-    assert (report.led, report.steps, poller.tasks.writes, poller.control.leadership.leader) == (False, {}, 0, "")
+    assert (report.led, report.steps, poller.tasks.writes, poller.control.leadership.leader) == (
+        False,
+        {},
+        0,
+        "",
+    )
     assert poller.clock.now() == began
     assert poller.told.events == []
 
@@ -143,7 +152,11 @@ async def test_a_wake_watches_to_the_end_and_delivers_at_once(poller: PollerWorl
     assert (ended.state, ended.callback, ended.attempts) == (State.SUCCESS, CallbackState.DELIVERED, 1)
     [(at, url, headers, body)] = poller.receivers.attempts
     assert at - poller.vendor.taken["task-t"] - poller.vendor.task_time <= timedelta(seconds=3.3)
-    assert (url, headers["webhook-id"], body.decode()) == ("https://r.example.com/", task.webhook_id, ended.message)
+    assert (url, headers["webhook-id"], body.decode()) == (
+        "https://r.example.com/",
+        task.webhook_id,
+        ended.message,
+    )
     assert ended.expires_at is not None
     assert ended.work_key is None
 
@@ -160,10 +173,16 @@ async def test_an_unchanged_poll_writes_nothing(poller: PollerWorld) -> None:
 async def test_a_task_that_failed_at_the_vendor_is_called_back_with_its_words(poller: PollerWorld) -> None:
     """The vendor's message reaches the receiver."""
     task = await poller.add(State.WATCHED)
-    poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.FAILED, message="InvalidFile.Duration: too long"))
+    poller.vendor.poll_outcomes.append(
+        PollOutcome(kind=PollKind.FAILED, message="InvalidFile.Duration: too long")
+    )
     await poller.tick(task.task_id)
     ended = poller.now_of(task)
-    assert (ended.state, ended.error, ended.callback) == (State.FAILED, ErrorCode.UPSTREAM_FAILED, CallbackState.DELIVERED)
+    assert (ended.state, ended.error, ended.callback) == (
+        State.FAILED,
+        ErrorCode.UPSTREAM_FAILED,
+        CallbackState.DELIVERED,
+    )
     assert b"InvalidFile.Duration: too long" in poller.receivers.attempts[0][3]
 
 
@@ -172,7 +191,12 @@ async def test_without_a_url_the_task_just_ends(poller: PollerWorld) -> None:
     task = await poller.add(State.WATCHED, url=None)
     await poller.tick(task.task_id)
     ended = poller.now_of(task)
-    assert (ended.state, ended.callback, ended.work_key, poller.receivers.attempts) == (State.SUCCESS, CallbackState.NONE, None, [])
+    assert (ended.state, ended.callback, ended.work_key, poller.receivers.attempts) == (
+        State.SUCCESS,
+        CallbackState.NONE,
+        None,
+        [],
+    )
 
 
 async def test_a_receiver_that_was_down_gets_the_same_message_later(poller: PollerWorld) -> None:
@@ -207,7 +231,9 @@ async def test_a_dead_submit_is_reaped_as_unknown_and_ends_as_such(poller: Polle
     task = await poller.add(State.SUBMITTING)
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(task).state is State.UNKNOWN
-    assert poller.facts("task.submitted") == [{"task_id": task.task_id, "caller": "alice", "outcome": "ambiguous"}]
+    assert poller.facts("task.submitted") == [
+        {"task_id": task.task_id, "caller": "alice", "outcome": "ambiguous"}
+    ]
     await poller.run(timedelta(minutes=15))
     ended = poller.now_of(task)
     assert (ended.error, ended.callback) == (ErrorCode.SUBMISSION_UNKNOWN, CallbackState.DELIVERED)
@@ -218,7 +244,9 @@ async def test_a_delivery_that_died_is_made_again(poller: PollerWorld) -> None:
     """An ended task whose first delivery was claimed and never recorded is found and delivered."""
     task = await poller.add(State.WATCHED)
     now = poller.clock.now()
-    await poller.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now + timedelta(seconds=30)))
+    await poller.tasks.swap(
+        task, task.succeeded({}, now, retention=RETENTION, claim=now + timedelta(seconds=30))
+    )
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(task).callback is CallbackState.DELIVERED
     assert poller.receivers.attempts[0][0] >= now + timedelta(seconds=30)
@@ -251,7 +279,10 @@ async def test_what_ends_a_queued_task_is_called_back(poller: PollerWorld, submi
     task = await poller.add(State.QUEUED)
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=submission, status=400, message="bad"))
     await poller.run(timedelta(minutes=18))
-    assert (poller.now_of(task).state, poller.now_of(task).callback) == (State.FAILED, CallbackState.DELIVERED)
+    assert (poller.now_of(task).state, poller.now_of(task).callback) == (
+        State.FAILED,
+        CallbackState.DELIVERED,
+    )
     assert len(poller.vendor.submits) == 1
 
 
@@ -261,7 +292,11 @@ async def test_a_queued_task_whose_time_is_over_is_never_paid(poller: PollerWorl
     poller.clock.pass_by(timedelta(hours=24))
     await poller.tick()
     ended = poller.now_of(task)
-    assert (ended.error, ended.callback, poller.vendor.submits) == (ErrorCode.QUEUE_EXPIRED, CallbackState.DELIVERED, [])
+    assert (ended.error, ended.callback, poller.vendor.submits) == (
+        ErrorCode.QUEUE_EXPIRED,
+        CallbackState.DELIVERED,
+        [],
+    )
 
 
 async def test_a_refused_key_pauses_the_queue_and_fails_nobody(poller: PollerWorld) -> None:
@@ -309,7 +344,9 @@ async def test_a_task_that_reappears_is_not_lost(poller: PollerWorld) -> None:
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(minutes=2))
     poller.vendor.task_time = timedelta(minutes=5)
-    poller.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.MISSING), PollOutcome(kind=PollKind.PENDING)])
+    poller.vendor.poll_outcomes.extend(
+        [PollOutcome(kind=PollKind.MISSING), PollOutcome(kind=PollKind.PENDING)]
+    )
     await poller.run(timedelta(minutes=6))
     assert poller.now_of(task).state is State.SUCCESS
 
@@ -331,7 +368,9 @@ async def test_what_404s_have_shown_is_stored_for_whoever_comes_next(poller: Pol
 async def test_a_throttled_vendor_is_left_alone_for_as_long_as_it_says(poller: PollerWorld) -> None:
     """After a 429 with Retry-After no poll is made before its time is over."""
     task = await poller.add(State.WATCHED)
-    poller.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.THROTTLED, retry_after=timedelta(seconds=17)))
+    poller.vendor.poll_outcomes.append(
+        PollOutcome(kind=PollKind.THROTTLED, retry_after=timedelta(seconds=17))
+    )
     await poller.tick(task.task_id)
     first, second = poller.vendor.polls[0][0], poller.vendor.polls[1][0]
     assert second - first >= timedelta(seconds=17)
@@ -414,7 +453,9 @@ async def test_a_retry_is_not_late_for_a_hand_over(poller: PollerWorld, at_s: fl
 
 
 @pytest.mark.parametrize("at_s", [21.8, 21.9, 21.95, 22.05])
-async def test_a_point_of_polling_is_not_lost_between_two_invocations(poller: PollerWorld, at_s: float) -> None:
+async def test_a_point_of_polling_is_not_lost_between_two_invocations(
+    poller: PollerWorld, at_s: float
+) -> None:
     """The old one looks no more once it is relieved, and what came due since its last beat is the new one's."""
     poller.vendor.task_time = timedelta(seconds=21)
     task = await poller.add(State.WATCHED)
@@ -422,7 +463,9 @@ async def test_a_point_of_polling_is_not_lost_between_two_invocations(poller: Po
     await hand_over(poller, task, timedelta(seconds=at_s))
     ended = poller.now_of(task)
     assert ended.ended_at is not None
-    assert ended.ended_at - ended.accepted_at < timedelta(seconds=23)  # by the point of 22 s, not the one of 24.2 s
+    assert ended.ended_at - ended.accepted_at < timedelta(
+        seconds=23
+    )  # by the point of 22 s, not the one of 24.2 s
 
 
 async def paid_by_another(poller: PollerWorld, queued: Task) -> None:
@@ -433,12 +476,16 @@ async def paid_by_another(poller: PollerWorld, queued: Task) -> None:
     await poller.tasks.swap(queued, submitting.submitted(outcome, now, retention=RETENTION))
 
 
-async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_after(poller: PollerWorld) -> None:
+async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_after(
+    poller: PollerWorld,
+) -> None:
     """It enters the index of watched tasks at the time of its acceptance, long before the newest that was seen there."""
     poller.rules = replace(poller.rules, long_poll=False)
     queued = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(minutes=5))
-    poller.control.the_admission = AdmissionState(waiting=True, paused_until=poller.clock.now() + timedelta(hours=1))
+    poller.control.the_admission = AdmissionState(
+        waiting=True, paused_until=poller.clock.now() + timedelta(hours=1)
+    )
     await poller.add(State.WATCHED, "other")
     lingering = asyncio.create_task(poller.tick())
     await poller.clock.sleep(timedelta(seconds=10))
@@ -485,10 +532,14 @@ async def test_whoever_leaves_claims_nothing_more(poller: PollerWorld) -> None:
 
     await asyncio.gather(poller.tick(), relieve())
     assert len(poller.receivers.attempts) == FIRST_SLOTS
-    assert [task.claimed(poller.clock.now()) for task in poller.tasks.items.values() if task.attempts == 0] == [False]
+    assert [
+        task.claimed(poller.clock.now()) for task in poller.tasks.items.values() if task.attempts == 0
+    ] == [False]
 
 
-async def test_a_claimed_task_is_looked_at_once_a_scan(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_claimed_task_is_looked_at_once_a_scan(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for another's claim reads no more often than it looks for work."""
     await poller.add(State.SUBMITTING)  # claimed for 35 s
     looks = []
@@ -508,7 +559,10 @@ async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head of the queue was paid by another invocation a moment ago; the caller behind it is served all the same."""
-    late, queued = await poller.add(State.WATCHED, "late", "alice"), await poller.add(State.QUEUED, "next", "bob")
+    late, queued = (
+        await poller.add(State.WATCHED, "late", "alice"),
+        await poller.add(State.QUEUED, "next", "bob"),
+    )
     heads = poller.tasks.queue_heads
 
     async def lagging() -> list[Task]:
@@ -523,7 +577,9 @@ async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(
 
 async def test_economy_makes_one_pass_a_tick(poller: PollerWorld) -> None:
     """No leads: what is due is done, and the rest waits for the next tick."""
-    poller.rules = Rules(retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), leads=False)
+    poller.rules = Rules(
+        retention=RETENTION, max_task_age=timedelta(hours=24), max_queue_age=timedelta(hours=24), leads=False
+    )
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(seconds=25))
     began = poller.clock.now()
@@ -729,7 +785,10 @@ def test_a_wake_may_name_what_has_ended_and_say_how() -> None:
     assert ends_of({"accepted": ["a"]}) == {}
     assert ends_of({"ended": ["a"]}) == {"a": None}
     told = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": 1.0})
-    assert ends_of({"ended": {"a": told.model_dump(mode="json", exclude_defaults=True), "b": None}}) == {"a": told, "b": None}
+    assert ends_of({"ended": {"a": told.model_dump(mode="json", exclude_defaults=True), "b": None}}) == {
+        "a": told,
+        "b": None,
+    }
 
 
 async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
@@ -742,7 +801,9 @@ async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
     now = poller.clock.now()
     ended = await poller.tasks.swap(other, other.succeeded({}, now, retention=RETENTION, claim=now))
     later = now + timedelta(seconds=55)  # for this the first one lingers
-    await poller.tasks.swap(ended, ended.attempted(Attempt(at=now), delivered=False, retry_at=later, now=now, retention=RETENTION))
+    await poller.tasks.swap(
+        ended, ended.attempted(Attempt(at=now), delivered=False, retry_at=later, now=now, retention=RETENTION)
+    )
 
     async def hint() -> None:
         await poller.clock.sleep(timedelta(seconds=6))
@@ -759,7 +820,9 @@ async def test_who_takes_over_from_held_polls_holds_them_on(poller: PollerWorld)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
     now = poller.clock.now()
-    poller.control.leadership = LeadershipView(leader="other", until=now + STOP, webhook_at=now, held_models=(task.model,))
+    poller.control.leadership = LeadershipView(
+        leader="other", until=now + STOP, webhook_at=now, held_models=(task.model,)
+    )
     await poller.tick()
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
@@ -806,7 +869,9 @@ async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: 
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     began = poller.clock.now()
-    poller.clock.pass_by(timedelta(seconds=20))  # so that each tick is followed by a point, and by nothing else
+    poller.clock.pass_by(
+        timedelta(seconds=20)
+    )  # so that each tick is followed by a point, and by nothing else
     await poller.run(timedelta(minutes=4))
     assert [round((at - began).total_seconds()) for at, _ in poller.vendor.polls] == [60, 120, 180, 240]
 
@@ -837,7 +902,9 @@ async def test_who_leaves_without_having_seen_calls_nothing_served(poller: Polle
     await poller.add(State.WATCHED)
     point = schedule.next_poll(timedelta(seconds=700), first=timedelta(0))
     poller.vendor.task_time = timedelta(seconds=15)
-    poller.vendor.taken["task-t"] = poller.clock.now() + point - timedelta(seconds=16)  # it ends a second before its point
+    poller.vendor.taken["task-t"] = (
+        poller.clock.now() + point - timedelta(seconds=16)
+    )  # it ends a second before its point
     poller.clock.pass_by(point - timedelta(seconds=5))
     other = await poller.add(State.WATCHED, "other")
     watched = poller.tasks.watched
@@ -863,7 +930,10 @@ async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerW
     poller.clock.pass_by(timedelta(seconds=5))
     await poller.run(timedelta(minutes=4))
     told = [facts["late_s"] for facts in poller.facts("callback.attempted")]
-    assert [late >= true.total_seconds() for late, true in zip(told, lateness(poller), strict=True)] == [True, True]
+    assert [late >= true.total_seconds() for late, true in zip(told, lateness(poller), strict=True)] == [
+        True,
+        True,
+    ]
 
 
 async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerWorld) -> None:
@@ -925,9 +995,9 @@ async def test_two_places_serve_any_queue_callers_in_turn(poller: PollerWorld) -
     accepted = [url for url in poller.vendor.submits if poller.vendor.submits.count(url) == 1]
     assert len(poller.vendor.taken) == 61
     assert accepted
-    position = [task.task_id for task in sorted(poller.tasks.items.values(), key=lambda task: task.taken_at or began)].index(
-        newcomer.task_id
-    )
+    position = [
+        task.task_id for task in sorted(poller.tasks.items.values(), key=lambda task: task.taken_at or began)
+    ].index(newcomer.task_id)
     assert position <= paid + 2
     minutes = (poller.clock.now() - began) / timedelta(minutes=1) + 2
     assert poller.vendor.refused <= minutes + 1
@@ -941,7 +1011,9 @@ async def test_the_gate_opens_when_nobody_waits_any_more(poller: PollerWorld) ->
     assert (poller.control.the_admission.waiting, poller.control.the_admission.slots) == (False, 2)
 
 
-async def test_a_hung_poll_and_garbage_delay_nobody(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hung_poll_and_garbage_delay_nobody(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One task whose poll hangs, one whose answer is garbage, and 50 good ones, as late as without them."""
     alone = PollerWorld()
     for world, names in ((alone, []), (poller, ["hung", "garbage"])):
@@ -949,7 +1021,9 @@ async def test_a_hung_poll_and_garbage_delay_nobody(poller: PollerWorld, monkeyp
             await world.add(State.WATCHED, name)
         asked = world.vendor.poll
 
-        async def poll(upstream_task_id: str, *, hold: bool = False, asked: Any = asked, world: PollerWorld = world) -> PollOutcome:
+        async def poll(
+            upstream_task_id: str, *, hold: bool = False, asked: Any = asked, world: PollerWorld = world
+        ) -> PollOutcome:
             if upstream_task_id == "task-hung":
                 await world.clock.sleep(timedelta(seconds=10))
             if upstream_task_id in {"task-hung", "task-garbage"}:
@@ -988,7 +1062,9 @@ async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_
     assert not poller.control.leadership.alive(poller.clock.now())
 
 
-async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(poller: PollerWorld) -> None:
+async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(
+    poller: PollerWorld,
+) -> None:
     """Whoever lingers does not wait for the end of the submitter's claim."""
     poller.vendor.task_time = timedelta(seconds=25)
     await poller.add(State.WATCHED)  # keeps the poller lingering
@@ -1128,7 +1204,9 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: 
     began = poller.clock.now()
     await poller.tick()
     assert all(poller.now_of(task).callback is CallbackState.DELIVERED for task in good)
-    assert max(at for at, url, *_ in poller.receivers.attempts if "good" in url) - began <= timedelta(seconds=3)
+    assert max(at for at, url, *_ in poller.receivers.attempts if "good" in url) - began <= timedelta(
+        seconds=3
+    )
     touched = sum(poller.now_of(task) != task for task in dead)
     assert 10 <= touched <= 20
     assert poller.told.count("receiver.circuit_opened") == 2
@@ -1143,10 +1221,14 @@ async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: Po
     began = poller.clock.now()
     await poller.tick()
     assert all(poller.now_of(task).callback is CallbackState.DELIVERED for task in good)
-    assert max(at for at, url, *_ in poller.receivers.attempts if "good" in url) - began <= timedelta(seconds=2)
+    assert max(at for at, url, *_ in poller.receivers.attempts if "good" in url) - began <= timedelta(
+        seconds=2
+    )
 
 
-async def test_a_host_that_is_back_gets_everything(with_dead_hosts: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_host_that_is_back_gets_everything(
+    with_dead_hosts: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was left aside while it was down is found again, and delivered once each."""
     poller = with_dead_hosts
     tasks = await seed(poller, "refusing", 700, overdue=timedelta(hours=1))
@@ -1180,7 +1262,9 @@ async def test_a_message_asked_for_again_goes_out_with_the_wake(poller: PollerWo
     assert poller.receivers.attempts[0][3].decode() == task.message
 
 
-async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(poller: PollerWorld) -> None:
+async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(
+    poller: PollerWorld,
+) -> None:
     """A submit closes it after the worker has read it; left closed, later submits would queue behind nobody."""
     await poller.add(State.QUEUED)
     heads = poller.tasks.queue_heads
@@ -1285,7 +1369,9 @@ async def test_an_index_that_lags_hides_no_retry(poller: PollerWorld) -> None:
     await poller.add(State.WATCHED, "running")
     poller.vendor.task_time = timedelta(seconds=100)
     task, now = await poller.add(State.WATCHED, "hidden"), poller.clock.now()
-    await poller.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now).redelivered(now + timedelta(seconds=5)))
+    await poller.tasks.swap(
+        task, task.succeeded({}, now, retention=RETENTION, claim=now).redelivered(now + timedelta(seconds=5))
+    )
     row = poller.tasks.index.pop(task.task_id)
     leader = asyncio.create_task(poller.tick())
     await poller.clock.sleep(timedelta(seconds=25))
@@ -1323,7 +1409,9 @@ async def test_an_ambiguous_submit_is_watched_from_its_post_on(poller: PollerWor
     """A task that waited an hour in the queue has its quarter of an hour all the same, for the vendor's word may come late."""
     task = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(hours=1))
-    poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="no"))
+    poller.vendor.submit_outcomes.append(
+        SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="no")
+    )
     await poller.run(timedelta(minutes=13))
     assert (len(poller.vendor.submits), poller.now_of(task).state) == (1, State.UNKNOWN)
     await poller.run(timedelta(minutes=5))
@@ -1479,11 +1567,15 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
 
 
 @pytest.mark.parametrize(("of", "most"), [("everything", 3), ("submits", 5)])
-async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(poller: PollerWorld, of: str, most: int) -> None:
+async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(
+    poller: PollerWorld, of: str, most: int
+) -> None:
     """Three unknown outcomes pause it; then a free request, and one task, find out whether the vendor is back."""
     poller.rules = replace(poller.rules, long_poll=False)
     outage(poller, minutes(10), of=of)
-    tasks = [await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(60)]
+    tasks = [
+        await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(60)
+    ]
     await ticks(poller, minutes(10))
     assert sum(poller.now_of(task).state is State.UNKNOWN for task in tasks) <= most
     await ticks(poller, minutes(30))
@@ -1518,12 +1610,16 @@ async def test_any_answer_may_ask_for_a_pause(poller: PollerWorld) -> None:
 
 
 @pytest.mark.parametrize("retry_after_s", [None, 0, 1])
-async def test_a_vendor_without_a_free_slot_is_probed_once_a_minute(poller: PollerWorld, retry_after_s: int | None) -> None:
+async def test_a_vendor_without_a_free_slot_is_probed_once_a_minute(
+    poller: PollerWorld, retry_after_s: int | None
+) -> None:
     """Whatever its refusals say of a time."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(30)
     wait = None if retry_after_s is None else timedelta(seconds=retry_after_s)
-    poller.vendor.submit_outcomes.extend([SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=wait)] * 100)
+    poller.vendor.submit_outcomes.extend(
+        [SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=wait)] * 100
+    )
     await poller.add(State.WATCHED)
     await poller.add(State.QUEUED, "q")
     await ticks(poller, minutes(5))
@@ -1539,7 +1635,9 @@ async def test_an_old_task_has_its_turn_where_requests_are_short(poller: PollerW
         assert not hold
         poller.vendor.polls.append((poller.clock.now(), upstream_task_id))
         await poller.clock.sleep(timedelta(seconds=0.2))
-        return PollOutcome(kind=PollKind.SUCCEEDED if poller.clock.now() >= ends[upstream_task_id] else PollKind.PENDING)
+        return PollOutcome(
+            kind=PollKind.SUCCEEDED if poller.clock.now() >= ends[upstream_task_id] else PollKind.PENDING
+        )
 
     poller.vendor.poll = poll  # type: ignore[method-assign]  # each task takes its own time
     old = await poller.add(State.WATCHED, "old")
@@ -1615,7 +1713,10 @@ async def test_first_deliveries_that_cannot_be_made_leave_the_index_of_watched_t
     monkeypatch.setattr(poller.receivers, "send", behave)
     dead = []
     for minute in range(4):
-        dead += [await poller.add(State.WATCHED, f"d{minute}-{number}", url="https://dead.example.com/") for number in range(100)]
+        dead += [
+            await poller.add(State.WATCHED, f"d{minute}-{number}", url="https://dead.example.com/")
+            for number in range(100)
+        ]
         good = await poller.add(State.WATCHED, f"g{minute}", "bob")
         await ticks(poller, minutes(1))
     assert poller.now_of(good).callback is CallbackState.DELIVERED
@@ -1708,7 +1809,9 @@ async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_t
     assert timedelta(seconds=12) <= poller.clock.now() - began <= timedelta(seconds=30)
 
 
-async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_takes(poller: PollerWorld) -> None:
+async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_takes(
+    poller: PollerWorld,
+) -> None:
     """One window has six requests; an invocation that does not lead waits for the next one."""
     poller.rules = replace(poller.rules, leads=False, requests_per_minute=66)
     tasks = [await poller.add(State.QUEUED, f"q{number:02}") for number in range(20)]
@@ -1719,11 +1822,16 @@ async def test_economy_submits_all_that_is_queued_over_as_many_windows_as_that_t
 
 
 @pytest.mark.parametrize("leads", [True, False])
-async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(poller: PollerWorld, leads: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(
+    poller: PollerWorld,
+    leads: bool,  # noqa: FBT001
+) -> None:  # a parameter of the test
     """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
     poller.rules = replace(poller.rules, leads=leads, long_poll=False, requests_per_minute=20)
     outage(poller, minutes(5), of="everything")
-    tasks = [await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(8)]
+    tasks = [
+        await poller.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob") for number in range(8)
+    ]
     await ticks(poller, minutes(40))
     ends = Counter(poller.now_of(task).error for task in tasks)
     assert ends == {None: 5, ErrorCode.SUBMISSION_UNKNOWN: 3}
@@ -1743,7 +1851,9 @@ async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_
     async def end_them_first(seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
         monkeypatch.undo()
         for task in tasks:
-            await poller.tasks.swap(task, task.succeeded({}, poller.clock.now(), retention=RETENTION, claim=None))
+            await poller.tasks.swap(
+                task, task.succeeded({}, poller.clock.now(), retention=RETENTION, claim=None)
+            )
         return await take(seen, new, takeover=takeover)
 
     monkeypatch.setattr(poller.control, "acquire", end_them_first)
@@ -1763,7 +1873,9 @@ ODD_RETRIES = {
 
 
 @pytest.mark.parametrize("odd", ODD_RETRIES)
-async def test_a_retry_whose_row_is_odd_is_delivered_and_hides_no_other(poller: PollerWorld, odd: str) -> None:
+async def test_a_retry_whose_row_is_odd_is_delivered_and_hides_no_other(
+    poller: PollerWorld, odd: str
+) -> None:
     """A later version of the poller may have written it; the row only says where to look."""
     first, second, third = await seed(poller, "r", 3, overdue=minutes(1))
     due = poller.tasks.index[second.task_id][1][:13]
@@ -1784,7 +1896,9 @@ async def test_a_watched_task_whose_row_is_odd_is_asked_about_and_hides_no_other
     assert [poller.now_of(task).callback for task in tasks] == [CallbackState.DELIVERED] * 3
 
 
-async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_says_nothing(poller: PollerWorld) -> None:
+async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_says_nothing(
+    poller: PollerWorld,
+) -> None:
     """It died before a poll time that came before its successor; that time is not left for the next one, a minute later."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(60)
@@ -1821,7 +1935,10 @@ async def test_a_poisoned_task_rests_though_the_leader_before_has_died(
 
 
 @pytest.mark.parametrize("shown_late", [False, True])
-async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanwhile(poller: PollerWorld, shown_late: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanwhile(
+    poller: PollerWorld,
+    shown_late: bool,  # noqa: FBT001
+) -> None:  # a parameter of the test
     """For want of requests it waits; meanwhile another model's polls turn out to be held."""
     poller.rules = replace(poller.rules, requests_per_minute=20)
     poller.vendor.holds, poller.vendor.task_time = True, minutes(60)
@@ -1830,7 +1947,9 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.world.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
-    poller.control.leadership = LeadershipView(leader="old", until=began + STOP, webhook_at=began)  # so that polls are rare
+    poller.control.leadership = LeadershipView(
+        leader="old", until=began + STOP, webhook_at=began
+    )  # so that polls are rare
     poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
     poller.control.used[window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)
@@ -1898,7 +2017,9 @@ async def test_a_queued_task_that_breaks_its_step_keeps_no_other_callers_waiting
     assert poller.now_of(bad).state is State.WATCHED
 
 
-async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing else is to do, the next tick tries it again."""
     bad = await poller.add(State.QUEUED, "bad")
     began = poller.clock.now()
@@ -1950,12 +2071,17 @@ async def test_a_queued_task_that_a_wake_names_is_submitted_though_the_index_lag
     task = await poller.add(State.QUEUED, "named")
     del poller.tasks.index[task.task_id]
     await poller.tick(task.task_id)
-    assert [url.split("/")[-1] for url in poller.vendor.submits] == [f"{name}.jpg" for name in [*spoken_of, "named"]]
+    assert [url.split("/")[-1] for url in poller.vendor.submits] == [
+        f"{name}.jpg" for name in [*spoken_of, "named"]
+    ]
     assert poller.now_of(task).state is State.SUCCESS
 
 
 @pytest.mark.parametrize("trouble", [False, True])
-async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to_others(poller: PollerWorld, trouble: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to_others(
+    poller: PollerWorld,
+    trouble: bool,  # noqa: FBT001
+) -> None:  # a parameter of the test
     """The caller whose turn comes first is refused, or no task may be risked; the other caller's old tasks need no request."""
     old = [await poller.add(State.QUEUED, f"old{number}", "bob") for number in range(3)]
     poller.clock.pass_by(poller.rules.max_queue_age)
@@ -1971,13 +2097,17 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
     assert poller.now_of(young).state is State.QUEUED
 
 
-async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(poller: PollerWorld) -> None:
+async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(
+    poller: PollerWorld,
+) -> None:
     """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.control.the_admission = AdmissionState(waiting=True, unknown=3)
     for number in range(2):
         await poller.add(State.QUEUED, f"q{number}")
-    poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10)))
+    poller.vendor.submit_outcomes.append(
+        SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=minutes(10))
+    )
     await ticks(poller, minutes(9))
     assert (len(poller.vendor.submits), poller.control.the_admission.in_trouble) == (1, False)
     await ticks(poller, minutes(3))
@@ -2000,7 +2130,9 @@ def leave_out_once(poller: PollerWorld, task: Task, how: str) -> None:
     poller.tasks.read_many = throttled  # type: ignore[method-assign]  # a partition that is busy for a moment
 
 
-async def test_a_task_that_a_read_leaves_out_at_the_first_look_is_read_at_the_next(poller: PollerWorld) -> None:
+async def test_a_task_that_a_read_leaves_out_at_the_first_look_is_read_at_the_next(
+    poller: PollerWorld,
+) -> None:
     """It was accepted long before, so that no later look comes across its row."""
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(minutes(60))
@@ -2052,7 +2184,9 @@ async def test_a_table_that_is_away_for_a_moment_is_no_fault_of_a_queued_task(
     assert poller.told.count("task.crashed") == 0
 
 
-async def test_a_poll_that_is_not_begun_takes_no_slot(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_that_is_not_begun_takes_no_slot(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While requests are asked for, another event has begun a step of the task."""
     task, running, now = await poller.add(State.WATCHED), set[str](), poller.clock.now()
     poller.clock.pass_by(minutes(1))

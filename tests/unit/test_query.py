@@ -15,7 +15,16 @@ from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter
-from tests.world import START, FakeVendor, MemoryControl, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
+from tests.world import (
+    START,
+    FakeVendor,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    RecordingWake,
+    VirtualClock,
+    a_caller,
+)
 
 ALICE = a_caller("alice")
 
@@ -81,7 +90,9 @@ async def test_an_answer_comes_as_soon_as_the_task_has_ended(tasks: MemoryTasks)
     assert task is not None
     waiting = asyncio.create_task(waited(tasks, clock, task.task_id))
     await clock.sleep(timedelta(seconds=5.5))
-    await tasks.swap(task, task.succeeded({"result": {}}, clock.now(), retention=timedelta(days=7), claim=clock.now()))
+    await tasks.swap(
+        task, task.succeeded({"result": {}}, clock.now(), retention=timedelta(days=7), claim=clock.now())
+    )
     ended = await waiting
     assert (ended.state, ended.request) == (State.SUCCESS, "{}")
     assert clock.now() - START <= timedelta(seconds=6.5)
@@ -189,7 +200,10 @@ ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
         (BalanceOutcome(answered=True, status=404), 502),
         (BalanceOutcome(answered=False, status=429), 503),
         (BalanceOutcome(answered=False), 503),
-        *((BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502) for odd in ODD_BALANCES),
+        *(
+            (BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
+            for odd in ODD_BALANCES
+        ),
         (BalanceOutcome(answered=True, status=200, body={"data": []}), 502),
     ],
 )
@@ -270,12 +284,16 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
     """Messages and requests count; the cursor goes on from there, and nothing is left out."""
     tasks = MemoryTasks()
     for number in range(60):
-        await tasks.add(a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})}))
+        await tasks.add(
+            a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})})
+        )
     found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
     assert 20 < len(found) < 30
     rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
     more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
-    assert [task.task_id for task in found + rest + more] == [a_task(number).task_id for number in reversed(range(60))]
+    assert [task.task_id for task in found + rest + more] == [
+        a_task(number).task_id for number in reversed(range(60))
+    ]
 
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
@@ -298,7 +316,9 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
 def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
     """In the form of the vendor's own times."""
     times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
-    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"})).body()["data"]
+    data = answers.task_answer(
+        a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"})
+    ).body()["data"]
     assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
         1795435200000,
         1795435201000,
@@ -309,7 +329,10 @@ def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None
 
 async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     """What the receiver gets and what a poll gets are the same."""
-    data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
+    data = {
+        "result": {"resources": [{"url": "https://x.example.com/1.mp4"}]},
+        "billing": {"amount": "0.2400"},
+    }
     ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
     answer = answers.task_answer(ended).body()
     assert answer["data"]["status"] == "success"
@@ -336,7 +359,9 @@ def an_ended(number: int, callback: CallbackState, caller: str = "alice") -> Tas
         return ended
     made = Attempt(at=START, status=200 if callback is DELIVERED else 500)
     retry_at = START + timedelta(hours=20) if callback is CallbackState.WAITING else None
-    return ended.attempted(made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION)
+    return ended.attempted(
+        made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION
+    )
 
 
 class RedeliveryWorld:
@@ -381,7 +406,11 @@ class RedeliveryWorld:
     def waiting(self) -> list[int]:
         """Tell which tasks wait to be delivered within an hour and a half."""
         soon = self.clock.now() + timedelta(minutes=90)
-        found = [task for task in self.tasks.items.values() if task.next_attempt_at is not None and task.next_attempt_at < soon]
+        found = [
+            task
+            for task in self.tasks.items.values()
+            if task.next_attempt_at is not None and task.next_attempt_at < soon
+        ]
         return sorted(int(task.task_id[3:]) for task in found)
 
     def due(self) -> list[timedelta]:
@@ -397,8 +426,17 @@ async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackS
     task = await world.tasks.add(an_ended(1, callback))
     again = await world.one(task)
     assert again == world.tasks.items[task.task_id]
-    assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, world.clock.now(), None)
-    assert (again.message, again.webhook_id, again.attempts, again.attempts_this_round) == (task.message, task.webhook_id, 1, 0)
+    assert (again.callback, again.next_attempt_at, again.expires_at) == (
+        CallbackState.WAITING,
+        world.clock.now(),
+        None,
+    )
+    assert (again.message, again.webhook_id, again.attempts, again.attempts_this_round) == (
+        task.message,
+        task.webhook_id,
+        1,
+        0,
+    )
     assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
 
 
@@ -477,7 +515,9 @@ async def test_redeliveries_go_out_a_second_apart() -> None:
     done = await world.redelivery(limit=500)
     assert (done.count, done.last_attempt_at) == (70, world.clock.now() + timedelta(seconds=119))
     for _ in range(7):
-        assert await world.redelivery(limit=500) == commands.Redelivery(count=0, last_attempt_at=None, cursor=None)
+        assert await world.redelivery(limit=500) == commands.Redelivery(
+            count=0, last_attempt_at=None, cursor=None
+        )
     again = await world.one(world.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
     assert again.next_attempt_at == world.clock.now() + timedelta(seconds=120)
     assert world.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
@@ -583,4 +623,7 @@ def test_the_message_says_what_would_be_right(parameters: dict[str, str], senten
     assert rejected.value.message == f"Invalid parameters: parameter {sentence}"
     with pytest.raises(RejectedError) as rejected:
         Filter.read({"callback": "?"} | parameters)
-    assert f"; parameter {sentence}" in rejected.value.message or f"parameter {sentence}; " in rejected.value.message
+    assert (
+        f"; parameter {sentence}" in rejected.value.message
+        or f"parameter {sentence}; " in rejected.value.message
+    )

@@ -69,7 +69,10 @@ def test_a_body_is_bounded_in_bytes(letter: str) -> None:
     """Before it is parsed; the largest one that may be is read."""
     text = letter * ((MAX_BODY - len('{"a":""}')) // len(letter.encode()))
     assert strict_json.read(f'{{"a":"{text}"}}') == {"a": text}
-    for raw, is_base64 in ((f'{{"a":"{text}{letter}"}}', False), (base64.b64encode(b" " * (MAX_BODY + 1)).decode(), True)):
+    for raw, is_base64 in (
+        (f'{{"a":"{text}{letter}"}}', False),
+        (base64.b64encode(b" " * (MAX_BODY + 1)).decode(), True),
+    ):
         with pytest.raises(RejectedError, match="larger than 65536 bytes") as rejected:
             strict_json.read(raw, is_base64=is_base64)
         assert rejected.value.status == 413

@@ -58,12 +58,23 @@ class SubmitWorld:
         self.inspector: MediaInspection | None = None
 
     async def submit(
-        self, key: str | None = None, *, late: timedelta = timedelta(0), count: str | None = None, **changes: Any
+        self,
+        key: str | None = None,
+        *,
+        late: timedelta = timedelta(0),
+        count: str | None = None,
+        **changes: Any,
     ) -> SubmitResult:
         """Submit the example, `late` after it arrived; `count` is how often its client says that it has repeated it."""
         body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
         request = SubmitRequest.read(
-            MODEL, body, caller=self.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=key, retry_count=count
+            MODEL,
+            body,
+            caller=self.caller,
+            targets=TargetPolicy(),
+            webhook_url=None,
+            idempotency_key=key,
+            retry_count=count,
         )
         app = App(
             SETTINGS.model_copy(update={"max_queued": 3}),
@@ -144,12 +155,20 @@ async def test_without_the_store_nothing_is_sent(world: SubmitWorld, monkeypatch
     assert world.vendor.submits == []
 
 
-@pytest.mark.parametrize(("submission", "state"), [(Submission.BUSY, State.QUEUED), (Submission.NOT_SENT, State.QUEUED)])
-async def test_refused_for_now_is_queued_and_answered_pending(world: SubmitWorld, submission: Submission, state: State) -> None:
+@pytest.mark.parametrize(
+    ("submission", "state"), [(Submission.BUSY, State.QUEUED), (Submission.NOT_SENT, State.QUEUED)]
+)
+async def test_refused_for_now_is_queued_and_answered_pending(
+    world: SubmitWorld, submission: Submission, state: State
+) -> None:
     """What the vendor provably did not take waits here, and the caller need not know."""
     world.vendor.submit_outcomes.append(outcome(submission, 429, "busy"))
     answer = await world.submit()
-    assert (answer.status, world.only_task.state, world.only_task.work_key and world.only_task.work_key[0]) == (200, state, "queue")
+    assert (
+        answer.status,
+        world.only_task.state,
+        world.only_task.work_key and world.only_task.work_key[0],
+    ) == (200, state, "queue")
     assert world.woken.task_ids == [world.only_task.task_id]
 
 
@@ -191,20 +210,28 @@ async def test_an_ambiguous_outcome_is_called_ambiguous(world: SubmitWorld) -> N
     assert world.only_task.state is State.UNKNOWN
 
 
-@pytest.mark.parametrize("submission", [Submission.TAKEN, Submission.REFUSED, Submission.BUSY, Submission.AMBIGUOUS])
+@pytest.mark.parametrize(
+    "submission", [Submission.TAKEN, Submission.REFUSED, Submission.BUSY, Submission.AMBIGUOUS]
+)
 async def test_a_repeat_gets_the_first_answer(world: SubmitWorld, submission: Submission) -> None:
     """Whatever the outcome was, the same key and request never pay again."""
     world.vendor.submit_outcomes.append(outcome(submission, 400, "no"))
     first = await world.submit("key-1")
     second = await world.submit("key-1")
-    assert (second.status, second.message, second.task.nonce) == (first.status, first.message, first.task.nonce)
+    assert (second.status, second.message, second.task.nonce) == (
+        first.status,
+        first.message,
+        first.task.nonce,
+    )
     assert len(world.vendor.submits) == 1
 
 
 async def test_a_repeat_after_the_end_gets_the_first_answer(world: SubmitWorld) -> None:
     """A task that has failed since was pending when it was first answered."""
     first = await world.submit("key-1")
-    failed = first.task.failed(ErrorCode.EXPIRED, "late", world.clock.now(), retention=RETENTION, claim=world.clock.now())
+    failed = first.task.failed(
+        ErrorCode.EXPIRED, "late", world.clock.now(), retention=RETENTION, claim=world.clock.now()
+    )
     await world.tasks.swap(first.task, failed)
     assert (await world.submit("key-1")).status == 200
 
@@ -241,12 +268,16 @@ async def test_a_repeat_in_flight_gives_up_after_eight_seconds(world: SubmitWorl
 
 
 @pytest.mark.parametrize("submission", list(Submission))
-async def test_a_counted_repeat_is_the_first_request_again(world: SubmitWorld, submission: Submission) -> None:
+async def test_a_counted_repeat_is_the_first_request_again(
+    world: SubmitWorld, submission: Submission
+) -> None:
     """Whatever came of the first, its answer comes again; the vendor is asked once where it may have been paid."""
     world.vendor.submit_outcomes.append(outcome(submission, 422, "no"))
     first = await world.submit(count="0")
     again = [await world.submit(count=count) for count in ("1", "2")]
-    asked = 2 if submission is Submission.REFUSED_HERE else 1  # nothing was paid, and the id may be used again
+    asked = (
+        2 if submission is Submission.REFUSED_HERE else 1
+    )  # nothing was paid, and the id may be used again
     assert len(world.vendor.submits) == asked
     assert {one.task.task_id for one in again} == {first.task.task_id}
     if submission is not Submission.REFUSED_HERE:
@@ -256,7 +287,9 @@ async def test_a_counted_repeat_is_the_first_request_again(world: SubmitWorld, s
 async def test_a_counted_repeat_in_flight_waits_for_the_first(world: SubmitWorld) -> None:
     """As one with a key does, and several at once too; also where the first is still looking at media."""
     world.inspector = MediaInspection(world.media, enforce=True)
-    answers = await asyncio.gather(world.submit(count="0"), *(world.submit(count=count) for count in ("1", "1", "2")))
+    answers = await asyncio.gather(
+        world.submit(count="0"), *(world.submit(count=count) for count in ("1", "1", "2"))
+    )
     assert len(world.vendor.submits) == 1
     assert {(one.status, one.task.task_id) for one in answers} == {(200, world.only_task.task_id)}
 
@@ -266,7 +299,9 @@ async def test_a_counted_repeat_whose_first_never_came_is_paid_once(world: Submi
     answers = [await world.submit(count=count) for count in ("1", "2", "0")]
     assert len(world.vendor.submits) == 1
     assert len({one.task.task_id for one in answers}) == 1
-    assert (await world.submit(count="0")).task.task_id != answers[0].task.task_id  # and this one is another request
+    assert (await world.submit(count="0")).task.task_id != answers[
+        0
+    ].task.task_id  # and this one is another request
 
 
 async def test_a_counted_repeat_is_known_for_two_minutes_after_the_one_before(world: SubmitWorld) -> None:
@@ -280,8 +315,12 @@ async def test_a_counted_repeat_is_known_for_two_minutes_after_the_one_before(wo
     assert len(world.vendor.submits) == 2
 
 
-@pytest.mark.parametrize("changes", [{"mode": "wan-pro"}, {"reference": "b"}, {"callback_url": "https://b.example.com/"}])
-async def test_a_counted_repeat_of_another_request_is_none(world: SubmitWorld, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"mode": "wan-pro"}, {"reference": "b"}, {"callback_url": "https://b.example.com/"}]
+)
+async def test_a_counted_repeat_of_another_request_is_none(
+    world: SubmitWorld, changes: dict[str, Any]
+) -> None:
     """Nor is one of another caller."""
     await world.submit(count="0")
     await world.submit(count="1", **changes)
@@ -334,11 +373,16 @@ async def test_a_late_refusal_keeps_its_callback(world: SubmitWorld) -> None:
     await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
     await posting
     assert (await world.submit("key-1")).status == 502
-    assert (world.only_task.error, world.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.WAITING)
+    assert (world.only_task.error, world.only_task.callback) == (
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.WAITING,
+    )
     assert len(world.vendor.submits) == 1
 
 
-async def test_an_outcome_that_cannot_be_stored_is_called_unknown(world: SubmitWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outcome_that_cannot_be_stored_is_called_unknown(
+    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The table fails after the POST: the caller hears the truth, the log gets the vendor's id."""
 
     async def fail(_old: Task, _new: Task) -> Task:
@@ -346,15 +390,21 @@ async def test_an_outcome_that_cannot_be_stored_is_called_unknown(world: SubmitW
 
     monkeypatch.setattr(world.tasks, "swap", fail)
     assert (await world.submit()).status == 502
-    assert ("task.outcome_unstored", "task-0") in [(event, facts.get("upstream_task_id")) for event, facts in world.told.events]
+    assert ("task.outcome_unstored", "task-0") in [
+        (event, facts.get("upstream_task_id")) for event, facts in world.told.events
+    ]
 
 
-async def test_what_was_paid_for_is_told_before_it_is_stored(world: SubmitWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_paid_for_is_told_before_it_is_stored(
+    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The vendor's id is in the log before the first write of it, and that the write failed before the second."""
     told: list[list[str]] = []
 
     async def fail(_old: Task, _new: Task) -> Task:
-        told.append([event for event, facts in world.told.events if facts.get("upstream_task_id") == "task-0"])
+        told.append(
+            [event for event, facts in world.told.events if facts.get("upstream_task_id") == "task-0"]
+        )
         raise StoreUnavailableError("down")
 
     monkeypatch.setattr(world.tasks, "swap", fail)
@@ -382,7 +432,11 @@ async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
 
     monkeypatch.setattr(world.tasks, "swap", refuse)
     answer = await world.submit()
-    assert (answer.status, world.only_task.state, world.only_task.upstream_task_id) == (200, State.WATCHED, "task-0")
+    assert (answer.status, world.only_task.state, world.only_task.upstream_task_id) == (
+        200,
+        State.WATCHED,
+        "task-0",
+    )
     assert world.told.count("task.outcome_unstored") == 1
 
 
@@ -391,14 +445,23 @@ async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
     ("before", "told", "state"),
     [
         (AdmissionState(unknown=1), SubmitOutcome(submission=Submission.TAKEN, status=200), State.WATCHED),
-        (AdmissionState(), SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)), State.WATCHED),
+        (
+            AdmissionState(),
+            SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(minutes=1)),
+            State.WATCHED,
+        ),
         (AdmissionState(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.UNKNOWN),
         (AdmissionState(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
     ],
     ids=["a doubt is over", "a pause", "a doubt", "a refusal for now"],
 )
 async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
-    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, call: str, before: AdmissionState, told: SubmitOutcome, state: State
+    world: SubmitWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    before: AdmissionState,
+    told: SubmitOutcome,
+    state: State,
 ) -> None:
     """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
     world.control.the_admission = before
@@ -415,7 +478,9 @@ async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
     assert (answer.status, answer.task.state) == (502 if state is State.UNKNOWN else 200, state)
 
 
-async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(world: SubmitWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_table_that_hangs_before_the_post_is_a_503_in_time(
+    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The caller hears of it within 14 s of its request, and nothing is sent."""
     monkeypatch.setattr(world.tasks, "add", never)
     with pytest.raises(StoreUnavailableError):
@@ -430,7 +495,9 @@ async def test_whatever_hangs_before_the_post_is_a_503_in_time(
     """Each question of the table on the way to the POST."""
     monkeypatch.setattr(world.control if hangs in {"admission", "take_tokens"} else world.tasks, hangs, never)
     monkeypatch.setattr("taskhook.submit.submit.ANSWER_DUE", STORE_TRY_LEAST + timedelta(milliseconds=20))
-    world.control.the_admission = world.control.the_admission.model_copy(update={"waiting": hangs == "queue_length"})
+    world.control.the_admission = world.control.the_admission.model_copy(
+        update={"waiting": hangs == "queue_length"}
+    )
     with pytest.raises(StoreUnavailableError):
         await world.submit("key-1")
     assert world.vendor.submits == []
@@ -486,7 +553,13 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
 
     class Refusing(FakeVendor):
         async def submit(
-            self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+            self,
+            model: str,
+            request: bytes,
+            *,
+            hook: str | None,
+            limit: timedelta,
+            admit: Admit | None = None,
         ) -> SubmitOutcome:
             """Be asked twice."""
             assert admit is not None
@@ -509,7 +582,9 @@ async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(w
 
 async def test_a_pause_is_kept_though_the_task_was_taken(world: SubmitWorld) -> None:
     """The vendor says with an answer of any kind that nothing remains: the next submit waits, and no task waits yet."""
-    world.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30)))
+    world.vendor.submit_outcomes.append(
+        SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30))
+    )
     assert (await world.submit()).task.state is State.WATCHED
     assert world.control.the_admission.paused_until == world.clock.now() + timedelta(seconds=30)
     assert not world.control.the_admission.waiting
@@ -518,9 +593,15 @@ async def test_a_pause_is_kept_though_the_task_was_taken(world: SubmitWorld) -> 
 
 async def test_a_key_that_cannot_be_used_is_told_and_frees_the_idempotency_key(world: SubmitWorld) -> None:
     """As a 401 is: nothing was sent, the answer says what is wrong, and the alarm's metric is counted."""
-    world.vendor.submit_outcomes.append(outcome(Submission.REFUSED_HERE, 0, "the vendor key cannot be used: no text"))
+    world.vendor.submit_outcomes.append(
+        outcome(Submission.REFUSED_HERE, 0, "the vendor key cannot be used: no text")
+    )
     first = await world.submit("key-1")
-    assert (first.status, "the vendor key cannot be used" in first.message, first.task.reusable) == (502, True, True)
+    assert (first.status, "the vendor key cannot be used" in first.message, first.task.reusable) == (
+        502,
+        True,
+        True,
+    )
     facts = next(facts for event, facts in world.told.events if event == "task.submitted")
     assert metric_of("task.submitted", facts) == "VendorRefused"
     assert (await world.submit("key-1")).status == 200
@@ -533,7 +614,10 @@ async def test_a_late_refusal_without_a_url_frees_nothing(world: SubmitWorld) ->
     await world.vendor.asked.wait()
     await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
     await posting
-    assert (world.only_task.error, world.only_task.callback) == (ErrorCode.UPSTREAM_REFUSED, CallbackState.NONE)
+    assert (world.only_task.error, world.only_task.callback) == (
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.NONE,
+    )
     assert not world.only_task.reusable
     assert (await world.submit("key-1", callback_url=None)).status == 502
     assert len(world.vendor.submits) == 1
@@ -603,7 +687,15 @@ async def test_a_busy_process_takes_a_windows_requests_at_once(world: SubmitWorl
         return await take_tokens(wanted, window=window, limit=limit)
 
     world.control.take_tokens = counted  # type: ignore[method-assign]  # to see what is asked for
-    for requests, expected in ((3, [1, 1, 1]), (4, [3, 1]), (2, [4]), (20, [2, *[1] * 18]), (12, [11, 1]), (0, []), (1, [1])):
+    for requests, expected in (
+        (3, [1, 1, 1]),
+        (4, [3, 1]),
+        (2, [4]),
+        (20, [2, *[1] * 18]),
+        (12, [11, 1]),
+        (0, []),
+        (1, [1]),
+    ):
         for _ in range(requests):
             assert await world.allowance.take(world.clock.now())
         assert taken == expected
@@ -632,7 +724,9 @@ async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(world: Subm
     busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
     world.vendor.submit_outcomes.append(busy)
     await world.submit()
-    assert world.control.the_admission.next_try(0, world.clock.now()) == world.clock.now() + timedelta(seconds=30)
+    assert world.control.the_admission.next_try(0, world.clock.now()) == world.clock.now() + timedelta(
+        seconds=30
+    )
     assert world.control.the_admission.waiting
 
 
@@ -646,14 +740,27 @@ async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> Non
     assert len(world.woken.task_ids) == 1
 
 
-@pytest.mark.parametrize(("claim_s", "left_s"), [(7, 60), (60, 7)], ids=["its claim ends", "the answer is due"])
-async def test_without_time_for_an_answer_nothing_is_sent(world: SubmitWorld, claim_s: float, left_s: float) -> None:
+@pytest.mark.parametrize(
+    ("claim_s", "left_s"), [(7, 60), (60, 7)], ids=["its claim ends", "the answer is due"]
+)
+async def test_without_time_for_an_answer_nothing_is_sent(
+    world: SubmitWorld, claim_s: float, left_s: float
+) -> None:
     """Right before the first byte: whoever thawed too late, or whose claim is nearly over, does not pay."""
     now = world.clock.now()
-    request = SubmitRequest.read(MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None)
-    task = await world.tasks.add(request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s)))
+    request = SubmitRequest.read(
+        MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
+    )
+    task = await world.tasks.add(
+        request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s))
+    )
     payer = PaymentPorts(
-        tasks=world.tasks, vendor=world.vendor, hooks=None, clock=world.clock, reporter=world.told, retention=RETENTION
+        tasks=world.tasks,
+        vendor=world.vendor,
+        hooks=None,
+        clock=world.clock,
+        reporter=world.told,
+        retention=RETENTION,
     )
     paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payer=payer)
     assert (world.vendor.submits, paid.state) == ([], State.QUEUED)
@@ -699,17 +806,25 @@ async def test_both_media_are_wrong_and_both_are_named(inspected: SubmitWorld) -
     }
     with pytest.raises(RejectedError) as rejected:
         await inspected.submit()
-    assert rejected.value.message == IMAGE_TOO_SMALL + ". Invalid parameters: video_url cannot be fetched: its host answers 404"
+    assert (
+        rejected.value.message
+        == IMAGE_TOO_SMALL + ". Invalid parameters: video_url cannot be fetched: its host answers 404"
+    )
 
 
 async def test_media_are_looked_at_at_once_and_in_time(inspected: SubmitWorld) -> None:
     """Both within three seconds, which leaves ten for the POST."""
     before = inspected.clock.now()
     answer = await inspected.submit()
-    assert inspected.media.looks == [(BODY["image_url"], timedelta(seconds=3)), (BODY["video_url"], timedelta(seconds=3))]
+    assert inspected.media.looks == [
+        (BODY["image_url"], timedelta(seconds=3)),
+        (BODY["video_url"], timedelta(seconds=3)),
+    ]
     assert answer.task.submitted_at == answer.task.accepted_at == before + timedelta(seconds=1)
     assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
-    assert "media.checked" not in {event for event, _ in inspected.told.events}  # what is as usual costs nobody a line
+    assert "media.checked" not in {
+        event for event, _ in inspected.told.events
+    }  # what is as usual costs nobody a line
 
 
 @pytest.mark.parametrize(
@@ -723,7 +838,9 @@ async def test_a_late_request_is_looked_at_as_long_as_the_post_can_spare(
     answer = await inspected.submit(late=timedelta(seconds=late))
     assert [given.total_seconds() for _, given in inspected.media.looks] == [limit] * 2 * (limit is not None)
     assert answer.task.state is state
-    assert answer.task.unchecked == ({} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left"))
+    assert answer.task.unchecked == (
+        {} if limit else dict.fromkeys(("image_url", "video_url"), "no time was left")
+    )
 
 
 async def test_what_could_not_be_checked_passes_and_is_noted(inspected: SubmitWorld) -> None:

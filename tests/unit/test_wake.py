@@ -23,10 +23,15 @@ class Functions:
 
 
 @pytest.mark.parametrize(("size", "handed_on"), [(10, True), (190_000, True), (210_000, False)])
-async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(size: int, handed_on: bool) -> None:  # noqa: FBT001  # a parameter
+async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(
+    size: int,
+    handed_on: bool,  # noqa: FBT001
+) -> None:  # a parameter
     """An asynchronous invocation takes 256 KB; who is woken without it asks again."""
     functions = Functions()
-    told = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}})
+    told = PollOutcome(
+        kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}}
+    )
     await LambdaWake(cast("Any", functions), "poll", RecordingReporter()).wake("tk_1", ended=True, told=told)
     [request] = functions.invoked
     assert (request["FunctionName"], request["InvocationType"]) == ("poll", "Event")

@@ -58,7 +58,9 @@ _AWS_THREADS = 32
 # between two tries. tests/unit/test_times.py adds them up for every path of every function.
 CONNECT_S, READ_S, TRIES = 1, 2, 2
 WAKE_READ_S = 1  # in a single try: there is the tick
-API_TIME = timedelta(seconds=12)  # for what a request of the API does once it is known whose it is, submits apart
+API_TIME = timedelta(
+    seconds=12
+)  # for what a request of the API does once it is known whose it is, submits apart
 TEST_TIME = timedelta(seconds=5)  # of an attempt at a receiver under test
 
 
@@ -142,7 +144,9 @@ class App:
         """The tasks and their indexes."""
         own = self.settings
         kept = own.max_queue_age + own.max_task_age + EXPIRY_GRACE + own.retention
-        return DynamoTasks(self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept)
+        return DynamoTasks(
+            self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept
+        )
 
     @cached_property
     def control(self) -> DynamoControl:
@@ -152,7 +156,9 @@ class App:
     @cached_property
     def callers(self) -> DynamoCallers:
         """The callers."""
-        return DynamoCallers(self.dynamodb, self.settings.callers_table, clock=self.clock, deployment_key=self.deployment_key)
+        return DynamoCallers(
+            self.dynamodb, self.settings.callers_table, clock=self.clock, deployment_key=self.deployment_key
+        )
 
     @cached_property
     def secret(self) -> StackSecret:
@@ -189,7 +195,10 @@ class App:
     @cached_property
     def webhook_urls(self) -> WebhookUrls | None:
         """The addresses for the vendor's webhooks; None where they are switched off, or would be acted on by the tick only."""
-        if self.settings.vendor_webhooks is Switch.OFF or self.settings.callback_latency is CallbackLatency.ECONOMY:
+        if (
+            self.settings.vendor_webhooks is Switch.OFF
+            or self.settings.callback_latency is CallbackLatency.ECONOMY
+        ):
             return None
         return SignedWebhookUrls(self.settings.public_url, self.deployment_key)
 
@@ -238,15 +247,23 @@ class App:
         """The way to have results archived; None where they are not."""
         if not self.settings.archive_function:
             return None
-        wakes = None if self.settings.callback_latency is CallbackLatency.ECONOMY else self.settings.aws_lambda_function_name
-        return LambdaArchiver(self._client("lambda", tries=1), self.settings.archive_function, self.reporter, wakes=wakes)
+        wakes = (
+            None
+            if self.settings.callback_latency is CallbackLatency.ECONOMY
+            else self.settings.aws_lambda_function_name
+        )
+        return LambdaArchiver(
+            self._client("lambda", tries=1), self.settings.archive_function, self.reporter, wakes=wakes
+        )
 
     @cached_property
     def archive(self) -> Archive | None:
         """Where results are kept; None where they are not."""
         if not self.settings.results_bucket:
             return None
-        return S3Archive(self._client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), self.settings.results_bucket)
+        return S3Archive(
+            self._client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), self.settings.results_bucket
+        )
 
     @cached_property
     def originals(self) -> Originals:
@@ -259,7 +276,11 @@ class App:
     def inspector(self) -> MediaInspection | None:
         """How media are looked at before a task is taken; None where the deployment does not want it."""
         checks = self.settings.media_checks
-        return None if checks is MediaChecks.OFF else MediaInspection(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
+        return (
+            None
+            if checks is MediaChecks.OFF
+            else MediaInspection(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
+        )
 
     @cached_property
     def payer(self) -> PaymentPorts:
@@ -337,7 +358,9 @@ class App:
 
     def archiving(self, wakes: str | None) -> Desk:
         """What it takes to archive; `wakes` is the function that waits for it."""
-        assert self.archive is not None, "the archive function exists where results are archived, and nowhere else"  # noqa: S101
+        assert self.archive is not None, (  # noqa: S101
+            "the archive function exists where results are archived, and nowhere else"
+        )
         return Desk(
             tasks=self.tasks,
             archive=self.archive,
@@ -354,7 +377,15 @@ class App:
         """The session that all clients come from."""
         return boto3.Session()
 
-    def _client(self, service: Any, *, tries: int = TRIES, connect_s: int = CONNECT_S, read_s: int = READ_S, **more: Any) -> Any:
+    def _client(
+        self,
+        service: Any,
+        *,
+        tries: int = TRIES,
+        connect_s: int = CONNECT_S,
+        read_s: int = READ_S,
+        **more: Any,
+    ) -> Any:
         config = Config(
             connect_timeout=connect_s,
             read_timeout=read_s,

@@ -33,7 +33,9 @@ Cursor = Annotated[str | None, Field(description="null: there is no more.")]
 ReceiversStatus = Annotated[int | None, Field(description="The receiver's.")]
 WhyNoStatus = Annotated[SkipValidation[DeliveryError] | None, Field(description=_NO_STATUS)]
 Took = Annotated[int, Field(description="How long it took.")]
-Said = Annotated[str, Field(description="Where a redirect leads (`-> URL`, without its query), then what was said.")]
+Said = Annotated[
+    str, Field(description="Where a redirect leads (`-> URL`, without its query), then what was said.")
+]
 
 
 class Answer(BaseModel):
@@ -141,11 +143,17 @@ class Task(Answer):
     result: SkipValidation[Result] | None = None
     duration: Any = Field(default=None, description="The vendor's: how long it took, in milliseconds.")
     billing: SkipValidation[Json] | None = Field(default=None, description="The vendor's.")
-    result_expires_at: Any = Field(default=None, description="Until when the vendor keeps the result, in its own form.")
-    truncated: SkipValidation[bool] | None = Field(default=None, description="The vendor's answer was too large to be kept whole.")
+    result_expires_at: Any = Field(
+        default=None, description="Until when the vendor keeps the result, in its own form."
+    )
+    truncated: SkipValidation[bool] | None = Field(
+        default=None, description="The vendor's answer was too large to be kept whole."
+    )
     error: SkipValidation[Failure] | None = None
     callback_url: str | None = Field(default=None, description="Where the callback goes.")
-    unchecked: dict[str, str] | None = Field(default=None, description="Why an input's media could not be checked.")
+    unchecked: dict[str, str] | None = Field(
+        default=None, description="Why an input's media could not be checked."
+    )
     callback: Callback
     created_at: Moment = Field(description="When it was accepted. Unix milliseconds, as all four.")
     submitted_at: Moment | None = Field(default=None, description="When the paid request went out.")
@@ -310,13 +318,21 @@ def _sample(result: TestResult) -> Sample:
     sent, reply = result.sample, result.reply
     said = _given({"status": reply.status, "error": reply.error})
     ms = round(reply.elapsed / timedelta(milliseconds=1))
-    told = {"type": sent.event, "webhook_id": sent.webhook_id, "delivered": result.delivered, "answer": reply.answer, "ms": ms}
+    told = {
+        "type": sent.event,
+        "webhook_id": sent.webhook_id,
+        "delivered": result.delivered,
+        "answer": reply.answer,
+        "ms": ms,
+    }
     return Sample.model_validate(told | said)
 
 
 def models(known: Iterable[Model]) -> Models:
     """List models; the vendor's answer has no envelope here."""
-    return Models(models=[KnownModel(slug=one.slug, type=one.kind, description=one.description) for one in known])
+    return Models(
+        models=[KnownModel(slug=one.slug, type=one.kind, description=one.description) for one in known]
+    )
 
 
 def _given(fields: Json) -> Json:

@@ -55,7 +55,9 @@ def succeeded() -> Task:
 def failed() -> Task:
     """Give a task whose failure has been delivered."""
     why = "The input image has no human body or multiple human bodies."
-    return _delivered(_watched().failed(ErrorCode.UPSTREAM_FAILED, why, ENDED, retention=_NO_TIME, claim=ENDED))
+    return _delivered(
+        _watched().failed(ErrorCode.UPSTREAM_FAILED, why, ENDED, retention=_NO_TIME, claim=ENDED)
+    )
 
 
 def canceled() -> Task:
@@ -67,7 +69,9 @@ def canceled() -> Task:
 
 def _watched() -> Task:
     taken = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-17c0ffee")
-    return accepted(next(iter(MODELS.values()))).submitted(taken, SUBMITTED + timedelta(seconds=0.9), retention=_NO_TIME)
+    return accepted(next(iter(MODELS.values()))).submitted(
+        taken, SUBMITTED + timedelta(seconds=0.9), retention=_NO_TIME
+    )
 
 
 def _delivered(task: Task) -> Task:

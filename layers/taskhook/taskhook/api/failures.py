@@ -46,11 +46,20 @@ _ERRORS = {
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds after which a repeat is safe.", "schema": {"type": "integer"}}}
-_NO_RETRY = {
-    "x-should-retry": {"description": "A repeat would be wrong or useless.", "schema": {"type": "string", "const": "false"}}
+_RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds after which a repeat is safe.", "schema": {"type": "integer"}}
 }
-_REPEATS = {409: _RETRY_AFTER | _NO_RETRY, 429: _RETRY_AFTER, 503: _RETRY_AFTER}  # the others are not to be repeated
+_NO_RETRY = {
+    "x-should-retry": {
+        "description": "A repeat would be wrong or useless.",
+        "schema": {"type": "string", "const": "false"},
+    }
+}
+_REPEATS = {
+    409: _RETRY_AFTER | _NO_RETRY,
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}  # the others are not to be repeated
 
 
 def failures(*statuses: int) -> Json:
@@ -62,7 +71,10 @@ def failures(*statuses: int) -> Json:
             "description": when,
             "headers": _REPEATS.get(status, _NO_RETRY),
             "content": {
-                "application/json": {"schema": schemas.reference(Error), "example": Error(code=status, message=message).body()}
+                "application/json": {
+                    "schema": schemas.reference(Error),
+                    "example": Error(code=status, message=message).body(),
+                }
             },
         }
     return described

@@ -46,7 +46,14 @@ _TAGS = {
 
 _ANSWERS = (
     *(answers.Error, answers.Submitted, answers.Task, answers.TaskList, answers.Redelivered, answers.Secrets),
-    *(answers.Samples, answers.KeyValidity, answers.Balance, answers.Models, events.TaskSucceeded, events.TaskFailed),
+    *(
+        answers.Samples,
+        answers.KeyValidity,
+        answers.Balance,
+        answers.Models,
+        events.TaskSucceeded,
+        events.TaskFailed,
+    ),
 )
 
 
@@ -63,7 +70,10 @@ def document(server: str) -> Json:
         for model in MODELS.values()
         for suffix in ("", "/async")
     }
-    ended: dict[type[Answer], Task] = {events.TaskSucceeded: examples.succeeded(), events.TaskFailed: examples.failed()}
+    ended: dict[type[Answer], Task] = {
+        events.TaskSucceeded: examples.succeeded(),
+        events.TaskFailed: examples.failed(),
+    }
     token = {"type": "http", "scheme": "bearer", "description": "`thk_<caller>_<43 characters>`"}
     return {
         "openapi": "3.1.0",
@@ -89,7 +99,9 @@ def _done(answer: Answer) -> Json:
     schema = schemas.reference(type(answer))
     if isinstance(answer, answers.Success):
         envelope = schemas.inline(answers.Success, "serialization")
-        schema = envelope | {"properties": envelope["properties"] | {"data": schemas.reference(type(answer.data))}}
+        schema = envelope | {
+            "properties": envelope["properties"] | {"data": schemas.reference(type(answer.data))}
+        }
     return {"200": {"description": "Done.", **_content(schema, answer.body())}}
 
 
@@ -102,7 +114,9 @@ def _content(schema: Json, example: Json) -> Json:
 
 
 def _query(model: type[BaseModel]) -> list[Json]:
-    properties = schemas.inline(model, "serialization")["properties"]  # what a query does not say it leaves out: there is no null
+    properties = schemas.inline(model, "serialization")[
+        "properties"
+    ]  # what a query does not say it leaves out: there is no null
     return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
 
 
@@ -134,7 +148,12 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "description": "The same key with the same request gets the first answer again; nothing is paid twice.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$"},
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_IDEMPOTENCY_KEY,
+                    "pattern": "^[ -~]+$",
+                },
                 "example": "order-17",
             },
             {
@@ -200,11 +219,19 @@ def _tasks() -> Json:
                 "redeliverTasks",
                 "Tasks",
                 "Deliver many callbacks again, newest first, 60 a minute; go on with `cursor` while `next_cursor` is not null.",
-                _done(answers.success(answers.redelivered(Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None))))
+                _done(
+                    answers.success(
+                        answers.redelivered(Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None))
+                    )
+                )
                 | failures(400, 401, 413, 429, 503),
                 requestBody=_body(
                     schemas.inline(RedeliveryFilter),
-                    {"state": "undelivered", "since": answers.iso(examples.SUBMITTED), "limit": MAX_REDELIVERED},
+                    {
+                        "state": "undelivered",
+                        "since": answers.iso(examples.SUBMITTED),
+                        "limit": MAX_REDELIVERED,
+                    },
                 ),
             )
         },
@@ -213,9 +240,12 @@ def _tasks() -> Json:
                 "followLink",
                 "Tasks",
                 "Lead to an archived result; the link is its own token, and works for as long as the file is kept.",
-                {"302": {"description": "Where the result is right now.", "headers": {"Location": _LOCATION}}} | failures(404, 503),
+                {"302": {"description": "Where the result is right now.", "headers": {"Location": _LOCATION}}}
+                | failures(404, 503),
                 parameters=_in_path(
-                    task_id=_TASK_ID, n=("0", {"type": "string"}), token=("9f86d081884c7d659a2feaa0c55ad015", {"type": "string"})
+                    task_id=_TASK_ID,
+                    n=("0", {"type": "string"}),
+                    token=("9f86d081884c7d659a2feaa0c55ad015", {"type": "string"}),
                 ),
                 security=[],
             )
@@ -285,7 +315,10 @@ def _webhook(body: type[Answer], task: Task) -> Json:
     message = (task.message or "").encode()
     standard = signature.headers([examples.SECRET], task.webhook_id, examples.ENDED, message)
     sent = {
-        "webhook-id": ("The message's id, the same on every attempt: deduplicate on it.", standard["webhook-id"]),
+        "webhook-id": (
+            "The message's id, the same on every attempt: deduplicate on it.",
+            standard["webhook-id"],
+        ),
         "webhook-timestamp": ("Unix seconds of this attempt.", standard["webhook-timestamp"]),
         "webhook-signature": (
             "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, one for each valid secret, separated by a space.",
@@ -310,7 +343,14 @@ def _webhook(body: type[Answer], task: Task) -> Json:
         {status: {"description": meaning} for status, meaning in meanings.items()},
         security=[],
         parameters=[
-            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}, "example": example}
+            {
+                "name": name,
+                "in": "header",
+                "required": True,
+                "description": about,
+                "schema": {"type": "string"},
+                "example": example,
+            }
             for name, (about, example) in sent.items()
         ],
         requestBody=_body(schemas.reference(body), json.loads(message)),

@@ -84,7 +84,10 @@ def show_task(task_id: str) -> Response[str]:
     if query.is_waiting(resolver.current_event.query_string_parameters or {}):
         until = arrived_at + ANSWER_TIME
         limit = arrived_at + ANSWER_DUE - _app().clock.now()
-        task = _app().run(query.wait(task_id, caller=caller, tasks=_app().tasks, clock=_app().clock, until=until), limit=limit)
+        task = _app().run(
+            query.wait(task_id, caller=caller, tasks=_app().tasks, clock=_app().clock, until=until),
+            limit=limit,
+        )
     else:
         task = _app().run(query.show(task_id, caller=caller, tasks=_app().tasks))
     return _answer(answers.task_answer(task))
@@ -295,7 +298,8 @@ def _caller() -> Caller:
     caller = _authenticated()
     if caller is None:
         raise RejectedError(
-            HTTPStatus.UNAUTHORIZED, "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment"
+            HTTPStatus.UNAUTHORIZED,
+            "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment",
         )
     return caller
 
@@ -330,13 +334,21 @@ def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[s
     etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'  # weak: the same for the compressed and the plain form
     headers = {"Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept-Encoding", **headers}
     if etag in (resolver.current_event.headers.get("if-none-match") or ""):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, content_type=content_type, body="", headers=headers, compress=False)
+        return Response(
+            status_code=HTTPStatus.NOT_MODIFIED,
+            content_type=content_type,
+            body="",
+            headers=headers,
+            compress=False,
+        )
     if resolver.current_event.http_method == "HEAD":
         body = ""
     return Response(status_code=HTTPStatus.OK, content_type=content_type, body=body, headers=headers)
 
 
-def _answer(answer: answers.Answer, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response[str]:
+def _answer(
+    answer: answers.Answer, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response[str]:
     return Response(
         status_code=int(status),
         content_type=content_types.APPLICATION_JSON,

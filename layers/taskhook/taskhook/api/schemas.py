@@ -50,7 +50,9 @@ def reference(model: type[BaseModel]) -> Json:
 
 def components(answers: Iterable[type[BaseModel]], requests: Iterable[type[BaseModel]]) -> Json:
     """Give the schemas of answers and of all their parts, and of the parts of requests."""
-    _, whole = models_json_schema([(answer, "serialization") for answer in answers], ref_template=_REF, schema_generator=_Plain)
+    _, whole = models_json_schema(
+        [(answer, "serialization") for answer in answers], ref_template=_REF, schema_generator=_Plain
+    )
     found: Json = whole["$defs"]
     for request in requests:
         found |= request.model_json_schema(ref_template=_REF, schema_generator=_Plain).get("$defs", {})

@@ -20,13 +20,19 @@ def read(raw: str, *, is_base64: bool = False) -> Json:
     except ValueError as error:
         raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body is not base64") from error
     if len(content) > MAX_BODY:
-        raise RejectedError(HTTPStatus.CONTENT_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes")
+        raise RejectedError(
+            HTTPStatus.CONTENT_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes"
+        )
     try:
         body = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the JSON is nested too deeply") from error
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST, "Invalid format: the JSON is nested too deeply"
+        ) from error
     except ValueError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid format: invalid JSON format ({error})") from error
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST, f"Invalid format: invalid JSON format ({error})"
+        ) from error
     if not isinstance(body, dict):
         raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body must be a JSON object")
     return body

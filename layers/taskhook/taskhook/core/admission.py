@@ -24,7 +24,9 @@ class AdmissionState(BaseModel):
     waiting: bool = False
     slots: int | None = None  # running tasks at which the vendor refused one more; None: not known
     probed_at: Moment | None = None  # when the last such refusal came
-    paused_until: Moment | None = None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
+    paused_until: Moment | None = (
+        None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
+    )
     polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
     unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
     served: str = ""  # the caller whose turn was last, where more than one waits
@@ -49,7 +51,9 @@ class AdmissionState(BaseModel):
     def _paused_until(self, now: datetime) -> datetime:
         return max(now, self.paused_until or now, self.polls_paused_until or now)
 
-    def refused(self, running: int, now: datetime, *, retry_after: timedelta | None = None) -> "AdmissionState":
+    def refused(
+        self, running: int, now: datetime, *, retry_after: timedelta | None = None
+    ) -> "AdmissionState":
         """Learn from a refusal: the vendor has as many slots as were filled; `retry_after` only makes the wait longer."""
         known = self.answered().model_copy(update={"waiting": True, "slots": running, "probed_at": now})
         return known if retry_after is None else known.pause(now + retry_after)
@@ -65,7 +69,9 @@ class AdmissionState(BaseModel):
         One that was a probe has been spent although the vendor answers what is free: so the next one is as rare as can be.
         It was its caller's turn (`served`; None: no turn was taken), so that the next probe is another caller's.
         """
-        admission = self.model_copy(update={"unknown": self.unknown + 1, "served": self.served if served is None else served})
+        admission = self.model_copy(
+            update={"unknown": self.unknown + 1, "served": self.served if served is None else served}
+        )
         if self.in_trouble:
             return admission.pause(now + LONGEST_PAUSE)
         return admission.pause(now + FIRST_PAUSE) if admission.in_trouble else admission
@@ -79,7 +85,9 @@ class AdmissionState(BaseModel):
         """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
         if not self.unknown:
             return self
-        return self.model_copy(update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until})
+        return self.model_copy(
+            update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until}
+        )
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
         """Order the callers' oldest tasks by whose turn it is: by name, beginning after the caller that was served last."""

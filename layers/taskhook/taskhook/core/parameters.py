@@ -37,7 +37,9 @@ def rejected(error: ValidationError, *, what: str, known: Iterable[str]) -> Reje
             case _:
                 complaint = _PYDANTICS_WORDS.sub("must", detail["msg"])
         complaints.append(f"parameter '{name}' {complaint}")
-    return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {'; '.join(complaints[:_MOST_COMPLAINTS])}")
+    return RejectedError(
+        HTTPStatus.BAD_REQUEST, f"Invalid parameters: {'; '.join(complaints[:_MOST_COMPLAINTS])}"
+    )
 
 
 def wrong(name: str, complaint: object) -> RejectedError:

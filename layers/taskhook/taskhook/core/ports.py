@@ -17,7 +17,9 @@ from taskhook.core.task import Moment, SubmitOutcome, Task
 
 WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others expected
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
-ATTEMPT_TIME = timedelta(seconds=15)  # of a delivery, in all; what a claim must still cover when the first byte is sent
+ATTEMPT_TIME = timedelta(
+    seconds=15
+)  # of a delivery, in all; what a claim must still cover when the first byte is sent
 SLOTS = 300  # deliveries at once
 HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
@@ -46,7 +48,9 @@ class TaskStore(Protocol):
     async def with_request(self, task: Task) -> Task:
         """Give the task with its request; without, where that is kept no longer."""
 
-    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+    async def reserve(
+        self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
+    ) -> str:
         """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
 
         `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
@@ -178,7 +182,9 @@ class Budget(Protocol):
 class DeliveryRate(Protocol):
     """Each caller's rate of deliveries beyond first rounds. May raise StoreUnavailableError."""
 
-    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+    async def reserve_deliveries(
+        self, caller: str, count: int, *, now: datetime, latest: datetime
+    ) -> datetime:
         """Reserve `count` moments, EXTRA_DELIVERY_GAP apart, the first as soon as may be; give the first.
 
         Nothing is reserved where the first would be after `latest`. Moments that are not used lapse.
@@ -215,7 +221,9 @@ class Caller(BaseModel):
 
     caller: str
     tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]  # encrypted, but where `CallerDirectory.find` gave them
+    secrets: Annotated[
+        tuple[Credential, ...], Field(min_length=1)
+    ]  # encrypted, but where `CallerDirectory.find` gave them
     callback_url: str | None = None
     disabled: bool = False
     created_at: Moment
@@ -280,7 +288,9 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
-    retry_after: timedelta | None = None  # for how long the vendor wants to be left alone, whatever it said of the task
+    retry_after: timedelta | None = (
+        None  # for how long the vendor wants to be left alone, whatever it said of the task
+    )
 
 
 class ApiKey(Protocol):
@@ -335,28 +345,55 @@ class DeliveryError(StrEnum):
         return made
 
     DNS = "dns", "no such name: mend the URL or the DNS record"
-    DNS_UNAVAILABLE = "dns_unavailable", "the name's DNS servers gave no answer: look at the zone and its servers"
-    NO_ADDRESS = "no_address", "the name has no address that can be reached from here, often IPv6 only: add an A record"
-    FORBIDDEN_TARGET = "forbidden_target", "the URL or an address of its name is not public, or is this deployment's: use another"
+    DNS_UNAVAILABLE = (
+        "dns_unavailable",
+        "the name's DNS servers gave no answer: look at the zone and its servers",
+    )
+    NO_ADDRESS = (
+        "no_address",
+        "the name has no address that can be reached from here, often IPv6 only: add an A record",
+    )
+    FORBIDDEN_TARGET = (
+        "forbidden_target",
+        "the URL or an address of its name is not public, or is this deployment's: use another",
+    )
     REFUSED = "refused", "nothing listens there: start the receiver, or mend the port"
     UNREACHABLE = "unreachable", "no route to the address: look at firewall and DNS record"
-    RESET = "reset", "the connection was closed before an answer: look into the log of the receiver or its proxy"
-    TIMEOUT = "timeout", "no answer within 15 s: answer at once and work afterwards; or a firewall drops packets"
+    RESET = (
+        "reset",
+        "the connection was closed before an answer: look into the log of the receiver or its proxy",
+    )
+    TIMEOUT = (
+        "timeout",
+        "no answer within 15 s: answer at once and work afterwards; or a firewall drops packets",
+    )
     TLS_UNKNOWN_CA = (
         "tls_unknown_ca",
         "self-signed, or an intermediate certificate is missing: serve the whole chain of a public CA",
     )
     TLS_WRONG_NAME = "tls_wrong_name", "the certificate is for another name: get one for the URL's host"
-    TLS_EXPIRED = "tls_expired", "the certificate has expired or is not valid yet: renew it, or mend the clock"
+    TLS_EXPIRED = (
+        "tls_expired",
+        "the certificate has expired or is not valid yet: renew it, or mend the clock",
+    )
     TLS_VERSION = "tls_version", "only TLS 1.1 or older is spoken: switch TLS 1.2 or 1.3 on"
-    TLS_CLIENT_CERT = "tls_client_cert", "a client certificate is wanted, and there is none: rely on the signature instead"
+    TLS_CLIENT_CERT = (
+        "tls_client_cert",
+        "a client certificate is wanted, and there is none: rely on the signature instead",
+    )
     TLS_NOT_SPOKEN = "tls_not_spoken", "the port speaks no TLS: mend the port, or put a TLS proxy in front"
-    TLS = "tls", "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2"
+    TLS = (
+        "tls",
+        "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2",
+    )
     HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"
     HEADER_TOO_LARGE = "header_too_large", "the answer has headers over 256 KB, or more than 1,000: send less"
     TOO_MANY_INTERIM = "too_many_interim", "more than 10 interim (1xx) answers: send the final one"
     INVALID_ANSWER = "invalid_answer", "what came is not HTTP: mend the port or the receiver"
-    CALLER_UNREADABLE = "caller_unreadable", "this deployment cannot read the signing secret: tell its operator"
+    CALLER_UNREADABLE = (
+        "caller_unreadable",
+        "this deployment cannot read the signing secret: tell its operator",
+    )
     CONNECTION = "connection", "it failed in another way: look into the log of the receiver or its proxy"
 
 
@@ -367,7 +404,9 @@ class Reply(BaseModel):
 
     status: int | None = None
     error: str | None = None  # a DeliveryError
-    answer: str = ""  # where a redirect leads; then the first words of what was said, as one line of printable text
+    answer: str = (
+        ""  # where a redirect leads; then the first words of what was said, as one line of printable text
+    )
     retry_after: timedelta | None = None  # what the receiver asks for, from now on
     elapsed: timedelta = timedelta(0)
 

@@ -15,7 +15,9 @@ from pydantic import Field
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.limits import MAX_URL
 
-CallbackUrl = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})]  # `TargetPolicy` judges it
+CallbackUrl = Annotated[
+    str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})
+]  # `TargetPolicy` judges it
 
 _FORBIDDEN_V4 = [
     ip_network(network)
@@ -92,7 +94,9 @@ class TargetPolicy:
         if len(url) > MAX_URL:
             raise ForbiddenTargetError(f"is {len(url)} characters long; at most {MAX_URL} are allowed")
         if not url.isascii() or any(character <= " " or character in '\\"<>^`{|}\x7f' for character in url):
-            raise ForbiddenTargetError("must be printable ASCII without spaces; percent-encode everything else")
+            raise ForbiddenTargetError(
+                "must be printable ASCII without spaces; percent-encode everything else"
+            )
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -106,9 +110,13 @@ class TargetPolicy:
         if "#" in url:
             raise ForbiddenTargetError("must not carry a fragment")
         if not self.relaxed and port is not None and port not in use.ports and port < _FIRST_FREE_PORT:
-            raise ForbiddenTargetError(f"must use port {', '.join(map(str, use.ports))} or one from {_FIRST_FREE_PORT} to 65535")
+            raise ForbiddenTargetError(
+                f"must use port {', '.join(map(str, use.ports))} or one from {_FIRST_FREE_PORT} to 65535"
+            )
         if parts.netloc and not _AUTHORITY.fullmatch(parts.netloc):
-            raise ForbiddenTargetError("must name its host, and a port if any, in the plain form: host, IPv4 or [IPv6], :port")
+            raise ForbiddenTargetError(
+                "must name its host, and a port if any, in the plain form: host, IPv4 or [IPv6], :port"
+            )
         if any(own and self._is_own(url, own) for own in self.own_origins):
             raise ForbiddenTargetError("must not point at this deployment")
         self._check_host(parts.netloc, parts.hostname or "")
@@ -138,7 +146,9 @@ class TargetPolicy:
             return
         if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise ForbiddenTargetError("host is not a valid name; write international names as xn--…")
-        if not self.relaxed and ("." not in name or any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)):
+        if not self.relaxed and (
+            "." not in name or any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)
+        ):
             raise NotPublicError("host is not a public name")
 
 

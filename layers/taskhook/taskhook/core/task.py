@@ -183,7 +183,9 @@ class Task(BaseModel):
     task_id: str
     caller: str
     model: str
-    request: str | None = None  # minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart
+    request: str | None = (
+        None  # minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart
+    )
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None
@@ -211,7 +213,9 @@ class Task(BaseModel):
     attempts: int = 0  # all that were ever made
     asked_again: bool = False  # the message was, by its caller
     attempts_before_round: int = 0  # attempts before that
-    uncounted: int = 0  # since then, those that the receiver answered with "soon", which the schedule does not count
+    uncounted: int = (
+        0  # since then, those that the receiver answered with "soon", which the schedule does not count
+    )
     answered_gone: bool = False  # since then, whether it has answered 410
     next_attempt_at: Moment | None = None
     log: tuple[Attempt, ...] = ()
@@ -311,7 +315,10 @@ class Task(BaseModel):
         match outcome.submission:
             case Submission.TAKEN:
                 return self._answered(HTTPStatus.OK)._to(
-                    state=State.WATCHED, upstream_task_id=outcome.upstream_task_id, taken_at=now, claimed_until=None
+                    state=State.WATCHED,
+                    upstream_task_id=outcome.upstream_task_id,
+                    taken_at=now,
+                    claimed_until=None,
                 )
             case Submission.BUSY | Submission.NOT_SENT:
                 return self._requeued()
@@ -323,7 +330,12 @@ class Task(BaseModel):
                     trouble = f"Upstream refused: this deployment's key or balance, nothing was paid ({outcome.message})"
                     told = self._answered(HTTPStatus.BAD_GATEWAY, trouble[:MAX_NOTE])
                 return told._failed(
-                    ErrorCode.UPSTREAM_REFUSED, outcome.message, now, retention=retention, call_back=answered, claim=None
+                    ErrorCode.UPSTREAM_REFUSED,
+                    outcome.message,
+                    now,
+                    retention=retention,
+                    call_back=answered,
+                    claim=None,
                 )
             case Submission.AMBIGUOUS:
                 return self.mark_unknown()
@@ -331,9 +343,13 @@ class Task(BaseModel):
     def mark_unknown(self) -> Self:
         """Submitting → unknown: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
-        message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
+        message = (
+            f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
+        )
         told = self.told_unknown or self.answer_status is None
-        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(state=State.UNKNOWN, claimed_until=None, told_unknown=told)
+        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(
+            state=State.UNKNOWN, claimed_until=None, told_unknown=told
+        )
 
     def recovered(self, upstream_task_id: str, now: datetime) -> Self:
         """Unknown → watched: the vendor's own word has named the task."""
@@ -356,21 +372,31 @@ class Task(BaseModel):
         The same write claims the first delivery until `claim`; where that cannot be made at once (None), it is due from now on.
         """
         self._require(State.WATCHED)
-        return self._to(state=State.SUCCESS)._ended("success", kept_data(data), now, retention=retention, claim=claim)
+        return self._to(state=State.SUCCESS)._ended(
+            "success", kept_data(data), now, retention=retention, claim=claim
+        )
 
     def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
         """Watched → archiving: keep the vendor's `data` until its files are copied, or the time for that is up."""
         self._require(State.WATCHED)
         kept = kept_data(data)
         copies = tuple(Copy(n=n, token=new_token()) for n in file_numbers(kept)[:MAX_COPIES])
-        return self._to(state=State.ARCHIVING, result=minified(kept), archiving_since=now, missing_since=None, copies=copies)
+        return self._to(
+            state=State.ARCHIVING,
+            result=minified(kept),
+            archiving_since=now,
+            missing_since=None,
+            copies=copies,
+        )
 
     def copying(self, copies: tuple[Copy, ...], *, until: datetime | None) -> Self:
         """Claim the copying until `until`, or give it up (None); remember how far it has come."""
         self._require(State.ARCHIVING)
         return self._to(copies=copies, claimed_until=until)
 
-    def archived(self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+    def archived(
+        self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None
+    ) -> Self:
         """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest.
 
         `claim` as in `succeeded`.
@@ -379,7 +405,9 @@ class Task(BaseModel):
         ended = self._to(state=State.SUCCESS, result=None)
         return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
-    def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+    def failed(
+        self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None
+    ) -> Self:
         """Queued, watched or unknown → failed; `claim` as in `succeeded`."""
         if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
@@ -425,7 +453,9 @@ class Task(BaseModel):
             next_attempt_at=retry_at,
         )
         if delivered:
-            return recorded._to(callback=CallbackState.DELIVERED, next_attempt_at=None, expires_at=now + retention)
+            return recorded._to(
+                callback=CallbackState.DELIVERED, next_attempt_at=None, expires_at=now + retention
+            )
         if retry_at is None:
             return recorded._to(callback=CallbackState.UNDELIVERED, expires_at=now + retention)
         return recorded
@@ -454,20 +484,38 @@ class Task(BaseModel):
 
     def _answered(self, status: int, message: str | None = None) -> Self:
         """Fix what the submitter is told, for the first answer and every repeat; a queued task has its 200 already."""
-        return self if self.answer_status is not None else self._to(answer_status=int(status), answer_message=message)
+        return (
+            self
+            if self.answer_status is not None
+            else self._to(answer_status=int(status), answer_message=message)
+        )
 
     def _requeued(self) -> Self:
         return self._answered(HTTPStatus.OK)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
 
     def _failed(
-        self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, call_back: bool, claim: datetime | None
+        self,
+        error: ErrorCode,
+        message: str,
+        now: datetime,
+        *,
+        retention: timedelta,
+        call_back: bool,
+        claim: datetime | None,
     ) -> Self:
         task, message = self._to(state=State.FAILED, error=error), message[:MAX_NOTE]
         data: Json = {"error": {"code": error, "message": message}}
         return task._ended(message, data, now, retention=retention, call_back=call_back, claim=claim)
 
     def _ended(
-        self, message: str, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None, call_back: bool = True
+        self,
+        message: str,
+        data: Json,
+        now: datetime,
+        *,
+        retention: timedelta,
+        claim: datetime | None,
+        call_back: bool = True,
     ) -> Self:
         waiting = call_back and self.callback_url is not None
         ended = self._to(ended_at=now, missing_since=None)
@@ -483,7 +531,9 @@ class Task(BaseModel):
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""
-        keys = {copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None}
+        keys = {
+            copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None
+        }
         return linked(json.loads(self.result or "{}"), {n: f"{origin}/r/{key}" for n, key in keys.items()})
 
     def _render(self, message: str, data: Json) -> str:

@@ -11,7 +11,9 @@ from taskhook.core.task import SubmitOutcome
 class VendorAnswers(Protocol):
     """What a vendor's answers mean."""
 
-    def read_submission(self, status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
+    def read_submission(
+        self, status: int, body: Json | None, *, retry_after: timedelta | None = None
+    ) -> SubmitOutcome:
         """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:

@@ -7,13 +7,24 @@ from http import HTTPStatus
 
 from taskhook.core import schedule, signature
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, Caller, CallerDirectory, Clock, Reply, Reporter, TaskStore
+from taskhook.core.ports import (
+    ATTEMPT_TIME,
+    CallbackSender,
+    Caller,
+    CallerDirectory,
+    Clock,
+    Reply,
+    Reporter,
+    TaskStore,
+)
 from taskhook.core.task import Attempt, CallbackState, Task
 from taskhook.delivery.hosts import Hosts, host_of
 
 CLAIM = timedelta(seconds=30)
 TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
-CLAIM_WRITES = 2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
+CLAIM_WRITES = (
+    2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,9 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
         next_at=retry_at,
     )
     gone = reply.status == schedule.GONE
-    return task.attempted(made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone)
+    return task.attempted(
+        made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone
+    )
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:

@@ -60,12 +60,21 @@ async def send_test_callbacks(
     first = await rate.reserve_deliveries(caller.caller, len(samples), now=now, latest=latest)
     if first > latest:
         message = "Too many requests: redeliveries wait or receivers were tested just now; both share one rate of 60 a minute"
-        raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds()))
+        raise RejectedError(
+            HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds())
+        )
     replies = await asyncio.gather(*(send_attempt(sample, caller, now, callbacks) for sample in samples))
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
-        reporter.tell("callback.tested", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
+        reporter.tell(
+            "callback.tested",
+            caller=caller.caller,
+            type=sample.event,
+            status=reply.status,
+            error=reply.error,
+            ms=ms,
+        )
     return [TestResult(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
 
 
@@ -98,10 +107,13 @@ def _samples(url: str, caller: Caller, now: datetime) -> list[Task]:
         callback=CallbackState.WAITING,
     )
     succeeding, failing = (
-        watched.model_copy(update={"task_id": f"tk_{name:_<22}"}) for name in ("sample_success", "sample_failure")
+        watched.model_copy(update={"task_id": f"tk_{name:_<22}"})
+        for name in ("sample_success", "sample_failure")
     )
     data: Json = {"result": {"resources": [{"url": "https://example.com/sample.mp4", "type": "video"}]}}
     return [
         succeeding.succeeded(data, now, retention=timedelta(0), claim=now),
-        failing.failed(ErrorCode.UPSTREAM_FAILED, "a sample of a failure", now, retention=timedelta(0), claim=now),
+        failing.failed(
+            ErrorCode.UPSTREAM_FAILED, "a sample of a failure", now, retention=timedelta(0), claim=now
+        ),
     ]

@@ -54,11 +54,15 @@ class Delivery:
         self._whole: dict[str, Task] = {}  # tasks whose attempt follows at once
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
-        self._misplaced: dict[str, None] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
+        self._misplaced: dict[
+            str, None
+        ] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
         self._deferring: set[str] = set()
         self._later: list[tuple[datetime, str, Candidate]] = []  # a heap
         self._planned: dict[str, datetime] = {}  # what stands in it, by task
-        self._read_at: dict[str, datetime] = {}  # tasks read for an attempt; the index may still show their old rows
+        self._read_at: dict[
+            str, datetime
+        ] = {}  # tasks read for an attempt; the index may still show their old rows
         self._looked_until: datetime | None = None
         self._next_row_at: datetime | None = None  # of the first row that was too early to keep
         self._left_out = False  # rows were seen that there was no room for
@@ -96,7 +100,11 @@ class Delivery:
             self._next_row_at = key.due
             return False
         read_at = self._read_at.get(row.task_id)
-        if (read_at is None or key.due > read_at) and not self._is_running(row.task_id) and not self.knows(row.task_id):
+        if (
+            (read_at is None or key.due > read_at)
+            and not self._is_running(row.task_id)
+            and not self.knows(row.task_id)
+        ):
             self._plan(Candidate(row.task_id, key.caller, key.host, Order(key.round)), key.due, now)
         return True
 

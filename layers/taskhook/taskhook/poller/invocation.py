@@ -41,7 +41,13 @@ def ends_of(event: Json) -> Ends:
 
 
 async def poll(
-    *, accepted: Iterable[str] = (), ended: Ends | None = None, scheduled: bool, hard_stop: datetime, rules: Rules, world: World
+    *,
+    accepted: Iterable[str] = (),
+    ended: Ends | None = None,
+    scheduled: bool,
+    hard_stop: datetime,
+    rules: Rules,
+    world: World,
 ) -> PollReport:
     """Serve the ids of a wake, then whatever else is due; stay as the leader while more is due before the next tick.
 
@@ -64,7 +70,9 @@ class _Invocation:
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
         self._pacing = pacing = Pacing(rules, world, started=self._started)
-        self._leadership = Leadership(secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing)
+        self._leadership = Leadership(
+            secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing
+        )
         self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
         hosts = Hosts(world.clock)
         endings = Endings(rules=rules, world=world, hosts=hosts, steps=scheduler.steps)
@@ -234,7 +242,9 @@ class _Invocation:
         """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
         watch, reporter = self._watch, self._world.reporter
         if watch.asked:
-            reporter.tell("vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1))
+            reporter.tell(
+                "vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1)
+            )
         if watch.unanswered:
             reporter.tell("vendor.unavailable", count=watch.unanswered, error=watch.complaint)
         if (waited := self._queue.longest_wait) is not None:

@@ -38,7 +38,9 @@ class Pacing:
 
     # --- when a task is polled next --------------------------------------------------------------------------------------
 
-    def next_poll(self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False) -> datetime:
+    def next_poll(
+        self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False
+    ) -> datetime:
         """Tell when a task is polled next: by the schedule, rarely where vendor webhooks come, at once where polls are held.
 
         A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after it. `plain`
@@ -115,7 +117,9 @@ class Pacing:
 
     def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
         """Tell whether the next poll is to show if the vendor holds it: a held one is cheaper than a webhook."""
-        return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(task, plain=plain)
+        return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(
+            task, plain=plain
+        )
 
     def believe_held_polls(self, now: datetime) -> bool:
         """Take a poll without an answer for held, before it is over; True where that is news."""

@@ -46,8 +46,12 @@ class Queue:
         self._started = started
         self._blocked_until = started
         self._budget_until = started  # no request is left before
-        self._answered_until = started  # the vendor has answered what is free: the next request may be a task's
-        self._named: dict[str, None] = {}  # tasks that a wake or a step has named; the index may show them late
+        self._answered_until = (
+            started  # the vendor has answered what is free: the next request may be a task's
+        )
+        self._named: dict[
+            str, None
+        ] = {}  # tasks that a wake or a step has named; the index may show them late
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payer = PaymentPorts(
@@ -98,7 +102,9 @@ class Queue:
             return None
         now = self._clock.now()
         due = max(self._due(now), self._only_skipped_until)
-        return due if due > now else self._started  # for want of a request it is waited, not left to the next invocation
+        return (
+            due if due > now else self._started
+        )  # for want of a request it is waited, not left to the next invocation
 
     def _due(self, now: datetime) -> datetime:
         return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
@@ -115,7 +121,9 @@ class Queue:
         found = False
         while heads := await self._heads():
             found, served = True, False
-            over_age = [head for head in heads if self._is_over_age(head)]  # they end whatever the vendor says to the others
+            over_age = [
+                head for head in heads if self._is_over_age(head)
+            ]  # they end whatever the vendor says to the others
             for head in over_age or self._pacing.admission.in_turn(heads):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
@@ -128,7 +136,9 @@ class Queue:
                 except StoreUnavailableError:
                     raise
                 except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
-                    self._world.reporter.tell("task.crashed", task_id=head.task_id, error=type(error).__name__)
+                    self._world.reporter.tell(
+                        "task.crashed", task_id=head.task_id, error=type(error).__name__
+                    )
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
@@ -198,16 +208,22 @@ class Queue:
         if not await self._request_is_left():
             return False
         if (await self._world.vendor.balance()).answered:
-            self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW  # where a window has one request, it is the next one's
+            self._answered_until = (
+                self._clock.now() + 2 * rate_limit.WINDOW
+            )  # where a window has one request, it is the next one's
             return True
         await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
         return False
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
-        ended = task.failed(ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None)
+        ended = task.failed(
+            ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None
+        )
         stored = await self._world.tasks.swap(task, ended)
-        self._world.reporter.tell("task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error)
+        self._world.reporter.tell(
+            "task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error
+        )
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
 
@@ -225,7 +241,9 @@ class Queue:
                 await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
                 await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
-                self._world.reporter.tell("vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds())
+                self._world.reporter.tell(
+                    "vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds()
+                )
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:

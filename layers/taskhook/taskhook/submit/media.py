@@ -15,7 +15,9 @@ from taskhook.core.ports import (
 )
 from taskhook.submit.request import SubmitRequest
 
-PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
+PROBE_TIME = timedelta(
+    seconds=3
+)  # for all media of a request together, out of the time that the POST does not need
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,13 @@ class MediaInspection:
 
 
 async def inspect(
-    request: SubmitRequest, *, caller: Caller, until: datetime, inspector: MediaInspection | None, clock: Clock, reporter: Reporter
+    request: SubmitRequest,
+    *,
+    caller: Caller,
+    until: datetime,
+    inspector: MediaInspection | None,
+    clock: Clock,
+    reporter: Reporter,
 ) -> dict[str, str]:
     """Look at all media at once, within PROBE_TIME and not past `until`; tell what could not be checked.
 
@@ -44,7 +52,12 @@ async def inspect(
     for one in judged:
         if one.verdict is not Verdict.FINE:
             reporter.tell(
-                "media.checked", caller=caller.caller, model=request.model, input=one.field, outcome=one.verdict, reason=one.reason
+                "media.checked",
+                caller=caller.caller,
+                model=request.model,
+                input=one.field,
+                outcome=one.verdict,
+                reason=one.reason,
             )
     wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
     if wrong and inspector.enforce:

@@ -33,9 +33,12 @@ class OwnFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     callback_url: CallbackUrl | None = Field(
-        default=None, description="Where the signed result is posted; without it the caller's default, or none."
+        default=None,
+        description="Where the signed result is posted; without it the caller's default, or none.",
     )
-    reference: str | None = Field(default=None, max_length=MAX_REFERENCE, description="Comes back in answers and callback.")
+    reference: str | None = Field(
+        default=None, max_length=MAX_REFERENCE, description="Comes back in answers and callback."
+    )
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,12 @@ class SubmitRequest:
         model = MODELS.get(slug)
         if model is None:
             raise RejectedError(
-                HTTPStatus.NOT_FOUND, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}"
+                HTTPStatus.NOT_FOUND,
+                f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}",
             )
-        if idempotency_key is not None and not (0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
+        if idempotency_key is not None and not (
+            0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()
+        ):
             message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
             raise RejectedError(HTTPStatus.BAD_REQUEST, message)
         try:
@@ -86,7 +92,8 @@ class SubmitRequest:
             raise parameters.rejected(error, what="this model", known=known) from error
         if webhook_url is not None and own.callback_url is not None and webhook_url != own.callback_url:
             raise RejectedError(
-                HTTPStatus.BAD_REQUEST, "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one"
+                HTTPStatus.BAD_REQUEST,
+                "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one",
             )
         callback_url = own.callback_url if own.callback_url is not None else webhook_url
         if callback_url is not None:
@@ -112,7 +119,9 @@ class SubmitRequest:
             retry_count=int(counted[0]) if counted else None,
         )
 
-    def task(self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None) -> Task:
+    def task(
+        self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None
+    ) -> Task:
         """Make the task: submitting under a claim, or queued where there is no time to pay before the answer is due."""
         paying = claimed_until is not None
         return Task(

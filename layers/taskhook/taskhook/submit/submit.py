@@ -27,7 +27,9 @@ from taskhook.submit.request import SubmitRequest
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
-REPEATED_WITHIN = timedelta(minutes=2)  # how long after a request without a key its client may say that it repeats it
+REPEATED_WITHIN = timedelta(
+    minutes=2
+)  # how long after a request without a key its client may say that it repeats it
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
@@ -73,16 +75,26 @@ async def submit(
     try:
         async with _until(settle_by, payer.clock):
             begun = await _begin(
-                request, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
+                request,
+                caller=caller,
+                arrived_at=arrived_at,
+                claim=claim,
+                inspector=inspector,
+                payer=payer,
+                door=door,
             )
-    except TimeoutError as error:  # what was being written may be there; then it is reaped, and never paid for
+    except (
+        TimeoutError
+    ) as error:  # what was being written may be there; then it is reaped, and never paid for
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
     (task, admission), outcome = begun, None
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
-        task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
+        task, outcome = await pay(
+            task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by
+        )
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payer.clock):
             if outcome is not None:
@@ -109,11 +121,18 @@ async def _begin(
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
-            request, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
+            request,
+            caller=caller,
+            until=until,
+            inspector=inspector,
+            clock=payer.clock,
+            reporter=payer.reporter,
         )
         now = payer.clock.now()
         admission = await door.admission.admission()
-        paying = now + LEAST_POST_TIME <= deadline and _is_open(admission, now) and await door.allowance.take(now)
+        paying = (
+            now + LEAST_POST_TIME <= deadline and _is_open(admission, now) and await door.allowance.take(now)
+        )
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
@@ -128,9 +147,13 @@ async def _begin(
                 HTTPStatus.UNPROCESSABLE_CONTENT,
                 "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
             )
-        return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
+        return await _first_answer(
+            task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock
+        )
     queued = waiting + 1 if task.state is State.QUEUED else None
-    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
+    payer.reporter.tell(
+        "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
+    )
     return task, admission
 
 
@@ -149,7 +172,9 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
     return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
 
 
-async def _recognised(request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts) -> SubmitRequest:
+async def _recognised(
+    request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts
+) -> SubmitRequest:
     """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
 
     What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
@@ -182,14 +207,20 @@ def _is_open(admission: AdmissionState, now: datetime) -> bool:
     return not admission.waiting and not admission.paused(now) and not admission.in_trouble
 
 
-async def _record_answer(door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime) -> None:
+async def _record_answer(
+    door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
+) -> None:
     """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
-    if not unknown and (before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}):
+    if not unknown and (
+        before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
+    ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
         admission = await door.admission.admission()
-        await door.admission.set_admission(admission, admission.outcome_unknown(now) if unknown else admission.answered())
+        await door.admission.set_admission(
+            admission, admission.outcome_unknown(now) if unknown else admission.answered()
+        )
 
 
 async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
@@ -227,7 +258,9 @@ async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clo
     while task.answer_status is None and task.claimed(clock.now()):
         if clock.now() >= deadline:
             raise RejectedError(
-                HTTPStatus.CONFLICT, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2
+                HTTPStatus.CONFLICT,
+                "Conflict: the first request, which this one repeats, is still in flight",
+                retry_after=2,
             )
         await clock.sleep(_REPEAT_STEP)
         task = await tasks.get(task.task_id) or task

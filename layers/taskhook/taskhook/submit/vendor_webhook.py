@@ -50,13 +50,19 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
     known = await desk.hooks.valid(task_id, token)
     if known is None:
         raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the token cannot be checked right now", retry_after=5
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the token cannot be checked right now",
+            retry_after=5,
         )
     task = await desk.tasks.get(task_id) if known else None
     if task is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such hook")
     if task.state is State.SUBMITTING:
-        raise RejectedError(HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the submit is still in flight", retry_after=5)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the submit is still in flight",
+            retry_after=5,
+        )
     if task.state not in {State.WATCHED, State.UNKNOWN} or not (task.upstream_task_id or upstream_task_id):
         return
     now, leadership = desk.clock.now(), await desk.leadership.view()
@@ -67,13 +73,17 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
         return  # not a task of ours
     if outcome.kind not in _KNOWN:
         raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the vendor gave no answer about the task", retry_after=5
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor gave no answer about the task",
+            retry_after=5,
         )
     if task.state is State.UNKNOWN:
         await _adopt(task, upstream_task_id, desk)
     if outcome.kind is PollKind.PENDING:  # the webhook is early, and no other will come
         raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the vendor does not show the end of the task yet", retry_after=2
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor does not show the end of the task yet",
+            retry_after=2,
         )
     # What was said of an adopted task is asked again, of the one that is stored now.
     await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, leadership, now, desk)
@@ -83,11 +93,15 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: WebhookPo
     """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
     if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
         raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the task was looked at a moment ago", retry_after=1
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the task was looked at a moment ago",
+            retry_after=1,
         )
     if not await desk.allowance.take(now):
         raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: no request to the vendor is left for now", retry_after=6
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: no request to the vendor is left for now",
+            retry_after=6,
         )
     _remember(desk.looked_at, task.task_id, now)
     outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)

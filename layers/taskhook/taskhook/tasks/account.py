@@ -30,19 +30,29 @@ class Account:
         if self.said is None or self.kept_until is None or now >= self.kept_until:
             if not await self.allowance.take(now):
                 raise RejectedError(
-                    HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: no request to the vendor is left right now", retry_after=6
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "Service unavailable: no request to the vendor is left right now",
+                    retry_after=6,
                 )
             self.said = await self.vendor.balance()
-            self.kept_until = self.clock.now() + (_BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT)
+            self.kept_until = self.clock.now() + (
+                _BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT
+            )
         balance = _balance(self.said)
         if balance is not None:
             return balance
         if self.said.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}:
             raise RejectedError(HTTPStatus.BAD_GATEWAY, "Upstream refused: this deployment's key or balance")
         if self.said.answered:
-            raise RejectedError(HTTPStatus.BAD_GATEWAY, "Upstream failed: the vendor's answer holds no balance")
+            raise RejectedError(
+                HTTPStatus.BAD_GATEWAY, "Upstream failed: the vendor's answer holds no balance"
+            )
         again = round(_BALANCE_AGAIN / timedelta(seconds=1))
-        raise RejectedError(HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the vendor does not answer", retry_after=again)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor does not answer",
+            retry_after=again,
+        )
 
 
 def _balance(said: BalanceOutcome) -> float | None:

@@ -114,7 +114,8 @@ class ShowQuery(BaseModel):
     """How to be told of one task."""
 
     wait: Literal["true", "false"] = Field(
-        default="false", description="Answer as soon as the task has ended, or as it stands after 13 s: ask again then."
+        default="false",
+        description="Answer as soon as the task has ended, or as it stands after 13 s: ask again then.",
     )
 
 
@@ -144,7 +145,9 @@ async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     return task
 
 
-async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) -> tuple[list[Task], str | None]:
+async def list_tasks(
+    wanted: Filter, *, caller: Caller, history: TaskHistory
+) -> tuple[list[Task], str | None]:
     """List the caller's tasks, newest first, with the cursor of the next page."""
     after, until = wanted.span
     if after >= until:  # no time at all, which a table may refuse to look for

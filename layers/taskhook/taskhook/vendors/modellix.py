@@ -49,7 +49,12 @@ def read_submission(status: int, body: Json | None, *, retry_after: timedelta | 
         and isinstance(upstream_task_id, str)
         and upstream_task_id
     ):
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=status, retry_after=retry_after)
+        return SubmitOutcome(
+            submission=Submission.TAKEN,
+            upstream_task_id=upstream_task_id,
+            status=status,
+            retry_after=retry_after,
+        )
     else:
         submission = Submission.AMBIGUOUS
     return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
@@ -87,8 +92,12 @@ class AnimateRequest(BaseModel):
         description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, at most 200 MB.",
         examples=["https://example.com/original_scene.mp4"],
     )
-    mode: Mode = Field(description="`wan-std`: faster and cheaper; `wan-pro`: smoother.", examples=[Mode.STANDARD])
-    check_image: Annotated[bool, Field(strict=True)] = Field(default=True, description="Whether the vendor inspects the image.")
+    mode: Mode = Field(
+        description="`wan-std`: faster and cheaper; `wan-pro`: smoother.", examples=[Mode.STANDARD]
+    )
+    check_image: Annotated[bool, Field(strict=True)] = Field(
+        default=True, description="Whether the vendor inspects the image."
+    )
 
 
 _ANIMATE_MEDIA = (
@@ -145,13 +154,19 @@ _FAILURE = {"failed", "error", "canceled", "cancelled"}
 def read_poll(body: Json, upstream_task_id: str) -> PollOutcome:
     """Read the vendor's answer about a task; what is not about this task, or has no status, says nothing."""
     data = body.get("data")
-    if not isinstance(data, dict) or data.get("task_id") != upstream_task_id or not isinstance(data.get("status"), str):
+    if (
+        not isinstance(data, dict)
+        or data.get("task_id") != upstream_task_id
+        or not isinstance(data.get("status"), str)
+    ):
         return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
     status = data["status"].lower()
     if status in _SUCCESS:
         return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
     if status in _FAILURE:
-        return PollOutcome(kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE])
+        return PollOutcome(
+            kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
+        )
     return PollOutcome(kind=PollKind.PENDING)
 
 

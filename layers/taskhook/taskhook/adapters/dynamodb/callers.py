@@ -113,7 +113,9 @@ class DynamoCallers:
         try:
             await self.table.put(_values_of(caller), **on)
         except ConditionFailedError as failed:
-            return failed.found is not None and Caller.model_validate(failed.found) == caller  # ours, stored at the first try
+            return (
+                failed.found is not None and Caller.model_validate(failed.found) == caller
+            )  # ours, stored at the first try
         return True
 
 
@@ -125,5 +127,11 @@ def _holds(caller: Caller) -> Attributes:
     """Say, as the condition of a write, that the table must still hold the caller as it was read."""
     was = _values_of(caller)
     names = {f"#{name}": name for name in ("tokens", "secrets", "disabled", "callback_url")}
-    condition = " AND ".join(f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values())
-    return {"condition": condition, "names": names, "values": {f":{name}": was[name] for name in names.values() if name in was}}
+    condition = " AND ".join(
+        f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values()
+    )
+    return {
+        "condition": condition,
+        "names": names,
+        "values": {f":{name}": was[name] for name in names.values() if name in was},
+    }

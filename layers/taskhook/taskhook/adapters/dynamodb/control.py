@@ -62,12 +62,18 @@ class DynamoControl:
         """Leave to the successor of `leader` which poll times were due and not served."""
         left = {task_id: milliseconds(due) for task_id, due in unserved.items()}
         end = _ttl(self._clock.now() + _HANDED_OVER_KEPT)
-        await self._set(f"{_LEADERSHIP}#{leader}", "SET unserved = :left, expires_at = :end", {":left": left, ":end": end})
+        await self._set(
+            f"{_LEADERSHIP}#{leader}", "SET unserved = :left, expires_at = :end", {":left": left, ":end": end}
+        )
 
     async def handed_over(self, leader: str) -> dict[str, datetime] | None:
         """Read what `leader` has left; None where it has said nothing (yet)."""
         left = (await self._read(f"{_LEADERSHIP}#{leader}")).get("unserved")
-        return None if left is None else {task_id: datetime.fromtimestamp(int(due) / 1000, UTC) for task_id, due in left.items()}
+        return (
+            None
+            if left is None
+            else {task_id: datetime.fromtimestamp(int(due) / 1000, UTC) for task_id, due in left.items()}
+        )
 
     # --- AdmissionStore -----------------------------------------------------------------------------------------------------------
 
@@ -78,9 +84,13 @@ class DynamoControl:
     async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then."""
         new = new.model_copy(update={"nonce": secrets.token_hex(8)})
-        update, names, values = change(dict.fromkeys(AdmissionState.model_fields), new.model_dump(exclude_none=True))
+        update, names, values = change(
+            dict.fromkeys(AdmissionState.model_fields), new.model_dump(exclude_none=True)
+        )
         condition = "attribute_not_exists(task_id) OR nonce = :old"
-        stored = await self._set(_ADMISSION, update, {**values, ":old": old.nonce}, names=names, condition=condition)
+        stored = await self._set(
+            _ADMISSION, update, {**values, ":old": old.nonce}, names=names, condition=condition
+        )
         return new if stored else await self.admission()
 
     # --- Budget ----------------------------------------------------------------------------------------------------------
@@ -91,17 +101,26 @@ class DynamoControl:
             return 0
         taken = min(wanted, limit)
         values = {":taken": taken, ":rest": limit - taken, ":end": _ttl(self._clock.now() + _BUDGET_KEPT)}
-        update, condition = "ADD used :taken SET expires_at = :end", "attribute_not_exists(used) OR used <= :rest"
+        update, condition = (
+            "ADD used :taken SET expires_at = :end",
+            "attribute_not_exists(used) OR used <= :rest",
+        )
         try:
             await self.table.update(f"budget#{window}", update, values, condition=condition)
         except ConditionFailedError as failed:
             left = limit - int((failed.found or {}).get("used", limit))
-            return await self.take_tokens(min(taken, left), window=window, limit=limit) if 0 < left < taken else 0
+            return (
+                await self.take_tokens(min(taken, left), window=window, limit=limit)
+                if 0 < left < taken
+                else 0
+            )
         return taken
 
     # --- DeliveryRate ----------------------------------------------------------------------------------------------------
 
-    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+    async def reserve_deliveries(
+        self, caller: str, count: int, *, now: datetime, latest: datetime
+    ) -> datetime:
         """Reserve `count` moments of a caller's rate; give the first, which is after `latest` where nothing was reserved."""
         key, end = f"redelivery#{caller}", _ttl(latest + _RESERVED_KEPT)
         span, start = count * EXTRA_DELIVERY_GAP // _MS, milliseconds(now)

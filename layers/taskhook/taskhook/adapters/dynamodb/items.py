@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 Attributes = dict[str, Any]
 
-_BUGS = {"ValidationException", "AccessDeniedException", "ResourceNotFoundException"}  # ours, and not to be waited out
+_BUGS = {
+    "ValidationException",
+    "AccessDeniedException",
+    "ResourceNotFoundException",
+}  # ours, and not to be waited out
 _serialize, _deserialize = TypeSerializer().serialize, TypeDeserializer().deserialize
 
 
@@ -77,15 +81,23 @@ class Table:
         wanted = {self._name: {"Keys": [item({self._key: key}) for key in keys]}}
         answer = await _call(self.client.batch_get_item, RequestItems=wanted)
         left = answer["UnprocessedKeys"].get(self._name, {}).get("Keys", [])
-        return [plain(found) for found in answer["Responses"].get(self._name, [])], [key[self._key]["S"] for key in left]
+        return [plain(found) for found in answer["Responses"].get(self._name, [])], [
+            key[self._key]["S"] for key in left
+        ]
 
     async def query(
         self, index: str, condition: str, values: Attributes, *, cursor: Any = None, **more: Any
     ) -> tuple[list[dict[str, str]], Any]:
         """Read a page of an index that holds keys only, all of them text; give its rows, and the cursor to the next page."""
-        request = {"IndexName": index, "KeyConditionExpression": condition, "ExpressionAttributeValues": item(values), **more}
+        request = {
+            "IndexName": index,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeValues": item(values),
+            **more,
+        }
         answer = await self._call(self.client.query, **request, **_after(cursor))
-        return [{name: text["S"] for name, text in row.items()} for row in answer["Items"]], answer.get("LastEvaluatedKey")
+        rows = [{name: text["S"] for name, text in row.items()} for row in answer["Items"]]
+        return rows, answer.get("LastEvaluatedKey")
 
     async def scan(self, *, cursor: Any = None) -> tuple[list[Attributes], Any]:
         """Read a page of all items; give it, and the cursor to the next page."""
@@ -96,7 +108,9 @@ class Table:
         """Store an item in the place of any other; `on` as in `_on`."""
         await self._call(self.client.put_item, Item=item(new), **_on(**on))
 
-    async def update(self, key: str, update: str, values: Attributes, *, returned: str = "NONE", **on: Any) -> Attributes:
+    async def update(
+        self, key: str, update: str, values: Attributes, *, returned: str = "NONE", **on: Any
+    ) -> Attributes:
         """Change an item, which is made where it is missing; give the attributes that were `returned`. `on` as in `_on`."""
         request = {"Key": item({self._key: key}), "UpdateExpression": update, "ReturnValues": returned}
         answer = await self._call(self.client.update_item, **request, **_on(values=values, **on))
@@ -110,7 +124,9 @@ class Table:
         return await _call(method, TableName=self._name, **request)
 
 
-def _on(*, condition: str = "", names: dict[str, str] | None = None, values: Attributes | None = None) -> Attributes:
+def _on(
+    *, condition: str = "", names: dict[str, str] | None = None, values: Attributes | None = None
+) -> Attributes:
     """Give the parts of a write that say on which condition, and what the placeholders in it stand for."""
     parts: Attributes = {}
     if condition:

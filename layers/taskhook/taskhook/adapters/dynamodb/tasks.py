@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _GET_MANY = 100  # BatchGetItem's own limit
 _PAGE = 1000  # rows of an index; a page of 1 MB has 8,000, which take 40 MB until they are read
 _WRITE_AGAIN = timedelta(seconds=0.5)
-_UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))  # between answers that give nothing
+_UNPROCESSED_WAITS = tuple(
+    timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4)
+)  # between answers that give nothing
 _PUSH_BACK = timedelta(minutes=10)
 _RESERVED = "repeat#"
 _REQUESTS_KEPT = timedelta(days=40)  # where it is not said
@@ -55,7 +57,13 @@ class DynamoTasks:
     """`TaskStore`, `WorkIndex` and `TaskHistory`: the tasks of the `Tasks` table, and its two indexes."""
 
     def __init__(
-        self, client: "DynamoDBClient", table: str, *, clock: Clock, reporter: Reporter, requests_kept: timedelta = _REQUESTS_KEPT
+        self,
+        client: "DynamoDBClient",
+        table: str,
+        *,
+        clock: Clock,
+        reporter: Reporter,
+        requests_kept: timedelta = _REQUESTS_KEPT,
     ) -> None:
         self.table = Table(client, table, "task_id")
         self._clock = clock
@@ -96,7 +104,9 @@ class DynamoTasks:
             kept = {"task_id": request_key(task), "request": task.request, "expires_at": until}
             await self._write(self.table.put, kept)
 
-    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+    async def reserve(
+        self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
+    ) -> str:
         """Give the id for the task of a request: `task_id`, or the one that is reserved. Safe to repeat."""
         key = f"{_RESERVED}{request}"
         end = {":until": milliseconds(until), ":end": int(until.timestamp()) + 1}
@@ -113,7 +123,9 @@ class DynamoTasks:
             return task_id
         prolong = "SET overtaken = :overtaken, kept_until = :until, expires_at = :end"
         values = {":id": found["reserved"], ":overtaken": repeat and found["overtaken"], **end}
-        with contextlib.suppress(ConditionFailedError):  # another request has reserved an id of its own meanwhile
+        with contextlib.suppress(
+            ConditionFailedError
+        ):  # another request has reserved an id of its own meanwhile
             await self._write(self.table.update, key, prolong, values, condition="reserved = :id")
         return str(found["reserved"])
 
@@ -128,7 +140,9 @@ class DynamoTasks:
         update, names, values = change(values_of(old), values_of(new))
         values[":old"] = old.nonce
         try:
-            await self._write(self.table.update, old.task_id, update, values, names=names, condition="nonce = :old")
+            await self._write(
+                self.table.update, old.task_id, update, values, names=names, condition="nonce = :old"
+            )
         except ConditionFailedError as failed:
             current = self._read(failed.found)
             if current is None or current.nonce != new.nonce:
@@ -162,7 +176,9 @@ class DynamoTasks:
         """Count a caller's queued tasks, up to `at_most`."""
         values, found, cursor = {":from": f"{caller}#", ":to": f"{caller}$"}, 0, None
         while found < at_most:
-            rows, cursor = await self._rows("queue", "work_at BETWEEN :from AND :to", values, limit=at_most, cursor=cursor)
+            rows, cursor = await self._rows(
+                "queue", "work_at BETWEEN :from AND :to", values, limit=at_most, cursor=cursor
+            )
             found += len(rows)
             if cursor is None:
                 break
@@ -178,10 +194,20 @@ class DynamoTasks:
         return await self._tasks(heads)
 
     async def _rows(
-        self, partition: str, condition: str, values: dict[str, str], *, limit: int = _PAGE, cursor: Any = None
+        self,
+        partition: str,
+        condition: str,
+        values: dict[str, str],
+        *,
+        limit: int = _PAGE,
+        cursor: Any = None,
     ) -> Rows:
         """Read a page of index rows, `limit` at most."""
-        wanted, values, names = f"#work = :work AND {condition}", {":work": partition, **values}, {"#work": "work"}
+        wanted, values, names = (
+            f"#work = :work AND {condition}",
+            {":work": partition, **values},
+            {"#work": "work"},
+        )
         while True:  # a page may be empty although more follow
             found, cursor = await self.table.query(
                 "work", wanted, values, cursor=cursor, ExpressionAttributeNames=names, Limit=limit

@@ -38,7 +38,9 @@ async def fetch(
     for _ in range(MOST_HOPS + 1):
         url = urldefrag(url).url
         policy.check_url(url, MEDIA)
-        response = await session.get(exact_url(url), headers={**_HEADERS, **(headers or {})}, allow_redirects=False)
+        response = await session.get(
+            exact_url(url), headers={**_HEADERS, **(headers or {})}, allow_redirects=False
+        )
         location = response.headers.get("location")
         if response.status not in _REDIRECTS or location is None:
             return response
@@ -49,7 +51,9 @@ async def fetch(
 
 def content_range(response: aiohttp.ClientResponse) -> tuple[int, int | None] | None:
     """Read where a range begins, and how long the whole file is, where that is told; None where no range is told."""
-    told = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", response.headers.get("content-range", ""))
+    told = re.fullmatch(
+        r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", response.headers.get("content-range", "")
+    )
     return (int(told[1]), int(told[2]) if told[2] else None) if told else None
 
 
