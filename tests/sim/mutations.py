@@ -42,8 +42,10 @@ SOURCES = (
     "poller/endings.py",
     "poller/invocation.py",
     "poller/leadership.py",
+    "poller/polls.py",
     "poller/queue.py",
     "poller/watch.py",
+    "poller/watch_index.py",
     "submit/payment.py",
     "submit/request.py",
     "submit/submit.py",
@@ -76,7 +78,17 @@ OWN_TEST = {  # of a file whose folder does not name it
     "tasks/query.py": "query",
     **{
         f"poller/{name}.py": "poll"
-        for name in ("archiving", "delivery", "endings", "invocation", "leadership", "queue", "watch")
+        for name in (
+            "archiving",
+            "delivery",
+            "endings",
+            "invocation",
+            "leadership",
+            "polls",
+            "queue",
+            "watch",
+            "watch_index",
+        )
     },
 }
 

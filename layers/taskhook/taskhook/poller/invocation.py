@@ -183,7 +183,7 @@ class _Invocation:
         """Resign, then look once more: a wake that found a leader until now has left its task to it."""
         try:
             await self._leadership.resign(served_until=self._served_until())
-            self._watch.look_back()
+            self._watch.index.look_back()
             await self._scheduler.find()
             return self._has_work() and await self._acquire(takeover=False)
         except StoreUnavailableError:
@@ -240,13 +240,13 @@ class _Invocation:
 
     def _report(self) -> None:
         """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
-        watch, reporter = self._watch, self._world.reporter
-        if watch.asked:
+        polls, reporter = self._watch.polls, self._world.reporter
+        if polls.asked:
             reporter.tell(
-                "vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1)
+                "vendor.polled", count=polls.asked, deadline_used=round(100 * polls.deadline_used, 1)
             )
-        if watch.unanswered:
-            reporter.tell("vendor.unavailable", count=watch.unanswered, error=watch.complaint)
+        if polls.unanswered:
+            reporter.tell("vendor.unavailable", count=polls.unanswered, error=polls.complaint)
         if (waited := self._queue.longest_wait) is not None:
             used = round(100 * (waited / self._rules.max_queue_age), 1)
             reporter.tell("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)

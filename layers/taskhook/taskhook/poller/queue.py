@@ -68,7 +68,7 @@ class Queue:
         """Look whether any are queued."""
         self._waits = self._waits or await self._world.work.queue_waits()
         if self._waits:
-            self._watch.queue_seen()
+            self._watch.index.queue_seen()
             await self._pacing.read_admission()
 
     def takes(self, task: Task) -> bool:
