@@ -23,19 +23,18 @@ from taskhook.core.models import MediaFacts
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
     Admit,
-    BalanceOutcome,
     Caller,
     Credential,
     LeadershipView,
     Piece,
-    PollKind,
-    PollOutcome,
-    Reply,
     Row,
     Rows,
     TaskPage,
 )
-from taskhook.core.task import Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.record import Submission, SubmitOutcome, milliseconds
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

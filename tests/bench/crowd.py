@@ -29,8 +29,11 @@ from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, values_of
 from taskhook.adapters.http import callbacks, vendor
-from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.ports import Admit
+from taskhook.core.record import CallbackState, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop

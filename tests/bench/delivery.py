@@ -28,8 +28,9 @@ import httpx
 
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll

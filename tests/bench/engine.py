@@ -15,7 +15,8 @@ import httpx
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.core.ports import POLLS_AT_ONCE
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
 from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
 from taskhook.vendors import modellix

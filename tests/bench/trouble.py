@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from taskhook.core.task import ErrorCode, State
+from taskhook.core.record import ErrorCode, State
 from tests.bench.crowd import KINDS
 from tests.bench.hostile import hostile_1xx_ratio
 from tests.sim.lasting import HOUR, MINUTE

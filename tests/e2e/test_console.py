@@ -28,7 +28,8 @@ from playwright.sync_api import (
 
 from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import request_key, values_of
-from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Task
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, State
+from taskhook.core.task import Task
 from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, Vendor, eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -27,8 +27,9 @@ from taskhook.core.errors import (
     SourceUnavailableError,
 )
 from taskhook.core.ports import Piece
+from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import State, Task
+from taskhook.core.task import Task
 from tests.integration.test_guard import LOOPBACK, Names
 from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack

@@ -19,9 +19,11 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
-from taskhook.core.ports import ATTEMPT_TIME, Reply
+from taskhook.core.ports import ATTEMPT_TIME
+from taskhook.core.record import CallbackState, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import MAX_EXCERPT, CallbackState, State, Task
+from taskhook.core.task import MAX_EXCERPT, Task
 from taskhook.delivery import attempt as deliver
 from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of

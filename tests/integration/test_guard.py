@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.guard import guarded_connector
 from taskhook.core.errors import ForbiddenTargetError
-from taskhook.core.ports import Reply
+from taskhook.core.reply import Reply
 from taskhook.core.targets import CALLBACK, TargetPolicy, Use
 from tests.listener import Listener, answer, answering, free_port, listening
 from tests.vectors import FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric

@@ -18,16 +18,8 @@ from taskhook.core.admission import AdmissionState
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Credential, LeadershipView, Rows
-from taskhook.core.task import (
-    Attempt,
-    ErrorCode,
-    RetryKey,
-    State,
-    Submission,
-    SubmitOutcome,
-    Task,
-    milliseconds,
-)
+from taskhook.core.record import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.task import Task
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
 from tests.world import (

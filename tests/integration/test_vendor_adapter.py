@@ -22,8 +22,9 @@ import pytest
 from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi, _Post
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
-from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.ports import ApiKey
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import modellix
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent

@@ -27,8 +27,9 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core import signature
 from taskhook.core.ports import Credential
+from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.samples import send_test_callbacks
 from tests.world import MemoryControl, RecordingReporter, a_caller
 

@@ -11,9 +11,9 @@ from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import request_key, task_of
 from taskhook.core import signature
 from taskhook.core.encryption import decrypt
-from taskhook.core.ports import PollKind
+from taskhook.core.record import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
 from taskhook.core.schedule import RETRY_WAITS
-from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
+from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import SubmitResult
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
 from tests.sim.receivers import Visit

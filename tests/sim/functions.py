@@ -12,8 +12,8 @@ from taskhook.api import answers
 from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
 from taskhook.core.message import Json
+from taskhook.core.record import CallbackState
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch

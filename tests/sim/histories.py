@@ -8,7 +8,7 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from taskhook.core.task import CallbackState, Submission
+from taskhook.core.record import CallbackState, Submission
 from taskhook.poller import invocation
 from tests.sim import checks
 from tests.sim.deployment import Deployment

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskhook.core.ports import SLOTS
-from taskhook.core.task import State
+from taskhook.core.record import State
 from tests.sim.deployment import RETENTION, TASKS
 from tests.sim.loop import seeded
 from tests.sim.machine import SEED, Machine

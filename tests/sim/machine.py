@@ -16,9 +16,10 @@ from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import PollOutcome
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollOutcome
 from taskhook.poller.invocation import PollReport, poll
 from taskhook.settings import MediaChecks, Switch
 from taskhook.submit.request import SubmitRequest

@@ -34,6 +34,7 @@ SOURCES = (
     "archive/copy.py",
     "core/callers.py",
     "core/rate_limit.py",
+    "core/record.py",
     "core/task.py",
     "delivery/attempt.py",
     "delivery/samples.py",
@@ -70,6 +71,7 @@ _SPLIT = re.compile(r" (AND|OR) ")
 UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
 OWN_TEST = {  # of a file whose folder does not name it
     "core/callers.py": "callers",
+    "core/record.py": "task",
     "core/task.py": "task",
     "delivery/attempt.py": "deliver",
     "delivery/samples.py": "deliver",

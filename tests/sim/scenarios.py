@@ -8,8 +8,8 @@ from typing import Any
 
 from taskhook.core import callers
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import PollKind
-from taskhook.core.task import CallbackState, State, Submission, milliseconds
+from taskhook.core.record import CallbackState, State, Submission, milliseconds
+from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
 from tests.sim.deployment import TASKS, TICK, Deployment
 from tests.sim.scene import Scene

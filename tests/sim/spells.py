@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.ports import Admit
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.reply import Reply
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.loop import VirtualLoop
 from tests.world import a_success
 

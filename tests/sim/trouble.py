@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from taskhook.core.task import ErrorCode, State
+from taskhook.core.record import ErrorCode, State
 from taskhook.delivery import hosts
 from taskhook.poller import watch
 from tests.sim.lasting import FEW, TROUBLES

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskhook.core import ports
-from taskhook.core.ports import BalanceOutcome, PollKind, PollOutcome
-from taskhook.core.task import State, Submission, SubmitOutcome
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.deployment import Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import a_success

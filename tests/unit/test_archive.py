@@ -15,8 +15,10 @@ from taskhook.core.errors import (
     SourceUnavailableError,
 )
 from taskhook.core.message import Json
-from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
-from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
+from taskhook.core.ports import LeadershipView
+from taskhook.core.record import ARCHIVE_TIME, CallbackState, State
+from taskhook.core.task import MAX_COPIES, Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from tests.unit.test_poll import PollerWorld
 from tests.world import FakeOriginals, MemoryArchive, RecordingArchiver, RecordingWake
 

@@ -9,9 +9,11 @@ from standardwebhooks.webhooks import Webhook
 
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import Credential, Reply
+from taskhook.core.ports import Credential
+from taskhook.core.record import CallbackState, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts

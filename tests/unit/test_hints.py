@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
-from taskhook.core.task import State, Task
+from taskhook.core.ports import LeadershipView
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.wiring import App
 from tests.unit.test_poll import PollerWorld

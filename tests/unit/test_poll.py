@@ -11,9 +11,12 @@ import pytest
 from taskhook.core import schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import Admit, LeadershipView, PollKind, PollOutcome, Reply, Rows
+from taskhook.core.ports import Admit, LeadershipView, Rows
 from taskhook.core.rate_limit import WINDOW, window
-from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings

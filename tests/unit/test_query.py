@@ -9,9 +9,10 @@ import pytest
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_REDELIVERED
-from taskhook.core.ports import BalanceOutcome
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import Attempt, CallbackState, State, Task
+from taskhook.core.record import Attempt, CallbackState, State
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter

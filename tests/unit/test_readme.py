@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from taskhook.core import schedule, signature
-from taskhook.core.ports import DeliveryError
-from taskhook.core.task import ErrorCode
+from taskhook.core.record import ErrorCode
+from taskhook.core.reply import DeliveryError
 from tests.contract import document
 from tests.local.stack import template
 

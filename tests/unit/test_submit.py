@@ -14,8 +14,9 @@ from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import Admit, Caller, LeadershipView
 from taskhook.core.rate_limit import Allowance
+from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest

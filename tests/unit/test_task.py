@@ -8,19 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, RetryKey, State, Submission, SubmitOutcome
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import (
-    MAX_LOG,
-    Attempt,
-    CallbackState,
-    ErrorCode,
-    IllegalTransitionError,
-    RetryKey,
-    State,
-    Submission,
-    SubmitOutcome,
-    Task,
-)
+from taskhook.core.task import MAX_LOG, IllegalTransitionError, Task
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import read_submission
 from tests.world import START, a_caller

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from taskhook.adapters.aws.lambdas import LambdaWake
-from taskhook.core.ports import PollKind, PollOutcome
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.invocation import ends_of
 from tests.world import RecordingReporter
 

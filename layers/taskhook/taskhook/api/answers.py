@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializeAsA
 from taskhook.core import task as stored
 from taskhook.core.message import Json
 from taskhook.core.models import Model
-from taskhook.core.ports import Credential, DeliveryError
-from taskhook.core.task import CallbackState, ErrorCode, Moment, State
+from taskhook.core.ports import Credential
+from taskhook.core.record import CallbackState, ErrorCode, Moment, State
+from taskhook.core.reply import DeliveryError
 from taskhook.delivery.samples import TestResult
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import STATUSES, Status

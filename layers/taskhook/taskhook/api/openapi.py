@@ -18,8 +18,10 @@ from taskhook.core import signature
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REDELIVERED, MAX_URL, TASK_ID
 from taskhook.core.message import Json, minified
 from taskhook.core.models import Model
-from taskhook.core.ports import Credential, Reply
-from taskhook.core.task import State, Task
+from taskhook.core.ports import Credential
+from taskhook.core.record import State
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery.samples import ReceiverTest, TestResult
 from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.tasks.commands import Redelivery

@@ -24,7 +24,8 @@ from taskhook.core.errors import (
     StoreUnavailableError,
 )
 from taskhook.core.ports import Archive, Clock, Originals, Reporter, TaskStore, Wake
-from taskhook.core.task import Copy, State, Task
+from taskhook.core.record import Copy, State
+from taskhook.core.task import Task
 
 CLAIM = timedelta(seconds=20)
 HEARTBEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from taskhook.core.task import Moment, Task
+from taskhook.core.record import Moment
+from taskhook.core.task import Task
 
 PROBE = timedelta(minutes=1)  # between two tries for one slot more than the vendor was known to have
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause

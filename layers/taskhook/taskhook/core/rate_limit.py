@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from taskhook.core.ports import (
-    Budget,
-)
+from taskhook.core.ports import Budget
 
 WINDOW = timedelta(seconds=6)
 

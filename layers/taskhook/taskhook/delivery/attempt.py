@@ -13,11 +13,12 @@ from taskhook.core.ports import (
     Caller,
     CallerDirectory,
     Clock,
-    Reply,
     Reporter,
     TaskStore,
 )
-from taskhook.core.task import Attempt, CallbackState, Task
+from taskhook.core.record import Attempt, CallbackState
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery.hosts import Hosts, host_of
 
 CLAIM = timedelta(seconds=30)

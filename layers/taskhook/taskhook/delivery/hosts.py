@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from http import HTTPStatus
 
-from taskhook.core.ports import SLOTS, Clock, Reply
+from taskhook.core.ports import SLOTS, Clock
+from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 
 RESERVED_SLOTS = 60  # of them for callers that hold none

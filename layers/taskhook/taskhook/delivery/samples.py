@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from taskhook.core import parameters
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json
-from taskhook.core.ports import CallbackSender, Caller, Clock, DeliveryRate, Reply, Reporter
+from taskhook.core.ports import CallbackSender, Caller, Clock, DeliveryRate, Reporter
+from taskhook.core.record import CallbackState, ErrorCode, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import CallbackUrl, TargetPolicy
-from taskhook.core.task import CallbackState, ErrorCode, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import TESTS_AHEAD, is_delivered, send_attempt
 from taskhook.vendors.modellix import MODELS
 

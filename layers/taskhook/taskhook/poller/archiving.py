@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from taskhook.core.errors import StaleTaskError
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
 from taskhook.poller.endings import Endings
 from taskhook.poller.work import TICK, World
 

@@ -7,7 +7,8 @@ from itertools import islice
 
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.ports import SLOTS, Row
-from taskhook.core.task import CallbackState, RetryKey, Task
+from taskhook.core.record import CallbackState, RetryKey
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import DeliveryPorts, attempt, claim_covers_attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.endings import Endings

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
-from taskhook.core.ports import PollOutcome
-from taskhook.core.task import CallbackState, ErrorCode, Task
+from taskhook.core.record import CallbackState, ErrorCode
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.attempt import CLAIM
 from taskhook.delivery.hosts import Hosts
 from taskhook.poller.work import Rules, World

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import PollOutcome
+from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.hosts import Hosts
 from taskhook.poller.archiving import Archiving
 from taskhook.poller.delivery import Delivery

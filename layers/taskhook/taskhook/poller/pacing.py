@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeadershipView, PollKind, PollOutcome
+from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeadershipView
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, Rules, World
 from taskhook.vendors.modellix import MODELS

@@ -6,17 +6,9 @@ from datetime import datetime
 
 from taskhook.core import schedule
 from taskhook.core.errors import StaleTaskError
-from taskhook.core.ports import PollKind, PollOutcome
-from taskhook.core.task import (
-    EXPIRY_GRACE,
-    LOST_AGE,
-    LOST_CONFIRMATION,
-    UNKNOWN_TIME,
-    ErrorCode,
-    State,
-    Submission,
-    Task,
-)
+from taskhook.core.record import ErrorCode, State, Submission
+from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.task import ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World

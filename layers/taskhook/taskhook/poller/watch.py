@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from taskhook.core import rate_limit, schedule
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import PollOutcome, Row
-from taskhook.core.task import (
-    State,
-    Task,
-)
+from taskhook.core.ports import Row
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollOutcome
 from taskhook.poller.aside import SetAside
 from taskhook.poller.endings import Endings
 from taskhook.poller.pacing import Pacing, urgency

@@ -7,12 +7,7 @@ from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.models import Judgement, Verdict
-from taskhook.core.ports import (
-    Caller,
-    Clock,
-    MediaProbe,
-    Reporter,
-)
+from taskhook.core.ports import Caller, Clock, MediaProbe, Reporter
 from taskhook.submit.request import SubmitRequest
 
 PROBE_TIME = timedelta(

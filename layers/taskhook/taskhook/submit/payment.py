@@ -6,17 +6,10 @@ from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.ports import (
-    LEAST_POST_TIME,
-    Admit,
-    Clock,
-    Reporter,
-    TaskApi,
-    TaskStore,
-    WebhookUrls,
-)
+from taskhook.core.ports import LEAST_POST_TIME, Admit, Clock, Reporter, TaskApi, TaskStore, WebhookUrls
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Submission, SubmitOutcome, Task
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 
 SETTLE_TIME = timedelta(
     seconds=8

@@ -17,11 +17,10 @@ from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
 from taskhook.core.message import Json, minified
 from taskhook.core.models import MediaRule
-from taskhook.core.ports import (
-    Caller,
-)
+from taskhook.core.ports import Caller
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import CallbackUrl, TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.vendors.modellix import MODELS
 
 RETRY_COUNT = "[0-9]{1,3}"  # how a client that counts its repeats does it

@@ -19,7 +19,8 @@ from taskhook.core.ports import (
     WorkIndex,
 )
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Submission, SubmitOutcome, Task
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest

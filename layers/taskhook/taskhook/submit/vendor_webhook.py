@@ -10,8 +10,6 @@ from taskhook.core.ports import (
     Clock,
     LeadershipStore,
     LeadershipView,
-    PollKind,
-    PollOutcome,
     Reporter,
     TaskApi,
     TaskStore,
@@ -19,7 +17,9 @@ from taskhook.core.ports import (
     WebhookUrls,
 )
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import BalanceOutcome, Clock, TaskApi
+from taskhook.core.ports import Clock, TaskApi
 from taskhook.core.rate_limit import Allowance
+from taskhook.core.vendor import BalanceOutcome
 
 _BALANCE_KEPT = timedelta(seconds=60)
 

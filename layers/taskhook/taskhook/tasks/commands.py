@@ -17,7 +17,8 @@ from taskhook.core.ports import (
     TaskStore,
     Wake,
 )
-from taskhook.core.task import CallbackState, ErrorCode, State, Task
+from taskhook.core.record import CallbackState, ErrorCode, State
+from taskhook.core.task import Task
 from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved

@@ -13,7 +13,8 @@ from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
 from taskhook.core.ports import Caller, Clock, TaskHistory, TaskStore
-from taskhook.core.task import CallbackState, State, Task, milliseconds
+from taskhook.core.record import CallbackState, State, milliseconds
+from taskhook.core.task import Task
 
 _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor

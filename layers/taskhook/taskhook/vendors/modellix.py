@@ -12,11 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from taskhook.core.limits import MAX_URL
 from taskhook.core.message import MAX_NOTE, Json, kept_data
 from taskhook.core.models import MediaRule, Model
-from taskhook.core.ports import (
-    PollKind,
-    PollOutcome,
-)
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import PollKind, PollOutcome
 
 _REFUSED_FOR_GOOD = {
     HTTPStatus.BAD_REQUEST,

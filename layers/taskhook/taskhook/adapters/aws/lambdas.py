@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.core.ports import PollOutcome, Reporter
+from taskhook.core.ports import Reporter
+from taskhook.core.vendor import PollOutcome
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient

@@ -9,7 +9,7 @@ from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, T
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import EXTRA_DELIVERY_GAP, Clock, LeadershipView
-from taskhook.core.task import milliseconds
+from taskhook.core.record import milliseconds
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table, change
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Clock, Reporter, Row, Rows, TaskPage
-from taskhook.core.task import Task, milliseconds
+from taskhook.core.record import milliseconds
+from taskhook.core.task import Task
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from taskhook.core.ports import DeliveryError
+from taskhook.core.reply import DeliveryError
 
 MOST_HEAD = 256 * 1024  # bytes of one head
 MOST_HEADERS = 1000  # lines of one head

@@ -19,7 +19,8 @@ from yarl import URL
 
 from taskhook.adapters.http.guard import error_class, exact_url, guarded_session
 from taskhook.adapters.http.retry_after import retry_after
-from taskhook.core.ports import ATTEMPT_TIME, SLOTS, DeliveryError, Reply
+from taskhook.core.ports import ATTEMPT_TIME, SLOTS
+from taskhook.core.reply import DeliveryError, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT
 

@@ -17,7 +17,7 @@ from yarl import URL
 
 from taskhook.adapters.http.answers import AnswerError, BoundedAnswers
 from taskhook.core.errors import ForbiddenTargetError
-from taskhook.core.ports import DeliveryError
+from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
 _KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs

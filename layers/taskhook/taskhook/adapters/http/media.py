@@ -24,7 +24,8 @@ from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, f
 from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import DeliveryError, Reporter
+from taskhook.core.ports import Reporter
+from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is

@@ -23,19 +23,9 @@ from pydantic_core import from_json
 from taskhook.adapters.http.retry_after import requested_pause
 from taskhook.core.errors import KeyUnusableError
 from taskhook.core.message import MAX_VENDOR_DATA, Json
-from taskhook.core.ports import (
-    HOLD_TIME,
-    HOLDS_AT_ONCE,
-    LEAST_POST_TIME,
-    POLLS_AT_ONCE,
-    Admit,
-    ApiKey,
-    BalanceOutcome,
-    PollKind,
-    PollOutcome,
-)
-from taskhook.core.task import Submission, SubmitOutcome
-from taskhook.core.vendor import VendorAnswers
+from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, LEAST_POST_TIME, POLLS_AT_ONCE, Admit, ApiKey
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, VendorAnswers
 
 POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
