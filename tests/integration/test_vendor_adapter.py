@@ -19,7 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi, _Post
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, HttpTaskApi, _Post
+from taskhook.adapters.http.vendor_wire import MAX_HEAD, MAX_INTERIM
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey

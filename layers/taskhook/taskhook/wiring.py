@@ -58,16 +58,16 @@ _AWS_THREADS = 32
 # between two tries. tests/unit/test_times.py adds them up for every path of every function.
 CONNECT_S, READ_S, TRIES = 1, 2, 2
 WAKE_READ_S = 1  # in a single try: there is the tick
-API_TIME = timedelta(
-    seconds=12
-)  # for what a request of the API does once it is known whose it is, submits apart
+# For what a request of the API does once it is known whose it is, submits apart.
+API_TIME = timedelta(seconds=12)
 TEST_TIME = timedelta(seconds=5)  # of an attempt at a receiver under test
 
 
 class App:
-    """Every object of a deployment, by name. `overrides` take the place of any of them, and whatever uses it gets it.
+    """Every object of a deployment, by name. `overrides` take the place of any, and what uses it gets it.
 
-    Raises TypeError for an override that no object is named by.
+    Over 300 lines, for it is a list: parted, it would say in two places what is made of what. Raises TypeError
+    for an override that no object is named by.
     """
 
     def __init__(self, settings: Settings, **overrides: Any) -> None:

@@ -83,7 +83,7 @@ def document(server: str) -> Json:
         "servers": [{"url": server}],
         "security": [{"token": []}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
-        "paths": submits | _tasks() | _callbacks() | _deployment(),
+        "paths": submits | _tasks() | _many_and_links() | _callbacks() | _deployment(),
         "webhooks": {task.event: {"post": _webhook(body, task)} for body, task in ended.items()},
         "components": {
             "securitySchemes": {"token": token},
@@ -216,25 +216,20 @@ def _tasks() -> Json:
                 parameters=_in_path(task_id=_TASK_ID),
             )
         },
+    }
+
+
+def _many_and_links() -> Json:
+    many = Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None)
+    wanted = {"state": "undelivered", "since": answers.iso(examples.SUBMITTED), "limit": MAX_REDELIVERED}
+    return {
         "/api/v1/tasks/redeliver": {
             "post": _operation(
                 "redeliverTasks",
                 "Tasks",
                 "Deliver many callbacks again, newest first, 60 a minute; go on with `cursor` while `next_cursor` is not null.",
-                _done(
-                    answers.success(
-                        answers.redelivered(Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None))
-                    )
-                )
-                | failures(400, 401, 413, 429, 503),
-                requestBody=_body(
-                    schemas.inline(RedeliveryFilter),
-                    {
-                        "state": "undelivered",
-                        "since": answers.iso(examples.SUBMITTED),
-                        "limit": MAX_REDELIVERED,
-                    },
-                ),
+                _done(answers.success(answers.redelivered(many))) | failures(400, 401, 413, 429, 503),
+                requestBody=_body(schemas.inline(RedeliveryFilter), wanted),
             )
         },
         "/r/{task_id}/{n}/{token}": {

@@ -76,11 +76,7 @@ class SubmitRequest:
                 HTTPStatus.NOT_FOUND,
                 f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}",
             )
-        if idempotency_key is not None and not (
-            0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()
-        ):
-            message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
-            raise RejectedError(HTTPStatus.BAD_REQUEST, message)
+        _check_key(idempotency_key)
         try:
             own = OwnFields.model_validate(body)
             fields = model.request.model_validate(
@@ -139,6 +135,15 @@ class SubmitRequest:
             answer_status=None if paying else HTTPStatus.OK,
             callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
         )
+
+
+def _check_key(idempotency_key: str | None) -> None:
+    """Raise RejectedError for a key that is given and is not one."""
+    length = len(idempotency_key or "")
+    if idempotency_key is None or (0 < length <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
+        return
+    message = f"header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+    raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {message}")
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:

@@ -9,18 +9,19 @@ import json
 import re
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-import httpcore
 import httpx
 from pydantic_core import from_json
 
+from taskhook.adapters.http import vendor_wire as wire
 from taskhook.adapters.http.retry_after import requested_pause
+from taskhook.adapters.http.vendor_wire import EndlessAnswerError
 from taskhook.core.errors import KeyUnusableError
 from taskhook.core.message import MAX_VENDOR_DATA, Json
 from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, LEAST_POST_TIME, POLLS_AT_ONCE, Admit, ApiKey
@@ -31,26 +32,17 @@ POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
 KEPT_CONNECTIONS = POLLS_AT_ONCE
 MAX_ANSWER = 2 * 1024 * 1024  # bytes, of an answer's body
-MAX_HEAD = 128 * 1024  # bytes that may come before a body; one header may have 100 KB
-MAX_INTERIM = 10  # answers 1xx before an answer
 MAX_PIECES = 10_000  # of one body, each of which costs as much time as a large one
 LARGE = 64 * 1024  # bytes; a larger answer is read and parsed alone, for parsed it takes twenty times as much
 MAX_BALANCE = 64 * 1024
-_BOUNDED = httpx.Timeout(None)  # asyncio.timeout bounds a request as a whole, which httpx cannot
 _SENT = "send_request_headers.started"
 _MANY_DIGITS = 300  # more than any float has
-_KEPT_S = 5.0  # how long an idle connection is kept, as httpx does
 _NOT_NOW = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_INTERIM = re.compile(rb"(?:\A|\n\r?\n)HTTP/1\.[01] 1\d\d")
 _SENDABLE = re.compile(r"[!-~]+")  # what a bearer token may hold, and a header can carry
 
 
 class _NoAnswerError(Exception):
     """The answer was not a JSON object, or in no encoding that was asked for."""
-
-
-class EndlessAnswerError(Exception):
-    """The answer was longer than any true one: its body, its headers, or what came before them."""
 
 
 class HttpTaskApi:
@@ -190,7 +182,7 @@ class HttpTaskApi:
         Raises _NoAnswerError, EndlessAnswerError.
         """
         stream = response.extensions["network_stream"]
-        assert isinstance(stream, _Wire)  # noqa: S101  # our own transport made it
+        assert isinstance(stream, wire.BoundedStream)  # noqa: S101  # our own transport made it
         stream.head_is_over()
         content, pieces, decode, is_alone = bytearray(), 0, _decoder(response), False
         async with contextlib.AsyncExitStack() as alone:
@@ -226,7 +218,7 @@ class HttpTaskApi:
         return self._new_client(HOLDS_AT_ONCE)
 
     def _new_client(self, connections: int) -> httpx.AsyncClient:
-        return _client(self._tls, connections)
+        return wire.client(self._tls, connections)
 
 
 class _Post:
@@ -247,7 +239,7 @@ class _Post:
         headers = {"Authorization": authorization, "Content-Type": "application/json", **self._hook}
         extensions = {"trace": self._trace}
         async with (
-            _client(self._tls, 1) as client,
+            wire.client(self._tls, 1) as client,
             client.stream(
                 "POST", self._url, content=self._request, headers=headers, extensions=extensions
             ) as response,
@@ -256,90 +248,6 @@ class _Post:
 
     async def _trace(self, event: str, _info: Mapping[str, Any]) -> None:
         self.sent = self.sent or event.endswith(_SENT)
-
-
-# --- the wire: what comes before an answer's body is bounded too -----------------------------------------------------------
-
-
-def _client(tls: ssl.SSLContext, connections: int) -> httpx.AsyncClient:
-    """Make a client that follows no redirect, asks no proxy, tries nothing twice, and wants nothing compressed."""
-    transport, headers = _Transport(tls, connections), {"Accept-Encoding": "identity"}
-    return httpx.AsyncClient(
-        transport=transport, headers=headers, trust_env=False, timeout=_BOUNDED, follow_redirects=False
-    )
-
-
-class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's own, over connections that bound what comes before a body."""
-
-    def __init__(self, tls: ssl.SSLContext, connections: int) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=_KEPT_S,
-            retries=0,
-            network_backend=_Network(),
-        )
-
-
-class _Network(httpcore.AnyIOBackend):
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect, as httpcore does."""
-        return _Wire(await super().connect_tcp(host, port, timeout, local_address, socket_options))
-
-
-class _Wire(httpcore.AsyncNetworkStream):
-    """A connection that raises EndlessAnswerError where an answer's headers do not come to an end."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self._head: int | None = None  # bytes of it so far; None: it is over
-        self._interim = 0
-
-    def head_is_over(self) -> None:
-        """Leave the rest to the reader of the body."""
-        self._head = None
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore's
-        """Read what has come."""
-        data = await self._inner.read(max_bytes, timeout)
-        if self._head is not None:
-            self._head += len(data)
-            self._interim += len(_INTERIM.findall(data))
-            if self._head > MAX_HEAD or self._interim > MAX_INTERIM:
-                raise EndlessAnswerError
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # httpcore's
-        """Send a piece of a request, whose answer begins anew."""
-        self._head = self._interim = 0
-        await self._inner.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        """Close it."""
-        await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's
-    ) -> httpcore.AsyncNetworkStream:
-        """Shake hands."""
-        return _Wire(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        """Tell of the socket."""
-        return self._inner.get_extra_info(info)
 
 
 # --- the answers: what they mean -----------------------------------------------------------------------------------------------
