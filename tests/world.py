@@ -11,6 +11,7 @@ from typing import Any
 
 from taskhook.core import encryption, signature
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller, Credential
 from taskhook.core.callers import hash_token
 from taskhook.core.errors import (
     ArchiveUnavailableError,
@@ -19,18 +20,9 @@ from taskhook.core.errors import (
     StaleTaskError,
     TaskExistsError,
 )
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import (
-    EXTRA_DELIVERY_GAP,
-    Admit,
-    Caller,
-    Credential,
-    LeadershipView,
-    Piece,
-    Row,
-    Rows,
-    TaskPage,
-)
+from taskhook.core.ports import EXTRA_DELIVERY_GAP, Admit, Piece, Row, Rows, TaskPage
 from taskhook.core.record import Submission, SubmitOutcome, milliseconds
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task

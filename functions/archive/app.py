@@ -15,7 +15,10 @@ app = App(Settings.of(os.environ)).built("runner", "tasks", "archive", "original
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Copy the results of `{"archive": [ids], "wake": function}`; the poll function named is woken when all are."""
+    """Copy the results of `{"archive": [ids], "wake": function}`.
+
+    The poll function named is woken when all are.
+    """
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     hard_stop = app.clock.now() + remaining - RESERVE
     try:

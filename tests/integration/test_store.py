@@ -15,9 +15,11 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Credential
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.core.ports import Credential, LeadershipView, Rows
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Rows
 from taskhook.core.record import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, milliseconds
 from taskhook.core.task import Task
 from tests.integration.conftest import made_from_template

@@ -26,7 +26,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core import signature
-from taskhook.core.ports import Credential
+from taskhook.core.caller import Credential
 from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task

@@ -11,6 +11,7 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.api import answers
 from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
+from taskhook.core.caller import Caller
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState
 from taskhook.core.targets import TargetPolicy
@@ -53,7 +54,7 @@ class Functions:
     deployment: Deployment
     injector: FaultInjector
     beat: float = 2.0
-    people: dict[str, ports.Caller] = field(
+    people: dict[str, Caller] = field(
         default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")}
     )
     table: MemoryDynamo = field(init=False)

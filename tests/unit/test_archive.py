@@ -14,8 +14,8 @@ from taskhook.core.errors import (
     SourceGoneError,
     SourceUnavailableError,
 )
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.message import Json
-from taskhook.core.ports import LeadershipView
 from taskhook.core.record import ARCHIVE_TIME, CallbackState, State
 from taskhook.core.task import MAX_COPIES, Task
 from taskhook.core.vendor import PollKind, PollOutcome

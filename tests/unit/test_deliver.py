@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from taskhook.core.caller import Credential
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import Credential
 from taskhook.core.record import CallbackState, State
 from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import LeadershipView
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.record import State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome

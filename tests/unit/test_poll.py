@@ -11,7 +11,8 @@ import pytest
 from taskhook.core import schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import Admit, LeadershipView, Rows
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Admit, Rows
 from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.reply import Reply

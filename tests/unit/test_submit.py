@@ -10,9 +10,11 @@ from botocore.exceptions import ClientError
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import Admit, Caller, LeadershipView
+from taskhook.core.ports import Admit
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.targets import TargetPolicy

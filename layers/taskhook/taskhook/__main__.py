@@ -1,4 +1,7 @@
-"""The admin command `taskhook`, also `python -m taskhook`: callers, written with the operator's own AWS credentials."""
+"""The admin command `taskhook`, also `python -m taskhook`.
+
+Callers, written with the operator's own AWS credentials.
+"""
 
 import argparse
 import asyncio
@@ -16,7 +19,7 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
 from taskhook.core import callers
-from taskhook.core.ports import Caller
+from taskhook.core.caller import Caller
 from taskhook.grammar import parser
 
 FAILED, INTERRUPTED = 1, 130
@@ -129,14 +132,18 @@ async def _switch(options: argparse.Namespace, admin: DynamoCallers) -> None:
         note = "Its token is refused within 60 s; callbacks that are waiting still go out."
     else:
         caller = await callers.enable(options.name, admin=admin)
-        note = "Its tokens that are still valid are taken again; `callers list` counts them, `callers rotate --token` makes one."
+        note = (
+            "Its tokens that are still valid are taken again; `callers list` counts them, `callers rotate "
+            "--token` makes one."
+        )
     _show(options, {"caller": caller.caller, "disabled": caller.disabled}, note=note)
 
 
 async def _remove(options: argparse.Namespace, admin: DynamoCallers) -> None:
     caller = await callers.remove(options.name, admin=admin)
     note = (
-        "Callbacks of its tasks cannot be signed any more, and end undelivered. Its tasks are kept as long as any, "
+        "Callbacks of its tasks cannot be signed any more, and end undelivered. Its tasks are kept as long "
+        "as any, "
         "and a caller added under the same name would see them."
     )
     _show(options, {"caller": caller.caller, "removed": True}, note=note)

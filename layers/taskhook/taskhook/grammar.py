@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     whole = _Parser(
         prog="taskhook",
         description=(
-            "Administer a deployed taskhook. `make tools` puts this command into .venv/bin; `python -m taskhook` is the same.\n"
+            "Administer a deployed taskhook. `make tools` puts this command into .venv/bin; `python -m "
+            "taskhook` is the same.\n"
             "Credentials and region are AWS's own: AWS_PROFILE, AWS_DEFAULT_REGION, …"
         ),
         examples="""\
@@ -112,7 +113,8 @@ def _add_callers(areas: Any, common: argparse.ArgumentParser) -> None:
         "list",
         parents=[common],
         help="list the callers",
-        description="List the callers: how many tokens and secrets are valid now, and where results go by default.",
+        description="List the callers: how many tokens and secrets are valid now, and where results go by "
+        "default.",
         examples="""\
   taskhook callers list
   taskhook callers list --json | jq -r '.[] | select(.disabled | not) | .caller'""",
@@ -125,7 +127,8 @@ def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "rotate",
         parents=parents,
         help="make a new token or signing secret",
-        description="Make a new token or signing secret, and show it, once. The old one stays valid during the overlap.",
+        description="Make a new token or signing secret, and show it, once. The old one stays valid during "
+        "the overlap.",
         examples="""\
   taskhook callers rotate shop --token
   taskhook callers rotate shop --secret --overlap 7d
@@ -177,7 +180,8 @@ def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "remove",
         parents=parents,
         help="delete a disabled caller",
-        description="Delete a disabled caller, its tokens and signing secrets. Its callbacks cannot be signed any more.",
+        description="Delete a disabled caller, its tokens and signing secrets. Its callbacks cannot be "
+        "signed any more.",
         examples="  taskhook callers remove shop",
     )
 
@@ -205,7 +209,8 @@ def _add_vendors(areas: Any, common: argparse.ArgumentParser) -> None:
         "set",
         parents=[named, common],
         help="store a vendor's key",
-        description="Store a vendor's key, read from standard input, so that no list of processes and no shell history holds it.",
+        description="Store a vendor's key, read from standard input, so that no list of processes and no "
+        "shell history holds it.",
         examples="""\
   taskhook vendors set modellix              asks for it
   taskhook vendors set modellix --stack taskhook-test < key.txt""",

@@ -1,4 +1,7 @@
-"""The environment of a function, read once into one frozen model; `template.yaml` sets it, and a test compares the two."""
+"""The environment of a function, read once into one frozen model.
+
+`template.yaml` sets it, and a test compares the two.
+"""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -23,14 +26,20 @@ class CallbackLatency(StrEnum):
 
 
 class FirstPoll(StrEnum):
-    """`typical`: when the model's typical minimum has passed. `immediate`: as soon as the vendor has the task."""
+    """`typical`: when the model's typical minimum has passed.
+
+    `immediate`: as soon as the vendor has the task.
+    """
 
     TYPICAL = "typical"
     IMMEDIATE = "immediate"
 
 
 class MediaChecks(StrEnum):
-    """`enforce`: media that break the vendor's limits are refused. `record`: they pass, and the task says so."""
+    """`enforce`: media that break the vendor's limits are refused.
+
+    `record`: they pass, and the task says so.
+    """
 
     ENFORCE = "enforce"
     RECORD = "record"

@@ -1,8 +1,10 @@
-"""Archive results: copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
+"""Archive results.
 
-Nothing is lost with the invocation: parts that were put are there, and the next invocation goes on behind them. The claim is
-short and kept alive, so that a successor need not wait long; two invocations that copy at once put the same bytes in the same
-place.
+Copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
+
+Nothing is lost with the invocation: parts that were put are there, and the next invocation goes on behind
+them. The claim is short and kept alive, so that a successor need not wait long; two invocations that copy at
+once put the same bytes in the same place.
 """
 
 import asyncio
@@ -58,7 +60,10 @@ class ArchiveReport:
 
 
 async def archive(task_ids: Iterable[str], *, hard_stop: datetime, desk: Desk) -> ArchiveReport:
-    """Copy the results of tasks, one after the other, until `hard_stop`; what is not done by then can be gone on with."""
+    """Copy the results of tasks, one after the other, until `hard_stop`.
+
+    What is not done by then can be gone on with.
+    """
     done: Counter[str] = Counter()
     for task_id in task_ids:
         if desk.clock.now() < hard_stop:
@@ -67,7 +72,10 @@ async def archive(task_ids: Iterable[str], *, hard_stop: datetime, desk: Desk) -
 
 
 async def link(key: str, *, archive: Archive) -> str:
-    """Make a link that works for some minutes out of one that works as long as the file is kept. Raises RejectedError."""
+    """Make a link that works for some minutes out of one that works as long as the file is kept.
+
+    Raises RejectedError.
+    """
     try:
         url = await archive.link(key) if _KEY.fullmatch(key) else None
     except ArchiveUnavailableError as error:
@@ -115,9 +123,12 @@ async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[
 
 
 async def _run_with_heartbeat(copying: "_Copying", stop: datetime) -> list[Copy]:
-    """Copy until done or `stop`; the only place that writes, so that notes of progress and the claim cannot meet each other.
+    """Copy until done or `stop`.
 
-    Raises StaleTaskError where another invocation has ended the task, StoreUnavailableError where the end cannot be stored.
+    The only place that writes, so that notes of progress and the claim cannot meet each other.
+
+    Raises StaleTaskError where another invocation has ended the task, StoreUnavailableError where the end
+    cannot be stored.
     """
     desk, task = copying.desk, copying.task
     work, pause = asyncio.create_task(copying.run()), FIRST_HEARTBEAT
@@ -233,7 +244,10 @@ class _Copying:
         return sizes or []
 
     def _complete(self, place: int, at: int, sizes: list[int]) -> bool:
-        """Whether nothing is missing: the size that was told is there, or a part that only the last one can be."""
+        """Whether nothing is missing.
+
+        The size that was told is there, or a part that only the last one can be.
+        """
         size = self.copies[place].size
         return at == size if size is not None else bool(sizes) and sizes[-1] != PART
 

@@ -1,22 +1,26 @@
-"""What taskhook needs from the world: one Protocol per need, the errors each may raise, the guarantees each gives.
+"""What taskhook needs from the world.
 
-An expected outcome is a value, not an exception; every error below is a surprise that the use cases must survive.
+One Protocol per need, the errors each may raise, the guarantees each gives.
+
+An expected outcome is a value, not an exception; every error below is a surprise that the use cases must
+survive.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.record import Moment, SubmitOutcome
+from taskhook.core.record import SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 from taskhook.core.vendor import BalanceOutcome, PollOutcome
 
-WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others expected
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 ATTEMPT_TIME = timedelta(
     seconds=15
@@ -41,9 +45,12 @@ class TaskStore(Protocol):
         """Read the task as of now."""
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
-        """Read tasks, perhaps as they were a moment ago, without request, message and result: for planning, not for acting.
+        """Read tasks, perhaps as they were a moment ago, without request, message and result.
 
-        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and left out.
+        For planning, not for acting.
+
+        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and
+        left out.
         """
 
     async def with_request(self, task: Task) -> Task:
@@ -52,14 +59,20 @@ class TaskStore(Protocol):
     async def reserve(
         self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
     ) -> str:
-        """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
+        """Give the id for the task of a request without an idempotency key.
 
-        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
-        so does a first request that its own repeat has overtaken; each of them prolongs it. Safe to repeat.
+        `task_id`, reserved until then, or an earlier one.
+
+        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request
+        at the time, and so does a first request that its own repeat has overtaken; each of them prolongs it.
+        Safe to repeat.
         """
 
     async def swap(self, old: Task, new: Task) -> Task:
-        """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
+        """Store `new` if the table still holds `old`, and return it with its nonce.
+
+        Raises StaleTaskError; safe to repeat.
+        """
 
 
 class Row(NamedTuple):
@@ -77,16 +90,18 @@ class Rows(NamedTuple):
 
 
 class WorkIndex(Protocol):
-    """Tasks with work to do. The answers may lag behind the table by seconds: they say where to look, never what is true.
+    """Tasks with work to do.
+
+    The answers may lag behind the table by seconds: they say where to look, never what is true.
 
     Every method may raise StoreUnavailableError.
     """
 
     async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
-        """Read a page of what was accepted at or after `since` (None: ever) and is not left to the schedule of attempts."""
+        """Read a page of what was accepted from `since` (None: ever) on and is not left to the schedule."""
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
-        """Read a page of the callbacks whose next attempt is due from `since` (None: ever) to `before`, the earliest first."""
+        """Read a page of callbacks that are due from `since` (None: ever) to `before`, the earliest first."""
 
     async def queue_waits(self) -> bool:
         """Tell whether any task is queued."""
@@ -114,35 +129,11 @@ class TaskHistory(Protocol):
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
 
 
-class LeadershipView(BaseModel):
-    """The leader, until when it leads, whose polls it has the vendor hold, and when a vendor webhook last proved true.
-
-    `drained_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    leader: str = ""
-    until: Moment | None = None
-    held_models: tuple[str, ...] = ()
-    webhook_at: Moment | None = None
-    drained_at: Moment | None = None
-
-    def alive(self, now: datetime) -> bool:
-        """Whether a leader is there."""
-        return self.until is not None and now < self.until
-
-    def holds(self, model: str, now: datetime) -> bool:
-        """Whether a held poll brings the news of this model's tasks."""
-        return self.alive(now) and model in self.held_models
-
-    def webhooks_come(self, now: datetime) -> bool:
-        """Whether vendor webhooks are known to come."""
-        return self.webhook_at is not None and now < self.webhook_at + WEBHOOK_TRUST
-
-
 class LeadershipStore(Protocol):
-    """The leadership of pollers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
+    """The leadership of pollers. It saves work; nothing depends on it for correctness.
+
+    May raise StoreUnavailableError.
+    """
 
     async def view(self) -> LeadershipView:
         """Read the leadership as of now."""
@@ -164,20 +155,29 @@ class LeadershipStore(Protocol):
 
 
 class AdmissionStore(Protocol):
-    """The admission before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+    """The admission before the vendor, read consistently and written only on change.
+
+    May raise StoreUnavailableError.
+    """
 
     async def admission(self) -> AdmissionState:
         """Read it."""
 
     async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
-        """Store `new` if `old` still stands; give what stands then. Nothing is lost with a change that was too late."""
+        """Store `new` if `old` still stands; give what stands then.
+
+        Nothing is lost with a change that was too late.
+        """
 
 
 class Budget(Protocol):
     """The vendor's request budget, shared by all invocations. May raise StoreUnavailableError."""
 
     async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
-        """Take up to `wanted` requests out of the `limit` of a window; give how many. What is not used lapses."""
+        """Take up to `wanted` requests out of the `limit` of a window; give how many.
+
+        What is not used lapses.
+        """
 
 
 class DeliveryRate(Protocol):
@@ -199,39 +199,10 @@ class WebhookUrls(Protocol):
         """Make the address for a task, None where it cannot be made."""
 
     async def valid(self, task_id: str, token: str) -> bool | None:
-        """Tell whether this is that task's token, in constant time; None where that cannot be told right now."""
+        """Tell whether this is that task's token, in constant time.
 
-
-class Credential(BaseModel):
-    """A hashed token or an encrypted signing secret, valid until `expires_at`, or for good."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    value: str
-    expires_at: Moment | None = None
-
-    def valid(self, now: datetime) -> bool:
-        """Whether it still counts."""
-        return self.expires_at is None or now < self.expires_at
-
-
-class Caller(BaseModel):
-    """A user of this deployment, with its tokens and the secrets that sign its callbacks."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    caller: str
-    tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[
-        tuple[Credential, ...], Field(min_length=1)
-    ]  # encrypted, but where `CallerDirectory.find` gave them
-    callback_url: str | None = None
-    disabled: bool = False
-    created_at: Moment
-
-    def signing(self, now: datetime) -> list[Credential]:
-        """List the secrets that sign this caller's callbacks, the newest first."""
-        return [secret for secret in self.secrets if secret.valid(now)]
+        None where that cannot be told right now.
+        """
 
 
 class CallerDirectory(Protocol):
@@ -270,7 +241,10 @@ class CallerAdmin(Protocol):
 
 
 class ApiKey(Protocol):
-    """Gives a key of this deployment, read again when `fresh`. Raises KeyUnusableError, KeyUnavailableError."""
+    """Gives a key of this deployment, read again when `fresh`.
+
+    Raises KeyUnusableError, KeyUnavailableError.
+    """
 
     async def __call__(self, *, fresh: bool) -> str:
         """Give the key."""
@@ -285,14 +259,19 @@ class TaskApi(Protocol):
     async def submit(
         self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
     ) -> SubmitOutcome:
-        """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
+        """Send the paid POST once and at most once, within `limit`.
 
-        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before each request
-        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
+        NOT_SENT only with proof that no byte of it left.
+
+        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before
+        each request leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Ask for a task; with `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most)."""
+        """Ask for a task.
+
+        With `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most).
+        """
 
     async def balance(self) -> BalanceOutcome:
         """Ask for the account's balance: a request that is free, and safe to repeat."""
@@ -312,21 +291,29 @@ class MediaProbe(Protocol):
     """Looks at media files behind callers' URLs, each through the guard. Never raises."""
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
-        """Read what a verdict needs, within `limit` and less than 1 MB; what goes wrong is among the facts."""
+        """Read what a verdict needs, within `limit` and less than 1 MB.
+
+        What goes wrong is among the facts.
+        """
 
 
 class Wake(Protocol):
     """Starts the poller without waiting for the tick."""
 
     async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
-        """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick.
+        """Ask for this task to be looked at, at once where it is known to have `ended`.
+
+        Never raises: there is the tick.
 
         What the vendor has `told` of the end is handed on where it is not too large, and not asked for again.
         """
 
 
 class Archiver(Protocol):
-    """Starts invocations that archive results, one for each task: copying never takes the poller's time or memory."""
+    """Starts invocations that archive results, one for each task.
+
+    Copying never takes the poller's time or memory.
+    """
 
     async def start(self, task_id: str) -> bool:
         """Have a task's results copied; False where that could not be asked for. Never raises."""
@@ -335,14 +322,18 @@ class Archiver(Protocol):
 class Archive(Protocol):
     """Where result files are kept, in uploads of parts that survive their invocation.
 
-    All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to repeat.
+    All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to
+    repeat.
     """
 
     async def begin(self, key: str, media_type: str) -> str:
         """Begin an upload and give its name. One that is not ended is removed after a day."""
 
     async def parts(self, key: str, upload: str) -> list[int] | None:
-        """List the sizes of the parts that are there, from the first on without a gap; None where the upload has ended."""
+        """List the sizes of the parts that are there, from the first on without a gap.
+
+        None where the upload has ended.
+        """
 
     async def put(self, key: str, upload: str, number: int, data: bytes) -> None:
         """Keep a part; the first one is number 1."""
@@ -370,7 +361,10 @@ class Piece(BaseModel):
 
 
 class Originals(Protocol):
-    """The vendor's result files, each request through the guard. Holds one piece in memory, however large the file is."""
+    """The vendor's result files, each request through the guard.
+
+    Holds one piece in memory, however large the file is.
+    """
 
     async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
         """Read up to `length` bytes from `start` on, of the version `tag` (None: whichever there is).

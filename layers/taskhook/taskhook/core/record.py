@@ -109,7 +109,8 @@ class Copy(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int  # of the vendor's resources
-    token: str  # part of the file's key and of the link to it: what knows it may read the file; it cannot be guessed
+    # Part of the file's key and of the link to it: what knows it may read the file; it cannot be guessed.
+    token: str
     upload: str | None = None  # where what was copied so far is kept
     size: int | None = None  # of the original, and
     tag: str | None = None  # which version of it: a copy is never made of two
@@ -122,12 +123,15 @@ class Copy(BaseModel):
         return self.archived or self.given_up is not None
 
     def key(self, task_id: str) -> str:
-        """Give the file's name in the archive, which its link says too: the file is found long after the task is gone."""
+        """Give the file's name in the archive, which its link says too.
+
+        The file is found long after the task is gone.
+        """
         return f"{task_id}/{self.n}/{self.token}"
 
 
 class RetryKey(NamedTuple):
-    """What the sort key of a waiting callback says, so that a slot can be chosen for it without reading its task."""
+    """What the sort key of a waiting callback says: a slot can be chosen without reading its task."""
 
     due: datetime
     caller: str
@@ -148,7 +152,10 @@ class RetryKey(NamedTuple):
 
 
 class TaskRecord(BaseModel):
-    """One accepted submit, from the intent to the end of its callback. Unknown attributes are ignored: versions overlap."""
+    """One accepted submit, from the intent to the end of its callback.
+
+    Unknown attributes are ignored: versions overlap.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -191,11 +198,14 @@ class TaskRecord(BaseModel):
     log: tuple[Attempt, ...] = ()
     expires_at: Moment | None = None
 
-    # --- what follows from the state -------------------------------------------------------------------------------------
+    # --- what follows from the state --------------------------------------------------------------
 
     @property
     def webhook_id(self) -> str:
-        """The message's id: one task, one message. An idempotency key makes the same task id again once the first is gone."""
+        """The message's id: one task, one message.
+
+        An idempotency key makes the same task id again once the first is gone.
+        """
         return f"msg_{self.task_id}_{milliseconds(self.accepted_at)}"
 
     @property
@@ -212,8 +222,9 @@ class TaskRecord(BaseModel):
     def work_key(self) -> tuple[str, str] | None:
         """Partition and sort key in the index of work to do; None when there is none.
 
-        `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so that an
-        ordinary task rewrites the index only once, at its end. The key in `retry` is read by `RetryKey`.
+        `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so
+        that an ordinary task rewrites the index only once, at its end. The key in `retry` is read by
+        `RetryKey`.
         """
         if self.state is State.QUEUED:
             return "queue", f"{self.caller}#{self.created_key}"
@@ -228,9 +239,12 @@ class TaskRecord(BaseModel):
 
     @property
     def reusable(self) -> bool:
-        """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's.
+        """Whether the idempotency key may be used again.
 
-        Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
+        Refused for a reason that was this deployment's, not the caller's.
+
+        Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback
+        or without.
         """
         told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
         return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED
@@ -242,7 +256,7 @@ class TaskRecord(BaseModel):
 
     @property
     def round(self) -> int:
-        """1 before the first attempt, 2 while the schedule repeats it, 3 where the message was asked for again."""
+        """1 before the first attempt, 2 while the schedule repeats it, 3 where it was asked for again."""
         if self.asked_again:
             return 3
         return 2 if self.attempts else 1

@@ -1,4 +1,4 @@
-"""What comes of one delivery attempt, with a word for each cause and what the receiver's owner can do about it."""
+"""What comes of one delivery attempt, with a word for each cause and what can be done about it."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class DeliveryError(StrEnum):
-    """Why a delivery attempt brought no status, and what can be done about it; all of them are tried again by the schedule."""
+    """Why a delivery attempt brought no status, and what can be done about it.
+
+    All of them are tried again by the schedule.
+    """
 
     advice: str
 
@@ -58,7 +61,10 @@ class DeliveryError(StrEnum):
     TLS_NOT_SPOKEN = "tls_not_spoken", "the port speaks no TLS: mend the port, or put a TLS proxy in front"
     TLS = (
         "tls",
-        "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2",
+        (
+            "the handshake failed in another way: no cipher in common, or a client certificate is wanted under "
+            "TLS 1.2"
+        ),
     )
     HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"
     HEADER_TOO_LARGE = "header_too_large", "the answer has headers over 256 KB, or more than 1,000: send less"

@@ -4,14 +4,14 @@ r"""A task: its states, the only transitions between them, and the bodies render
               refused for now / not sent
    queued  <-----------------------------  submitting  ---- taken ---->  watched  ---->  success | failed
       |  \------- claimed to be paid ---------->  |                          ^               ^
-      |                                           +-- ambiguous --> unknown --+---------------+  (submission_unknown)
+      |                                           +-- ambiguous --> unknown --+---------------+
       +---- expired, canceled ----------------------------------------------------------------+
 
-   watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
+   watched  ---- success, where results are archived ---->  archiving  ---- copied, given up, 15 min ---->  success
 ```
 
 Every transition returns a new value, stored on condition that no other one was stored in between
-(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when no other invocation may act on the task.
+(`ports.TaskStore.swap`). A *claim* is a transition too: until then no other invocation may act on the task.
 """
 
 import json
@@ -54,7 +54,10 @@ class Task(TaskRecord):
         return self._to(state=State.SUBMITTING, submitted_at=now, claimed_until=until)
 
     def submitted(self, outcome: SubmitOutcome, now: datetime, *, retention: timedelta) -> Self:
-        """Submitting → what the vendor's answer means; also unknown → that, when a late answer settles it after all."""
+        """Submitting → what the vendor's answer means.
+
+        Also unknown → that, when a late answer settles it after all.
+        """
         self._require(State.SUBMITTING, State.UNKNOWN)
         answered = self.answer_status is not None
         match outcome.submission:
@@ -72,7 +75,10 @@ class Task(TaskRecord):
             case Submission.REFUSED | Submission.REFUSED_HERE:
                 told = self._answered(outcome.status, outcome.message)
                 if outcome.submission is Submission.REFUSED_HERE:
-                    trouble = f"Upstream refused: this deployment's key or balance, nothing was paid ({outcome.message})"
+                    trouble = (
+                        f"Upstream refused: this deployment's key or balance, nothing was paid "
+                        f"({outcome.message})"
+                    )
                     told = self._answered(HTTPStatus.BAD_GATEWAY, trouble[:MAX_NOTE])
                 return told._failed(
                     ErrorCode.UPSTREAM_REFUSED,
@@ -114,7 +120,8 @@ class Task(TaskRecord):
     def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
         """Watched → success, with the vendor's `data`.
 
-        The same write claims the first delivery until `claim`; where that cannot be made at once (None), it is due from now on.
+        The same write claims the first delivery until `claim`; where that cannot be made at once (None), it
+        is due from now on.
         """
         self._require(State.WATCHED)
         return self._to(state=State.SUCCESS)._ended(
@@ -122,7 +129,10 @@ class Task(TaskRecord):
         )
 
     def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
-        """Watched → archiving: keep the vendor's `data` until its files are copied, or the time for that is up."""
+        """Watched → archiving.
+
+        Keep the vendor's `data` until its files are copied, or the time for that is up.
+        """
         self._require(State.WATCHED)
         kept = kept_data(data)
         copies = tuple(Copy(n=n, token=new_token()) for n in file_numbers(kept)[:MAX_COPIES])
@@ -142,7 +152,7 @@ class Task(TaskRecord):
     def archived(
         self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None
     ) -> Self:
-        """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest.
+        """Archiving → success, with links at `origin` (None: nowhere) to what was copied, else the vendor's.
 
         `claim` as in `succeeded`.
         """
@@ -228,7 +238,10 @@ class Task(TaskRecord):
             raise IllegalTransitionError(f"{self.task_id} is {self.state}, not {' or '.join(states)}")
 
     def _answered(self, status: int, message: str | None = None) -> Self:
-        """Fix what the submitter is told, for the first answer and every repeat; a queued task has its 200 already."""
+        """Fix what the submitter is told, for the first answer and every repeat.
+
+        A queued task has its 200 already.
+        """
         return (
             self
             if self.answer_status is not None
@@ -272,7 +285,7 @@ class Task(TaskRecord):
             expires_at=None if waiting else now + retention,
         )
 
-    # --- bodies ----------------------------------------------------------------------------------------------------------
+    # --- bodies -----------------------------------------------------------------------------------
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""

@@ -1,4 +1,7 @@
-"""What a vendor's answers mean. The files in `vendors` read them, and are pure: no call of theirs can go wrong."""
+"""What a vendor's answers mean.
+
+The files in `vendors` read them, and are pure: no call of theirs can go wrong.
+"""
 
 from datetime import timedelta
 from enum import StrEnum

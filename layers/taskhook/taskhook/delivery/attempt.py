@@ -6,16 +6,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core import schedule, signature
+from taskhook.core.caller import Caller
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import (
-    ATTEMPT_TIME,
-    CallbackSender,
-    Caller,
-    CallerDirectory,
-    Clock,
-    Reporter,
-    TaskStore,
-)
+from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, CallerDirectory, Clock, Reporter, TaskStore
 from taskhook.core.record import Attempt, CallbackState
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
@@ -42,17 +35,18 @@ class DeliveryPorts:
 
 
 def claim_covers_attempt(task: Task, now: datetime) -> bool:
-    """Tell whether the claim that the task bears, if it is the asker's own, lasts for a whole attempt from now."""
+    """Tell whether the task's claim, if it is the asker's own, lasts for a whole attempt from now."""
     return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
 
 
 async def attempt(task: Task, courier: DeliveryPorts, *, ran_until: datetime | None = None) -> Task:
     """Make the next delivery attempt and store what came of it.
 
-    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
-    still long enough, and taken first when not. `ran_until` is when the vendor's task is last known to have run: from then
-    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when another invocation has it,
-    StoreUnavailableError, also where the table is too slow for a claim that covers an attempt: nothing is sent then.
+    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the
+    terminal write) and still long enough, and taken first when not. `ran_until` is when the vendor's task is
+    last known to have run: from then on, or else from its stored end, the callback counts as late. Raises
+    StaleTaskError when another invocation has it, StoreUnavailableError, also where the table is too slow for
+    a claim that covers an attempt: nothing is sent then.
     """
     caller = await _caller(task, courier)
     task = await _claimed(task, courier)
@@ -78,7 +72,10 @@ async def attempt(task: Task, courier: DeliveryPorts, *, ran_until: datetime | N
 
 
 async def _claimed(task: Task, courier: DeliveryPorts) -> Task:
-    """Claim the task so that a whole attempt from now on is covered: the clock is looked at after the claim's write."""
+    """Claim the task so that a whole attempt from now on is covered.
+
+    The clock is looked at after the claim's write.
+    """
     for _ in range(CLAIM_WRITES):
         now = courier.clock.now()
         if claim_covers_attempt(task, now):
@@ -119,7 +116,10 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
-    """Tell how long the receiver has waited at most; None where it still does, or has asked for the message again."""
+    """Tell how long the receiver has waited at most.
+
+    None where it still does, or has asked for the message again.
+    """
     ended_at = ran_until or task.ended_at
     if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
@@ -147,7 +147,10 @@ def _record(task: Task, reply: Reply, courier: DeliveryPorts) -> None:
 
 
 async def _caller(task: Task, courier: DeliveryPorts) -> Caller | None:
-    """Find whose secret signs; None where the record is gone or broken, which the schedule gives time to mend."""
+    """Find whose secret signs.
+
+    None where the record is gone or broken, which the schedule gives time to mend.
+    """
     try:
         return await courier.callers.find(task.caller)
     except StoreUnavailableError:
@@ -171,4 +174,4 @@ async def send_attempt(task: Task, caller: Caller, now: datetime, callbacks: Cal
     return await callbacks.send(task.callback_url or "", headers, body)
 
 
-# --- a receiver tried out --------------------------------------------------------------------------------------------------
+# --- a receiver tried out -------------------------------------------------------------------------

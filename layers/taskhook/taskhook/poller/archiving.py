@@ -87,7 +87,10 @@ class Archiving:
         return due[: max(STEPS - self._steps, 0)]
 
     async def step(self, task_id: str) -> Task | None:
-        """End a task whose results are archived, or can wait no longer; else have them copied where no invocation does."""
+        """End a task whose results are archived, or can wait no longer.
+
+        Else have them copied where no invocation does.
+        """
         self._steps += 1
         try:
             return await self._advance(task_id, self._entries[task_id])
@@ -112,11 +115,17 @@ class Archiving:
         return task
 
     def _is_over(self, task: Task) -> bool:
-        """Whether a task waits for its copies no longer; nor does it where archiving was switched off meanwhile."""
+        """Whether a task waits for its copies no longer.
+
+        Nor does it where archiving was switched off meanwhile.
+        """
         return task.copied or self._world.archiver is None or self._clock.now() >= task.archive_by
 
     def _may_start(self, now: datetime) -> bool:
-        """Whether one more invocation may copy; where not, those that do are looked at again, for some are done."""
+        """Whether one more invocation may copy.
+
+        Where not, those that do are looked at again, for some are done.
+        """
         copying = [
             entry
             for entry in self._entries.values()

@@ -1,11 +1,17 @@
-"""Watched tasks beyond those in memory: of each its id, when its next poll is due, and when it was accepted."""
+"""Watched tasks beyond those in memory.
+
+Of each its id, when its next poll is due, and when it was accepted.
+"""
 
 import heapq
 from collections.abc import Iterable
 
 
 class SetAside:
-    """Times are Unix seconds. A task stands in one of two places: it waits until its poll is due, or it is overdue."""
+    """Times are Unix seconds.
+
+    A task stands in one of two places: it waits until its poll is due, or it is overdue.
+    """
 
     def __init__(self) -> None:
         self._later: dict[str, tuple[float, float]] = {}  # when due, and accepted

@@ -21,7 +21,10 @@ SWEEP_GAP = timedelta(seconds=5)  # between two looks for rows that there was no
 
 
 class Delivery:
-    """The kind of work of an ended task. What cannot be attempted soon stays in the index, unwritten and not in memory."""
+    """The kind of work of an ended task.
+
+    What cannot be attempted soon stays in the index, unwritten and not in memory.
+    """
 
     eager = True
 
@@ -70,10 +73,13 @@ class Delivery:
         self._sweep_at = self._clock.now()
         self._offered = 0
 
-    # --- finding ---------------------------------------------------------------------------------------------------------
+    # --- finding ----------------------------------------------------------------------------------
 
     async def find(self) -> None:
-        """Read all that is due the first time, then what has come due since; and all again for what was left out."""
+        """Read all that is due the first time, then what has come due since.
+
+        And all again for what was left out.
+        """
         now = self._clock.now()
         self._read_at = {task_id: at for task_id, at in self._read_at.items() if now < at + INDEX_LAG}
         sweep = self._looked_until is None or self._sweep_is_due(now)
@@ -121,14 +127,17 @@ class Delivery:
             return False
         return True
 
-    # --- keeping ---------------------------------------------------------------------------------------------------------
+    # --- keeping ----------------------------------------------------------------------------------
 
     def takes(self, task: Task) -> bool:
         """Whether it has ended and its callback waits."""
         return task.state.final and task.callback is CallbackState.WAITING
 
     def keep(self, task: Task) -> bool:
-        """Look after a callback; True where its first attempt was claimed with the end, and follows at once."""
+        """Look after a callback.
+
+        True where its first attempt was claimed with the end, and follows at once.
+        """
         now, task_id = self._clock.now(), task.task_id
         if task_id in self._endings.reserved:
             self._endings.reserved.remove(task_id)
@@ -160,7 +169,7 @@ class Delivery:
         if candidate is not None:
             self._plan(candidate, self._clock.now() + pause, self._clock.now())
 
-    # --- when ------------------------------------------------------------------------------------------------------------
+    # --- when -------------------------------------------------------------------------------------
 
     def next_at(self) -> datetime | None:
         """Tell when the next attempt may start."""
@@ -193,7 +202,7 @@ class Delivery:
             started.append(task_id)
         return started
 
-    # --- one step --------------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     async def step(self, task_id: str) -> Task | None:
         """Make one attempt in the slot that was given, or leave a callback to the schedule of attempts."""

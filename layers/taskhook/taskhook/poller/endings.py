@@ -68,7 +68,10 @@ class Endings:
         *,
         ran_until: datetime | None = None,
     ) -> Task:
-        """Store the end. Without a free slot the first delivery is left to the schedule of attempts, due at once."""
+        """Store the end.
+
+        Without a free slot the first delivery is left to the schedule of attempts, due at once.
+        """
         now = self._world.clock.now()
         slot = task.callback is CallbackState.WAITING and self._hosts.enter(task.caller, task.host)
         try:

@@ -1,4 +1,7 @@
-"""One invocation of the poller: acquire leadership, look for work, start what is due, sleep, resign, drain, report."""
+"""One invocation of the poller.
+
+Acquire leadership, look for work, start what is due, sleep, resign, drain, report.
+"""
 
 import contextlib
 import secrets
@@ -49,11 +52,13 @@ async def poll(
     rules: Rules,
     world: World,
 ) -> PollReport:
-    """Serve the ids of a wake, then whatever else is due; stay as the leader while more is due before the next tick.
+    """Serve the ids of a wake, then whatever else is due.
 
-    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked about it where it is
-    not said. A scheduled invocation takes leadership over, a wake only where there is no leader. Writes nothing where nothing
-    is due.
+    Stay as the leader while more is due before the next tick.
+
+    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked
+    about it where it is not said. A scheduled invocation takes leadership over, a wake only where there is no
+    leader. Writes nothing where nothing is due.
     """
     return await _Invocation(rules, world, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
 
@@ -190,7 +195,10 @@ class _Invocation:
             return False
 
     def _served_until(self) -> datetime | None:
-        """Tell until when every poll time was served, where nothing is due any more; None where one may not have been."""
+        """Tell until when every poll time was served, where nothing is due any more.
+
+        None where one may not have been.
+        """
         now = self._clock.now()
         if self._blind or not self._watch.all_answered() or self._pacing.paused_until(now) > now:
             return None
@@ -214,7 +222,10 @@ class _Invocation:
             await self._pacing.read_admission()
 
     async def _leave(self) -> None:
-        """Resign first, for no task must be left to this invocation while it drains; then let finish what has begun."""
+        """Resign first, for no task must be left to this invocation while it drains.
+
+        Then let finish what has begun.
+        """
         self._draining = True
         try:
             if self._leadership.holds:
@@ -239,7 +250,10 @@ class _Invocation:
         return self._scheduler.is_busy() or (at is not None and at < self._horizon())
 
     def _report(self) -> None:
-        """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
+        """Report what this invocation has learnt on its way of how much there is to do.
+
+        Nothing where it did nothing.
+        """
         polls, reporter = self._watch.polls, self._world.reporter
         if polls.asked:
             reporter.tell(

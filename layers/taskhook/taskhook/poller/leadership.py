@@ -1,11 +1,14 @@
-"""The leader stays and works until the next tick. It saves work; correctness rests on the conditional writes alone."""
+"""The leader stays and works until the next tick.
+
+It saves work; correctness rests on the conditional writes alone.
+"""
 
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import LeadershipView
+from taskhook.core.leadership import LeadershipView
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, TICK, Rules, World
 
@@ -39,7 +42,9 @@ class Leadership:
                     self._world.long_poll_support.found(model, now, holds=True)
         if not await self._world.leadership.acquire(view, self._mine(), takeover=takeover):
             return False
-        if alive:  # it serves the poll times up to its last beat, sees within SCAN that another leads, and says what it leaves
+        # It serves the poll times up to its last beat, sees within SCAN that another leads, and says what it
+        # leaves.
+        if alive:
             pacing.polled_until = pacing.looked_until = now - 2 * beat
             self._predecessor, self._taken_over_at = view.leader, now
         elif view.drained_at is not None:
@@ -59,10 +64,12 @@ class Leadership:
         return True
 
     async def inherited(self) -> dict[str, datetime] | None:
-        """Read which poll times the predecessor has left unserved, once; None while it may still say so, or where there is none.
+        """Read which poll times the predecessor has left unserved, once.
 
-        Where it says nothing in time it has died, and every poll time since the last tick may be unserved: the answer is empty
-        and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
+        None while it may still say so, or where there is none.
+
+        Where it says nothing in time it has died, and every poll time since the last tick may be unserved:
+        the answer is empty and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
         """
         if not self._predecessor:
             return None
@@ -76,7 +83,10 @@ class Leadership:
         return left
 
     async def resign(self, *, served_until: datetime | None = None) -> None:
-        """Give the leadership up; `served_until` says that nothing was due by then. Raises StoreUnavailableError."""
+        """Give the leadership up; `served_until` says that nothing was due by then.
+
+        Raises StoreUnavailableError.
+        """
         await self._world.leadership.resign(self._name, drained_at=served_until)
         self.holds = False
 

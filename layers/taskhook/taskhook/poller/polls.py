@@ -1,4 +1,7 @@
-"""One step of a task at the vendor: a poll and what follows from its answer, or the end that the task's age asks for."""
+"""One step of a task at the vendor.
+
+A poll and what follows from its answer, or the end that the task's age asks for.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -159,7 +162,8 @@ class Polls:
     def _measure(self, entry: Entry, outcome: PollOutcome, asked_at: datetime) -> None:
         """Note how far the task is from its deadline, and until when it is known to have run at the vendor.
 
-        Where this is the first look at a task that has ended, that was when another invocation looked, as far as is known.
+        Where this is the first look at a task that has ended, that was when another invocation looked, as far
+        as is known.
         """
         taken_at = entry.task.taken_at or entry.task.accepted_at
         self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._rules.max_task_age)
@@ -208,7 +212,10 @@ class Polls:
         return unknown
 
     async def _look_again(self, task: Task) -> Task:
-        """See how far the holder of the claim has come: what it leaves to do is not to wait for the claim's end."""
+        """See how far the holder of the claim has come.
+
+        What it leaves to do is not to wait for the claim's end.
+        """
         current = await self._world.tasks.get(task.task_id)
         if current is None:
             raise StaleTaskError(None)

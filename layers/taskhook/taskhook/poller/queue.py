@@ -1,4 +1,7 @@
-"""Tasks that wait for the vendor to take them: callers in turn, within its slots, and not while it is in trouble."""
+"""Tasks that wait for the vendor to take them.
+
+Callers in turn, within its slots, and not while it is in trouble.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -116,7 +119,10 @@ class Queue:
         return [KEY] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
 
     async def step(self, _task_id: str) -> Task | None:
-        """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
+        """Submit queued tasks, callers in turn, until the vendor refuses or none is left.
+
+        Raises StoreUnavailableError.
+        """
         await self._pacing.read_admission()
         self._only_skipped_until = self._started
         found = False
@@ -136,7 +142,8 @@ class Queue:
                     continue
                 except StoreUnavailableError:
                     raise
-                except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
+                # One poisoned task keeps no other caller's waiting.
+                except Exception as error:  # noqa: BLE001
                     self._world.reporter.tell(
                         "task.crashed", task_id=head.task_id, error=type(error).__name__
                     )
@@ -203,7 +210,7 @@ class Queue:
         return False
 
     async def _vendor_answers(self) -> bool:
-        """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
+        """Make sure, after trouble, that the vendor answers a free request before a task is risked."""
         if not self._pacing.admission.in_trouble or self._clock.now() < self._answered_until:
             return True
         if not await self._request_is_left():

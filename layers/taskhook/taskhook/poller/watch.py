@@ -26,7 +26,10 @@ _OURS = {State.SUBMITTING, State.WATCHED, State.UNKNOWN}
 
 
 class Watch:
-    """The kind of work of a task from its submit to its end. Whatever their number, only LOADED tasks are kept whole."""
+    """The kind of work of a task from its submit to its end.
+
+    Whatever their number, only LOADED tasks are kept whole.
+    """
 
     eager = False
 
@@ -65,7 +68,7 @@ class Watch:
             started=started,
         )
 
-    # --- finding ---------------------------------------------------------------------------------------------------------
+    # --- finding ----------------------------------------------------------------------------------
 
     async def find(self) -> None:
         """Look after what has come. Raises StoreUnavailableError."""
@@ -101,7 +104,7 @@ class Watch:
             if not self._known(task_id):
                 self._aside.add(task_id, due=(self._clock.now() + pause).timestamp(), accepted=at)
 
-    # --- keeping ---------------------------------------------------------------------------------------------------------
+    # --- keeping ----------------------------------------------------------------------------------
 
     def takes(self, task: Task) -> bool:
         """Whether it is on its way to, or at, the vendor."""
@@ -128,7 +131,10 @@ class Watch:
         return False
 
     def keep_ended(self, task: Task, outcome: PollOutcome | None) -> None:
-        """Look after a task of which a vendor webhook has said that it has ended; `outcome` is what the vendor said, if known."""
+        """Look after a task of which a vendor webhook has said that it has ended.
+
+        `outcome` is what the vendor said, if known.
+        """
         self._track(task)
         entry = self._entries.get(task.task_id)
         if entry is not None:
@@ -166,7 +172,7 @@ class Watch:
         """Count the tasks that fill a slot at the vendor, as far as is known."""
         return len(self._entries) + len(self._aside) - (besides in self._entries)
 
-    # --- when ------------------------------------------------------------------------------------------------------------
+    # --- when -------------------------------------------------------------------------------------
 
     def next_at(self) -> datetime | None:
         """Tell when the next step may start: when it is due, and the vendor may be asked if it must."""
@@ -193,7 +199,7 @@ class Watch:
                 entry.due = max(due, entry.not_before or due)
 
     def replan_pending(self) -> None:
-        """Plan those polls anew that are not due yet, where it was learnt how else the ends of tasks are told, or are not."""
+        """Plan polls anew that are not due yet, where it was learnt how else the ends of tasks are told."""
         now = self._clock.now()
         for entry in self._idle():
             if entry.due > now:
@@ -214,7 +220,7 @@ class Watch:
         """Whether no poll has been without an answer since."""
         return all(entry.answered for entry in self._entries.values())
 
-    # --- hand-over -------------------------------------------------------------------------------------------------------
+    # --- hand-over --------------------------------------------------------------------------------
 
     def unserved(self) -> dict[str, datetime]:
         """List the poll times that are due and were not served, the most urgent ones."""
@@ -241,10 +247,13 @@ class Watch:
             self._given[task_id] = due  # for when it is read
             self._aside.bring_forward(task_id, due.timestamp())
 
-    # --- starting --------------------------------------------------------------------------------------------------------
+    # --- starting ---------------------------------------------------------------------------------
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start what the table answers at once; of the polls, the most urgent ones for which there are requests."""
+        """Start what the table answers at once.
+
+        Of the polls, the most urgent ones for which there are requests.
+        """
         now = self._clock.now()
         if self._pacing.believe_held_polls(now):
             self.replan_all()
@@ -309,7 +318,7 @@ class Watch:
             and not entry.task.claimed(self._clock.now())
         )
 
-    # --- one step --------------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     async def step(self, task_id: str) -> Task | None:
         """Ask the vendor about a task, or end it; settle a submit whose process has died."""

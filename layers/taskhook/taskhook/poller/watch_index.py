@@ -11,7 +11,10 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 class WatchIndex:
-    """Every look reads INDEX_LAG back; now and then it reads further, for submitters whose clock is behind."""
+    """Every look reads INDEX_LAG back.
+
+    Now and then it reads further, for submitters whose clock is behind.
+    """
 
     def __init__(self, index: WorkIndex, clock: Clock, *, started: datetime) -> None:
         self._index = index
@@ -30,7 +33,9 @@ class WatchIndex:
         self._wide_scan_at = self._clock.now()
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
-        """Give all rows the first time, then what came since; all again where a queued task may have been submitted.
+        """Give all rows the first time, then what came since.
+
+        All again where a queued task may have been submitted.
 
         A look that was broken off is made again. Raises StoreUnavailableError.
         """

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError
 from taskhook.core.models import Judgement, Verdict
-from taskhook.core.ports import Caller, Clock, MediaProbe, Reporter
+from taskhook.core.ports import Clock, MediaProbe, Reporter
 from taskhook.submit.request import SubmitRequest
 
 PROBE_TIME = timedelta(

@@ -42,12 +42,13 @@ async def pay(
     allowance: "Allowance | None" = None,
     settle_by: datetime | None = None,
 ) -> tuple[Task, SubmitOutcome]:
-    """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
+    """Send the paid POST of a task that this invocation has claimed as submitting, and store what came.
 
-    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
-    that, with proof. One request was taken from `allowance` when the task was claimed (`submitted_at`); one that leaves in
-    a later window, and a second one, take their own. Never raises for want of the store: what could not be stored by
-    `settle_by` (SETTLE_TIME past the deadline, if not given) is reaped as ambiguous.
+    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's
+    holder writes that, with proof. One request was taken from `allowance` when the task was claimed
+    (`submitted_at`); one that leaves in a later window, and a second one, take their own. Never raises for
+    want of the store: what could not be stored by `settle_by` (SETTLE_TIME past the deadline, if not given)
+    is reaped as ambiguous.
     """
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
@@ -63,7 +64,8 @@ async def pay(
         outcome = await payer.vendor.submit(
             task.model, task.request.encode(), hook=hook, limit=limit, **admit
         )
-    payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
+    # Before anything is stored: an id that is paid for is known from here on, whatever hangs.
+    payer.reporter.tell(
         "task.submitted",
         task_id=task.task_id,
         caller=task.caller,
@@ -75,7 +77,10 @@ async def pay(
 
 
 def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
-    """Make what is asked right before each request leaves: whether it may, by the budget of the window that it leaves in."""
+    """Make what is asked right before each request leaves.
+
+    Whether it may, by the budget of the window that it leaves in.
+    """
     counted = rate_limit.window(task.submitted_at) if task.submitted_at is not None else None
 
     async def admit() -> bool:
@@ -92,7 +97,10 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
 async def _settle(
     task: Task, outcome: SubmitOutcome, payer: PaymentPorts, until: datetime | None = None
 ) -> Task:
-    """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
+    """Store the outcome, patiently: money may have been spent.
+
+    What was not stored at once is told before the next try.
+    """
     until, told = until or payer.clock.now() + SETTLE_TIME, False
     while True:
         left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
@@ -110,7 +118,8 @@ async def _settle(
                 return stale.current or task
             task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
             continue
-        except Exception:  # noqa: BLE001  # a table that is away, or rights that a deployment is just replacing
+        # A table that is away, or rights that a deployment is just replacing.
+        except Exception:  # noqa: BLE001
             if not told:
                 payer.reporter.tell(
                     "task.outcome_unstored",

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import (
     LEAST_POST_TIME,
     AdmissionStore,
-    Caller,
     Clock,
     LeadershipStore,
     TaskStore,
@@ -66,10 +66,12 @@ async def submit(
     payer: PaymentPorts,
     door: AdmissionPorts,
 ) -> SubmitResult:
-    """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
+    """Store the task, pay for it if there is time and a way, and answer.
 
-    `claim` is how long no other invocation may touch the task: longer than this function can live. Raises RejectedError, and
-    StoreUnavailableError, which means that nothing was sent to the vendor.
+    A repeat of the same key gets the first answer.
+
+    `claim` is how long no other invocation may touch the task: longer than this function can live. Raises
+    RejectedError, and StoreUnavailableError, which means that nothing was sent to the vendor.
     """
     answer_by = arrived_at + ANSWER_DUE
     settle_by = answer_by - STORE_TRY_LEAST
@@ -114,7 +116,10 @@ async def _begin(
     payer: PaymentPorts,
     door: AdmissionPorts,
 ) -> tuple[Task, AdmissionState] | SubmitResult:
-    """Store the task, submitting or queued, by what the admission says; or give the first answer again where its key is known."""
+    """Store the task, submitting or queued, by what the admission says.
+
+    Or give the first answer again where its key is known.
+    """
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
     request = await _recognised(request, caller=caller, arrived_at=arrived_at, payer=payer)
     first = await payer.tasks.get(request.task_id) if request.keyed else None
@@ -136,7 +141,10 @@ async def _begin(
         )
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
-            message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
+            message = (
+                f"Too many requests: {door.max_queued} of your tasks are queued already; wait until "
+                f"some have ended"
+            )
             raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payer.tasks)
@@ -176,9 +184,10 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
 async def _recognised(
     request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts
 ) -> SubmitRequest:
-    """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
+    """Give a request without a key the id of the one that it repeats, where its client counts repeats.
 
-    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
+    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost
+    a write more.
     """
     if request.keyed or request.retry_count is None:
         return request
@@ -186,14 +195,18 @@ async def _recognised(
         f"{caller.caller}#{request.fingerprint}",
         request.task_id,
         repeat=request.retry_count > 0,
-        now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
+        # Or a first request that was frozen for minutes would take what its repeat has reserved for expired.
+        now=arrived_at,
         until=payer.clock.now() + REPEATED_WITHIN,
     )
     return replace(request, task_id=task_id, keyed=task_id != request.task_id)
 
 
 async def _is_watched(door: AdmissionPorts, now: datetime) -> bool:
-    """Tell whether a leader is there, which finds the task by itself: it looks every two seconds, and once more as it leaves."""
+    """Tell whether a leader is there, which finds the task by itself.
+
+    It looks every two seconds, and once more as it leaves.
+    """
     try:
         return (await door.leadership.view()).alive(now)
     except StoreUnavailableError:
@@ -201,7 +214,9 @@ async def _is_watched(door: AdmissionPorts, now: datetime) -> bool:
 
 
 def _is_open(admission: AdmissionState, now: datetime) -> bool:
-    """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
+    """Tell whether a submit may ask the vendor.
+
+    No task waits that would be overtaken, and the vendor is not in trouble.
 
     While it is, only the poller submits, one task at a time.
     """
@@ -211,7 +226,7 @@ def _is_open(admission: AdmissionState, now: datetime) -> bool:
 async def _record_answer(
     door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
 ) -> None:
-    """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
+    """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
     if not unknown and (
         before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
@@ -225,7 +240,7 @@ async def _record_answer(
 
 
 async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
-    """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
+    """Let later submits queue behind a task that `waits`, or `until` the pause is over that the vendor wants.
 
     The poller opens the admission when no task waits any more.
     """
@@ -239,7 +254,10 @@ async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | No
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
-    """Store the task unless its id is taken; one conditional write is write-ahead, idempotency and deduplication."""
+    """Store the task unless its id is taken.
+
+    One conditional write is write-ahead, idempotency and deduplication.
+    """
     try:
         return await tasks.add(wanted), True
     except TaskExistsError as exists:

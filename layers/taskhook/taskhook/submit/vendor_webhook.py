@@ -6,16 +6,8 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError, StaleTaskError
-from taskhook.core.ports import (
-    Clock,
-    LeadershipStore,
-    LeadershipView,
-    Reporter,
-    TaskApi,
-    TaskStore,
-    Wake,
-    WebhookUrls,
-)
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Clock, LeadershipStore, Reporter, TaskApi, TaskStore, Wake, WebhookUrls
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State
 from taskhook.core.task import Task
@@ -43,9 +35,12 @@ class WebhookPorts:
 
 
 async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk: WebhookPorts) -> None:
-    """Check what a webhook says of a task: wake the poller if it has ended, recover it if its submit was ambiguous.
+    """Check what a webhook says of a task.
 
-    Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a while.
+    Wake the poller if it has ended, recover it if its submit was ambiguous.
+
+    Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a
+    while.
     """
     known = await desk.hooks.valid(task_id, token)
     if known is None:
@@ -90,7 +85,10 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
 
 
 async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: WebhookPorts) -> PollOutcome:
-    """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
+    """Ask the vendor within its budget, at most once a second about a task, and tell it.
+
+    Raises RejectedError (503).
+    """
     if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,

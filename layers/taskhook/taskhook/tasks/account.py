@@ -17,7 +17,10 @@ _BALANCE_AGAIN = timedelta(seconds=10)  # after an answer without one
 
 @dataclass
 class Account:
-    """The account at the vendor. What it said is kept for a while, so that no caller's curiosity takes the budget of submits."""
+    """The account at the vendor.
+
+    What it said is kept for a while, so that no caller's curiosity takes the budget of submits.
+    """
 
     vendor: TaskApi
     allowance: Allowance

@@ -41,7 +41,10 @@ class LambdaWake:
 
 
 class LambdaArchiver:
-    """`Archiver`: an asynchronous invocation of the archive function, which is told the function to wake when it is done."""
+    """`Archiver`.
+
+    An asynchronous invocation of the archive function, which is told the function to wake when it is done.
+    """
 
     def __init__(
         self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None

@@ -14,7 +14,8 @@ _MEASURES = {
 # An alarm in the emulated account looks at one metric, so what shall ring alike is counted under one name.
 _SAME = {"TaskSubmittedRefusedHere": "VendorRefused", "VendorPausedKeyRefused": "VendorRefused"}
 
-# Each metric costs while it is written. Where all goes well, TaskAccepted and the samples of Lateness count a task.
+# Each metric costs while it is written. Where all goes well, TaskAccepted and the samples of Lateness count a
+# task.
 _LINES_ONLY = {"TaskSubmittedTaken", "TaskEndedSuccess", "CallbackAttemptedDelivered"}
 
 

@@ -1,6 +1,9 @@
-"""A vendor's task API over httpx: one fresh connection for each paid POST, a few kept ones for everything that may be repeated.
+"""A vendor's task API over httpx.
 
-httpx and not the faster aiohttp, because its trace tells a request that was never sent from one that may have been taken.
+One fresh connection for each paid POST, a few kept ones for everything that may be repeated.
+
+httpx and not the faster aiohttp, because its trace tells a request that was never sent from one that may have
+been taken.
 """
 
 import asyncio
@@ -46,7 +49,9 @@ class _NoAnswerError(Exception):
 
 
 class HttpTaskApi:
-    """`TaskApi` over HTTP. `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
+    """`TaskApi` over HTTP.
+
+    `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
 
     With less than `least` left, a paid POST is not begun.
     """
@@ -66,7 +71,8 @@ class HttpTaskApi:
     ) -> SubmitOutcome:
         """Send the paid POST, at most once where it may have been taken.
 
-        A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with the new one.
+        A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with
+        the new one.
         """
         post = _Post(f"{self._base_url}/api/v1/{quote(model)}", request, hook, self._tls)
         loop = asyncio.get_running_loop()
@@ -112,13 +118,16 @@ class HttpTaskApi:
             return post.answered
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Ask for a task; safe to repeat, so a kept connection will do. Held polls have connections of their own."""
+        """Ask for a task; safe to repeat, so a kept connection will do.
+
+        Held polls have connections of their own.
+        """
         try:
             async with asyncio.timeout((HOLD_TIME if hold else POLL_TIME).total_seconds()):
-                url = f"{self._base_url}/api/v1/tasks/{quote(upstream_task_id, safe='')}{'?wait=true' if hold else ''}"
+                path = f"/api/v1/tasks/{quote(upstream_task_id, safe='')}{'?wait=true' if hold else ''}"
                 client = self._holding_client if hold else self._client
                 headers = {"Authorization": await self._authorization()}
-                async with client.stream("GET", url, headers=headers) as response:
+                async with client.stream("GET", self._base_url + path, headers=headers) as response:
                     self._key_refused = response.status_code in {
                         httpx.codes.UNAUTHORIZED,
                         httpx.codes.PAYMENT_REQUIRED,
@@ -129,7 +138,8 @@ class HttpTaskApi:
                     )
         except KeyUnusableError as error:
             return PollOutcome(kind=PollKind.KEY_REFUSED, message=f"the vendor key cannot be used: {error}")
-        except Exception as error:  # noqa: BLE001  # wire, key or URL: whatever it was says nothing about the task
+        # Wire, key or URL: whatever it was says nothing about the task.
+        except Exception as error:  # noqa: BLE001
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
     async def _read_poll(self, response: httpx.Response, upstream_task_id: str) -> PollOutcome:
@@ -151,7 +161,10 @@ class HttpTaskApi:
                 return PollOutcome(kind=PollKind.UNAVAILABLE, message=f"the vendor answered {status}")
 
     async def balance(self) -> BalanceOutcome:
-        """Ask for the account's balance, on a connection of its own: polls that hang keep none of those that are kept free."""
+        """Ask for the account's balance, on a connection of its own.
+
+        Polls that hang keep none of those that are kept free.
+        """
         status = 0
         try:
             async with asyncio.timeout(POLL_TIME.total_seconds()), self._new_client(1) as client:
@@ -163,7 +176,8 @@ class HttpTaskApi:
                     self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
                     return BalanceOutcome(answered=_serves(status), status=status, body=body)
-        except Exception as error:  # noqa: BLE001  # wire, key or URL; or an answer that is not JSON, which is one all the same
+        # Wire, key or URL; or an answer that is not JSON, which is one all the same.
+        except Exception as error:  # noqa: BLE001
             return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
 
     async def _authorization(self, *, fresh: bool = False) -> str:
@@ -177,7 +191,9 @@ class HttpTaskApi:
     async def _read[T](
         self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
     ) -> T:
-        """Read a JSON object of bounded size, and of it what `read` keeps; only one answer that is large at a time.
+        """Read a JSON object of bounded size, and of it what `read` keeps.
+
+        Only one answer that is large at a time.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
@@ -250,7 +266,7 @@ class _Post:
         self.sent = self.sent or event.endswith(_SENT)
 
 
-# --- the answers: what they mean -----------------------------------------------------------------------------------------------
+# --- the answers: what they mean ------------------------------------------------------------------
 
 
 def _serves(status: int) -> bool:
@@ -262,7 +278,10 @@ def _serves(status: int) -> bool:
 
 
 def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
-    """Give what decodes the body, up to so many bytes at a time; None where it comes as it is. Raises _NoAnswerError."""
+    """Give what decodes the body, up to so many bytes at a time; None where it comes as it is.
+
+    Raises _NoAnswerError.
+    """
     match response.headers.get("content-encoding", "identity").strip().lower():
         case "identity" | "":
             return None
@@ -294,7 +313,10 @@ def _object(content: bytearray) -> Json:
 
 
 def _leniently(content: bytearray) -> Any:
-    """Parse what a strict reader refuses whole, and a paid result may hold: NaN, a number of any length, half a surrogate pair."""
+    """Parse what a strict reader refuses whole, and a paid result may hold.
+
+    NaN, a number of any length, half a surrogate pair.
+    """
     try:
         return _encodable(json.loads(content, parse_int=_whole))
     except (ValueError, RecursionError) as error:

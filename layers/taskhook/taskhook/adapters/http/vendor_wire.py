@@ -1,4 +1,4 @@
-"""httpx clients for a vendor's API that follow and repeat nothing, over connections that bound what comes before a body."""
+"""httpx clients that follow and repeat nothing, over connections that bound what comes before a body."""
 
 import re
 import ssl
@@ -20,7 +20,7 @@ class EndlessAnswerError(Exception):
 
 
 def client(tls: ssl.SSLContext, connections: int) -> httpx.AsyncClient:
-    """Make a client that follows no redirect, asks no proxy, tries nothing twice, and wants nothing compressed."""
+    """Make a client that follows no redirect, asks no proxy, repeats nothing, wants nothing compressed."""
     transport, headers = _Transport(tls, connections), {"Accept-Encoding": "identity"}
     return httpx.AsyncClient(
         transport=transport, headers=headers, trust_env=False, timeout=_BOUNDED, follow_redirects=False
@@ -67,7 +67,8 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         """Leave the rest to the reader of the body."""
         self._head = None
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore's
+    # Httpcore's.
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """Read what has come."""
         data = await self._inner.read(max_bytes, timeout)
         if self._head is not None:
@@ -77,7 +78,8 @@ class BoundedStream(httpcore.AsyncNetworkStream):
                 raise EndlessAnswerError
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # httpcore's
+    # Httpcore's.
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Send a piece of a request, whose answer begins anew."""
         self._head = self._interim = 0
         await self._inner.write(buffer, timeout)
