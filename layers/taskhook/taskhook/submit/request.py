@@ -145,8 +145,9 @@ class SubmitRequest:
 
 def _check_key(idempotency_key: str | None) -> None:
     """Raise RejectedError for a key that is given and is not one."""
-    length = len(idempotency_key or "")
-    if idempotency_key is None or (0 < length <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
+    if idempotency_key is None:
+        return
+    if 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable():
         return
     message = f"header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
     raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {message}")
