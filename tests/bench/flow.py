@@ -275,7 +275,7 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """Count those that nobody will hear of: not called back, and neither on their way nor honestly given up."""
+        """Count those whose caller will hear nothing: not called back, and neither on their way nor honestly given up."""
         on_its_way = {"waiting", "undelivered"}
         return sum(
             task.get("callback", {}).get("state") not in on_its_way
@@ -325,7 +325,7 @@ async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveri
 
 
 async def add_callers(ready: dict[str, str], names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """Add callers beside the one that the stack comes with; give everybody's token and signing secret."""
+    """Add callers beside the one that the stack comes with; give each one's token and signing secret."""
     known = {"local": (ready["token"], ready["signing_secret"])}
     environment = {
         "AWS_ACCESS_KEY_ID": "test",

@@ -54,7 +54,7 @@ def test_an_encoded_line_feed_in_a_path_reaches_the_api(stack: Stack) -> None:
 
 
 def test_no_request_crashes_the_api_or_leaves_a_trace_where_it_was_refused(stack: Stack) -> None:
-    """Whatever the description allows or forbids: no 5xx, no answer that it does not describe, no task that nobody was told of."""
+    """Whatever is sent: no 5xx, no answer that the description lacks, no task of which the caller was not told."""
     before, accepted, calls = stored(stack), set[str](), 0
     headers = {"Authorization": f"Bearer {stack.token}"}
 

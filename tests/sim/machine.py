@@ -130,7 +130,7 @@ class Machine:
         async def run(app: App, _ahead: float) -> PollReport:
             stop = app.clock.now() + STOP
             return await poll(
-                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller
+                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, ports=app.poller
             )
 
         self._invoke("poll", run)

@@ -3,7 +3,7 @@ from collections import Counter
 from tests.sim.mutations import PACKAGE, find
 from tests.vectors import naming
 
-# What the proof rests on; `python -m tests.sim.mutations` removes each and shows that somebody notices.
+# What the proof rests on; `python -m tests.sim.mutations` removes each and shows that a test notices.
 LEAST = {
     "claim": 40,
     "condition": 20,

@@ -25,7 +25,7 @@ from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.adapters.http.vendor import HttpTaskApi
-from taskhook.archive.copy import Desk
+from taskhook.archive.copy import ArchivePorts
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import (
     ATTEMPT_TIME,
@@ -44,7 +44,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import EXPIRY_GRACE
-from taskhook.poller.work import Rules, World
+from taskhook.poller.work import PollerPorts, Rules
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import PaymentPorts
@@ -339,9 +339,9 @@ class App:
         )
 
     @cached_property
-    def poller(self) -> World:
+    def poller(self) -> PollerPorts:
         """The ports of the poller."""
-        return World(
+        return PollerPorts(
             tasks=self.tasks,
             work=self.tasks,
             leadership=self.control,
@@ -356,12 +356,12 @@ class App:
             archiver=self.archiver,
         )
 
-    def archiving(self, wakes: str | None) -> Desk:
+    def archiving(self, wakes: str | None) -> ArchivePorts:
         """What it takes to archive; `wakes` is the function that waits for it."""
         assert self.archive is not None, (  # noqa: S101
             "the archive function exists where results are archived, and nowhere else"
         )
-        return Desk(
+        return ArchivePorts(
             tasks=self.tasks,
             archive=self.archive,
             originals=self.originals,

@@ -22,7 +22,7 @@ from taskhook.core.task import (
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing, urgency
-from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
+from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 TABLE_STEPS = 32  # steps under way that only the table answers
@@ -64,7 +64,7 @@ class Watch:
         self,
         *,
         rules: Rules,
-        world: World,
+        ports: PollerPorts,
         pacing: Pacing,
         endings: Endings,
         is_running: Callable[[str], bool],
@@ -73,8 +73,8 @@ class Watch:
         started: datetime,
     ) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._pacing = pacing
         self._endings = endings
         self._is_running = is_running
@@ -123,7 +123,7 @@ class Watch:
             since = None if since is None or queued_lately else since - CLOCK_SKEW
         newest, cursor = self._newest or self._started, None
         while True:
-            rows, cursor = await self._world.work.watched(since, cursor=cursor)
+            rows, cursor = await self._ports.work.watched(since, cursor=cursor)
             if rows:  # a submitter whose clock is ahead hides none that come after
                 newest = max(newest, min(datetime.fromtimestamp(_accepted(rows[-1]), UTC), now))
             await self._take_rows([row for row in rows if not self._known(row.task_id)])
@@ -135,7 +135,7 @@ class Watch:
         """Read the tasks of new rows while there is room in memory; plan the rest by what their rows say."""
         room = max(LOADED - len(self._entries), 0)
         unread = {row.task_id: _accepted(row) for row in rows[:room]}
-        for task in await self._world.tasks.read_many(list(unread)):
+        for task in await self._ports.tasks.read_many(list(unread)):
             unread.pop(task.task_id, None)
             self._track(task)
         self._look_later(unread, SCAN)
@@ -162,7 +162,7 @@ class Watch:
         """Read tasks that were set aside and are due."""
         accepted = {task_id: self._overdue.pop(task_id)[1] for task_id in task_ids}
         with contextlib.suppress(StoreUnavailableError):
-            for task in await self._world.tasks.read_many(task_ids):
+            for task in await self._ports.tasks.read_many(task_ids):
                 accepted.pop(task.task_id, None)
                 self._track(task)
         self._look_later(accepted, INDEX_LAG)
@@ -461,7 +461,7 @@ class Watch:
         self.asked += 1
         entry.plain_next = False
         entry.not_before = began + schedule.MIN_GAP
-        outcome = await self._world.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
+        outcome = await self._ports.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
         if outcome.kind is PollKind.UNAVAILABLE:
             self.unanswered += 1
             self.complaint = outcome.message
@@ -510,7 +510,7 @@ class Watch:
                     task, ErrorCode.EXPIRED, "the task was not done by its deadline"
                 )
             case PollKind.PENDING if task.missing_since is not None:
-                return await self._world.tasks.swap(task, task.found())
+                return await self._ports.tasks.swap(task, task.found())
             case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
                 return await self._missing(task, asked_at)
             case _:
@@ -519,7 +519,7 @@ class Watch:
     async def _missing(self, task: Task, asked_at: datetime) -> Task:
         """Believe the vendor's 404 only the second time, a while later."""
         if task.missing_since is None:
-            return await self._world.tasks.swap(task, task.missing(asked_at))
+            return await self._ports.tasks.swap(task, task.missing(asked_at))
         if asked_at >= task.missing_since + LOST_CONFIRMATION:
             return await self._endings.failed(
                 task, ErrorCode.LOST, "the vendor does not know the task any more"
@@ -529,15 +529,15 @@ class Watch:
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""
         self._endings.steps["marked_unknown"] += 1
-        unknown = await self._world.tasks.swap(task, task.mark_unknown())
-        self._world.reporter.tell(
+        unknown = await self._ports.tasks.swap(task, task.mark_unknown())
+        self._ports.reporter.tell(
             "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
         )
         return unknown
 
     async def _look_again(self, task: Task) -> Task:
-        """See how far the holder of the claim has come: what it leaves to do is not to wait for the claim's end."""
-        current = await self._world.tasks.get(task.task_id)
+        """See how far the claim's owner has come: what it leaves to do is not to wait for the claim's end."""
+        current = await self._ports.tasks.get(task.task_id)
         if current is None:
             raise StaleTaskError(None)
         return current

@@ -51,10 +51,10 @@ async def pay(
 ) -> tuple[Task, SubmitOutcome]:
     """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
 
-    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
+    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's owner writes
     that, with proof. One request was taken from `allowance` when the task was claimed (`submitted_at`); one that leaves in
     a later window, and a second one, take their own. Never raises for want of the store: what could not be stored by
-    `settle_by` (SETTLE_TIME past the deadline, if not given) is reaped as ambiguous.
+    `settle_by` (SETTLE_TIME past the deadline, if not given) becomes unknown.
     """
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
@@ -115,7 +115,7 @@ async def _settle(
                 or outcome.submission is Submission.AMBIGUOUS
             ):
                 return stale.current or task
-            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
+            task = stale.current  # unknown meanwhile; the vendor's answer settles it after all
             continue
         except Exception:  # noqa: BLE001  # a table that is away, or rights that a deployment is just replacing
             if not told:

@@ -85,7 +85,7 @@ async def submit(
             )
     except (
         TimeoutError
-    ) as error:  # what was being written may be there; then it is reaped, and never paid for
+    ) as error:  # what was being written may be there; then it becomes unknown, and is never paid for
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
@@ -162,7 +162,7 @@ async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: AdmissionP
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
         until = clock.now() + asked_for if asked_for is not None else None
-        await _close_gate(door, waits=waits, until=until)
+        await _close_admission(door, waits=waits, until=until)
     if door.wake is not None and not task.state.final and not await _is_watched(door, clock.now()):
         await door.wake.wake(task.task_id)
 
@@ -223,7 +223,7 @@ async def _record_answer(
         )
 
 
-async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
+async def _close_admission(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
     """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
 
     The poller opens the admission when no task waits any more.
