@@ -163,7 +163,7 @@ class LeadershipStore(Protocol):
 
 
 class AdmissionStore(Protocol):
-    """The admission before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+    """The admission state before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
 
     async def admission(self) -> AdmissionState:
         """Read it."""
@@ -215,7 +215,7 @@ class Credential(BaseModel):
 
 
 class Caller(BaseModel):
-    """A leader of a token of this deployment."""
+    """An owner of a token of this deployment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
