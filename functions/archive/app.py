@@ -23,7 +23,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     hard_stop = app.clock.now() + remaining - RESERVE
     try:
         report = app.run(
-            archive(event["archive"], hard_stop=hard_stop, desk=app.archiving(event["wake"])), limit=None
+            archive(event["archive"], hard_stop=hard_stop, ports=app.archiving(event["wake"])), limit=None
         )
     finally:
         app.flush_metrics()

@@ -30,7 +30,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 scheduled=not (accepted or ended),
                 hard_stop=app.clock.now() + remaining - RESERVE,
                 rules=app.rules,
-                world=app.poller,
+                ports=app.poller,
             ),
             limit=None,
         )

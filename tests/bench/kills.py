@@ -17,7 +17,7 @@ import psutil
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
 
 EMULATOR = ROOT / "tests/local/emulator.py"
-RESCUE_S = (
+UNKNOWN_S = (
     22 * 60
 )  # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
@@ -42,7 +42,7 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
             flow.submit_all(tasks, most_per_second=5 if quick else 2),
             killer.run(kills, in_flight=0 if quick else 35),
         )
-        await flow.settled(deliveries.listed, patience_s=60 if quick else RESCUE_S)
+        await flow.settled(deliveries.listed, patience_s=60 if quick else UNKNOWN_S)
         audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()
         ticks.cancel()
@@ -125,7 +125,7 @@ class Killer:
     def _workers(self) -> dict[str, list[psutil.Process]]:
         """List the workers by function: children of this account's emulator, which runs below this process.
 
-        Only those that have talked to somebody: where one dies while it is imported, MiniStack throws away all of its kind.
+        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of its kind.
         """
         if self._emulator is None:
             [self._emulator] = filter(self._is_emulator, psutil.Process().children(recursive=True))
@@ -140,7 +140,7 @@ class Killer:
         return found
 
     def _is_emulator(self, process: psutil.Process) -> bool:
-        """Tell by its port and its program; everybody below it has the same environment."""
+        """Tell by its port and its program; every process below it has the same environment."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:2] == [
                 str(EMULATOR)

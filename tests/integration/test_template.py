@@ -182,7 +182,7 @@ def test_no_role_has_a_wildcard(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nobody_deletes_tasks_or_writes_callers(role: str) -> None:
+def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
     """Invariants of storage: tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))
     assert {action for action, resource in grants(role) if resource == CALLERS} <= {"dynamodb:GetItem"}
@@ -256,7 +256,7 @@ def test_the_bucket_is_closed_kept_and_tidy() -> None:
 
 
 def test_the_archiver_knows_no_secret() -> None:
-    """What reads a stranger's bytes could tell them to nobody."""
+    """What reads a stranger's bytes knows nothing worth telling."""
     assert not {action for action, _ in grants("ArchiveRole")} & {
         "secretsmanager:GetSecretValue",
         "dynamodb:PutItem",
@@ -361,7 +361,7 @@ def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
 
 
 def test_nothing_has_a_fixed_name() -> None:
-    """Two stacks live in one account, and a retained table is in nobody's way."""
+    """Two stacks live in one account, and a retained table is in no stack's way."""
     assert [name for name in RESOURCES if NAMES & set(properties(name))] == [
         "ApiMayInvokeSubmit"
     ]  # which refers to one
@@ -397,7 +397,7 @@ def test_the_stage_is_throttled_and_logs_no_path() -> None:
 
 
 def test_every_path_reaches_submit() -> None:
-    """A `$default` route beside the throttled one, payload 2.0, and nobody but this API may invoke the function over HTTP."""
+    """A `$default` route beside the throttled one, payload 2.0; only this API may invoke it."""
     routes = of_type("AWS::ApiGatewayV2::Route").values()
     [stage] = of_type("AWS::ApiGatewayV2::Stage").values()
     [integration] = of_type("AWS::ApiGatewayV2::Integration").values()
@@ -412,7 +412,7 @@ def test_every_path_reaches_submit() -> None:
     assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
 
 
-# --- who watches -----------------------------------------------------------------------------------------------------------
+# --- alarms and the dashboard ---------------------------------------------------------------------------------------
 
 
 def dimensions(alarm: str) -> dict[str, Any]:
@@ -420,7 +420,7 @@ def dimensions(alarm: str) -> dict[str, Any]:
     return {dimension["Name"]: dimension["Value"] for dimension in properties(alarm)["Dimensions"]}
 
 
-def test_nobody_watches_unless_asked_to() -> None:
+def test_nothing_is_watched_unless_asked_for() -> None:
     """Alarms and a dashboard cost money every month, idle or not."""
     assert [TEMPLATE["Parameters"][name]["Default"] for name in ("Dashboard", "Alarms", "AlarmEmail")] == [
         "off",
@@ -439,14 +439,14 @@ def test_nobody_watches_unless_asked_to() -> None:
 
 
 def test_an_address_without_alarms_is_refused() -> None:
-    """Whoever gives one expects mail."""
+    """An operator that gives one expects mail."""
     rule = TEMPLATE["Rules"]["AnAddressIsForAlarms"]
     assert rule["RuleCondition"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
     assert [it["Assert"] for it in rule["Assertions"]] == [{"Fn::Equals": [{"Ref": "Alarms"}, "on"]}]
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_an_alarm_is_about_this_stack_and_tells_somebody(name: str) -> None:
+def test_an_alarm_is_about_this_stack_and_tells_its_topic(name: str) -> None:
     """One metric of this stack's own, and silence means well, except where silence is what it listens for."""
     alarm, [*_, value] = properties(name), dimensions(name).values()
     own = {"taskhook": {"service": {"Ref": "AWS::StackName"}}}
@@ -501,7 +501,7 @@ def test_what_a_stack_tells() -> None:
     assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", "ResultsBucket", *FUNCTIONS}
 
 
-def test_nothing_is_traced_unless_somebody_wants_it() -> None:
+def test_nothing_is_traced_unless_asked_for() -> None:
     """Off by default, and the right to record goes with the switch."""
     assert TEMPLATE["Parameters"]["Tracing"]["Default"] == "off"
     assert TEMPLATE["Conditions"]["Traces"] == {"Fn::Equals": [{"Ref": "Tracing"}, "on"]}

@@ -131,7 +131,7 @@ class Machine:
         async def run(app: App, _ahead: float) -> PollReport:
             stop = app.clock.now() + STOP
             return await poll(
-                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller
+                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, ports=app.poller
             )
 
         self._invoke("poll", run)
@@ -160,9 +160,9 @@ class Machine:
                     caller=person,
                     arrived_at=arrived_at,
                     claim=SUBMIT_CLAIM,
-                    inspector=None,
-                    payer=app.payer,
-                    door=app.door,
+                    inspection=None,
+                    payment=app.payment,
+                    admitting=app.admitting,
                 )
             except RejectedError as error:
                 answer = error

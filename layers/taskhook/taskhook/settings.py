@@ -19,7 +19,7 @@ class CallbackTargets(StrEnum):
 
 
 class CallbackLatency(StrEnum):
-    """`fast`: submit wakes the poller, which lingers while work is due. `economy`: one pass per tick."""
+    """`fast`: submit wakes the poller, which leads while work is due. `economy`: one pass per tick."""
 
     FAST = "fast"
     ECONOMY = "economy"

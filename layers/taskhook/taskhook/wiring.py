@@ -28,7 +28,7 @@ from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.adapters.http.vendor import HttpTaskApi
-from taskhook.archive.copy import Desk
+from taskhook.archive.copy import ArchivePorts
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import (
     ATTEMPT_TIME,
@@ -47,7 +47,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import EXPIRY_GRACE
-from taskhook.poller.work import Rules, World
+from taskhook.poller.work import PollerPorts, Rules
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import PaymentPorts
@@ -286,7 +286,7 @@ class App:
     # --- what each use case takes -----------------------------------------------------------------
 
     @cached_property
-    def inspector(self) -> MediaInspection | None:
+    def inspection(self) -> MediaInspection | None:
         """How media are looked at before a task is taken; None where the deployment does not want it."""
         checks = self.settings.media_checks
         return (
@@ -296,7 +296,7 @@ class App:
         )
 
     @cached_property
-    def payer(self) -> PaymentPorts:
+    def payment(self) -> PaymentPorts:
         """What it takes to pay for a task."""
         return PaymentPorts(
             tasks=self.tasks,
@@ -308,7 +308,7 @@ class App:
         )
 
     @cached_property
-    def door(self) -> AdmissionPorts:
+    def admitting(self) -> AdmissionPorts:
         """What stands between a submit and the vendor."""
         return AdmissionPorts(
             queue=self.tasks,
@@ -352,9 +352,9 @@ class App:
         )
 
     @cached_property
-    def poller(self) -> World:
+    def poller(self) -> PollerPorts:
         """The ports of the poller."""
-        return World(
+        return PollerPorts(
             tasks=self.tasks,
             work=self.tasks,
             leadership=self.control,
@@ -369,12 +369,12 @@ class App:
             archiver=self.archiver,
         )
 
-    def archiving(self, wakes: str | None) -> Desk:
+    def archiving(self, wakes: str | None) -> ArchivePorts:
         """What it takes to archive; `wakes` is the function that waits for it."""
         assert self.archive is not None, (  # noqa: S101
             "the archive function exists where results are archived, and nowhere else"
         )
-        return Desk(
+        return ArchivePorts(
             tasks=self.tasks,
             archive=self.archive,
             originals=self.originals,

@@ -167,7 +167,7 @@ class Task(Answer):
     taken_at: Moment | None = Field(default=None, description="When the vendor was known to have it.")
     ended_at: Moment | None = Field(default=None, description="When its end was known.")
     stage: State = Field(
-        description="Where it stands here. `queued`: waits for a place at the vendor, and can be canceled; "
+        description="Where it stands here. `queued`: waits for a slot at the vendor, and can be canceled; "
         "`unknown`: whether the vendor took it is not known, and being watched.",
     )
     request: Json | None = Field(default=None, description="What the vendor was sent.")

@@ -40,7 +40,7 @@ def headers(html: str) -> dict[str, str]:
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No string ever becomes markup or script, whoever wrote it: the browser itself refuses.
+        # No string ever becomes markup or script, wherever it comes from: the browser itself refuses.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )

@@ -65,9 +65,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
             caller=caller,
             arrived_at=arrived_at,
             claim=remaining + CLAIM_MARGIN,
-            inspector=_app().inspector,
-            payer=_app().payer,
-            door=_app().door,
+            inspection=_app().inspection,
+            payment=_app().payment,
+            admitting=_app().admitting,
         ),
         limit=None,  # it has a time of its own, of which a paid POST must not be robbed
     )
@@ -185,11 +185,11 @@ def try_receiver() -> Response[str]:
 @resolver.post("/hooks/<task_id>/<token>")
 def take_webhook(task_id: str, token: str) -> Response[str]:
     """Take the vendor's own webhook, which is not believed."""
-    desk = _app().vendor_webhooks
-    if desk is None:
+    ports = _app().vendor_webhooks
+    if ports is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     upstream_task_id = resolver.current_event.headers.get("x-modellix-task-id", "")
-    _app().run(check_webhook(task_id, token, upstream_task_id, desk=desk))
+    _app().run(check_webhook(task_id, token, upstream_task_id, ports=ports))
     return _success(answers.Nothing())
 
 

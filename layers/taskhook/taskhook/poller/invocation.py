@@ -21,7 +21,7 @@ from taskhook.poller.pacing import Pacing
 from taskhook.poller.queue import Queue
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import DRAIN, SCAN, TICK, Rules, World
+from taskhook.poller.work import DRAIN, SCAN, TICK, PollerPorts, Rules
 
 BEAT = timedelta(seconds=0.25)  # between looks at what is due
 
@@ -50,7 +50,7 @@ async def poll(
     scheduled: bool,
     hard_stop: datetime,
     rules: Rules,
-    world: World,
+    ports: PollerPorts,
 ) -> PollReport:
     """Serve the ids of a wake, then whatever else is due.
 
@@ -60,30 +60,30 @@ async def poll(
     about it where it is not said. A scheduled invocation takes leadership over, a wake only where there is no
     leader. Writes nothing where nothing is due.
     """
-    return await _Invocation(rules, world, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
+    return await _Invocation(rules, ports, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
 
 
 class _Invocation:
     """What the index answers only says where to look: every write is conditional."""
 
-    def __init__(self, rules: Rules, world: World, hard_stop: datetime) -> None:
+    def __init__(self, rules: Rules, ports: PollerPorts, hard_stop: datetime) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._started = self._clock.now()
         self._hard_stop = hard_stop
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
-        self._pacing = pacing = Pacing(rules, world, started=self._started)
+        self._pacing = pacing = Pacing(rules, ports, started=self._started)
         self._leadership = Leadership(
-            secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing
+            secrets.token_hex(8), hard_stop, rules=rules, ports=ports, pacing=pacing
         )
-        self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
-        hosts = Hosts(world.clock)
-        endings = Endings(rules=rules, world=world, hosts=hosts, steps=scheduler.steps)
+        self._scheduler = scheduler = Scheduler(clock=ports.clock, reporter=ports.reporter)
+        hosts = Hosts(ports.clock)
+        endings = Endings(rules=rules, ports=ports, hosts=hosts, steps=scheduler.steps)
         self._watch = watch = Watch(
             rules=rules,
-            world=world,
+            ports=ports,
             pacing=pacing,
             endings=endings,
             is_running=scheduler.is_running,
@@ -93,7 +93,7 @@ class _Invocation:
         )
         self._queue = Queue(
             rules=rules,
-            world=world,
+            ports=ports,
             pacing=pacing,
             watch=watch,
             closed=self._closed,
@@ -101,10 +101,10 @@ class _Invocation:
             steps=scheduler.steps,
             started=self._started,
         )
-        archiving = Archiving(world=world, endings=endings, started=self._started)
+        archiving = Archiving(ports=ports, endings=endings, started=self._started)
         delivery = Delivery(
             rules=rules,
-            world=world,
+            ports=ports,
             hosts=hosts,
             endings=endings,
             horizon=self._horizon,
@@ -135,10 +135,10 @@ class _Invocation:
 
     async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
         for task_id in accepted:
-            if (task := await self._world.tasks.get(task_id)) is not None:
+            if (task := await self._ports.tasks.get(task_id)) is not None:
                 self._scheduler.track(task)
         for task_id, outcome in ended.items():
-            if (task := await self._world.tasks.get(task_id)) is not None:
+            if (task := await self._ports.tasks.get(task_id)) is not None:
                 self._watch.keep_ended(task, outcome)
 
     async def _acquire(self, *, takeover: bool) -> bool:
@@ -175,7 +175,7 @@ class _Invocation:
             self._blind = False
         except StoreUnavailableError as error:
             self._blind = True
-            self._world.reporter.tell("poll.scan_failed", error=str(error))
+            self._ports.reporter.tell("poll.scan_failed", error=str(error))
         return True
 
     async def _inherit(self) -> None:
@@ -233,7 +233,7 @@ class _Invocation:
                     await self._leadership.resign()
             self._scheduler.cancel(self._pacing.held)  # no claim is dropped with them
             await self._scheduler.drain()
-            await self._world.callbacks.close()  # connections do not outlive a freeze
+            await self._ports.callbacks.close()  # connections do not outlive a freeze
         finally:
             self._report()
 
@@ -254,7 +254,7 @@ class _Invocation:
 
         Nothing where it did nothing.
         """
-        polls, reporter = self._watch.polls, self._world.reporter
+        polls, reporter = self._watch.polls, self._ports.reporter
         if polls.asked:
             reporter.tell(
                 "vendor.polled", count=polls.asked, deadline_used=round(100 * polls.deadline_used, 1)

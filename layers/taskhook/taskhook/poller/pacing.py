@@ -15,7 +15,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, Rules, World
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, PollerPorts, Rules
 from taskhook.vendors.modellix import MODELS
 
 KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
@@ -25,13 +25,13 @@ LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that 
 class Pacing:
     """What one invocation knows of the vendor."""
 
-    def __init__(self, rules: Rules, world: World, *, started: datetime) -> None:
+    def __init__(self, rules: Rules, ports: PollerPorts, *, started: datetime) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
-        self._support = world.long_poll_support
+        self._ports = ports
+        self._clock = ports.clock
+        self._support = ports.long_poll_support
         limit = rate_limit.window_limit(rules.requests_per_minute)
-        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
+        self.allowance = Allowance(ports.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
         self.admission = AdmissionState()  # as it was last read
         self.leads = False  # whether this invocation is the leader
         self.view = LeadershipView()  # as it was last read
@@ -82,7 +82,7 @@ class Pacing:
         """
         self.view = self.view.model_copy(update={"webhook_at": None})
         with contextlib.suppress(StoreUnavailableError):
-            await self._world.leadership.webhook_came(None)
+            await self._ports.leadership.webhook_came(None)
 
     # --- held polls -------------------------------------------------------------------------------
 
@@ -186,12 +186,12 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             return
         reason = "key_refused" if key_refused else "throttled"
-        self._world.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
+        self._ports.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
         await self.store(self.admission.pause_polls(now + pause))
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.admission = self._merged(await self._world.admission.admission())
+        self.admission = self._merged(await self._ports.admission.admission())
 
     async def store(self, admission: AdmissionState) -> None:
         """Store what was learnt of the way to the vendor, where it is news.
@@ -202,7 +202,7 @@ class Pacing:
             return
         old, self.admission = self.admission, admission
         with contextlib.suppress(StoreUnavailableError):
-            self.admission = self._merged(await self._world.admission.set_admission(old, admission))
+            self.admission = self._merged(await self._ports.admission.set_admission(old, admission))
 
     def _merged(self, stored: AdmissionState) -> AdmissionState:
         """Keep a pause of our own that another invocation's write has passed over."""

@@ -15,7 +15,7 @@ from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing
-from taskhook.poller.work import SCAN, Rules, World
+from taskhook.poller.work import SCAN, PollerPorts, Rules
 
 
 @dataclass(slots=True)
@@ -50,15 +50,15 @@ class Polls:
         self,
         *,
         rules: Rules,
-        world: World,
+        ports: PollerPorts,
         pacing: Pacing,
         endings: Endings,
         replan_pending: Callable[[], None],
         started: datetime,
     ) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._pacing = pacing
         self._endings = endings
         self._replan_pending = replan_pending
@@ -136,7 +136,7 @@ class Polls:
         self.asked += 1
         entry.plain_next = False
         entry.not_before = began + schedule.MIN_GAP
-        outcome = await self._world.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
+        outcome = await self._ports.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
         if outcome.kind is PollKind.UNAVAILABLE:
             self.unanswered += 1
             self.complaint = outcome.message
@@ -186,7 +186,7 @@ class Polls:
                     task, ErrorCode.EXPIRED, "the task was not done by its deadline"
                 )
             case PollKind.PENDING if task.missing_since is not None:
-                return await self._world.tasks.swap(task, task.found())
+                return await self._ports.tasks.swap(task, task.found())
             case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
                 return await self._missing(task, asked_at)
             case _:
@@ -195,7 +195,7 @@ class Polls:
     async def _missing(self, task: Task, asked_at: datetime) -> Task:
         """Believe the vendor's 404 only the second time, a while later."""
         if task.missing_since is None:
-            return await self._world.tasks.swap(task, task.missing(asked_at))
+            return await self._ports.tasks.swap(task, task.missing(asked_at))
         if asked_at >= task.missing_since + LOST_CONFIRMATION:
             return await self._endings.failed(
                 task, ErrorCode.LOST, "the vendor does not know the task any more"
@@ -205,8 +205,8 @@ class Polls:
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""
         self._endings.steps["marked_unknown"] += 1
-        unknown = await self._world.tasks.swap(task, task.mark_unknown())
-        self._world.reporter.tell(
+        unknown = await self._ports.tasks.swap(task, task.mark_unknown())
+        self._ports.reporter.tell(
             "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
         )
         return unknown
@@ -216,7 +216,7 @@ class Polls:
 
         What it leaves to do is not to wait for the claim's end.
         """
-        current = await self._world.tasks.get(task.task_id)
+        current = await self._ports.tasks.get(task.task_id)
         if current is None:
             raise StaleTaskError(None)
         return current

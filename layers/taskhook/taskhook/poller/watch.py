@@ -16,7 +16,7 @@ from taskhook.poller.endings import Endings
 from taskhook.poller.pacing import Pacing, urgency
 from taskhook.poller.polls import Entry, Polls
 from taskhook.poller.watch_index import WatchIndex, accepted
-from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
+from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 TABLE_STEPS = 32  # steps under way that only the table answers
@@ -37,7 +37,7 @@ class Watch:
         self,
         *,
         rules: Rules,
-        world: World,
+        ports: PollerPorts,
         pacing: Pacing,
         endings: Endings,
         is_running: Callable[[str], bool],
@@ -46,8 +46,8 @@ class Watch:
         started: datetime,
     ) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._pacing = pacing
         self._endings = endings
         self._is_running = is_running
@@ -56,12 +56,12 @@ class Watch:
         self._started = started  # of the invocation; one that does not lead serves once what was due by then
         self._entries: dict[str, Entry] = {}
         self._aside = SetAside()
-        self.index = WatchIndex(world.work, world.clock, started=started)
+        self.index = WatchIndex(ports.work, ports.clock, started=started)
         self._table_steps = 0
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
         self.polls = Polls(
             rules=rules,
-            world=world,
+            ports=ports,
             pacing=pacing,
             endings=endings,
             replan_pending=self.replan_pending,
@@ -79,7 +79,7 @@ class Watch:
         """Read the tasks of new rows while there is room in memory; plan the rest by what their rows say."""
         room = max(LOADED - len(self._entries), 0)
         unread = {row.task_id: accepted(row) for row in rows[:room]}
-        for task in await self._world.tasks.read_many(list(unread)):
+        for task in await self._ports.tasks.read_many(list(unread)):
             unread.pop(task.task_id, None)
             self._track(task)
         self._look_later(unread, SCAN)
@@ -93,7 +93,7 @@ class Watch:
         """Read tasks that were set aside and are due."""
         unread = self._aside.take(task_ids)
         with contextlib.suppress(StoreUnavailableError):
-            for task in await self._world.tasks.read_many(task_ids):
+            for task in await self._ports.tasks.read_many(task_ids):
                 unread.pop(task.task_id, None)
                 self._track(task)
         self._look_later(unread, INDEX_LAG)

@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class World:
+class PollerPorts:
     """The ports of the poller."""
 
     tasks: TaskStore

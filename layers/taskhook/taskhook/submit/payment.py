@@ -38,7 +38,7 @@ async def pay(
     task: Task,
     *,
     deadline: datetime,
-    payer: PaymentPorts,
+    payment: PaymentPorts,
     allowance: "Allowance | None" = None,
     settle_by: datetime | None = None,
 ) -> tuple[Task, SubmitOutcome]:
@@ -54,18 +54,20 @@ async def pay(
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
     elif (
-        end - payer.clock.now() < LEAST_POST_TIME
+        end - payment.clock.now() < LEAST_POST_TIME
     ):  # or thawed too late: another process may be deciding about the task
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
-        hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
-        admit = {"admit": _admission(task, allowance, payer.clock)} if allowance is not None else {}
-        limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
-        outcome = await payer.vendor.submit(
+        hook = await payment.hooks.url(task.task_id) if payment.hooks is not None else None
+        admit = {"admit": _admission(task, allowance, payment.clock)} if allowance is not None else {}
+        limit = (
+            end - payment.clock.now()
+        )  # what is too little by now, the vendor's adapter does not begin with
+        outcome = await payment.vendor.submit(
             task.model, task.request.encode(), hook=hook, limit=limit, **admit
         )
     # Before anything is stored: an id that is paid for is known from here on, whatever hangs.
-    payer.reporter.tell(
+    payment.reporter.tell(
         "task.submitted",
         task_id=task.task_id,
         caller=task.caller,
@@ -73,7 +75,7 @@ async def pay(
         status=outcome.status,
         upstream_task_id=outcome.upstream_task_id or None,
     )
-    return await _settle(task, outcome, payer, settle_by or deadline + SETTLE_TIME), outcome
+    return await _settle(task, outcome, payment, settle_by or deadline + SETTLE_TIME), outcome
 
 
 def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
@@ -95,19 +97,19 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
 
 
 async def _settle(
-    task: Task, outcome: SubmitOutcome, payer: PaymentPorts, until: datetime | None = None
+    task: Task, outcome: SubmitOutcome, payment: PaymentPorts, until: datetime | None = None
 ) -> Task:
     """Store the outcome, patiently: money may have been spent.
 
     What was not stored at once is told before the next try.
     """
-    until, told = until or payer.clock.now() + SETTLE_TIME, False
+    until, told = until or payment.clock.now() + SETTLE_TIME, False
     while True:
-        left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
+        left = min(max(until - payment.clock.now(), STORE_TRY_LEAST), STORE_TRY)
         try:
             async with asyncio.timeout(left.total_seconds()):
-                return await payer.tasks.swap(
-                    task, task.submitted(outcome, payer.clock.now(), retention=payer.retention)
+                return await payment.tasks.swap(
+                    task, task.submitted(outcome, payment.clock.now(), retention=payment.retention)
                 )
         except StaleTaskError as stale:
             if (
@@ -116,18 +118,18 @@ async def _settle(
                 or outcome.submission is Submission.AMBIGUOUS
             ):
                 return stale.current or task
-            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
+            task = stale.current  # unknown meanwhile; the vendor's answer settles it after all
             continue
         # A table that is away, or rights that a deployment is just replacing.
         except Exception:  # noqa: BLE001
             if not told:
-                payer.reporter.tell(
+                payment.reporter.tell(
                     "task.outcome_unstored",
                     task_id=task.task_id,
                     outcome=outcome.submission,
                     upstream_task_id=outcome.upstream_task_id or None,
                 )
             told = True
-        if payer.clock.now() + _STORE_STEP >= until:
+        if payment.clock.now() + _STORE_STEP >= until:
             return task.mark_unknown() if task.state is State.SUBMITTING else task
-        await payer.clock.sleep(_STORE_STEP)
+        await payment.clock.sleep(_STORE_STEP)
