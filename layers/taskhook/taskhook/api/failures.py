@@ -67,11 +67,12 @@ _NO_RETRY = {
         "schema": {"type": "string", "const": "false"},
     }
 }
+# The others are not to be repeated.
 _REPEATS = {
     409: _RETRY_AFTER | _NO_RETRY,
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
-}  # the others are not to be repeated
+}
 
 
 def failures(*statuses: int) -> Json:

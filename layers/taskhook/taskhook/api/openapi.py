@@ -122,9 +122,8 @@ def _content(schema: Json, example: Json) -> Json:
 
 
 def _query(model: type[BaseModel]) -> list[Json]:
-    properties = schemas.inline(model, "serialization")[
-        "properties"
-    ]  # what a query does not say it leaves out: there is no null
+    # What a query does not say it leaves out: there is no null.
+    properties = schemas.inline(model, "serialization")["properties"]
     return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
 
 

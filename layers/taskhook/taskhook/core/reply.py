@@ -84,8 +84,7 @@ class Reply(BaseModel):
 
     status: int | None = None
     error: str | None = None  # a DeliveryError
-    answer: str = (
-        ""  # where a redirect leads; then the first words of what was said, as one line of printable text
-    )
+    # Where a redirect leads; then the first words of what was said, as one line of printable text.
+    answer: str = ""
     retry_after: timedelta | None = None  # what the receiver asks for, from now on
     elapsed: timedelta = timedelta(0)

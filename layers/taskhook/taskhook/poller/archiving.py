@@ -11,9 +11,8 @@ from taskhook.poller.endings import Endings
 from taskhook.poller.work import TICK, PollerPorts
 
 ARCHIVES_AT_ONCE = 25  # invocations that copy; the account's others are for submits
-ARCHIVE_LOOK = timedelta(
-    seconds=5
-)  # by then an invocation that was started has claimed its task, or is done with it
+# By then an invocation that was started has claimed its task, or is done with it.
+ARCHIVE_LOOK = timedelta(seconds=5)
 STEPS = 32  # under way
 
 

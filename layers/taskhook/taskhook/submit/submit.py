@@ -28,9 +28,8 @@ from taskhook.submit.request import SubmitRequest
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
-REPEATED_WITHIN = timedelta(
-    minutes=2
-)  # how long after a request without a key its client may say that it repeats it
+# How long after a request without a key its client may say that it repeats it.
+REPEATED_WITHIN = timedelta(minutes=2)
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
