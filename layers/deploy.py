@@ -77,6 +77,11 @@ class Present:
     parameters: Mapping[str, str]
     outputs: Mapping[str, str]
 
+    @property
+    def is_taskhook(self) -> bool:
+        """Whether it is a deployment, or was made by importing what one has left, and has no outputs yet."""
+        return self.status == "IMPORT_COMPLETE" or "CallersTable" in self.outputs
+
 
 def main(
     arguments: Sequence[str] | None = None,
@@ -247,9 +252,7 @@ def _settled(given: Mapping[str, str], present: Present | None, account: str) ->
                 f"the stack is in state {present.status}, which no deployment can change; "
                 f"{_way_out(present.status)}"
             )
-        adopted = present.status == "IMPORT_COMPLETE"  # what a deleted stack has left, and no outputs yet
-        is_new = present.status == "REVIEW_IN_PROGRESS"
-        if not is_new and not adopted and "CallersTable" not in present.outputs:
+        if present.status != "REVIEW_IN_PROGRESS" and not present.is_taskhook:
             raise AdminError(
                 "there is a stack of this name that is no taskhook; choose another name with STACK=…"
             )
@@ -294,9 +297,7 @@ def _holds(condition: Any, facts: Mapping[str, str]) -> bool:
 def _asked_key(stack: str, present: Present | None, terminal: Terminal) -> str:
     """Ask for the vendor's key; none is needed where one is in place. Raises UsageError, AdminError."""
     in_place = (
-        present is not None
-        and "CallersTable" in present.outputs
-        and _has_key(stack, unreadable_is_none=terminal.is_there)
+        present is not None and present.is_taskhook and _has_key(stack, unreadable_is_none=terminal.is_there)
     )
     if terminal.is_there:
         kept = (

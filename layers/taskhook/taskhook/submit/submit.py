@@ -140,15 +140,7 @@ async def _begin(
             and _is_open(admission, now)
             and await admitting.allowance.take(now)
         )
-        waiting = (
-            0 if paying else await admitting.queue.queue_length(caller.caller, at_most=admitting.max_queued)
-        )
-        if waiting >= admitting.max_queued:
-            message = (
-                f"Too many requests: {admitting.max_queued} of your tasks are queued already; wait until "
-                f"some have ended"
-            )
-            raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
+        waiting = 0 if paying else await _queued(caller, admitting)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payment.tasks)
     else:
@@ -167,6 +159,16 @@ async def _begin(
         "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
     )
     return task, admission
+
+
+async def _queued(caller: Caller, admitting: AdmissionPorts) -> int:
+    """Count the caller's queued tasks. Raises RejectedError where no more may wait."""
+    most = admitting.max_queued
+    waiting = await admitting.queue.queue_length(caller.caller, at_most=most)
+    if waiting >= most:
+        message = f"{most} of your tasks are queued already; wait until some have ended"
+        raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, f"Too many requests: {message}", retry_after=60)
+    return waiting
 
 
 async def _follow_up(
