@@ -1,7 +1,7 @@
 """A test that hangs fails alone, and says where everything stood; the run goes on and ends with pytest's own summary.
 
-pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole run, and the error
-that its `signal` raises is lost where a task of the event loop happens to run.
+pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole
+run, and the error that its `signal` raises is lost where a task of the event loop happens to run.
 """
 
 import asyncio

@@ -61,9 +61,8 @@ def check_answer(method: str, path: str, status: int, body: object) -> None:
 
 
 def _operation(method: str, path: str) -> Json | None:
-    for template in sorted(
-        document()["paths"], key=lambda template: "{" in template
-    ):  # the literal ones first
+    # the literal ones first
+    for template in sorted(document()["paths"], key=lambda template: "{" in template):
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and method.lower() in document()["paths"][template]:
             operation: Json = document()["paths"][template][method.lower()]

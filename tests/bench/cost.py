@@ -1,12 +1,14 @@
 """What a million tasks and an idle month cost: tasks run through the embedded stack, and what AWS would bill is counted.
 
-Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll; what a
-function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write units as DynamoDB returns
-them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100 tasks of two
-minutes always running are 2.16 million a month; one invocation leads, and reads, all that time, and most of them run while
-the others are counted. Kept: a month. Prices: `prices.py`.
+Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a
+poll; what a function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write
+units as DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes
+kept. By the clock: 100 tasks of two minutes always running are 2.16 million a month; one invocation leads,
+and reads, all that time, and most of them run while the others are counted. Kept: a month. Prices:
+`prices.py`.
 
-Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The durable function runs.
+Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The
+durable function runs.
 """
 
 import asyncio
@@ -427,20 +429,18 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
     return {name: round(dollars[name], 2) for name in SHOWN if name in dollars}
 
 
-# --- the alternatives ------------------------------------------------------------------------------------------------------
+# --- the alternatives -----------------------------------------------------------------------------
 
 
 def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
-    """Price the field's other ways, with the front admitting that all of them need: API, invocation, 400 ms of submit."""
+    """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
     seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB, as their authors reckon
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
     own_writes = 4 * prices.WRITE_UNIT
-    operations, written = (
-        14,
-        7500,
-    )  # start, submit, the wait and its ten looks, deliver; what each of them writes
+    # start, submit, the wait and its ten looks, deliver; what each of them writes
+    operations, written = 14, 7500
     if durable.get("status") == "SUCCEEDED":
         operations, written = durable["operations"], durable["bytes_written"]
     kept = written / GB * prices.DURABLE_GB_MONTH / 2
@@ -514,9 +514,8 @@ def _run_durable(account: Account) -> dict[str, Any]:
         DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000
     )["Events"]
     kinds = Counter(event["EventType"] for event in history)
-    looks = (
-        kinds["InvocationCompleted"] - 1
-    )  # each look after the first is an operation, and an invocation, of its own
+    # each look after the first is an operation, and an invocation, of its own
+    looks = kinds["InvocationCompleted"] - 1
     operations = kinds["ExecutionStarted"] + kinds["StepStarted"] + looks
     return {
         "status": execution["Status"],

@@ -17,9 +17,8 @@ import psutil
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
 
 EMULATOR = ROOT / "tests/local/emulator.py"
-UNKNOWN_S = (
-    22 * 60
-)  # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
+# an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
+UNKNOWN_S = 22 * 60
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
 
 
@@ -125,7 +124,8 @@ class Killer:
     def _workers(self) -> dict[str, list[psutil.Process]]:
         """List the workers by function: children of this account's emulator, which runs below this process.
 
-        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of its kind.
+        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of
+        its kind.
         """
         if self._emulator is None:
             [self._emulator] = filter(self._is_emulator, psutil.Process().children(recursive=True))

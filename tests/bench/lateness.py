@@ -1,7 +1,8 @@
 """How late a callback is, and how many requests a task costs: the deployed stack with its real tick and wakes.
 
-Lateness is from the vendor's end (stamped by the emulator) to the receiver's 2xx (stamped by the receiver), hand-overs
-between invocations included. Requests are those the emulator counted for the task, the submit among them.
+Lateness is from the vendor's end (stamped by the emulator) to the receiver's 2xx (stamped by the receiver),
+hand-overs between invocations included. Requests are those the emulator counted for the task, the submit
+among them.
 """
 
 import asyncio

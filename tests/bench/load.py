@@ -1,6 +1,7 @@
 """The receipt: thousands of tasks over HTTP, with a vendor and receivers that fail; how many are lost, how many paid twice.
 
-Media are not looked at: two parsers a task are what two cores can do least of, and nothing is lost or paid by them.
+Media are not looked at: two parsers a task are what two cores can do least of, and nothing is lost or paid by
+them.
 """
 
 import asyncio

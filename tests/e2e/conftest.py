@@ -129,14 +129,12 @@ def stack() -> Iterator[Stack]:
         yield ready(process)
 
 
-# --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------------------------------
+# --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------
 
 ANSWERED_WITHIN_S = 60.0  # 14 s where nothing else is at work, as unit tests prove in virtual time
 STILL_S = 180.0  # three ticks, or two and what a busy machine adds
-IMPATIENT_S, IN_VAIN = (
-    30.0,
-    3,
-)  # after so many waits in vain: what is broken for good is no reason to wait for hours
+# after so many waits in vain: what is broken for good is no reason to wait for hours
+IMPATIENT_S, IN_VAIN = 30.0, 3
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 
 type Json = dict[str, Any]

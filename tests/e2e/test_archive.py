@@ -17,9 +17,8 @@ from tests.e2e.conftest import Inbox, Json, Stack, User, Vendor, eventually, fet
 from tests.local.bulk import Bulk
 
 MB = 2**20
-SIZE = (
-    int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB
-)  # 300 is the size that counts; CI has no time for it
+# 300 is the size that counts; CI has no time for it
+SIZE = int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB
 MEMORY = 512 * MB  # the function's, as the template gives it
 
 
@@ -170,9 +169,8 @@ def test_a_killed_copy_goes_on_where_it_was(archiving: Archiving, marker: str) -
     assert archiving.download(resource["url"]) == (24 * MB, Bulk(task["upstream_task_id"], 24 * MB).digest())
     [late], [early] = archiving.inbox.deliveries(slow), archiving.inbox.deliveries(other)
     assert late["verified"]
-    assert (
-        early["received_at"] < late["received_at"]
-    )  # the claim of the killed copy, and most of its file, lie between them
+    # the claim of the killed copy, and most of its file, lie between them
+    assert early["received_at"] < late["received_at"]
 
 
 def test_a_file_that_is_gone_is_linked_as_the_vendor_has_it(archiving: Archiving, marker: str) -> None:

@@ -57,9 +57,8 @@ class Visitor:
         )
         self.page = self._context.new_page()
         self.page.set_default_timeout(SHOWN_WITHIN_S * 1000)
-        self.expected: set[int] = (
-            set()
-        )  # statuses that a test provokes, and that the browser therefore reports
+        # statuses that a test provokes, and that the browser therefore reports
+        self.expected: set[int] = set()
         self.complaints: list[str] = []
         self.elsewhere: list[tuple[str, str]] = []  # kind and address of what was asked of another origin
         self.page.on("console", self._heard)
@@ -101,7 +100,7 @@ class Visitor:
         assert self.complaints == []
         assert {kind for kind, _ in self.elsewhere} <= PASSIVE
 
-    # --- what is on the page ---------------------------------------------------------------------------------------------
+    # --- what is on the page ----------------------------------------------------------------------
 
     def heading(self, name: str | re.Pattern[str]) -> Locator:
         """Find a heading."""
@@ -207,7 +206,7 @@ def assert_accessible(page: Page) -> None:
     assert told == [], page.url
 
 
-# --- the whole way --------------------------------------------------------------------------------------------------------
+# --- the whole way --------------------------------------------------------------------------------
 
 
 def test_from_sign_in_to_redelivery(
@@ -242,9 +241,8 @@ def test_from_sign_in_to_redelivery(
 
     assert visitor.elsewhere == []  # no film before it is asked for
     visitor.button("Show the video").click()
-    eventually(
-        lambda: page.evaluate("document.querySelector('video')?.readyState === 4")
-    )  # waiting in the page takes an eval
+    # waiting in the page takes an eval
+    eventually(lambda: page.evaluate("document.querySelector('video')?.readyState === 4"))
     [result] = user.task(task_id)["result"]["resources"]
     assert {url for _, url in visitor.elsewhere} == {result["url"]}
     taken = page.screenshot(path=os.environ.get("PICTURE", str(tmp_path / "console.png")))
@@ -291,9 +289,8 @@ def test_the_form_is_filled_in_again_and_says_what_the_server_says(
     page.get_by_label("callback_url").fill(inbox.url(marker))
     video.fill(f"{stack.upstream}/media/actor.jpg")
     visitor.button("Submit").click()
-    expect(page.locator("#field-video_url-complaint")).to_contain_text(
-        "must be"
-    )  # what a look at the file has shown
+    # what a look at the file has shown
+    expect(page.locator("#field-video_url-complaint")).to_contain_text("must be")
     assert len(vendor.paid(marker)) == 1
     video.fill("https://media.invalid/original_scene.mp4")
     visitor.button("Submit").click()
@@ -330,7 +327,7 @@ def test_a_lost_answer_is_no_second_payment(
     visitor.complaints = [text for text in visitor.complaints if "ERR_FAILED" not in text]
 
 
-# --- tasks ----------------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 def test_the_list_lives(newcomer: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str) -> None:
@@ -524,7 +521,7 @@ def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
     expect(visitor.page.get_by_label("reference")).to_have_value("number 0")
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_a_wrong_token_and_one_that_ends(
@@ -599,7 +596,7 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
     expect(visitor.heading("Tasks")).to_be_visible()
 
 
-# --- for every reader ----------------------------------------------------------------------------------------------
+# --- for every reader -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -660,7 +657,7 @@ def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marke
     expect(visitor.heading(marker)).to_be_visible()
 
 
-# --- the documentation ------------------------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

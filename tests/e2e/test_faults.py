@@ -37,7 +37,7 @@ def assert_watched_and_paid_at_most_once(
     assert inbox.deliveries(task["task_id"]) == []
 
 
-# --- the vendor's answer to the paid POST ---------------------------------------------------------------------------------
+# --- the vendor's answer to the paid POST ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 415, 422])
@@ -109,9 +109,8 @@ def test_an_answer_that_proves_nothing_is_called_unknown(
     task = submit_into(fault, user, vendor, inbox, marker)
     assert_watched_and_paid_at_most_once(task, fault, user, vendor, inbox, marker)
     assert vendor.submits() == before + 1
-    user.accepted(
-        f"{marker}-after", callback_url=inbox.url(marker)
-    )  # three unknown outcomes in a row would pause the queue
+    # three unknown outcomes in a row would pause the queue
+    user.accepted(f"{marker}-after", callback_url=inbox.url(marker))
 
 
 def test_a_dropped_connection_is_never_submitted_again(
@@ -129,7 +128,7 @@ def test_a_dropped_connection_is_never_submitted_again(
     assert vendor.submits() == before + 3
 
 
-# --- polls ----------------------------------------------------------------------------------------------------------------
+# --- polls ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_a_poll_that_says_nothing_ends_nothing(
     assert len(vendor.paid(marker)) == 1
 
 
-# --- the receiver ---------------------------------------------------------------------------------------------------------
+# --- the receiver ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def assert_one_verified(inbox: Inbox, task_id: str, secret: str) -> Json:
     return body
 
 
-# --- the whole way --------------------------------------------------------------------------------------------------------
+# --- the whole way --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [SUBMIT, f"{SUBMIT}/async"])
@@ -38,9 +38,8 @@ def test_the_vendors_example_comes_back_as_a_signed_callback(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, path: str
 ) -> None:
     """The vendor's own request plus a callback URL, on both paths: pending, then one verified callback."""
-    user.ended(
-        user.accepted(f"warm-{marker}", callback_url=inbox.url(marker))
-    )  # both functions run from here on
+    # both functions run from here on
+    user.ended(user.accepted(f"warm-{marker}", callback_url=inbox.url(marker)))
     url = f"{EXAMPLE['image_url']}?{marker}"
     answer = user.http.post(path, json=EXAMPLE | {"image_url": url, "callback_url": inbox.url(marker)})
 
@@ -136,7 +135,7 @@ def test_a_failed_task_is_called_back_with_the_vendors_words(
     assert len(vendor.paid(marker)) == 1
 
 
-# --- idempotent repeats ---------------------------------------------------------------------------------------------------
+# --- idempotent repeats ---------------------------------------------------------------------------
 
 
 def assert_repeats(user: User, marker: str, first: httpx.Response, callback_url: str) -> None:
@@ -203,9 +202,8 @@ def test_a_repeat_does_not_wait_for_ever(user: User, vendor: Vendor, inbox: Inbo
         first = threads.submit(user.submit, marker, key=marker, callback_url=inbox.url(marker))
         eventually(lambda: vendor.submits() > before)
         repeat = user.submit(marker, key=marker, callback_url=inbox.url(marker))
-        if (
-            repeat.status_code == 502
-        ):  # it began when the first had five seconds left: the machine is too slow for this test
+        # it began when the first had five seconds left: the machine is too slow for this test
+        if repeat.status_code == 502:
             assert repeat.content == first.result().content
         else:
             assert (repeat.status_code, repeat.json()["code"]) == (409, 409)
@@ -254,7 +252,7 @@ def test_a_repeat_of_a_failed_submit_gets_the_same_error(
     assert vendor.paid(marker) == []
 
 
-# --- callers --------------------------------------------------------------------------------------------------------------
+# --- callers --------------------------------------------------------------------------------------
 
 
 def test_callers_never_see_each_other(
@@ -346,7 +344,7 @@ def test_a_listing_has_pages_and_filters(
     assert len(vendor.paid(marker)) == 4
 
 
-# --- the vendor's other calls ---------------------------------------------------------------------------------------------
+# --- the vendor's other calls ---------------------------------------------------------------------
 
 
 def test_a_token_is_validated_without_a_401(stack: Stack, user: User) -> None:
@@ -396,7 +394,7 @@ def test_an_unknown_path_wears_the_envelope(user: User, method: str, path: str) 
     assert set(answer.json()) == {"code", "message"}
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def example(**changes: object) -> bytes:
@@ -447,7 +445,7 @@ def test_bad_input_is_refused_and_leaves_nothing(
     assert vendor.submits() == submits
 
 
-# --- media ------------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 
 async def test_bad_media_are_refused_before_they_cost_anything(

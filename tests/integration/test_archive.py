@@ -49,7 +49,7 @@ def exactly(reason: str) -> str:
     return f"^{reason}$"
 
 
-# --- S3: the fake and the real one take the same exam ---------------------------------------------------------------------
+# --- S3: the fake and the real one take the same exam ---------------------------------------------
 
 
 def s3_client(url: str) -> Any:
@@ -180,7 +180,7 @@ async def test_an_archive_that_is_not_there_is_unavailable() -> None:
     client.close()
 
 
-# --- originals ------------------------------------------------------------------------------------------------------------
+# --- originals ------------------------------------------------------------------------------------
 
 
 @pytest_asyncio.fixture
@@ -520,7 +520,7 @@ async def test_redirects_are_few_and_checked(
     assert asked == []
 
 
-# --- both together --------------------------------------------------------------------------------------------------------
+# --- both together --------------------------------------------------------------------------------
 
 
 class Sink:

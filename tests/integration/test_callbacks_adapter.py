@@ -33,9 +33,8 @@ from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
-LONG = timedelta(
-    seconds=60
-)  # far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
+# far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
+LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=0.3)  # for receivers that never come to an end
 MOST_SENT = 16 * 2**20  # what the buffers between the two ends hold, and no more
 
@@ -1013,7 +1012,7 @@ def test_claim_covers_an_attempt() -> None:
     assert 2 * ATTEMPT_TIME <= CLAIM
 
 
-# --- what the engine does next ---------------------------------------------------------------------------------------------
+# --- what the engine does next --------------------------------------------------------------------
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
 SCHEDULE, SOON = timedelta(seconds=5), timedelta(seconds=10)

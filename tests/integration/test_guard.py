@@ -294,9 +294,8 @@ async def test_lookups_that_hang_hold_no_other_up(monkeypatch: pytest.MonkeyPatc
         given_up.wait(LIMIT.total_seconds())
         raise socket.gaierror
 
-    monkeypatch.setattr(
-        socket, "getaddrinfo", hang
-    )  # the system's, as no test can have a name server that is dead
+    # the system's, as no test can have a name server that is dead
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     loop.set_default_executor(ThreadPoolExecutor(2))
     callbacks = AiohttpCallbacks(TargetPolicy(), limit=LIMIT)
     sending = [asyncio.create_task(send(callbacks, f"https://r{number}.example.com/")) for number in range(4)]

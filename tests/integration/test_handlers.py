@@ -334,9 +334,8 @@ def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream
     )
     assert Heard(submit_handler(cancel, SubmitContext())).status == 404
     while not poll_handler(sample("tick"), PollContext())["steps"].get("submitted", 0):
-        time.sleep(
-            0.1
-        )  # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
+        # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
+        time.sleep(0.1)
     assert ask("task", rawPath=f"/api/v1/tasks/{again}").body["data"]["status"] == "processing"
 
 
@@ -694,7 +693,7 @@ def test_without_a_good_token_everything_is_a_401(
     assert stored(tasks_table, dynamodb) == 0
 
 
-# --- redelivery, secrets, a receiver tried out -----------------------------------------------------------------------------
+# --- redelivery, secrets, a receiver tried out ----------------------------------------------------
 
 
 class Inbox:
@@ -897,7 +896,7 @@ def test_the_example_of_a_task_is_like_a_real_one(ask: Ask, inbox: Inbox) -> Non
     assert ask("list", queryStringParameters={}).body["data"]["tasks"] == [shown]
 
 
-# --- the pages for people -------------------------------------------------------------------------------------------------
+# --- the pages for people -------------------------------------------------------------------------
 
 
 def page(path: str, method: str = "GET", **headers: str) -> Event:

@@ -22,7 +22,8 @@ FILES = (
 )
 ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack")
 
-# Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make alone.
+# Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make
+# alone.
 STEP = f"""#!{sys.executable} -IS
 import os, pathlib, shutil, signal, sys, time
 world = pathlib.Path(os.environ["WORLD"])

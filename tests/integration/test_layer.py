@@ -16,11 +16,8 @@ from tests.local import stack
 
 # A commit that raises it says why, after measuring again: `make bench ARGS="coldstart size"`.
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
-NEVER_LOADED = {
-    "taskhook.api",
-    "taskhook.api.routes",
-    "aws_lambda_powertools.event_handler",
-}  # by functions that answer no HTTP
+# by functions that answer no HTTP
+NEVER_LOADED = {"taskhook.api", "taskhook.api.routes", "aws_lambda_powertools.event_handler"}
 ARCHITECTURES = ("arm64", "x86_64")
 WITHOUT_CLIENT = {"logs", "xray"}  # rights of Lambda itself
 

@@ -63,7 +63,7 @@ async def no_child_left() -> AsyncIterator[None]:
     assert set(psutil.Process().children()) <= before
 
 
-# --- verdicts ---------------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", [IMAGE, VIDEO])
@@ -127,7 +127,7 @@ def _spread(mp4: bytes, path: Path, *, gap: int) -> None:
             file.write(mp4[start:end])
 
 
-# --- hosts ------------------------------------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 
 def by_range(ranged: bytes, whole: Script) -> Script:
@@ -400,7 +400,7 @@ async def test_a_port_without_a_listener() -> None:
     assert await look(listener.origin) == Judgement(IMAGE, Verdict.UNCHECKED, "connection refused")
 
 
-# --- where requests go --------------------------------------------------------------------------------------------------------
+# --- where requests go ----------------------------------------------------------------------------
 
 
 def redirecting(target: Callable[[int], str | None], file: bytes = JPEG) -> Script:
@@ -549,7 +549,7 @@ async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minut
         monkeypatch.undo()
 
 
-# --- the parser ---------------------------------------------------------------------------------------------------------------
+# --- the parser -----------------------------------------------------------------------------------
 
 
 async def test_the_parser_is_shut_in() -> None:
@@ -608,7 +608,8 @@ def test_what_is_shut_in_opens_nothing() -> None:
     assert tried.stdout.split() == ["OSError", "OSError", "OSError", "MemoryError"]
 
 
-# Run as a user without rights, as on Lambda: a process, and its child that was taken over and tries what it may do.
+# Run as a user without rights, as on Lambda: a process, and its child that was taken over and tries what it
+# may do.
 TAKEN_OVER = """
 import ctypes, errno, importlib.util, json, os, signal, sys
 path, hidden, confined = sys.argv[1], *map(int, sys.argv[2:])
@@ -823,7 +824,7 @@ async def test_a_parser_that_was_taken_over_gains_nothing(
     assert listener.sent < MB
 
 
-# --- fuzz ---------------------------------------------------------------------------------------------------------------------
+# --- fuzz -----------------------------------------------------------------------------------------
 
 
 def mutated(dice: random.Random) -> bytes:

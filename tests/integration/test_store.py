@@ -52,10 +52,8 @@ def a_client() -> Any:
     return MemoryDynamo({"Tasks": "task_id", "Callers": "caller"})
 
 
-DATABASES = (
-    "dynamodb",
-    "another_dynamodb",
-)  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+# the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+DATABASES = ("dynamodb", "another_dynamodb")
 
 
 def in_pages_of(store: Store, rows: int) -> None:
@@ -815,7 +813,7 @@ async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_
         assert material.asked == [False, True]
 
 
-# --- what only the real table can show -------------------------------------------------------------------------------------
+# --- what only the real table can show ------------------------------------------------------------
 
 
 class LostAnswers:
@@ -1057,7 +1055,7 @@ def test_the_error_codes_are_the_contracts() -> None:
     }
 
 
-# --- answers that are cut, keys that are left out, and units: what no test noticed before ----------------------------------
+# --- answers that are cut, keys that are left out, and units: what no test noticed before ---------
 
 
 def a_cut_client() -> Any:

@@ -206,9 +206,8 @@ def test_every_function_is_listed_here() -> None:
 
 def test_the_environment_is_the_settings() -> None:
     """Every variable is a field and every field a variable; only submit knows poll's name, and only poll the archive's."""
-    fields = {name.upper() for name in Settings.model_fields} - {
-        "AWS_LAMBDA_FUNCTION_NAME"
-    }  # which Lambda sets
+    # which Lambda sets
+    fields = {name.upper() for name in Settings.model_fields} - {"AWS_LAMBDA_FUNCTION_NAME"}
     assert set(variables("SubmitFunction")) == fields - {"ARCHIVE_FUNCTION"}
     assert set(variables("PollFunction")) == fields - {"POLL_FUNCTION"}
     assert set(variables("ArchiveFunction")) == fields - {"POLL_FUNCTION", "ARCHIVE_FUNCTION"}
@@ -362,9 +361,8 @@ def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
 
 def test_nothing_has_a_fixed_name() -> None:
     """Two stacks live in one account, and a retained table is in no stack's way."""
-    assert [name for name in RESOURCES if NAMES & set(properties(name))] == [
-        "ApiMayInvokeSubmit"
-    ]  # which refers to one
+    # which refers to one
+    assert [name for name in RESOURCES if NAMES & set(properties(name))] == ["ApiMayInvokeSubmit"]
     tick = properties("PollFunction")["Events"]["Tick"]["Properties"]
     assert ("Name" in tick, tick["OmitName"]) == (False, True)  # else SAM gives it the name of its logical id
 
@@ -412,7 +410,7 @@ def test_every_path_reaches_submit() -> None:
     assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
 
 
-# --- alarms and the dashboard ---------------------------------------------------------------------------------------
+# --- alarms and the dashboard ---------------------------------------------------------------------
 
 
 def dimensions(alarm: str) -> dict[str, Any]:

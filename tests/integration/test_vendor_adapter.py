@@ -131,7 +131,7 @@ def expected_submission(status: int) -> Submission:
     return Submission.BUSY if status == 429 else Submission.AMBIGUOUS
 
 
-# --- the paid POST: answered ----------------------------------------------------------------------------------------------
+# --- the paid POST: answered ----------------------------------------------------------------------
 
 
 async def test_taken() -> None:
@@ -331,7 +331,7 @@ async def test_refusal_for_rate_is_busy() -> None:
         assert len(emulator.vendor.tasks) == 1
 
 
-# --- the paid POST: sent, and no answer -----------------------------------------------------------------------------------
+# --- the paid POST: sent, and no answer -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
 
 
-# --- the paid POST: not sent, proven --------------------------------------------------------------------------------------
+# --- the paid POST: not sent, proven --------------------------------------------------------------
 
 
 async def test_refused_connection_is_not_sent() -> None:
@@ -543,7 +543,7 @@ async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
         )
 
 
-# --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
+# --- the paid POST: what is looked at right before it ---------------------------------------------
 
 
 async def test_post_is_not_begun_with_too_little_time() -> None:
@@ -610,7 +610,7 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
         assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
-# --- the key --------------------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
 async def test_replaced_key_is_read_again_on_401() -> None:
@@ -681,7 +681,7 @@ async def test_poll_reads_the_key_again_after_401() -> None:
         assert keys.asked == [False, True, False]
 
 
-# --- connections ----------------------------------------------------------------------------------------------------------
+# --- connections ----------------------------------------------------------------------------------
 
 
 async def test_each_post_has_a_connection_of_its_own_and_polls_share_one() -> None:
@@ -759,7 +759,7 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
         assert proxy.connections == 0
 
 
-# --- polls ----------------------------------------------------------------------------------------------------------------
+# --- polls ----------------------------------------------------------------------------------------
 
 
 def task_body(status: object, *, task_id: object = "task-1", outer: str = "success", **data: Any) -> bytes:
@@ -1010,7 +1010,7 @@ async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
 
 
-# --- answers without end, and large ones ------------------------------------------------------------------------------------
+# --- answers without end, and large ones ----------------------------------------------------------
 
 
 TASK = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
@@ -1177,7 +1177,7 @@ async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
     assert (await submit(answering(answer(200, taken))))[0].upstream_task_id == "task-1"
 
 
-# --- how long the vendor wants to be left alone ------------------------------------------------------------------------------
+# --- how long the vendor wants to be left alone ---------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
@@ -1245,7 +1245,7 @@ async def test_an_unknown_outcome_tells_the_pause() -> None:
         assert (outcome.submission, outcome.retry_after) == (Submission.AMBIGUOUS, timedelta(seconds=120))
 
 
-# --- the balance: whether the vendor answers at all --------------------------------------------------------------------------
+# --- the balance: whether the vendor answers at all -----------------------------------------------
 
 
 async def balance(script: Script, keys: ApiKey | None = None) -> BalanceOutcome:

@@ -398,9 +398,8 @@ async def test_long_poll_times_out_with_a_snapshot() -> None:
 async def test_poll_is_not_held_without_long_poll(*, long_poll: bool, query: str) -> None:
     """A vendor without long polls ignores `wait`, and one with them never holds unasked."""
     async with vendor(task_seconds=60, long_poll=long_poll) as (_, client):
-        answer = await client.get(
-            f"/api/v1/tasks/{await submit(client)}{query}", timeout=20
-        )  # of 30 that it would be held
+        # of 30 that it would be held
+        answer = await client.get(f"/api/v1/tasks/{await submit(client)}{query}", timeout=20)
         assert answer.json()["data"]["status"] == "pending"
 
 

@@ -294,7 +294,7 @@ def test_what_we_sign_verifies_and_nothing_else_does(verifies: Verifier) -> None
     assert [name for name, received in tampered.items() if verifies(received)] == []
 
 
-# --- the samples in events/receivers --------------------------------------------------------------------------------------
+# --- the samples in events/receivers --------------------------------------------------------------
 
 
 async def test_a_sample_takes_what_we_send(receiver: Running) -> None:

@@ -1,8 +1,8 @@
 """The whole of taskhook on this machine: an emulated account, an emulator of the vendor, and a receiver for the callbacks.
 
-Prints one line of JSON when it is ready, then one for every callback received; everything else goes to stderr.
-Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot start or the
-account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
+Prints one line of JSON when it is ready, then one for every callback received; everything else goes to
+stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot
+start or the account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
         "--port",
         type=_number(int, 0, 65535),
         default=8080,
-        help="of the front admitting; 0: any free one (default: %(default)s)",
+        help="of the front door; 0: any free one (default: %(default)s)",
     )
     add(
         "--task-seconds",
@@ -249,7 +249,7 @@ async def _timed[T](what: str, work: Awaitable[T]) -> T:
 
 
 async def _validate(endpoint: str, token: str) -> None:
-    """Prove that the admitting, the API, the function and the caller's record work together; the function is warm from here on."""
+    """Prove that the door, the API, the function and the caller's record work together; the function is warm from here on."""
     url, headers = f"{endpoint}/api/v1/apikey/validate", {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         body = await answer.text()

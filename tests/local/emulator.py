@@ -1,13 +1,16 @@
 """MiniStack, with two gaps closed: 1.5.33 knows `AWS::AccountId` and its like everywhere but in `Conditions`.
 
-Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS account can ever
-have it relaxed. And where a function fails, runs out of time or has no room, its HTTP API answers as AWS's does.
-Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by name.
+Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS
+account can ever have it relaxed. And where a function fails, runs out of time or has no room, its HTTP API
+answers as AWS's does. Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by
+name.
 
-It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make, and one to remove.
+It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make,
+and one to remove.
 
-Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units as MiniStack
-reports them, indexes included; read units, which it gets wrong, from the sizes of what it answers.
+Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units
+as MiniStack reports them, indexes included; read units, which it gets wrong, from the sizes of what it
+answers.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The process that outlives the stack by a moment: however the stack ends, nothing of it stays.
 
-It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a pipe that only the
-stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader dies, it kills the whole group and
-removes the folder.
+It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a
+pipe that only the stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader
+dies, it kills the whole group and removes the folder.
 """
 
 import json

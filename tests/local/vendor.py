@@ -35,9 +35,8 @@ class VendorEmulator:
         """Start with no task and no fault."""
         self.vendor = Modellix(profile, sample_bytes=RESULT.stat().st_size)
         self.faults = Faults()
-        self._ended: defaultdict[str, asyncio.Event] = defaultdict(
-            asyncio.Event
-        )  # by task: what held polls wait for
+        # by task: what held polls wait for
+        self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._webhooks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -61,7 +60,7 @@ class VendorEmulator:
         app.cleanup_ctx.append(self._lifetime)
         return app
 
-    # --- control ----------------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         self.faults.inject(await control_body(request, Fault))
@@ -81,7 +80,7 @@ class VendorEmulator:
     async def _counts(self, _: web.Request) -> web.Response:
         return json_response(minified(self.vendor.counts()))
 
-    # --- the vendor's calls -----------------------------------------------------------------------------------------
+    # --- the vendor's calls -----------------------------------------------------------------------
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         provider, model = request.match_info["provider"], request.match_info["model"]
@@ -181,7 +180,7 @@ class VendorEmulator:
             raise web.HTTPNotFound
         return await _file(request, MEDIA / request.match_info["name"], fault)
 
-    # --- keys and faults --------------------------------------------------------------------------------------------
+    # --- keys and faults --------------------------------------------------------------------------
 
     def _admit(self, request: web.Request) -> str:
         """Return the caller's key once it is known and its window has room; the answer says how much."""
@@ -217,7 +216,7 @@ class VendorEmulator:
             headers = {"Location": str(request.url), **headers}
         return headers
 
-    # --- what happens at a task's end -------------------------------------------------------------------------------
+    # --- what happens at a task's end -------------------------------------------------------------
 
     def _expect_end(self, task: VendorTask) -> None:
         self._timers[task.id] = asyncio.get_running_loop().call_later(
@@ -305,7 +304,7 @@ async def _file(request: web.Request, path: Path, fault: Fault | None) -> web.St
     return web.FileResponse(path)
 
 
-# --- as a process of its own ------------------------------------------------------------------------------------------
+# --- as a process of its own ----------------------------------------------------------------------
 
 
 async def _serve(profile: VendorProfile, port: int) -> None:

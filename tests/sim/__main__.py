@@ -1,9 +1,9 @@
 """Every crash point: `python -m tests.sim [--json FILE] [--seed N] [--scenario NAME] [--quick]`.
 
-Each scenario is played once as it should go, and every interaction of the use cases with their world is written down. Then it is
-played again for each interaction and for each way in which that one may go wrong; fresh ticks follow until nothing is left to
-do, and the invariants are checked from the outside. Then the troubles that last (`tests.sim.trouble`) are played. Exit code 0
-when all hold, 1 when one does not.
+Each scenario is played once as it should go, and every interaction of the use cases with their world is
+written down. Then it is played again for each interaction and for each way in which that one may go wrong;
+fresh ticks follow until nothing is left to do, and the invariants are checked from the outside. Then the
+troubles that last (`tests.sim.trouble`) are played. Exit code 0 when all hold, 1 when one does not.
 """
 
 import argparse

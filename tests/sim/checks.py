@@ -158,9 +158,8 @@ def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: s
     slack = SLACK + scene.beat + (0 if scene.deployment.wakes else TICK)
     upstream = scene.vendor.tasks.get(task.get("upstream_task_id", ""))
     found = task.get("error") in {None, ErrorCode.UPSTREAM_FAILED}
-    if (
-        visits and upstream is not None and found and not scene.deployment.archives
-    ):  # what is copied first has a time of its own
+    # what is copied first has a time of its own
+    if visits and upstream is not None and found and not scene.deployment.archives:
         late = visits[0] - upstream.ends
         may = slack + (0.0 if scene.deployment.holds and not outcome else _until_found(scene, upstream))
         if late > may:

@@ -17,9 +17,8 @@ class SimMedia:
 
     def __init__(self, injector: FaultInjector) -> None:
         self._injector = injector
-        self.shown: dict[str, list[bool]] = defaultdict(
-            list
-        )  # by task's name: whether its image might be good
+        # by task's name: whether its image might be good
+        self.shown: dict[str, list[bool]] = defaultdict(list)
         self.warned: set[str] = set()  # invocations that have seen a bad one
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:

@@ -122,11 +122,11 @@ def _lasts(
         return [*found, *await machine.calm(within)]
 
 
-# Unknown outcomes are watched for a quarter of an hour; what the vendor has asked for may still last when it is well again.
+# Unknown outcomes are watched for a quarter of an hour; what the vendor has asked for may still last when it
+# is well again.
 _lasts("down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
-_lasts(
-    "down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours"
-)  # one probe every five minutes
+# one probe every five minutes
+_lasts("down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours")
 _lasts("posts down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("silent", 20 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("unreachable", 30 * MINUTE, within=10 * MINUTE)
@@ -174,7 +174,8 @@ async def with_receivers(machine: Machine, behaviours: Mapping[str, str]) -> lis
             )
     await _stream(machine, until=10 * MINUTE, every=6.0, callers={"alice": "ok"})
     await machine.until(_HALF_AN_HOUR)
-    # Before the repair three attempts have failed; the fourth comes half an hour after the third, or as much later as a host asked.
+    # Before the repair three attempts have failed; the fourth comes half an hour after the third, or as much
+    # later as a host asked.
     return await machine.calm(HOUR)
 
 

@@ -122,7 +122,7 @@ class Machine:
         self.loop.run_until_complete(self._clear())
         self.loop.close()
 
-    # --- functions -------------------------------------------------------------------------------------------------------
+    # --- functions --------------------------------------------------------------------------------
 
     def poll(self, accepted: Iterable[str] = ()) -> None:
         """Invoke the poll function: a tick, or a wake with ids."""
@@ -264,7 +264,7 @@ class Machine:
         finally:
             await self.loop.pause(self.dice.uniform(0.002, 0.02))
 
-    # --- time ------------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         await self.loop.pause(self.dice.uniform(1, 59))
@@ -310,7 +310,7 @@ class Machine:
         """Let no more ticks come."""
         self._ticks.cancel()
 
-    # --- looking around --------------------------------------------------------------------------------------------------
+    # --- looking around ---------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Give what is stored, by name."""

@@ -52,7 +52,7 @@ async def _insist(scene: Scene, name: str, key: str, **more: Any) -> None:
         await asyncio.sleep(pause)
 
 
-# --- submitting ---------------------------------------------------------------------------------------------------------------
+# --- submitting -----------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered"})
@@ -197,7 +197,7 @@ async def waits_too_long(scene: Scene) -> None:
     await scene.submit("a").ended.wait()
 
 
-# --- watching ----------------------------------------------------------------------------------------------------------------
+# --- watching -------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, task_time=140.0)
@@ -214,7 +214,8 @@ async def ends_at_the_hand_over(scene: Scene) -> None:
     await scene.tick.wait()
     began = scene.loop.time()
     for number, name in enumerate("abcdef"):
-        # Looked at every 2 s from its 20th second on, so that each is found ended at another moment around the next tick.
+        # Looked at every 2 s from its 20th second on, so that each is found ended at another moment around
+        # the next tick.
         scene.vendor.times[name] = TICK - 1.5 + 0.7 * number - (scene.loop.time() - began)
         await scene.submit(name, callback_url=f"https://r{number}.example.com/ok").ended.wait()
 
@@ -296,7 +297,7 @@ async def saves_money(scene: Scene) -> None:
     await scene.submit("b", late=6).ended.wait()
 
 
-# --- calling back ------------------------------------------------------------------------------------------------------------
+# --- calling back ---------------------------------------------------------------------------------
 
 
 def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float = 4.0) -> None:
@@ -337,9 +338,8 @@ async def delivers_again(scene: Scene) -> None:
     await scene.until(lambda: _is(scene, "a", "delivered") and _attempts(scene, "b") > 1)
     for name in ("a", "b", "a"):
         await scene.redeliver(name).ended.wait()
-    await scene.until(
-        lambda: _is(scene, "c", "undelivered"), 6000, step=20
-    )  # an hour, and until the index shows it
+    # an hour, and until the index shows it
+    await scene.until(lambda: _is(scene, "c", "undelivered"), 6000, step=20)
     await asyncio.sleep(2)
     await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
 
@@ -370,7 +370,7 @@ async def _second_caller(admin: Any) -> Any:
     return await callers.add("carol", callback_url=None, now=now, admin=admin)
 
 
-# --- archiving ---------------------------------------------------------------------------------------------------------------
+# --- archiving ------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success none"}, archives=True)
@@ -409,7 +409,7 @@ async def archives_too_late(scene: Scene) -> None:
     await scene.submit("b").ended.wait()
 
 
-# --- running --------------------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, task_time=40.0)

@@ -1,9 +1,9 @@
 """Trouble that lasts: `python -m tests.sim.trouble [NAME…] [--seed N] [--list]`.
 
-The crash points of `tests.sim` are short faults, one at a time, in small scenes. Here a vendor, receivers, clocks or a table
-are in trouble for minutes or hours, with up to 1,000 tasks of several callers, over the real adapter of the table and in
-virtual time. Afterwards everything must end within a stated time, no caller may have been late for another's trouble, and
-what the vendor provably never got must not be called unknown.
+The crash points of `tests.sim` are short faults, one at a time, in small scenes. Here a vendor, receivers,
+clocks or a table are in trouble for minutes or hours, with up to 1,000 tasks of several callers, over the
+real adapter of the table and in virtual time. Afterwards everything must end within a stated time, no caller
+may have been late for another's trouble, and what the vendor provably never got must not be called unknown.
 """
 
 import argparse

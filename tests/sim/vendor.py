@@ -64,9 +64,8 @@ class SimVendor:
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
         self.told: list[str] = []  # what is odd at the moment it happens
-        self.script: dict[str, list[Submission | str]] = defaultdict(
-            list
-        )  # by name: what becomes of its POSTs
+        # by name: what becomes of its POSTs
+        self.script: dict[str, list[Submission | str]] = defaultdict(list)
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
         self.misses: list[PollKind] = []  # what becomes of the next polls
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other

@@ -109,9 +109,8 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     assert task_answer(ended).body()["data"]["result"]["resources"] == [resource]
     [(_, _, _, body)] = archiver.receivers.attempts
     assert body.decode() == ended.message
-    assert (
-        archiver.tasks.writes == 6
-    )  # of which the success, the claim and the end of the copying are the archive's
+    # of which the success, the claim and the end of the copying are the archive's
+    assert archiver.tasks.writes == 6
 
 
 async def test_without_the_archive_nothing_changes(archiver: ArchiveWorld) -> None:

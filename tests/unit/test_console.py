@@ -13,9 +13,8 @@ from taskhook.api import pages
 
 FOLDER = Path(__file__).parents[2] / "functions" / "submit"
 NODE = shutil.which("node")
-FILES = re.findall(
-    r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8")
-)  # in the order of the page
+# in the order of the page
+FILES = re.findall(r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8"))
 PURE = ("page.js", "console/api.js", "console/widgets.js", "console/time.js")
 NOW = 1_800_000_000_000  # milliseconds
 
@@ -35,7 +34,7 @@ def evaluated(expression: str) -> Any:
     return json.loads(done.stdout)
 
 
-# --- the files --------------------------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 def test_each_file_uses_only_what_stands_above_it() -> None:
@@ -69,7 +68,7 @@ def test_a_page_has_one_script(page: str) -> None:
     subprocess.run([str(NODE), "--check", "-"], input=script, text=True, check=True)
 
 
-# --- the pure functions -----------------------------------------------------------------------------------------------
+# --- the pure functions ---------------------------------------------------------------------------
 
 
 @needs_node

@@ -307,7 +307,7 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
     }
 
 
-# --- a receiver tried out --------------------------------------------------------------------------------------------------
+# --- a receiver tried out -------------------------------------------------------------------------
 
 
 async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:
@@ -377,9 +377,8 @@ async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld
     world.clock.pass_by(timedelta(seconds=2))
     await tried(world, here)
     now = world.clock.now()
-    await world.control.reserve_deliveries(
-        "alice", 100, now=now, latest=now + timedelta(minutes=1)
-    )  # by redeliveries
+    # by redeliveries
+    await world.control.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))
     with pytest.raises(RejectedError) as rejected:
         await tried(world, here)
     assert rejected.value.retry_after == 102
@@ -402,7 +401,7 @@ async def test_a_target_that_is_no_callbacks_is_not_tried(world: DeliveryWorld, 
     assert (rejected.value.status, world.receivers.attempts) == (400, [])
 
 
-# --- a claim that covers its attempt: what no test noticed before ----------------------------------------------------------
+# --- a claim that covers its attempt: what no test noticed before ---------------------------------
 
 
 @pytest.mark.parametrize("passed_s", [0, 14, 16, 20, 29, 31, 300])

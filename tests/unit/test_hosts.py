@@ -44,7 +44,7 @@ replies = st.builds(
 MOST_OF_ONE = (SLOTS - RESERVED_SLOTS) // 2  # slots of a caller that is alone
 
 
-# --- one host's breaker ------------------------------------------------------------------------------------------------------
+# --- one host's breaker ---------------------------------------------------------------------------
 
 
 def after(*recorded: Reply, state: BreakerState | None = None) -> BreakerState:
@@ -115,7 +115,7 @@ def test_what_was_under_way_when_the_breaker_opened_does_not_prolong_it() -> Non
     assert after(*[DOWN] * 20, state=BreakerState(slots=20)) == after(*[DOWN] * FAILURES)
 
 
-# --- slots and turns ---------------------------------------------------------------------------------------------------------
+# --- slots and turns ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -310,7 +310,7 @@ def test_a_first_attempt_that_waits_is_not_overtaken(deliveries: Deliveries) -> 
     assert deliveries.hosts.enter("alice", "other")
 
 
-# --- breakers and those that wait --------------------------------------------------------------------------------------------
+# --- breakers and those that wait -----------------------------------------------------------------
 
 
 def test_those_that_wait_for_a_host_whose_breaker_opens_are_dropped(deliveries: Deliveries) -> None:
@@ -365,7 +365,7 @@ def test_what_is_learnt_of_hosts_is_bounded(deliveries: Deliveries) -> None:
     assert len(deliveries.hosts._hosts) <= IDLE_HOSTS + 2
 
 
-# --- what waits in memory ----------------------------------------------------------------------------------------------------
+# --- what waits in memory -------------------------------------------------------------------------
 
 
 def test_a_hundred_thousand_candidates_stay_few_in_memory(deliveries: Deliveries) -> None:

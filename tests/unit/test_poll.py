@@ -467,9 +467,8 @@ async def test_a_point_of_polling_is_not_lost_between_two_invocations(
     await hand_over(poller, task, timedelta(seconds=at_s))
     ended = poller.now_of(task)
     assert ended.ended_at is not None
-    assert ended.ended_at - ended.accepted_at < timedelta(
-        seconds=23
-    )  # by the point of 22 s, not the one of 24.2 s
+    # by the point of 22 s, not the one of 24.2 s
+    assert ended.ended_at - ended.accepted_at < timedelta(seconds=23)
 
 
 async def paid_by_another(poller: PollerWorld, queued: Task) -> None:
@@ -627,7 +626,7 @@ async def test_a_removed_caller_is_an_error_of_the_attempt(poller: PollerWorld) 
     assert poller.now_of(task).callback is CallbackState.WAITING
 
 
-# --- what an invocation tells of its load ----------------------------------------------------------------------------------
+# --- what an invocation tells of its load ---------------------------------------------------------
 
 
 async def test_polls_are_told_once_with_the_time_that_tasks_have_used(poller: PollerWorld) -> None:
@@ -691,7 +690,7 @@ async def test_a_queue_that_waits_tells_its_oldest(poller: PollerWorld) -> None:
     assert poller.facts("queue.waited") == []
 
 
-# --- held polls, webhooks, budget, slots -------------------------------------------------------------
+# --- held polls, webhooks, budget, slots ----------------------------------------------------------
 
 
 def lateness(poller: PollerWorld) -> list[timedelta]:
@@ -873,9 +872,8 @@ async def test_what_was_polled_before_a_leader_left_is_not_polled_again(poller: 
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     began = poller.clock.now()
-    poller.clock.pass_by(
-        timedelta(seconds=20)
-    )  # so that each tick is followed by a point, and by nothing else
+    # so that each tick is followed by a point, and by nothing else
+    poller.clock.pass_by(timedelta(seconds=20))
     await poller.run(timedelta(minutes=4))
     assert [round((at - began).total_seconds()) for at, _ in poller.vendor.polls] == [60, 120, 180, 240]
 
@@ -908,9 +906,8 @@ async def test_a_leader_that_leaves_without_having_seen_calls_nothing_served(pol
     await poller.add(State.WATCHED)
     point = schedule.next_poll(timedelta(seconds=700), first=timedelta(0))
     poller.vendor.task_time = timedelta(seconds=15)
-    poller.vendor.taken["task-t"] = (
-        poller.clock.now() + point - timedelta(seconds=16)
-    )  # it ends a second before its point
+    # it ends a second before its point
+    poller.vendor.taken["task-t"] = poller.clock.now() + point - timedelta(seconds=16)
     poller.clock.pass_by(point - timedelta(seconds=5))
     other = await poller.add(State.WATCHED, "other")
     watched = poller.tasks.watched
@@ -1168,7 +1165,7 @@ async def test_a_leader_that_stops_hard_resigns_before_it_drains(poller: PollerW
     assert woken.led
 
 
-# --- receivers' hosts ------------------------------------------------------------------------------------------------------
+# --- receivers' hosts -----------------------------------------------------------------------------
 
 
 async def seed(poller: PollerWorld, host: str, count: int, *, overdue: timedelta) -> list[Task]:
@@ -1286,7 +1283,7 @@ async def test_admission_that_is_closed_while_the_queue_is_served_is_opened_all_
     assert not poller.control.the_admission.waiting
 
 
-# --- how long, since when, whose turn: what no test noticed before ------------------------------------------------------------
+# --- how long, since when, whose turn: what no test noticed before --------------------------------
 
 
 async def test_a_task_that_is_being_paid_is_left_alone_for_a_minute(poller: PollerWorld) -> None:
@@ -1465,7 +1462,7 @@ async def test_what_lies_beyond_a_page_is_found(poller: PollerWorld) -> None:
     assert delivered == [CallbackState.DELIVERED] * 4
 
 
-# --- trouble that lasts ----------------------------------------------------------------------------------------------------
+# --- trouble that lasts ---------------------------------------------------------------------------
 
 
 def minutes(number: float) -> timedelta:
@@ -1797,7 +1794,7 @@ async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> N
     assert [poller.now_of(task).state for task in good] == [State.SUCCESS] * 2
 
 
-# --- where a request, a table or an index is not to be had for a moment -----------------------------------------------------
+# --- where a request, a table or an index is not to be had for a moment ---------------------------
 
 
 @pytest.mark.parametrize("loaded", [2000, 5])
@@ -1953,9 +1950,8 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.ports.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
-    poller.control.leadership = LeadershipView(
-        leader="old", until=began + STOP, webhook_at=began
-    )  # so that polls are rare
+    # so that polls are rare
+    poller.control.leadership = LeadershipView(leader="old", until=began + STOP, webhook_at=began)
     poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
     poller.control.used[window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)

@@ -76,7 +76,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
     assert rejected.value.status == 409
 
 
-# --- an answer that waits ------------------------------------------------------------------------------------------------
+# --- an answer that waits -------------------------------------------------------------------------
 
 
 async def waited(tasks: MemoryTasks, clock: VirtualClock, task_id: str, seconds: float = 13) -> Task:
@@ -130,7 +130,7 @@ def test_wait_is_true_or_false(value: str) -> None:
         query.is_waiting({"wait": value})
 
 
-# --- the balance ---------------------------------------------------------------------------------------------------------
+# --- the balance ----------------------------------------------------------------------------------
 
 
 def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
@@ -341,7 +341,7 @@ async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     assert answer["data"]["billing"] == {"amount": "0.2400"}
 
 
-# --- delivered again -------------------------------------------------------------------------------------------------------
+# --- delivered again ------------------------------------------------------------------------------
 
 RETENTION = timedelta(days=7)
 UNDELIVERED, DELIVERED = CallbackState.UNDELIVERED, CallbackState.DELIVERED

@@ -16,9 +16,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     def tell(event: str, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
         metrics.clear_metrics()
-        logger = Logger(
-            service=uuid.uuid4().hex, stream=lines
-        )  # one of that name may be kept, with its stream
+        # one of that name may be kept, with its stream
+        logger = Logger(service=uuid.uuid4().hex, stream=lines)
         LogReporter(logger, metrics).tell(event, **facts)
         metrics.flush_metrics()
         written = json.loads(capsys.readouterr().out)

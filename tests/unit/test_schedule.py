@@ -141,7 +141,7 @@ def test_no_attempt_after_the_tenth(attempts: int, jitter: float) -> None:
     assert retry_wait(attempts, jitter=jitter) is None
 
 
-# --- what a receiver may ask for -------------------------------------------------------------------------------------------
+# --- what a receiver may ask for ------------------------------------------------------------------
 
 jitters = st.floats(0, 1, exclude_max=True)
 statuses = st.none() | st.integers(100, 599).filter(lambda status: not 200 <= status < 300)

@@ -267,7 +267,7 @@ async def test_a_repeat_in_flight_gives_up_after_eight_seconds(world: SubmitWorl
     assert world.clock.now() - began == timedelta(seconds=8)
 
 
-# --- repeats of clients that count them, without a key --------------------------------------------------------------------
+# --- repeats of clients that count them, without a key --------------------------------------------
 
 
 @pytest.mark.parametrize("submission", list(Submission))
@@ -278,9 +278,8 @@ async def test_a_counted_repeat_is_the_first_request_again(
     world.vendor.submit_outcomes.append(outcome(submission, 422, "no"))
     first = await world.submit(count="0")
     again = [await world.submit(count=count) for count in ("1", "2")]
-    asked = (
-        2 if submission is Submission.REFUSED_HERE else 1
-    )  # nothing was paid, and the id may be used again
+    # nothing was paid, and the id may be used again
+    asked = 2 if submission is Submission.REFUSED_HERE else 1
     assert len(world.vendor.submits) == asked
     assert {one.task.task_id for one in again} == {first.task.task_id}
     if submission is not Submission.REFUSED_HERE:
@@ -302,9 +301,8 @@ async def test_a_counted_repeat_whose_first_never_came_is_paid_once(world: Submi
     answers = [await world.submit(count=count) for count in ("1", "2", "0")]
     assert len(world.vendor.submits) == 1
     assert len({one.task.task_id for one in answers}) == 1
-    assert (await world.submit(count="0")).task.task_id != answers[
-        0
-    ].task.task_id  # and this one is another request
+    # and this one is another request
+    assert (await world.submit(count="0")).task.task_id != answers[0].task.task_id
 
 
 async def test_a_counted_repeat_is_known_for_two_minutes_after_the_one_before(world: SubmitWorld) -> None:
@@ -777,7 +775,7 @@ async def test_an_idempotency_key_is_1_to_255_printable_characters(world: Submit
     assert (rejected.value.status, world.tasks.items) == (400, {})
 
 
-# --- media ----------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 SMALL = MediaFacts(size=1000, format="PNG", tracks=("Image",), width=150, height=4000)
 IMAGE_TOO_SMALL = "Value out of range: image_url is 150x4000 px; each side must be 200 to 4096"
@@ -825,9 +823,8 @@ async def test_media_are_looked_at_at_once_and_in_time(inspected: SubmitWorld) -
     ]
     assert answer.task.submitted_at == answer.task.accepted_at == before + timedelta(seconds=1)
     assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
-    assert "media.checked" not in {
-        event for event, _ in inspected.told.events
-    }  # what is as usual costs no line
+    # what is as usual costs no line
+    assert "media.checked" not in {event for event, _ in inspected.told.events}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def item_size(task: Task) -> int:
     return size(task.model_dump(mode="json", exclude_none=True)) + 200  # its place in the indexes
 
 
-# --- the state machine ----------------------------------------------------------------------------------------------------
+# --- the state machine ----------------------------------------------------------------------------
 
 
 class TaskMachine(RuleBasedStateMachine):
@@ -458,7 +458,7 @@ def test_state_machine() -> None:
     )
 
 
-# --- the ways through it --------------------------------------------------------------------------------------------------
+# --- the ways through it --------------------------------------------------------------------------
 
 
 def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
@@ -634,7 +634,7 @@ def test_unknown_attributes_are_ignored() -> None:
     assert Task.model_validate(watched().model_dump(mode="json") | {"invented_later": {"x": 1}}) == watched()
 
 
-# --- bodies ---------------------------------------------------------------------------------------------------------------
+# --- bodies ---------------------------------------------------------------------------------------
 
 
 def test_message_of_a_success() -> None:
@@ -818,7 +818,7 @@ def test_largest_archiving_item_fits_the_table(data: Json) -> None:
     assert item_size(ended) < MAX_ITEM
 
 
-# --- what the vendor's answer to the paid POST means ----------------------------------------------------------------------
+# --- what the vendor's answer to the paid POST means ----------------------------------------------
 
 TAKEN_BODY: Json = {"code": 0, "message": "success", "data": {"task_id": "task-1"}}
 
