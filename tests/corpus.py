@@ -1,4 +1,4 @@
-"""Media files made on the spot: every format, each limit just inside and just outside, and what is made to deceive."""
+"""Media files made on the spot: every format, each limit just inside and outside, and deceptions."""
 
 import io
 import struct
@@ -142,7 +142,7 @@ def in_boxes(major: bytes, *others: bytes, size: int = 0) -> bytes:
 
 
 def write_stretched(mp4: bytes, size: int, path: Path) -> None:
-    """Write an MP4 with nothing between its pictures and its index, until it has that size; the file system keeps no zeros."""
+    """Write an MP4 with zeros between pictures and index, up to that size; they take no disk."""
     [(start, end)] = [(start, end) for name, start, end in boxes(mp4) if name == b"mdat"]
     gap = size - len(mp4)
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""How long a cold start takes: import and first event as a whole process, beside the floor and beside a naive layer.
+"""How long a cold start takes: import and first event as a whole process, beside floor and naive layer.
 
 *Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as
 `pip` or a plain `sam build` leaves it. All on the same interpreter with nothing else on its path, in turns;

@@ -1,4 +1,4 @@
-"""Tasks that flow through a deployed stack while things go wrong, and what must be true of them in the end."""
+"""Tasks that flow through a deployed stack while things go wrong, and what must be true in the end."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
 FRONT_S = 60.0  # the front door answers after 30 s at the latest
-MEASURED_SHARE = 0.7  # of the submits that the account serves when it does nothing else; the rest is for polls and callbacks
+# Of the submits that the account serves when it does nothing else; the rest is for polls and callbacks.
+MEASURED_SHARE = 0.7
 FRESH_S = 60.0  # an attempt takes 15 s at most
 REFUSED = {400, 403, 404, 405, 413, 415, 422}
 STATUSES = ("302", "401", "402", "403", "404", "408", "409", "425", "429", "500", "503")
@@ -79,7 +80,7 @@ class Flow:
         self._answers = Progress()
 
     async def submit_all(self, tasks: int, *, most_per_second: float, measured: int = 0) -> float:
-        """Submit as careful clients do: each with a key of its own, again until there is an answer. Give the tasks a second.
+        """Submit as careful clients do, with a key each, until there is an answer. Give the tasks a second.
 
         The first `measured` tasks come as fast as they are answered; the others at a share of that rate, or
         at `most_per_second`.
@@ -193,7 +194,7 @@ class Flow:
             await asyncio.sleep(look_s)
 
     async def audit(self, deliveries: Listing) -> "Audit":
-        """Look from the outside: what the vendor was paid, what the receiver got, what the API says of the rest."""
+        """Look from outside: what the vendor was paid, what receivers got, what the API says of the rest."""
         control = (await self.http.get(f"{self.upstream}/_control", timeout=120)).json()
         upstream: dict[int, list[Json]] = defaultdict(list)
         for task in control["tasks"]:
@@ -234,7 +235,7 @@ class Flow:
         return audit
 
     def _refute(self, sent: Sent, delivery: Json) -> str | None:
-        """Say what is wrong with a message; its age is that at which it came, not that at which it is looked at."""
+        """Say what is wrong with a message; its age is that at which it came."""
         headers = delivery["headers"]
         at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
         good = Webhook(self.callers[sent.caller][1]).sign(headers["webhook-id"], at, delivery["body"])
@@ -276,7 +277,7 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """Count those whose caller will hear nothing: not called back, and neither on their way nor honestly given up."""
+        """Count those whose caller will hear nothing: not called back, on their way or given up."""
         on_its_way = {"waiting", "undelivered"}
         return sum(
             task.get("callback", {}).get("state") not in on_its_way

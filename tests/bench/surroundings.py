@@ -1,4 +1,4 @@
-"""What the functions find around them: an emulated account with tables, a caller and a secret, and a vendor beside it."""
+"""What the functions find around them: an emulated account (tables, a caller, a secret) and a vendor."""
 
 import asyncio
 import contextlib

@@ -119,7 +119,7 @@ def peak(process: psutil.Process) -> int:
 
 
 def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -> None:
-    """The callback's link leads to the same bytes when the vendor's copy is gone, and copying them took little memory."""
+    """The link leads to the same bytes when the vendor's copy is gone, and copying took little memory."""
     archiving.results(bytes=SIZE)
     began = time.monotonic()
     task_id = archiving.user.accepted(marker, callback_url=archiving.inbox.url(marker))
@@ -138,7 +138,8 @@ def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -
     bulk = Bulk(task["upstream_task_id"], SIZE)
     assert archiving.download(resource["url"]) == (SIZE, bulk.digest())
     most = max(peak(worker) for worker in archiving.workers())
-    print(f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB")  # noqa: T201  # a figure
+    figures = f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB"
+    print(figures)  # noqa: T201  # for README
     assert most < MEMORY / 2
 
     for wrong in (

@@ -212,7 +212,7 @@ def assert_accessible(page: Page) -> None:
 def test_from_sign_in_to_redelivery(
     stack: Stack, user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, tmp_path: Path
 ) -> None:
-    """Sign in, submit through the form, watch the task end, see a callback refused and then arrive, look at the film, redeliver."""
+    """Sign in, submit, watch the task end, see a callback refused and arrive, look at the film, redeliver."""
     visitor = visit(viewport={"width": 1200, "height": 860})
     page = visitor.page
     page.goto("/")
@@ -267,7 +267,7 @@ def test_from_sign_in_to_redelivery(
 def test_the_form_is_filled_in_again_and_says_what_the_server_says(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, visit: Callable[..., Visitor], marker: str
 ) -> None:
-    """The server's own words stand beside the fields that they name; a task can be submitted again with a change."""
+    """The server's words stand beside the fields they name; a task can be submitted again with a change."""
     task_id = user.accepted(marker, callback_url=inbox.url(marker))
     visitor = visit().signed_in(token_of(user), f"/#/submit?from={task_id}")
     visitor.expected = {400}
@@ -331,7 +331,7 @@ def test_a_lost_answer_is_no_second_payment(
 
 
 def test_the_list_lives(newcomer: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str) -> None:
-    """Empty at first, it shows a task as it is accepted and until it has ended; it rests while it is hidden."""
+    """Empty at first, it shows a task from acceptance to its end; it rests while it is hidden."""
     visitor = visit()
     page, clock = visitor.page, visitor.page.clock
     clock.install()
@@ -449,7 +449,7 @@ def test_what_is_hostile_shows_as_text(
     marker: str,
     state: State,
 ) -> None:
-    """Every field of a task, and what a receiver answers, is text: nothing of it is an element, a link or a script."""
+    """Every field of a task, and what a receiver answers, is text: no element, no link, no script."""
     task = hostile_task(newcomer, state)
     stored(task)
     inbox.behave(marker, 200, body=HOSTILE, times=2)
@@ -491,7 +491,7 @@ ODD: list[Any] = [
 def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
     newcomer: User, stored: Callable[[Task], None], visit: Callable[..., Visitor]
 ) -> None:
-    """An object, a list, a number or null where a link or a text belongs is shown as it came; what is a link is one."""
+    """An object, list, number or null in place of a link or text is shown as it came; a link is one."""
     files = [*({"url": one, "type": one} for one in ODD), *ODD, {"url": "https://example.com/good.mp4"}]
     results: list[Any] = [{"resources": files}, {"resources": {"url": "x"}}, *ODD]
     tasks = [
@@ -603,7 +603,7 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
 def test_every_view_is_accessible(
     user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, scheme: Scheme
 ) -> None:
-    """In the eyes of axe, in light and dark, and on a phone; with the keyboard alone one gets to the content."""
+    """In the eyes of axe, in light and dark, and on a phone; the keyboard alone gets to the content."""
     task_id = user.accepted(marker, callback_url=inbox.url(marker))
     user.ended(task_id)
     visitor = visit(color_scheme=scheme, reduced_motion="reduce")
@@ -639,7 +639,7 @@ def test_every_view_is_accessible(
 
 
 def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marker: str) -> None:
-    """The first stop skips the header; a task opens by Enter, and its refresh does not take the focus away."""
+    """The first stop skips the header; a task opens by Enter, and its refresh leaves the focus there."""
     task_id = user.accepted(marker)
     user.ended(task_id, "none")
     visitor = visit().signed_in(token_of(user))

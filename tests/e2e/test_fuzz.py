@@ -53,7 +53,7 @@ def test_an_encoded_line_feed_in_a_path_reaches_the_api(stack: Stack) -> None:
 
 
 def test_no_request_crashes_the_api_or_leaves_a_trace_where_it_was_refused(stack: Stack) -> None:
-    """Whatever is sent: no 5xx, no answer that the description lacks, no task of which the caller was not told."""
+    """Whatever is sent: no 5xx, no answer beyond the description, no task that the caller was not told."""
     before, accepted, calls = stored(stack), set[str](), 0
     headers = {"Authorization": f"Bearer {stack.token}"}
 

@@ -1,4 +1,4 @@
-"""The admin command as people and programs meet it: help, tables, JSON, exit codes, and errors that say what to do."""
+"""The admin command as people and programs meet it: help, tables, JSON, exit codes, helpful errors."""
 
 import io
 import json

@@ -16,7 +16,8 @@ from tests.local.front import Front
 from tests.local.server import serving
 
 FUNCTIONS = {
-    "good": """def handler(event, _): return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",
+    "good": """def handler(event, _):
+        return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",
     "raises": """def handler(event, _): raise ValueError("a secret")""",
     "slow": """import time\ndef handler(event, _): time.sleep(60)""",
     "dies": """import os\ndef handler(event, _): os._exit(1)""",

@@ -1,4 +1,4 @@
-"""The layer: what it weighs, what is in it, and that a cold start loads nothing that it did not load before."""
+"""The layer: what it weighs, what is in it, and that a cold start loads nothing new."""
 
 import subprocess
 import sys
@@ -103,7 +103,7 @@ async def test_a_poller_loads_nothing_that_answers_http(layers: dict[str, Path])
 
 
 def isolated(program: str, *arguments: Any, environment: dict[str, str] | None = None) -> str:
-    """Run a program that finds the standard library and its first argument's packages, and return what it printed."""
+    """Run a program over the standard library and its first argument's packages; return what it printed."""
     paths = "import sys; sys.path[:0] = [sys.argv[-1]]\n" if len(arguments) == 1 else ""
     run = [sys.executable, "-I", "-S", "-B", "-c", paths + program, *map(str, arguments)]
     done = subprocess.run(run, env=environment or {}, capture_output=True, check=False, text=True)

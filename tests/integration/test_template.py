@@ -183,7 +183,7 @@ def test_no_role_has_a_wildcard(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
-    """Invariants of storage: tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
+    """Tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))
     assert {action for action, resource in grants(role) if resource == CALLERS} <= {"dynamodb:GetItem"}
     assert role == "SubmitRole" or "dynamodb:PutItem" not in {action for action, _ in grants(role)}
@@ -205,7 +205,7 @@ def test_every_function_is_listed_here() -> None:
 
 
 def test_the_environment_is_the_settings() -> None:
-    """Every variable is a field and every field a variable; only submit knows poll's name, and only poll the archive's."""
+    """Variables and fields are the same; only submit knows poll's name, and only poll the archive's."""
     # which Lambda sets
     fields = {name.upper() for name in Settings.model_fields} - {"AWS_LAMBDA_FUNCTION_NAME"}
     assert set(variables("SubmitFunction")) == fields - {"ARCHIVE_FUNCTION"}
@@ -230,7 +230,7 @@ def test_without_the_archive_there_is_nothing_of_it() -> None:
 
 
 def test_the_bucket_is_closed_kept_and_tidy() -> None:
-    """Encrypted, over TLS alone, nothing public; what is abandoned or old goes by itself, and nothing with the stack."""
+    """Encrypted, TLS alone, nothing public; what is abandoned or old goes, and nothing with the stack."""
     bucket, policy = RESOURCES["Results"], RESOURCES["ResultsOverTlsOnly"]
     for resource in (bucket, policy):
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
@@ -318,7 +318,7 @@ def test_every_table_is_kept() -> None:
 
 
 def test_the_secret_is_made_once_and_kept() -> None:
-    """Its deployment key is random, in no template and no parameter, and outlives the stack as the tables that it encrypts."""
+    """Its deployment key is random, in no template or parameter, and outlives the stack as the tables do."""
     [secret] = of_type("AWS::SecretsManager::Secret").values()
     assert (secret["DeletionPolicy"], secret["UpdateReplacePolicy"]) == ("Retain", "Retain")
     assert set(secret["Properties"]) == {"Description", "GenerateSecretString"}
@@ -332,7 +332,7 @@ def test_the_secret_is_made_once_and_kept() -> None:
 
 
 def test_the_keys_of_tasks() -> None:
-    """The keys and both indexes are right from the first deployment: an update changes one index at a time."""
+    """Keys and both indexes are right from the first deployment: an update changes one index at a time."""
     table = properties("Tasks")
     keys = {None: table["KeySchema"]} | {
         index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]

@@ -66,7 +66,7 @@ type Shape = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str | None]
 
 
 def as_http_api(shape: Shape) -> Shape:
-    """Show nothing of what went wrong in a function, as AWS's HTTP API does; MiniStack shows the function's own error."""
+    """Show nothing of a function's error, as AWS's HTTP API does; MiniStack would show it."""
 
     def shaped(result: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
         if result.get("throttle"):
@@ -90,10 +90,11 @@ class UnpackedOnce(zipfile.ZipFile):
     _lock = threading.Lock()
 
     def namelist(self) -> list[str]:
-        """Name nothing: MiniStack would look where each name leads, and `extractall` lets none lead out of its folder."""
+        """Name nothing: MiniStack would follow each name, and `extractall` keeps all in its folder."""
         return []
 
-    def extractall(self, path: Any = None, members: Any = None, pwd: bytes | None = None) -> None:  # noqa: ARG002  # as its base
+    # The parameters are its base's.
+    def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:  # noqa: ARG002
         """Put a link in the place of an empty folder."""
         content = Path(str(self.filename)).read_bytes()
         unpacked = Path(os.environ["TMPDIR"]) / f"unpacked-{hashlib.sha256(content).hexdigest()[:16]}"
@@ -111,7 +112,7 @@ type Answer = tuple[int, dict[str, str], str | bytes]
 
 
 class Meter:
-    """Calls, read units and write units, by operation and kind of item; the file always holds the sums so far."""
+    """Calls, read units and write units, by operation and kind of item; the file holds the sums so far."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -151,7 +152,7 @@ def _kind(request: Request) -> str:
 
 
 def _read_units(request: Request, answer: Request) -> float:
-    """Bill what was read: items one by one where they were named, together where they were searched; at least one unit."""
+    """Bill what was read: items one by one where named, together where searched; at least one unit."""
     named = (
         [answer.get("Item", {})]
         if "Key" in request
@@ -164,7 +165,7 @@ def _read_units(request: Request, answer: Request) -> float:
 
 
 def size(item: dict[str, Any]) -> int:
-    """Weigh an item as DynamoDB does: names and values, numbers by their digits, three bytes for a list or a map."""
+    """Weigh an item as DynamoDB does: names, values, numbers by digits, three bytes for a list or a map."""
     return sum(len(name.encode()) + _weight(*next(iter(value.items()))) for name, value in item.items())
 
 

@@ -1,4 +1,4 @@
-"""The front door: one origin for callers, passed on byte by byte to the HTTP API inside the emulated account."""
+"""The front door: one origin for callers, passed on byte by byte to the HTTP API in the emulated account."""
 
 import json
 

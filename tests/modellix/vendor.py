@@ -1,4 +1,4 @@
-"""Modellix as its pages describe it, without a wire: its tasks and its limits, in whatever time it is given."""
+"""Modellix as its pages describe it, without a wire: its tasks and limits, in whatever time it is given."""
 
 import math
 import re
@@ -218,7 +218,7 @@ class Modellix:
         origin: str,
         fault: Fault | None = None,
     ) -> VendorTask:
-        """Take a task, which is paid for from then on; raises RefusedError where it is wrong, or one too many."""
+        """Take a task, which is paid for from then on; raises RefusedError for a wrong or surplus one."""
         fields = validated_fields(body)
         hook = webhook_url if self.profile.webhooks else None
         if hook is not None and not is_http_url(hook):

@@ -13,7 +13,7 @@ from tests.world import GOOD_IMAGE, GOOD_VIDEO
 
 
 class SimMedia:
-    """`MediaProbe`: good media, but for the names that begin with `ugly`; keeps what it has shown to which invocation."""
+    """`MediaProbe`: good media, but for names that begin with `ugly`; keeps what each invocation saw."""
 
     def __init__(self, injector: FaultInjector) -> None:
         self._injector = injector

@@ -1,4 +1,4 @@
-"""A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
+"""A deployment in memory: its functions over the real adapters of the table, and the world around them."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Injects faults between the use cases and their world: every call on a port passes here, is counted, and may go wrong."""
+"""Injects faults between the use cases and their world: every call on a port is counted, and may go wrong."""
 
 import asyncio
 import contextlib

@@ -151,7 +151,7 @@ class _Finder(ast.NodeVisitor):
     # --- conditions and nonces of writes ----------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """Find the conditions of writes, as a whole and each of their terms, and that a failed one shows what stood there."""
+        """Find conditions of writes, whole and term by term, and that a failed one shows what stood there."""
         text = node.value
         if text == "ALL_OLD":
             self._add(node, "nonce", '"NONE"')
@@ -164,7 +164,7 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "condition", repr(" ".join(rest)))
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        """Find the looks at the last write's nonce, and what is judged by the time of a question and not of its answer."""
+        """Find the looks at the last write's nonce, and what a question's time judges, not its answer's."""
         text = self._text(node)
         if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
             clock = "self._clock" if "self._clock." in self.source else "self.clock"
@@ -229,7 +229,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        """Find bounds by a claim, `task.claimed_until or deadline`, and times that count from the paid POST on."""
+        """Find bounds by a claim, `task.claimed_until or deadline`, and times counted from the paid POST."""
         first = self._text(node.values[0])
         if isinstance(node.op, ast.Or) and first.endswith((".claimed_until", ".submitted_at")):
             self._add(node, "claim" if first.endswith("_until") else "time", self._text(node.values[-1]))
@@ -238,7 +238,7 @@ class _Finder(ast.NodeVisitor):
     # --- times, units, and what is still to be read -----------------------------------------------
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        """Find how long claims last, from when on an index is read again, and the keys that a batch has left out."""
+        """Find how long claims last, since when an index is read again, and keys that a batch left out."""
         name, value = (
             node.targets[0].id if isinstance(node.targets[0], ast.Name) else "",
             self._text(node.value),
@@ -321,8 +321,9 @@ class _Finder(ast.NodeVisitor):
 
 def _is_condition(text: str) -> bool:
     """Tell a condition of a write from the condition of a query and from an update."""
+    term = r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)"
     written = re.fullmatch(
-        r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)( (AND|OR) (attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+))*",
+        rf"{term}( (AND|OR) {term})*",
         text,
     )
     return written is not None
@@ -349,7 +350,7 @@ def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
-    """Give the stage that notices the mutation; an empty string when none does. Runs in a process of its own."""
+    """Give the stage that notices the mutation; an empty string when none does. Runs in its own process."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "taskhook"
@@ -421,7 +422,11 @@ def main() -> int:
         for mutation, stage, seconds in pool.imap_unordered(
             partial(notice, quick=options.quick), wanted, chunksize=1
         ):
-            what = f"{mutation.file}:{mutation.line} {mutation.kind}: {mutation.what[:90]} -> {mutation.becomes[:60]}"
+            where, change = (
+                f"{mutation.file}:{mutation.line}",
+                f"{mutation.what[:90]} -> {mutation.becomes[:60]}",
+            )
+            what = f"{where} {mutation.kind}: {change}"
             print(f"{stage or 'UNNOTICED':24} {seconds:5.1f} s  {what}", flush=True)
             if not stage:
                 survivors.append(mutation)

@@ -25,7 +25,7 @@ class Scenario:
     script: Script
     deployment: Callable[[], Deployment]
     ends: dict[str, str] = field(default_factory=dict)  # by task: `success delivered`, `failed none`, …
-    beat: float = 2.0  # seconds between a poller's looks at what is due; slower where it waits long, for the sake of time
+    beat: float = 2.0  # seconds between a poller's looks at what is due; slower where it waits long
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -79,7 +79,7 @@ async def repeats_with_key(scene: Scene) -> None:
 
 @_scenario({"a": "success delivered", "b": "success delivered"})
 async def counts_its_repeats(scene: Scene) -> None:
-    """Official SDKs, without a key: repeats at once and later, one that overtakes its first request, and one that never had one."""
+    """Official SDKs without a key: repeats at once and later, one that overtakes, one without a first."""
     for name, counts in (("a", "0112"), ("b", "102")):
         began = scene.loop.time()
         visits = [scene.submit(name, count=count) for count in counts]
@@ -146,7 +146,7 @@ async def uses_the_key_again(scene: Scene) -> None:
 
 @_scenario({**dict.fromkeys("abc", "failed delivered"), "d": "success delivered"}, beat=4.0)
 async def vendor_is_down(scene: Scene) -> None:
-    """Three answers in a row are lost; the fourth task waits until the vendor answers a request that is free."""
+    """Three answers in a row are lost; the fourth task waits until the vendor answers a free request."""
     for name in "abc":
         scene.vendor.script[name] = ["dropped"]
     for name in "abcd":
@@ -210,7 +210,7 @@ async def is_handed_over(scene: Scene) -> None:
 
 @_scenario(dict.fromkeys("abcdef", "success delivered"))
 async def ends_at_the_hand_over(scene: Scene) -> None:
-    """Tasks that end while one leader hands over to the next: before the tick, with it, and while the old one drains."""
+    """Tasks that end while one leader hands over to the next: before, with and after the tick."""
     await scene.tick.wait()
     began = scene.loop.time()
     for number, name in enumerate("abcdef"):

@@ -94,7 +94,7 @@ class Scene(Functions):
         )
 
     def _idle_ticks(self) -> int:
-        """Count the whole ticks before the one that finds the next retry: none of those may be missed, or it would be late."""
+        """Count the whole ticks before the one that finds the next retry: to miss one would make it late."""
         waiting = [item for item in self.table.working(TASKS) if item["work"]["S"] == "retry"]
         due = [
             int(item["work_at"]["S"].partition("_")[0])
@@ -109,7 +109,7 @@ class Scene(Functions):
         self.acting = False
 
     async def until(self, met: Callable[[], bool], within: float = 600.0, *, step: float = 0.2) -> bool:
-        """Wait, as a script does, until something has come about; False when it does not. Long steps let ticks be left out."""
+        """Wait until something has come about; False when it does not. Long steps let ticks be left out."""
         self.patient = step >= PATIENT_STEP
         end = self.loop.time() + within
         while not met():

@@ -1,4 +1,4 @@
-"""A DynamoDB client in memory, so that the real adapter is what the simulator tries: conditions, nonces, lagging indexes.
+"""A DynamoDB client in memory, so that the simulator tries the real adapter: conditions, lagging indexes.
 
 It knows the expressions that this project uses and refuses all others loudly.
 """

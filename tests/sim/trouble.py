@@ -37,7 +37,7 @@ def play(name: str, seed: int = SEED) -> list[str]:
 
 @contextlib.contextmanager
 def _memory_for_few(really: bool) -> Iterator[None]:  # noqa: FBT001  # a switch of its own name
-    """Let the poller keep few things in memory, so that a thousand tasks are as many for it as a hundred thousand."""
+    """Let the poller keep few things in memory, so that a thousand tasks are like a hundred thousand."""
     bounds = (
         (watch, "LOADED", FEW),
         (hosts, "CALLER_WAITING", FEW),

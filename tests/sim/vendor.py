@@ -57,7 +57,7 @@ class SimVendor:
         webhook: Callable[[str, str], Invocation],
         aside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`states_of` tells what the table says of a task, `webhook` calls ours, `aside` lets something go its way beside."""
+        """`states_of` tells a task's states in the table, `webhook` calls ours, `aside` starts something."""
         self._injector, self._loop, self._deployment = injector, injector.loop, deployment
         self._states_of, self._webhook, self._aside = states_of, webhook, aside
         self.posts: list[Post] = []

@@ -173,7 +173,7 @@ def test_a_thousand_silent_hosts_of_one_caller_leave_slots_for_another(
     deliveries: Deliveries,
     known: bool,  # noqa: FBT001
 ) -> None:
-    """They hold their slots to the end; even where they had answered before, another caller's attempt starts at once."""
+    """They hold their slots to the end; even so another caller's attempt starts at once."""
     for number in range(1000):
         if known:
             deliveries.answered("bob", f"silent-{number}", times=1)
@@ -314,7 +314,7 @@ def test_a_first_attempt_that_waits_is_not_overtaken(deliveries: Deliveries) -> 
 
 
 def test_those_that_wait_for_a_host_whose_breaker_opens_are_dropped(deliveries: Deliveries) -> None:
-    """They are named once; what comes later finds no room until the breaker closes, and then a single slot."""
+    """They are named once; later ones find no room until the breaker closes, then a single slot."""
     deliveries.offer("alice", "dead", 20)
     deliveries.offer("alice", "dead", 10, Order.REPEAT)
     deliveries.offer("alice", "good", 5)
@@ -416,7 +416,7 @@ def test_an_id_waits_once_and_may_be_withdrawn(deliveries: Deliveries) -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in which order: a candidate starts once, is withdrawn or is dropped, and no bound is passed."""
+    """Whatever happens, in any order: a candidate starts once, is withdrawn or dropped; no bound breaks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
 
 
 async def test_a_webhook_that_the_vendor_does_not_confirm_changes_nothing(world: WebhookWorld) -> None:
-    """A webhook is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
+    """A webhook is never believed. It may be early, and the only one: so the vendor is asked to repeat it."""
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.webhook(task)
@@ -162,7 +162,7 @@ async def test_a_webhook_during_the_submit_is_asked_to_come_again(world: Webhook
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, *, ended: bool) -> None:
     """The vendor names its task; asked with our key it knows it, and the task is adopted."""
     task = await world.add(State.UNKNOWN)
     world.vendor.taken["task-late"] = world.clock.now() - (world.vendor.task_time if ended else timedelta(0))
