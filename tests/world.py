@@ -462,7 +462,7 @@ class RecordingReporter:
 
     events: list[tuple[str, dict[str, str | int | float | None]]] = field(default_factory=list)
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Keep it."""
         self.events.append((event, facts))
 

@@ -242,7 +242,7 @@ class Answered(RecordingReporter):
         self.times: list[float] = []
         self.all_there = asyncio.Event()
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Note the time."""
         if event == "callback.attempted" and facts["task_id"] in self.wanted:
             self.times.append(perf_counter())

@@ -376,7 +376,7 @@ def _ported(method: Callable[..., Any], full: str, injector: FaultInjector) -> C
 
     if full.endswith(".now"):
         return method
-    return told if full == "Reporter.tell" else asynchronous
+    return told if full == "Reporter.report" else asynchronous
 
 
 def _call(full: str, frame: Any) -> PortCall:

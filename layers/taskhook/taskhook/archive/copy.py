@@ -107,11 +107,11 @@ async def _archive(task_id: str, hard_stop: datetime, ports: ArchivePorts, done:
     except (StaleTaskError, StoreUnavailableError):
         return  # another invocation has it, or the tick comes back for it
     except Exception as error:  # noqa: BLE001  # its text may hold a link; the tick comes back for it
-        ports.reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
+        ports.reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
         return
     if all(copy.settled for copy in copies):
         archived = sum(copy.archived for copy in copies)
-        ports.reporter.tell(
+        ports.reporter.report(
             "task.archived",
             task_id=task_id,
             caller=task.caller,
@@ -263,6 +263,6 @@ class _Copying:
 
     def _tell(self, event: str, place: int, **facts: str | float | None) -> None:
         task = self.task
-        self.ports.reporter.tell(
+        self.ports.reporter.report(
             event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts
         )

@@ -389,5 +389,5 @@ class Clock(Protocol):
 class Reporter(Protocol):
     """Where the use cases tell what happened: one line per outcome, named `noun.verb`. Never raises."""
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Tell one outcome, or `count` of them. Facts never hold secrets, URLs with queries, or payloads."""

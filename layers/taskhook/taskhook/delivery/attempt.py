@@ -56,7 +56,7 @@ async def attempt(task: Task, ports: DeliveryPorts, *, ran_until: datetime | Non
     _record(task, reply, ports)
     after = _settled(task, reply, ports.clock.now(), retention=ports.retention)
     made = after.log[-1]
-    ports.reporter.tell(
+    ports.reporter.report(
         "callback.attempted",
         task_id=task.task_id,
         caller=task.caller,
@@ -136,7 +136,7 @@ def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:
     host = host_of(task)
     opened = ports.hosts.record(task.caller, host, reply)
     if opened is not None:
-        ports.reporter.tell(
+        ports.reporter.report(
             "receiver.circuit_opened",
             caller=task.caller,
             host=host,

@@ -73,7 +73,7 @@ async def send_test_callbacks(
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
-        reporter.tell(
+        reporter.report(
             "callback.tested",
             caller=caller.caller,
             type=sample.event,

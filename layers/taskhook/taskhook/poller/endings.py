@@ -85,7 +85,7 @@ class Endings:
         if ran_until is not None and stored.callback is CallbackState.WAITING:
             self.ran_until[task.task_id] = ran_until
         self.steps["ended"] += 1
-        self._ports.reporter.tell(
+        self._ports.reporter.report(
             "task.ended", task_id=stored.task_id, caller=stored.caller, state=stored.state, error=stored.error
         )
         return stored

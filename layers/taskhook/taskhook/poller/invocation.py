@@ -175,7 +175,7 @@ class _Invocation:
             self._blind = False
         except StoreUnavailableError as error:
             self._blind = True
-            self._ports.reporter.tell("poll.scan_failed", error=str(error))
+            self._ports.reporter.report("poll.scan_failed", error=str(error))
         return True
 
     async def _inherit(self) -> None:
@@ -256,11 +256,11 @@ class _Invocation:
         """
         polls, reporter = self._watch.polls, self._ports.reporter
         if polls.asked:
-            reporter.tell(
+            reporter.report(
                 "vendor.polled", count=polls.asked, deadline_used=round(100 * polls.deadline_used, 1)
             )
         if polls.unanswered:
-            reporter.tell("vendor.unavailable", count=polls.unanswered, error=polls.complaint)
+            reporter.report("vendor.unavailable", count=polls.unanswered, error=polls.complaint)
         if (waited := self._queue.longest_wait) is not None:
             used = round(100 * (waited / self._rules.max_queue_age), 1)
-            reporter.tell("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)
+            reporter.report("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)

@@ -186,7 +186,7 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             return
         reason = "key_refused" if key_refused else "throttled"
-        self._ports.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
+        self._ports.reporter.report("vendor.paused", reason=reason, seconds=pause.total_seconds())
         await self.store(self.admission.pause_polls(now + pause))
 
     async def read_admission(self) -> None:

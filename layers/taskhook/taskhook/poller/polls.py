@@ -206,7 +206,7 @@ class Polls:
         """Take over a submit whose process has died before it could store the vendor's answer."""
         self._endings.steps["marked_unknown"] += 1
         unknown = await self._ports.tasks.swap(task, task.mark_unknown())
-        self._ports.reporter.tell(
+        self._ports.reporter.report(
             "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
         )
         return unknown

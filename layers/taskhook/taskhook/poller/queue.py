@@ -144,7 +144,7 @@ class Queue:
                     raise
                 # One poisoned task keeps no other caller's waiting.
                 except Exception as error:  # noqa: BLE001
-                    self._ports.reporter.tell(
+                    self._ports.reporter.report(
                         "task.crashed", task_id=head.task_id, error=type(error).__name__
                     )
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
@@ -229,7 +229,7 @@ class Queue:
             ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None
         )
         stored = await self._ports.tasks.swap(task, ended)
-        self._ports.reporter.tell(
+        self._ports.reporter.report(
             "task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error
         )
         self._track(stored)  # its delivery keeps no other task in the queue waiting
@@ -249,7 +249,7 @@ class Queue:
                 await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
                 await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
-                self._ports.reporter.tell(
+                self._ports.reporter.report(
                     "vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds()
                 )
             case Submission.NOT_SENT:

@@ -89,7 +89,7 @@ class Scheduler:
             return None
         # One poisoned task never stops the others; it is told, and tried again.
         except Exception as error:  # noqa: BLE001
-            self._reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
+            self._reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
             kind.postpone(task_id, PAUSE_LONG)
             return None
         return self._hand_on(task_id, task)

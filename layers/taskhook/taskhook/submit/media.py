@@ -47,7 +47,7 @@ async def inspect(
         judged = [rule.judge(facts) for (rule, _), facts in zip(request.media, seen, strict=True)]
     for one in judged:
         if one.verdict is not Verdict.FINE:
-            reporter.tell(
+            reporter.report(
                 "media.checked",
                 caller=caller.caller,
                 model=request.model,

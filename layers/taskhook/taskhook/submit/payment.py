@@ -67,7 +67,7 @@ async def pay(
             task.model, task.request.encode(), hook=hook, limit=limit, **admit
         )
     # Before anything is stored: an id that is paid for is known from here on, whatever hangs.
-    payment.reporter.tell(
+    payment.reporter.report(
         "task.submitted",
         task_id=task.task_id,
         caller=task.caller,
@@ -123,7 +123,7 @@ async def _settle(
         # A table that is away, or rights that a deployment is just replacing.
         except Exception:  # noqa: BLE001
             if not told:
-                payment.reporter.tell(
+                payment.reporter.report(
                     "task.outcome_unstored",
                     task_id=task.task_id,
                     outcome=outcome.submission,

@@ -164,7 +164,7 @@ async def _begin(
             task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payment.tasks, clock=payment.clock
         )
     queued = waiting + 1 if task.state is State.QUEUED else None
-    payment.reporter.tell(
+    payment.reporter.report(
         "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
     )
     return task, admission

@@ -103,9 +103,9 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
         )
     _remember(ports.looked_at, task.task_id, now)
     outcome = await ports.vendor.poll(task.upstream_task_id or upstream_task_id)
-    ports.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
+    ports.reporter.report("vendor.polled", task_id=task.task_id, kind=outcome.kind)
     if outcome.kind is PollKind.UNAVAILABLE:
-        ports.reporter.tell("vendor.unavailable", task_id=task.task_id, error=outcome.message)
+        ports.reporter.report("vendor.unavailable", task_id=task.task_id, error=outcome.message)
     return outcome
 
 
@@ -122,7 +122,7 @@ async def _adopt(task: Task, upstream_task_id: str, ports: WebhookPorts) -> None
     """Give an ambiguous task the id under which the vendor, asked with our key, knows it."""
     with contextlib.suppress(StaleTaskError):  # another invocation has settled it
         await ports.tasks.swap(task, task.recovered(upstream_task_id, ports.clock.now()))
-        ports.reporter.tell("task.recovered", task_id=task.task_id, caller=task.caller)
+        ports.reporter.report("task.recovered", task_id=task.task_id, caller=task.caller)
         await ports.wake.wake(task.task_id)
 
 

@@ -51,7 +51,7 @@ async def cancel(
         canceled = await tasks.swap(task, canceled)
     except StaleTaskError as stale:
         raise RejectedError(HTTPStatus.CONFLICT, "Conflict: the task is being submitted right now") from stale
-    reporter.tell(
+    reporter.report(
         "task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error
     )
     if wake is not None and canceled.work_key is not None:
@@ -178,5 +178,5 @@ async def _again(task: Task, at: datetime, *, tasks: TaskStore, reporter: Report
         again = await tasks.swap(task, task.redelivered(at))
     except StaleTaskError:
         return None
-    reporter.tell("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
+    reporter.report("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
     return again

@@ -37,7 +37,7 @@ class LambdaWake:
                 self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
             )
         except (BotoCoreError, ClientError) as error:
-            self._reporter.tell("poll.wake_failed", task_id=task_id, error=type(error).__name__)
+            self._reporter.report("poll.wake_failed", task_id=task_id, error=type(error).__name__)
 
 
 class LambdaArchiver:
@@ -62,6 +62,6 @@ class LambdaArchiver:
                 self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
             )
         except (BotoCoreError, ClientError) as error:
-            self._reporter.tell("archive.start_failed", task_id=task_id, error=type(error).__name__)
+            self._reporter.report("archive.start_failed", task_id=task_id, error=type(error).__name__)
             return False
         return True

@@ -1,5 +1,7 @@
 """Log lines and metrics."""
 
+import resource
+
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
@@ -26,9 +28,14 @@ class LogReporter:
         self._logger = logger
         self._metrics = metrics
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
-        """Write the line `event` with its facts."""
-        self._logger.info(event, extra={name: value for name, value in facts.items() if value is not None})
+    def report(self, event: str, **facts: str | float | None) -> None:
+        """Write the line `event` with its facts, and with how much memory this process has used at most.
+
+        Lambda's own report of that is not logged: of an invocation that did nothing it would be the only line.
+        """
+        known = {name: value for name, value in facts.items() if value is not None}
+        known["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        self._logger.info(event, extra=known)
         counter = _metric(event, facts)
         if counter not in _LINES_ONLY:
             self._metrics.add_metric(

@@ -268,7 +268,7 @@ class DynamoTasks:
                 continue
             wait = next(waits, None)
             if wait is None:
-                self._reporter.tell("tasks.left_out", count=len(keys))
+                self._reporter.report("tasks.left_out", count=len(keys))
                 if all_of_them:
                     raise StoreUnavailableError("some items are throttled")
                 return items
@@ -285,7 +285,7 @@ class DynamoTasks:
         before, when = ("", at) if work == "retry" else (at[: at.find("#") + 1], at[at.find("#") + 1 :])
         if when > f"{milliseconds(self._clock.now()):013d}":
             return  # pushed back already, and still seen because its caller has nothing else to do
-        self._reporter.tell("task.unreadable", task_id=task_id)
+        self._reporter.report("task.unreadable", task_id=task_id)
         if work not in {"queue", "retry"}:
             return  # `watch` is swept whole, so nothing waits behind it
         later = f"{before}{milliseconds(self._clock.now() + _PUSH_BACK):013d}{when[13:]}"

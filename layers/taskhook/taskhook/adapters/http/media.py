@@ -91,7 +91,7 @@ class AiohttpMediaProbe:
         parsed = await _parse(remote)
         if not (parsed.confined or self._told):
             self._told = True
-            self._reporter.tell("parser.unconfined")
+            self._reporter.report("parser.unconfined")
         facts = parsed.model_dump(exclude={"known", "confined"})
         return MediaFacts(format=remote.format if parsed.known else "", **facts)
 
