@@ -514,7 +514,7 @@ def test_what_a_stack_tells() -> None:
 
 
 def test_nothing_is_traced_unless_asked_for() -> None:
-    """Off by default; the right to record is always there, for Lambda looks for it as it makes the function."""
+    """Off by default; the right to record is always there: Lambda looks for it as it makes the function."""
     assert TEMPLATE["Parameters"]["Tracing"]["Default"] == "off"
     assert TEMPLATE["Conditions"]["Traces"] == {"Fn::Equals": [{"Ref": "Tracing"}, "on"]}
     assert TEMPLATE["Globals"]["Function"]["Tracing"] == {"Fn::If": ["Traces", "Active", "PassThrough"]}
