@@ -1,9 +1,10 @@
-"""How long a cold start takes: import and first event as a whole process, beside the floor and beside a naive layer.
+"""How long a cold start takes: import and first event as a whole process, beside floor and naive layer.
 
-*Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as `pip` or a plain
-`sam build` leaves it. All on the same interpreter with nothing else on its path, in turns; each figure is the median of the
-ratios of its round. The first event of submit is a submit (tables and secret in MiniStack, the vendor's emulator), that of
-poll a tick with nothing due. A submit whose media are looked at stands beside: it loads aiohttp, and starts two parsers.
+*Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as
+`pip` or a plain `sam build` leaves it. All on the same interpreter with nothing else on its path, in turns;
+each figure is the median of the ratios of its round. The first event of submit is a submit (tables and secret
+in MiniStack, the vendor's emulator), that of poll a tick with nothing due. A submit whose media are looked at
+stands beside: it loads aiohttp, and starts two parsers.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The emulated account: MiniStack under a supervisor, and the unchanged template built and deployed into it."""
+"""The emulated account: MiniStack under a supervisor, and the unchanged template deployed into it."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ class Account:
         return "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
 
     async def run(self, *command: str | Path, said: str = "") -> str:
-        """Run a command in this account, with `said` on its standard input; give what it printed. It dies with the account."""
+        """Run a command in this account, `said` on stdin; give its output. It dies with the account."""
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=self.folder,
@@ -108,7 +108,7 @@ class Account:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without AWS accounts, without the vendor's key, and without a proxy for loopback."""
+    """Return this process's environment without AWS accounts, vendor key, or proxy for loopback."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -186,7 +186,8 @@ async def answering(account: Account) -> None:
                         ended.cancel()
                         return
             await asyncio.sleep(0.05)
-    msg = f"the emulated account {'ended' if ended.done() else 'does not answer'}; it said last:\n{account.last_words()}"
+    how = "ended" if ended.done() else "does not answer"
+    msg = f"the emulated account {how}; it said last:\n{account.last_words()}"
     ended.cancel()
     raise StackError(msg)
 
@@ -218,7 +219,7 @@ async def build(account: Account) -> Path:
 
 
 def build_folder() -> Path:
-    """Return where the build of the files as they are now is kept, named by a digest of everything that it depends on."""
+    """Return where the build of the present files is kept, named by a digest of all that it depends on."""
     digest = hashlib.sha256(f"{platform.python_version()} {ARCHITECTURE}".encode())
     for name in BUILD_INPUTS:
         for file in sorted((ROOT / name).rglob("*")) or [ROOT / name]:
