@@ -62,8 +62,8 @@ class DeliveryError(StrEnum):
     TLS = (
         "tls",
         (
-            "the handshake failed in another way: no cipher in common, or a client certificate is wanted under "
-            "TLS 1.2"
+            "the handshake failed in another way: no cipher in common, or a client certificate is wanted "
+            "under TLS 1.2"
         ),
     )
     HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"

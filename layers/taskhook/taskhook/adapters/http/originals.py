@@ -128,7 +128,7 @@ class AiohttpOriginals:
             self._open = None
 
     async def _ask(self, url: str, start: int, tag: str | None) -> _OpenResponse:
-        """Ask for the rest of a file, of this version; where the server sends all of it, skip what is there."""
+        """Ask for the rest of a file, of this version; skip what is there where the server sends it all."""
         self._leave()
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and tag and tag.startswith('"'):  # a strong one: another version comes whole
