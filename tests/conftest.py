@@ -26,6 +26,16 @@ class StuckError(KeyboardInterrupt):
     """A test is interrupted; an event loop passes on this kind of error alone, whichever task it strikes."""
 
 
+def pytest_configure() -> None:
+    """Take Ctrl-C as a terminal would send it.
+
+    A shell starts what runs in its background with SIGINT ignored, and every program that a test starts would
+    inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
     """Note how long each phase of a test may take, and keep pytest-timeout from more."""
