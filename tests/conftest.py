@@ -1,7 +1,8 @@
-"""A test that hangs fails alone, and says where everything stood; the run goes on and ends with pytest's own summary.
+"""What holds for every test: which process runs it where several do (`make test`), and what becomes of a hanging one.
 
-pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole run, and the error
-that its `signal` raises is lost where a task of the event loop happens to run.
+A test that hangs fails alone, and says where everything stood; the run goes on and ends with pytest's own summary.
+pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole run,
+and the error that its `signal` raises is lost where a task of the event loop happens to run.
 """
 
 import asyncio
@@ -20,6 +21,35 @@ settings.load_profile("patient")
 
 LIMIT = pytest.StashKey[float]()
 AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
+
+# The groups that take longest begin first, or one process would be busy with them when all others have ended.
+LONGEST = ("stack", "tests/e2e/test_load.py", "tests/e2e/test_install.py", "tests/unit/test_sim.py")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep a file's tests in one process, and in one all that use the stack.
+
+    The stack is then deployed once, and one test at a time breaks its vendor.
+    """
+    if item.get_closest_marker("xdist_group") is None:
+        needs_stack = "stack" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("stack" if needs_stack else item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest groups, where several processes share the run."""
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: LONGEST.index(group) if (group := _group(item)) in LONGEST else len(LONGEST)
+        )
+
+
+def _group(item: pytest.Item) -> str:
+    """Name the tests among which an item stays, in one process."""
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    name: str = marker.args[0]
+    return name
 
 
 class StuckError(KeyboardInterrupt):

@@ -5,7 +5,7 @@ import pytest
 from tests.bench import load
 from tests.bench.__main__ import SEED
 
-TASKS, PATIENCE_S = 500, 20.0
+TASKS, PATIENCE_S = 240, 20.0
 
 
 @pytest.mark.timeout(3600)  # it goes by what moves, and ends by itself when nothing does

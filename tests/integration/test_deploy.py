@@ -43,6 +43,8 @@ if verb == "deploy" and os.environ.get("SAM_MAKES"):
     cloudformation.get_waiter("stack_create_complete").wait(StackName=given["--stack-name"], WaiterConfig={"Delay": 1})
 """
 
+pytestmark = pytest.mark.xdist_group("stack")  # `tests/e2e/test_deploy.py` works in the same folder
+
 type Ran = tuple[int, str, str]  # exit code, stdout, stderr
 
 
