@@ -22,34 +22,14 @@ settings.load_profile("patient")
 LIMIT = pytest.StashKey[float]()
 AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
 
-# The groups that take longest begin first, or one process would be busy with them when all others have ended.
-LONGEST = ("stack", "tests/e2e/test_load.py", "tests/e2e/test_install.py", "tests/unit/test_sim.py")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep a file's tests in one process, and in one all that use the stack.
-
-    The stack is then deployed once, and one test at a time breaks its vendor.
-    """
-    if item.get_closest_marker("xdist_group") is None:
-        needs_stack = "stack" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("stack" if needs_stack else item.nodeid.partition("::")[0]))
+# What takes longest begins first, or one process would be busy with it when all others have ended.
+LONGEST = ("tests/unit/test_sim.py", "tests/unit/test_trouble.py", "tests/e2e/", "tests/integration/", "")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest groups, where several processes share the run."""
+    """Put the longest files first where several processes share the run, each of them taking file by file."""
     if hasattr(config, "workerinput"):
-        items.sort(
-            key=lambda item: LONGEST.index(group) if (group := _group(item)) in LONGEST else len(LONGEST)
-        )
-
-
-def _group(item: pytest.Item) -> str:
-    """Name the tests among which an item stays, in one process."""
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    name: str = marker.args[0]
-    return name
+        items.sort(key=lambda item: next(n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)))
 
 
 class StuckError(KeyboardInterrupt):
