@@ -23,7 +23,15 @@ LIMIT = pytest.StashKey[float]()
 AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
 
 # What takes longest begins first, or one process would be busy with it when all others have ended.
-LONGEST = ("tests/unit/test_sim.py", "tests/unit/test_trouble.py", "tests/e2e/", "tests/integration/", "")
+LONGEST = (
+    "tests/e2e/test_load.py",
+    "tests/unit/test_sim.py",
+    "tests/e2e/test_operations.py",
+    "tests/e2e/",
+    "tests/unit/test_trouble.py",
+    "tests/integration/",
+    "",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -31,8 +31,11 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     )
 
 
-async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
-    """Let so many tasks flow through a stack of its own; give the receipt when all are through, or nothing moves any more."""
+async def run(tasks: int, seed: int, *, patience_s: float, fault_every: int = FAULT_EVERY) -> dict[str, Any]:
+    """Let so many tasks flow through a stack of its own, the vendor failing once for every `fault_every` of them.
+
+    Gives the receipt when all are through, or nothing moves any more.
+    """
     flags = (
         "--task-seconds",
         "5",
@@ -48,7 +51,7 @@ async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         began = time.monotonic()
         rounds = asyncio.create_task(
-            flow.inject(rounds=10_000, every_tasks=FAULT_EVERY, after=MEASURED, spare=KEY_FAULTS)
+            flow.inject(rounds=10_000, every_tasks=fault_every, after=MEASURED, spare=KEY_FAULTS)
         )
         submitting = asyncio.create_task(
             flow.submit_all(tasks, most_per_second=MOST_PER_SECOND, measured=MEASURED)
