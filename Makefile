@@ -27,8 +27,8 @@ local: tools ## the whole thing on this machine (ARGS="--port 8080 --task-second
 	@exec python -m tests.local $(ARGS)
 
 .PHONY: test
-test: tools ## every test, the embedded stack included (ARGS="tests/unit -k …")
-	python -m pytest $(ARGS)
+test: tools ## every test, the embedded stack included (ARGS="tests/unit -k …"; ARGS="-n 0 -s": in one process)
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: tools ## format, lint, types, import contracts, template, locks

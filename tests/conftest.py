@@ -1,5 +1,6 @@
-"""A test that hangs fails alone, and says where everything stood; the run goes on to pytest's summary.
+"""What holds for every test: which process runs it (`make test`), and what becomes of one that hangs.
 
+A test that hangs fails alone, and says where everything stood; the run goes on to pytest's summary.
 pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole
 run, and the error that its `signal` raises is lost where a task of the event loop happens to run.
 """
@@ -20,6 +21,23 @@ settings.load_profile("patient")
 
 LIMIT = pytest.StashKey[float]()
 AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
+
+# What takes longest begins first, or one process would be busy with it when all others have ended.
+LONGEST = (
+    "tests/e2e/test_load.py",
+    "tests/unit/test_sim.py",
+    "tests/e2e/test_operations.py",
+    "tests/e2e/",
+    "tests/unit/test_trouble.py",
+    "tests/integration/",
+    "",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first where several processes share the run, each of them taking file by file."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: next(n for n, name in enumerate(LONGEST) if item.nodeid.startswith(name)))
 
 
 class StuckError(KeyboardInterrupt):

@@ -32,8 +32,11 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     )
 
 
-async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
-    """Let tasks flow through a stack of its own; give the receipt when all are through, or nothing moves."""
+async def run(tasks: int, seed: int, *, patience_s: float, fault_every: int = FAULT_EVERY) -> dict[str, Any]:
+    """Let so many tasks flow through a stack of its own, the vendor failing once for every `fault_every`.
+
+    Gives the receipt when all are through, or nothing moves any more.
+    """
     flags = (
         "--task-seconds",
         "5",
@@ -49,7 +52,7 @@ async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         began = time.monotonic()
         rounds = asyncio.create_task(
-            flow.inject(rounds=10_000, every_tasks=FAULT_EVERY, after=MEASURED, spare=KEY_FAULTS)
+            flow.inject(rounds=10_000, every_tasks=fault_every, after=MEASURED, spare=KEY_FAULTS)
         )
         submitting = asyncio.create_task(
             flow.submit_all(tasks, most_per_second=MOST_PER_SECOND, measured=MEASURED)

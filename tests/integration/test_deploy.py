@@ -105,6 +105,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     }
     (tmp_path / "template.json").write_text(json.dumps(small))
     monkeypatch.setattr(deploy, "SAM", (sys.executable, tmp_path / "sam.py"))
+    monkeypatch.setattr(deploy, "WORK", tmp_path / "work")
 
     def run(verb: str, *arguments: str, terminal: Operator | None = None, **environment: str) -> Ran:
         sam = {"SAM_CALLS": str(tmp_path / "calls"), "SAM_TEMPLATE": str(tmp_path / "template.json")}
@@ -268,7 +269,7 @@ def test_a_failed_step_is_the_last(bench: Bench, named: dict[str, str], verb: st
     code, shown, told = bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), SAM_FAILS=verb, **named)
     assert (code, shown, bench.sam[-1]["verb"]) == (1, "", verb)
     assert complaint in told
-    assert list((stack.ROOT / ".aws-sam").glob("deploy-*")) == []
+    assert list((bench.folder / "work").iterdir()) == []
 
 
 def test_at_a_terminal_name_and_key_are_asked_for(

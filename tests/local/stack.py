@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -195,27 +196,31 @@ async def answering(account: Account) -> None:
 async def build(account: Account) -> Path:
     """Return the folder that `sam build` made of these very files, now or before."""
     built = build_folder()
-    if not built.exists():
-        fresh = account.folder / "build"
-        await _sam(
-            account,
-            "build",
-            {"Architecture": ARCHITECTURE},
-            "--template-file",
-            TEMPLATE,
-            "--build-dir",
-            fresh,
-        )
-        if build_folder() != built:
-            return fresh  # a source changed while we built: good for now, not to be found again
-        # A run that finds the folder finds all of it, and two that build at once do not meet.
-        with contextlib.suppress(OSError):
-            fresh.rename(built)
+    async with _alone(WORK / "build.lock"):
+        if not built.exists():
+            fresh = account.folder / "build"
+            options = ("--template-file", TEMPLATE, "--build-dir", fresh)
+            await _sam(account, "build", {"Architecture": ARCHITECTURE}, *options)
+            if build_folder() != built:
+                return fresh  # a file changed meanwhile: good for this stack, not to be found again
+            fresh.rename(built)  # what is found there is whole
     os.utime(built)
     for old in WORK.glob("built-*"):
         if old.stat().st_mtime < time.time() - BUILD_KEPT_S:
             shutil.rmtree(old, ignore_errors=True)
     return built
+
+
+@contextlib.asynccontextmanager
+async def _alone(lock: Path) -> AsyncIterator[None]:
+    """Be the only process that builds: stacks that start at once need one. The lock ends with its process."""
+    with lock.open("w") as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await asyncio.sleep(0.2)
+        yield
 
 
 def build_folder() -> Path:

@@ -40,11 +40,12 @@ class SkewedClock:
 
     def __init__(self, loop: VirtualLoop, ahead: float) -> None:
         self._loop = loop
-        self.ahead = ahead
+        self._ahead = timedelta(seconds=ahead)
 
     def now(self) -> datetime:
-        """Tell what this container takes for the time."""
-        return self._loop.now() + timedelta(seconds=self.ahead)
+        """Tell what this container takes for the time; asked millions of times, mostly of right clocks."""
+        moment = self._loop.now()
+        return moment + self._ahead if self._ahead else moment
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait in virtual time."""

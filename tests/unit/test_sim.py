@@ -23,8 +23,12 @@ PART_WITHIN_S = 600.0  # there are hundreds, of a second or two each
 
 @pytest.mark.timeout(6 * 3600)  # it goes by its parts
 def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
-    """Every call on a port, in every scenario, goes wrong in every way: what lasts is `test_trouble.py`'s."""
-    command = [sys.executable, "-m", "tests.sim", "--points", "--json", str(tmp_path / "figures.json")]
+    """Every call on a port goes wrong in every way, in three of its scenarios at most.
+
+    `python -m tests.sim` plays it in all of them. What lasts is `test_trouble.py`'s.
+    """
+    figures_file = str(tmp_path / "figures.json")
+    command = [sys.executable, "-m", "tests.sim", "--points", "--scenarios", "3", "--json", figures_file]
     found, parts = tmp_path / "found", tmp_path / "parts"
     with (
         found.open("w") as stdout,
@@ -43,7 +47,7 @@ def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
     assert explored.returncode == 0, found.read_text()[-20_000:] + parts.read_text()[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["violations"], figures["never_injected"], figures["missed"]) == (0, [], 0)
-    assert figures["points"] > 10_000
+    assert figures["points"] > 2_500
 
 
 def test_no_history_of_many_callers_breaks_anything() -> None:
