@@ -15,8 +15,8 @@ import boto3
 import psutil
 
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
+from tests.local.stack import EMULATOR
 
-EMULATOR = ROOT / "tests/local/emulator.py"
 RESCUE_S = 22 * 60  # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
 
@@ -132,7 +132,7 @@ class Killer:
     def _is_emulator(self, process: psutil.Process) -> bool:
         """Tell by its port and its program; everybody below it has the same environment."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:2] == [str(EMULATOR)]
+            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:3] == ["-m", EMULATOR]
         return False
 
     def figures(self) -> dict[str, Any]:

@@ -81,6 +81,12 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--meter", type=_meter, metavar="FILE", help="count into a file what the functions ask of DynamoDB, in units that AWS bills"
     )
+    add(
+        "--cpu",
+        choices=("lambda", "full"),
+        help="how much of a processor a function gets: Lambda's share, or all of it"
+        " (default: LAMBDA_CPU; where that is not set lambda, if control groups can be written here, else full)",
+    )
     add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
     return parser
 
@@ -171,8 +177,9 @@ async def _serve(options: argparse.Namespace) -> None:
         samples = PUBLIC_SAMPLES if options.real_vendor else (f"{media}/media/actor.jpg", f"{media}/media/scene.mp4")
         receiver_url = await room.enter_async_context(serving(receiver.app()))
 
-        _say("sam build, MiniStack, sam deploy: up to a minute the first time")
-        account = await room.enter_async_context(stack.emulated_account(options.meter))
+        cpu, share = stack.processors(options.cpu)
+        _say(f"{share}\nsam build, MiniStack, sam deploy: up to a minute the first time")
+        account = await room.enter_async_context(stack.emulated_account(options.meter, cpu=cpu))
         built, _ = await asyncio.gather(
             _timed("functions and layer built", stack.build(account)), _timed("emulated account started", stack.answering(account))
         )

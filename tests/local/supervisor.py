@@ -1,8 +1,8 @@
 """The process that outlives the stack by a moment: however the stack ends, nothing of it stays.
 
 It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a pipe that only the
-stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader dies, it kills the whole group and
-removes the folder.
+stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader dies, it kills the whole group,
+and removes the folder and the control groups of the functions' processes.
 """
 
 import json
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.local import share
 
 LOG = "emulator.log"
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -45,6 +47,7 @@ def main() -> None:
             os.killpg(leader.pid, signal.SIGKILL)
             leader.wait()
         _remove(folder)
+        share.remove_all(share.stack_of(folder))
 
 
 def _lives(leader: subprocess.Popen[bytes]) -> bool:
