@@ -95,6 +95,7 @@ def test_the_stack_ends_with_its_parent() -> None:
         ("--task-seconds", "nan"),
         ("--rpm", "0"),
         ("--meter", "/nowhere/meter.json"),
+        ("--cpu", "half"),
     ],
     ids=" ".join,
 )

@@ -110,7 +110,7 @@ def groups(folder: Path) -> list[Path]:
 
 def periods(account: stack.Account) -> tuple[int, int]:
     """Count the periods in which the newest process computed, and those in which it was throttled."""
-    group = max((one for one in groups(account.folder) if (one / "cpu.stat").exists()), key=lambda one: int(one.name))
+    group = max((one for one in groups(account.folder) if (one / "cpu.stat").exists()), key=lambda one: int(one.name.split("-")[1]))
     counts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
     return int(counts["nr_periods"]), int(counts["nr_throttled"])
 

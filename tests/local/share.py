@@ -150,7 +150,7 @@ class FunctionProcess(subprocess.Popen[str]):
     def __init__(self, command: list[str], *, env: dict[str, str], stack: str, tell: Callable[[str], None], **options: Any) -> None:
         self._what = f"a process of {env.get('AWS_LAMBDA_FUNCTION_NAME', command[-1])}"
         self._tell = tell
-        self.group = Group(stack, str(next(self._numbers)), int(env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]))
+        self.group = Group(stack, f"{os.getpid()}-{next(self._numbers)}", int(env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]))
         try:
             super().__init__(self.group.entering(command), env=env, **options)
         except BaseException:
