@@ -45,13 +45,10 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
         runs, phases = asyncio.run(_rounds(commands, 3 if quick else 21))
     figures: dict[str, Any] = {f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"}
     figures["ms"] = {name: round(statistics.median(taken) * 1000) for name, taken in runs.items()}
-    figures["init_and_first_event"] = {
-        "processor": "whole" if share.refusal() else "Lambda's share",
-        **{
-            f"{name}_ms": [round(statistics.median(part) * 1000) for part in zip(*taken, strict=True)]
-            for name, taken in phases.items()
-        },
-    }
+    figures["processor_of_first_event"] = "whole" if share.refusal() else "Lambda's share"
+    for name, taken in phases.items():
+        init, event = (round(statistics.median(part) * 1000) for part in zip(*taken, strict=True))
+        figures[f"{name}_ms"] = {"init": init, "first_event": event}
     print(json.dumps(figures), file=sys.stderr, flush=True)
     return figures
 
@@ -122,11 +119,13 @@ def _run_in_phases(command: list[str], environment: dict[str, str], function: st
         began = perf_counter()
         process.stdin.write("\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
-        event = perf_counter() - began
-    if not answer or not _well(answer):
-        raise RuntimeError(f"{command[1]}: {answer}")
-    return init, event
+        lines = []
+        for line in process.stdout:  # what the function logs comes before its answer
+            event = perf_counter() - began
+            lines.append(line)
+            if _well(line):
+                return init, event
+    raise RuntimeError(f"{command[1]}: {lines}")
 
 
 def _started(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
