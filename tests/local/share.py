@@ -23,7 +23,7 @@ type Cpu = Literal["lambda", "full"]
 
 ROOT = Path("/sys/fs/cgroup")
 WHOLE_MB = 1769  # that much memory comes with one virtual processor
-INIT_S = 10.0  # init is free of the throttle for so long
+INIT_S = 10.0  # of processor time: so long, init is free of the throttle, on a machine that is busy too
 # About Lambda's own. With the kernel's default of 100 ms an event that computes for less than a seventh of that, at
 # 256 MB, would pass as if there were no throttle, and what is throttled would wait in steps five times as long.
 PERIOD_US = 20_000
@@ -156,24 +156,31 @@ class FunctionProcess(subprocess.Popen[str]):
         except BaseException:
             self.group.remove()
             raise
-        self._patience = threading.Timer(INIT_S, self.throttle)
-        self._patience.daemon = True
-        self._patience.start()
+        self._throttled = threading.Event()
+        threading.Thread(target=self._throttle_a_long_init, daemon=True).start()
         threading.Thread(target=self._see_off, daemon=True).start()
 
     def throttle(self) -> None:
         """Init has ended, or has taken too long."""
-        self._patience.cancel()
+        self._throttled.set()
         try:
             self.group.throttle()
         except OSError:
             if self.poll() is None:
                 raise  # and where it has ended meanwhile, there is nothing to throttle
 
+    def _throttle_a_long_init(self) -> None:
+        clock = (~self.pid << 3) | 2  # counts a process's processor time: see clock_getcpuclockid(3)
+        with contextlib.suppress(OSError):  # it has ended
+            while (left := INIT_S - time.clock_gettime(clock)) > 0:
+                if self._throttled.wait(max(left, 0.1)):
+                    return
+            self.throttle()
+
     def _see_off(self) -> None:
         with contextlib.suppress(ChildProcessError):  # MiniStack has reaped it; where not, that is left to it
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self._patience.cancel()
+        self._throttled.set()
         if self.group.killed():
             self._tell(f"{self._what} was killed: out of memory")
         self.group.remove()
