@@ -100,7 +100,7 @@ def _run(command: list[str], environment: dict[str, str]) -> float:
     )
     took = perf_counter() - began
     if process.returncode or not _well("".join(process.stdout.splitlines()[-1:])):
-        raise RuntimeError(f"{command[1]}: {process.stdout} {process.stderr}")
+        raise RuntimeError(f"{command[1]} ended with {process.returncode}: {process.stdout} {process.stderr}")
     return took
 
 
