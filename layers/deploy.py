@@ -76,7 +76,10 @@ class Present:
 
 
 def main(
-    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ, *, terminal: Terminal | None = None
+    arguments: Sequence[str] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    terminal: Terminal | None = None,
 ) -> int:
     """Deploy or destroy; give the exit code."""
     verb, *more = sys.argv[1:] if arguments is None else arguments
@@ -89,7 +92,9 @@ def main(
         print(f"make {verb}: {explain(error)}", file=sys.stderr)
         return FAILED
     except (KeyboardInterrupt, EOFError):
-        print(f"\nmake {verb}: interrupted; what CloudFormation has begun goes on without us", file=sys.stderr)
+        print(
+            f"\nmake {verb}: interrupted; what CloudFormation has begun goes on without us", file=sys.stderr
+        )
         return INTERRUPTED
     return 0
 
@@ -118,8 +123,19 @@ def deploy(arguments: Sequence[str], environment: Mapping[str, str], terminal: T
         common = ("--config-file", ROOT / "samconfig.toml", "--parameter-overrides", f"file://{file}")
         build = ("build", *common, "--template-file", template.TEMPLATE, "--build-dir", built)
         _sam(build, parameters["Architecture"], "the build failed; nothing was deployed")
-        upload = ("deploy", *common, "--template-file", built / "template.yaml", "--stack-name", stack, "--region", region)
-        _sam(upload, parameters["Architecture"], "the deployment failed; CloudFormation's reason stands above")
+        upload = (
+            "deploy",
+            *common,
+            "--template-file",
+            built / "template.yaml",
+            "--stack-name",
+            stack,
+            "--region",
+            region,
+        )
+        _sam(
+            upload, parameters["Architecture"], "the deployment failed; CloudFormation's reason stands above"
+        )
     if key:
         _store_key(stack, key)
     key_is_missing = not key and not _has_key(stack, unreadable_is_none=terminal.is_there)
@@ -144,7 +160,9 @@ def read_parameters(arguments: Sequence[str], environment: Mapping[str, str]) ->
         given[name] = value
     architecture = environment.get("ARCHITECTURE", "")
     if architecture and given.setdefault("Architecture", architecture) != architecture:
-        raise UsageError(f"ARCHITECTURE={architecture} and Architecture={given['Architecture']} contradict each other; give one")
+        raise UsageError(
+            f"ARCHITECTURE={architecture} and Architecture={given['Architecture']} contradict each other; give one"
+        )
     for name, value in given.items():
         if (wrong := _fault(known[name], value)) is not None:
             raise UsageError(f"{name}={value}: {wrong}")
@@ -190,7 +208,9 @@ def _stack_name(environment: Mapping[str, str], terminal: Terminal, *, default: 
         shown = f" [{default}]" if default else ""
         name = terminal.ask(f"Name of the stack{shown}: ") or default
     if not _STACK_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is not a stack's name: a letter, then letters, digits and hyphens, at most 128")
+        raise UsageError(
+            f"{name!r} is not a stack's name: a letter, then letters, digits and hyphens, at most 128"
+        )
     return name
 
 
@@ -213,9 +233,13 @@ def _settled(given: Mapping[str, str], present: Present | None, account: str) ->
     """Decide what is built and deployed: what is given, and the architecture, which both have to know. Raises AdminError."""
     if present is not None:
         if present.status not in _READY:
-            raise AdminError(f"the stack is in state {present.status}, which no deployment can change; {_way_out(present.status)}")
+            raise AdminError(
+                f"the stack is in state {present.status}, which no deployment can change; {_way_out(present.status)}"
+            )
         if present.status != "REVIEW_IN_PROGRESS" and "CallersTable" not in present.outputs:
-            raise AdminError("there is a stack of this name that is no taskhook; choose another name with STACK=…")
+            raise AdminError(
+                "there is a stack of this name that is no taskhook; choose another name with STACK=…"
+            )
     declared = template.load()
     defaults = {name: str(parameter.get("Default", "")) for name, parameter in declared["Parameters"].items()}
     before = present.parameters if present else {}
@@ -256,13 +280,23 @@ def _holds(condition: Any, facts: Mapping[str, str]) -> bool:
 
 def _asked_key(stack: str, present: Present | None, terminal: Terminal) -> str:
     """Ask for the vendor's key; none is needed where one is in place. Raises UsageError, AdminError."""
-    in_place = present is not None and "CallersTable" in present.outputs and _has_key(stack, unreadable_is_none=terminal.is_there)
+    in_place = (
+        present is not None
+        and "CallersTable" in present.outputs
+        and _has_key(stack, unreadable_is_none=terminal.is_there)
+    )
     if terminal.is_there:
-        kept = "Enter: the one in place stays" if in_place else "Enter: later, with `taskhook vendors set modellix`"
+        kept = (
+            "Enter: the one in place stays"
+            if in_place
+            else "Enter: later, with `taskhook vendors set modellix`"
+        )
         typed = terminal.ask_secretly(f"Vendor key ({kept}): ")
         return checked_key(typed) if typed.strip() else ""
     if not in_place:
-        raise UsageError("there is no terminal to ask for the vendor's key, and no key in place; give a file: VENDOR_KEY_FILE=…")
+        raise UsageError(
+            "there is no terminal to ask for the vendor's key, and no key in place; give a file: VENDOR_KEY_FILE=…"
+        )
     return ""
 
 
@@ -292,7 +326,12 @@ def _sam(arguments: Sequence[str | Path], architecture: str, failure: str) -> No
     uv = shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     # The layer's makefile is told no parameter, so that the architecture goes beside it.
-    environment = os.environ | {"ARCHITECTURE": architecture, "UV": uv, "PATH": path, "SAM_CLI_TELEMETRY": "0"}
+    environment = os.environ | {
+        "ARCHITECTURE": architecture,
+        "UV": uv,
+        "PATH": path,
+        "SAM_CLI_TELEMETRY": "0",
+    }
     if subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False).returncode != 0:  # noqa: S603  # our own arguments
         raise AdminError(failure)
 
@@ -341,16 +380,26 @@ def destroy(arguments: Sequence[str], environment: Mapping[str, str], terminal: 
     )
     print("".join(f"  {one}\n" for one in kept), end="", file=sys.stderr)
     if not _confirmed(stack, environment, "CONFIRM", terminal, "Type the stack's name to delete it: "):
-        raise AdminError("nothing was deleted, for the name was not given once more (without a terminal: CONFIRM=…)")
+        raise AdminError(
+            "nothing was deleted, for the name was not given once more (without a terminal: CONFIRM=…)"
+        )
     _delete(stack)
-    print(f"The stack {stack} is deleted. What stays costs its storage, and the secret $0.40 a month.", file=sys.stderr)
+    print(
+        f"The stack {stack} is deleted. What stays costs its storage, and the secret $0.40 a month.",
+        file=sys.stderr,
+    )
     question = "Type the name again to delete tasks, callers, keys and results for good (Enter keeps them): "
     if not kept or not _confirmed(stack, environment, "CONFIRM_DATA", terminal, question):
         return
     left = [one for one in kept if not one.deleted()]
     if left:
-        raise AdminError(f"these could not be deleted: {', '.join(one.name for one in left)}; try it in the AWS console")
-    print("Deleted. The secret can be restored for 30 days (aws secretsmanager restore-secret).", file=sys.stderr)
+        raise AdminError(
+            f"these could not be deleted: {', '.join(one.name for one in left)}; try it in the AWS console"
+        )
+    print(
+        "Deleted. The secret can be restored for 30 days (aws secretsmanager restore-secret).",
+        file=sys.stderr,
+    )
 
 
 @dataclass(frozen=True)
@@ -397,11 +446,15 @@ def _kept(stack: str) -> list[Kept]:
     return [
         Kept(one["ResourceType"], one["PhysicalResourceId"])
         for one in resources
-        if one["LogicalResourceId"] in keeps and one.get("PhysicalResourceId") and one["ResourceType"] != "AWS::S3::BucketPolicy"
+        if one["LogicalResourceId"] in keeps
+        and one.get("PhysicalResourceId")
+        and one["ResourceType"] != "AWS::S3::BucketPolicy"
     ]
 
 
-def _confirmed(stack: str, environment: Mapping[str, str], variable: str, terminal: Terminal, question: str) -> bool:
+def _confirmed(
+    stack: str, environment: Mapping[str, str], variable: str, terminal: Terminal, question: str
+) -> bool:
     if variable in environment:
         return environment[variable] == stack
     return terminal.is_there and terminal.ask(question) == stack
@@ -414,7 +467,9 @@ def _delete(stack: str) -> None:
     cloudformation.delete_stack(StackName=name)
     print("deleting; some minutes …", file=sys.stderr)
     try:
-        cloudformation.get_waiter("stack_delete_complete").wait(StackName=name, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 5, "MaxAttempts": 360}
+        )
     except EXPECTED as error:
         events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
         reasons = [

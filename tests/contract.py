@@ -28,7 +28,11 @@ def _closed() -> Json:
         if not isinstance(part, dict):
             return part
         closed = {name: close(one) for name, one in part.items()}
-        return {"additionalProperties": False, **closed} if part.get("type") == "object" and "properties" in part else closed
+        return (
+            {"additionalProperties": False, **closed}
+            if part.get("type") == "object" and "properties" in part
+            else closed
+        )
 
     closed: Json = close(document())
     return closed
@@ -36,7 +40,11 @@ def _closed() -> Json:
 
 def check(value: object, schema: Json) -> None:
     """Assert that a value is as a schema of the document has it."""
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "components": _closed()["components"], "allOf": [schema]}
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "components": _closed()["components"],
+        "allOf": [schema],
+    }
     validator = Draft202012Validator(whole, format_checker=FormatChecker())
     assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)] == []
 
@@ -53,7 +61,9 @@ def check_answer(method: str, path: str, status: int, body: object) -> None:
 
 
 def _operation(method: str, path: str) -> Json | None:
-    for template in sorted(document()["paths"], key=lambda template: "{" in template):  # the literal ones first
+    for template in sorted(
+        document()["paths"], key=lambda template: "{" in template
+    ):  # the literal ones first
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and method.lower() in document()["paths"][template]:
             operation: Json = document()["paths"][template][method.lower()]

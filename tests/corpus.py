@@ -66,14 +66,19 @@ def video(
     sight: bool = True,
 ) -> bytes:
     """Make a video, black and silent; `uneven` frames last longer and longer."""
-    with tempfile.NamedTemporaryFile() as kept:  # a muxer that moves the index to the front opens its file again
+    with (
+        tempfile.NamedTemporaryFile() as kept
+    ):  # a muxer that moves the index to the front opens its file again
         with av.open(kept.name, "w", format=kind, options={"movflags": flags} if flags else {}) as file:
             streams: list[tuple[Any, Iterator[Any]]] = []  # all of them, before the first frame is written
             if sight:
                 pictures: Any = file.add_stream(codec, rate=fps)
                 pictures.width, pictures.height, pictures.pix_fmt = width, height, pixels
                 pictures.time_base = beat = Fraction(1, 1000 if uneven else fps)
-                times = [number * 1000 // fps + number * number if uneven else number for number in range(round(seconds * fps))]
+                times = [
+                    number * 1000 // fps + number * number if uneven else number
+                    for number in range(round(seconds * fps))
+                ]
                 streams.append((pictures, _black(width, height, pixels, beat, times)))
             if sound:
                 silence: Any = file.add_stream("aac", rate=8000)
@@ -177,7 +182,13 @@ def chunk(name: bytes, content: bytes) -> bytes:
 def png(width: int, height: int, *chunks: bytes) -> bytes:
     """Make a PNG that says what it likes."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + b"".join(chunks)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @cache
@@ -189,7 +200,9 @@ def bomb(megabytes: int = 256) -> bytes:
 
 def nested(name: bytes, depth: int) -> bytes:
     """Put boxes into boxes."""
-    return box(b"ftyp", b"isom\0\0\0\0isom") + b"".join(struct.pack(">I", 8 * left) + name for left in range(depth, 0, -1))
+    return box(b"ftyp", b"isom\0\0\0\0isom") + b"".join(
+        struct.pack(">I", 8 * left) + name for left in range(depth, 0, -1)
+    )
 
 
 # --- the rows -----------------------------------------------------------------------------------------------------------------
@@ -203,14 +216,20 @@ def _images() -> Iterator[Row]:
         yield fine(name, make=partial(sample, kind))
         yield fine(f"small-{name}", make=partial(image, kind, 200, 200))
         yield wrong(
-            f"thin-{name}", make=partial(image, kind, 199, 200), words=f"{IMAGE} is 199x200 px; each side must be 200 to 4096"
+            f"thin-{name}",
+            make=partial(image, kind, 199, 200),
+            words=f"{IMAGE} is 199x200 px; each side must be 200 to 4096",
         )
         mode = {"mode": "1"} if kind == "BMP" else {}  # else it would be heavier than is allowed
         yield fine(f"large-{name}", make=partial(image, kind, 4096, 4096, **mode))
-        yield wrong(f"wide-{name}", make=partial(image, kind, 4097, 4096, **mode), words="is 4097x4096 px; each side")
+        yield wrong(
+            f"wide-{name}", make=partial(image, kind, 4097, 4096, **mode), words="is 4097x4096 px; each side"
+        )
         yield fine(f"long-{name}", make=partial(image, kind, 200, 600))
         yield wrong(
-            f"longer-{name}", make=partial(image, kind, 200, 601), words="is 200x601 px; the ratio of its sides must be 1:3"
+            f"longer-{name}",
+            make=partial(image, kind, 200, 601),
+            words="is 200x601 px; the ratio of its sides must be 1:3",
         )
         yield fine(f"flat-{name}", make=partial(image, kind, 600, 200))
         yield wrong(f"flatter-{name}", make=partial(image, kind, 601, 200), words="is 601x200 px; the ratio")
@@ -222,13 +241,21 @@ def _odd_images() -> Iterator[Row]:
     sample = partial(image, width=300, height=400)
     yield fine("heavy.jpg", make=lambda: padded(sample("JPEG"), 5 * MB))
     yield wrong(
-        "heavier.jpg", make=lambda: padded(sample("JPEG"), 5 * MB + 1), words="is 5242881 bytes long; it must be at most 5242880"
+        "heavier.jpg",
+        make=lambda: padded(sample("JPEG"), 5 * MB + 1),
+        words="is 5242881 bytes long; it must be at most 5242880",
     )
-    yield wrong("issue.png", make=partial(image, "PNG", 150, 4000), words=f"{IMAGE} is 150x4000 px; each side must be 200 to 4096")
+    yield wrong(
+        "issue.png",
+        make=partial(image, "PNG", 150, 4000),
+        words=f"{IMAGE} is 150x4000 px; each side must be 200 to 4096",
+    )
     yield fine("cmyk.jpg", make=partial(sample, "JPEG", mode="CMYK"))
     yield fine("grey.jpg", make=partial(sample, "JPEG", mode="L"))
     yield fine("progressive.jpg", make=partial(sample, "JPEG", progressive=True))
-    yield fine("profile.jpg", make=partial(sample, "JPEG", icc_profile=bytes(300_000)))  # its sides lie far behind the first range
+    yield fine(
+        "profile.jpg", make=partial(sample, "JPEG", icc_profile=bytes(300_000))
+    )  # its sides lie far behind the first range
     yield fine("camera.jpg", make=partial(sample, "JPEG", exif=b"Exif\0\0" + bytes(60_000)))
     yield fine("palette.png", make=partial(sample, "PNG", mode="P"))
     yield fine("lossless.webp", make=partial(sample, "WEBP", lossless=True))
@@ -244,36 +271,80 @@ def _odd_images() -> Iterator[Row]:
         ("ICO", "a.ico", "ICO"),
         ("AVIF", "a.avif", "AVIF"),
     ):
-        yield wrong(name, make=partial(sample, kind), words=f"{IMAGE} is {said}; it must be JPG/JPEG or PNG or BMP or WEBP")
+        yield wrong(
+            name,
+            make=partial(sample, kind),
+            words=f"{IMAGE} is {said}; it must be JPG/JPEG or PNG or BMP or WEBP",
+        )
     for name, brands, said in PICTURES_IN_BOXES:
-        yield wrong(f"{name}.heic", make=partial(in_boxes, *brands), words=f"is {said}; it must be JPG/JPEG or PNG")
-        yield wrong(f"{name}-large.heic", make=partial(in_boxes, *brands, size=120_000), words=f"is {said}; it must be")
+        yield wrong(
+            f"{name}.heic", make=partial(in_boxes, *brands), words=f"is {said}; it must be JPG/JPEG or PNG"
+        )
+        yield wrong(
+            f"{name}-large.heic",
+            make=partial(in_boxes, *brands, size=120_000),
+            words=f"is {said}; it must be",
+        )
     yield fine("png-in-truth.jpg", make=partial(sample, "PNG"))
     yield fine("jpeg-in-truth.mp4", make=partial(sample, "JPEG"))
     yield wrong("mp4-in-truth.jpg", make=partial(video, "mp4", 320, 240, 3), words="is MPEG-4")
-    yield wrong("a.svg", make=lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="300" height="400"/>', words="is text")
+    yield wrong(
+        "a.svg",
+        make=lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="300" height="400"/>',
+        words="is text",
+    )
     yield Row("page.jpg", IMAGE, lambda: PAGE, Verdict.UNCHECKED, "host answers with a page")
-    yield Row("long-page.jpg", IMAGE, lambda: padded(PAGE, 6 * MB), Verdict.UNCHECKED, "host answers with a page")
-    yield Row("challenge.jpg", IMAGE, lambda: b"\n<!-- \xc2\xa9 -->" + PAGE, Verdict.UNCHECKED, "host answers with a page")
-    yield wrong("message.jpg", make=lambda: b'{"error":"no such file"}', words="is text, for example an error message")
+    yield Row(
+        "long-page.jpg", IMAGE, lambda: padded(PAGE, 6 * MB), Verdict.UNCHECKED, "host answers with a page"
+    )
+    yield Row(
+        "challenge.jpg",
+        IMAGE,
+        lambda: b"\n<!-- \xc2\xa9 -->" + PAGE,
+        Verdict.UNCHECKED,
+        "host answers with a page",
+    )
+    yield wrong(
+        "message.jpg", make=lambda: b'{"error":"no such file"}', words="is text, for example an error message"
+    )
     yield wrong("utf8-page.jpg", make=("é" * 300).encode, words="is text")
     yield wrong("empty.jpg", make=bytes, words=f"{IMAGE} is empty")
     yield Row("cut-in-the-header.png", IMAGE, lambda: sample("PNG")[:20], Verdict.WRONG, "broken, or cut off")
-    yield Row("cut-in-the-header.webp", IMAGE, lambda: sample("WEBP")[:20], Verdict.WRONG, "broken, or cut off")
-    yield Row("cut-in-the-header.jpg", IMAGE, lambda: sample("JPEG")[:100], Verdict.UNCHECKED, "unknown format")
-    yield fine("cut-in-the-picture.jpg", make=lambda: sample("JPEG")[:-500])  # its sides are as they should be; the vendor will see
+    yield Row(
+        "cut-in-the-header.webp", IMAGE, lambda: sample("WEBP")[:20], Verdict.WRONG, "broken, or cut off"
+    )
+    yield Row(
+        "cut-in-the-header.jpg", IMAGE, lambda: sample("JPEG")[:100], Verdict.UNCHECKED, "unknown format"
+    )
+    yield fine(
+        "cut-in-the-picture.jpg", make=lambda: sample("JPEG")[:-500]
+    )  # its sides are as they should be; the vendor will see
     yield Row("noise.jpg", IMAGE, lambda: bytes(range(256)) * 100, Verdict.UNCHECKED, "unknown format")
     yield fine("jpeg-and-zip.jpg", make=lambda: sample("JPEG") + b"PK\3\4" + bytes(200))
     yield wrong("gif-and-zip.jpg", make=lambda: sample("GIF") + b"PK\3\4" + bytes(200), words="is GIF")
-    yield wrong("pdf-and-jpeg.jpg", make=lambda: b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + sample("JPEG"), words="is PDF")
-    yield Row("page-and-jpeg.jpg", IMAGE, lambda: PAGE * 6 + sample("JPEG"), Verdict.UNCHECKED, "host answers with a page")
-    yield wrong("text-as-bitmap.bmp", make=lambda: b"BM begins like a bitmap, and goes on like a letter. " * 20, words="is text")
+    yield wrong(
+        "pdf-and-jpeg.jpg", make=lambda: b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + sample("JPEG"), words="is PDF"
+    )
+    yield Row(
+        "page-and-jpeg.jpg",
+        IMAGE,
+        lambda: PAGE * 6 + sample("JPEG"),
+        Verdict.UNCHECKED,
+        "host answers with a page",
+    )
+    yield wrong(
+        "text-as-bitmap.bmp",
+        make=lambda: b"BM begins like a bitmap, and goes on like a letter. " * 20,
+        words="is text",
+    )
     yield wrong("zip.png", make=lambda: b"PK\3\4" + bytes(200), words="is ZIP")
     yield wrong("bomb.png", make=partial(png, 50_000, 50_000), words="is 50000x50000 px")
     yield wrong("nothing.png", make=partial(png, 0, 0), words="broken")
     yield fine("text-bomb.png", make=lambda: png(300, 400, chunk(b"zTXt", b"Comment\0\0" + bomb())))
     yield fine("profile-bomb.png", make=lambda: png(300, 400, chunk(b"iCCP", b"x\0\0" + bomb())))
-    yield fine("xmp-bomb.png", make=lambda: png(300, 400, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb())))
+    yield fine(
+        "xmp-bomb.png", make=lambda: png(300, 400, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb()))
+    )
 
 
 def _videos() -> Iterator[Row]:
@@ -284,17 +355,39 @@ def _videos() -> Iterator[Row]:
         yield fine(f"a.{kind}", make=partial(sample, seconds=3))
         yield fine(f"h264.{kind}", make=partial(sample, seconds=3, codec="libx264"))
         yield fine(f"short.{kind}", make=partial(sample, seconds=2))
-        yield wrong(f"shorter.{kind}", make=partial(sample, seconds=1.9), words=f"{VIDEO} is 1.900 s long; it must be 2 to 30 s")
+        yield wrong(
+            f"shorter.{kind}",
+            make=partial(sample, seconds=1.9),
+            words=f"{VIDEO} is 1.900 s long; it must be 2 to 30 s",
+        )
         yield fine(f"long.{kind}", make=partial(sample, seconds=30))
-        yield wrong(f"longer.{kind}", make=partial(sample, seconds=30.1), words="is 30.100 s long; it must be 2 to 30 s")
+        yield wrong(
+            f"longer.{kind}",
+            make=partial(sample, seconds=30.1),
+            words="is 30.100 s long; it must be 2 to 30 s",
+        )
         yield fine(f"small.{kind}", make=partial(video, kind, 200, 200, 2))
-        yield wrong(f"thin.{kind}", make=partial(video, kind, 198, 200, 2), words="is 198x200 px; each side must be 200 to 2048")
+        yield wrong(
+            f"thin.{kind}",
+            make=partial(video, kind, 198, 200, 2),
+            words="is 198x200 px; each side must be 200 to 2048",
+        )
         yield fine(f"large.{kind}", make=partial(video, kind, 2048, 2048, 2, fps=2))
-        yield wrong(f"wide.{kind}", make=partial(video, kind, 2050, 2048, 2, fps=2), words="is 2050x2048 px; each side")
+        yield wrong(
+            f"wide.{kind}",
+            make=partial(video, kind, 2050, 2048, 2, fps=2),
+            words="is 2050x2048 px; each side",
+        )
         yield fine(f"flat.{kind}", make=partial(video, kind, 600, 200, 2))
-        yield wrong(f"flatter.{kind}", make=partial(video, kind, 602, 200, 2), words="is 602x200 px; the ratio of its sides")
+        yield wrong(
+            f"flatter.{kind}",
+            make=partial(video, kind, 602, 200, 2),
+            words="is 602x200 px; the ratio of its sides",
+        )
         yield fine(f"upright.{kind}", make=partial(video, kind, 200, 600, 2))
-        yield wrong(f"more-upright.{kind}", make=partial(video, kind, 200, 602, 2), words="is 200x602 px; the ratio")
+        yield wrong(
+            f"more-upright.{kind}", make=partial(video, kind, 200, 602, 2), words="is 200x602 px; the ratio"
+        )
 
 
 def _odd_videos() -> Iterator[Row]:
@@ -303,7 +396,9 @@ def _odd_videos() -> Iterator[Row]:
     sample = partial(video, "mp4", 320, 240)
     yield fine("index-in-front.mp4", make=partial(sample, 3, flags="faststart"))
     yield fine("fragmented.mp4", make=partial(sample, 10, codec="libx264", flags="frag_keyframe+empty_moov"))
-    yield wrong("fragmented-long.mp4", make=partial(sample, 31, flags="frag_keyframe+empty_moov"), words="is 31.")
+    yield wrong(
+        "fragmented-long.mp4", make=partial(sample, 31, flags="frag_keyframe+empty_moov"), words="is 31."
+    )
     yield fine("dash.mp4", make=partial(sample, 10, codec="libx264", flags="dash+global_sidx"))
     yield fine("uneven.mp4", make=partial(sample, 5, codec="libx264", uneven=True))
     yield fine("uneven.mov", make=partial(video, "mov", 320, 240, 5, codec="libx264", uneven=True))
@@ -329,18 +424,44 @@ def _odd_videos() -> Iterator[Row]:
         )
     yield wrong("gif.mp4", make=partial(animation, "GIF", 320, 240), words="is GIF")
     yield wrong("jpeg.mp4", make=partial(image, "JPEG", 300, 400), words="is JPEG")
-    yield wrong("only-sound.mp4", make=partial(sample, 5, sound=True, sight=False), words="has no video in it, only sound")
-    yield wrong("a.m4a", make=partial(video, "ipod", 320, 240, 5, sound=True, sight=False), words="has no video in it, only sound")
+    yield wrong(
+        "only-sound.mp4",
+        make=partial(sample, 5, sound=True, sight=False),
+        words="has no video in it, only sound",
+    )
+    yield wrong(
+        "a.m4a",
+        make=partial(video, "ipod", 320, 240, 5, sound=True, sight=False),
+        words="has no video in it, only sound",
+    )
     yield wrong("a.mp3", make=lambda: b"ID3\4" + bytes(1000), words="is MP3; it must be")
     yield wrong("no-index.mp4", make=lambda: without(sample(3), b"moov"), words="no video in it")
     yield wrong("cut-in-the-index.mp4", make=lambda: sample(3)[:-600], words="broken, or cut off")
-    yield Row("cut-in-the-pictures.mp4", VIDEO, lambda: sample(3, flags="faststart")[:-500], Verdict.UNCHECKED, "cut off")
-    yield Row("cut-in-the-pictures.avi", VIDEO, lambda: video("avi", 320, 240, 3)[:-3000], Verdict.UNCHECKED, "cut off")
+    yield Row(
+        "cut-in-the-pictures.mp4",
+        VIDEO,
+        lambda: sample(3, flags="faststart")[:-500],
+        Verdict.UNCHECKED,
+        "cut off",
+    )
+    yield Row(
+        "cut-in-the-pictures.avi",
+        VIDEO,
+        lambda: video("avi", 320, 240, 3)[:-3000],
+        Verdict.UNCHECKED,
+        "cut off",
+    )
     yield wrong("empty.mp4", make=bytes, words="is empty")
     yield Row("page.mp4", VIDEO, lambda: PAGE, Verdict.UNCHECKED, "host answers with a page")
     for name, brands, said in PICTURES_IN_BOXES:
-        yield wrong(f"{name}.mp4", make=partial(in_boxes, *brands, size=120_000), words=f"is {said}; it must be MP4 or MOV or AVI")
-    yield wrong("playlist.mp4", make=lambda: b"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1/secret.ts\n", words="is text")
+        yield wrong(
+            f"{name}.mp4",
+            make=partial(in_boxes, *brands, size=120_000),
+            words=f"is {said}; it must be MP4 or MOV or AVI",
+        )
+    yield wrong(
+        "playlist.mp4", make=lambda: b"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1/secret.ts\n", words="is text"
+    )
     yield Row("noise.mp4", VIDEO, lambda: bytes(range(256)) * 100, Verdict.UNCHECKED, "unknown format")
     yield fine("jpeg-in-mp4.mp4", make=lambda: sample(3) + box(b"free", image("JPEG", 10, 10)))
     yield wrong("jpeg-before-mp4.mp4", make=lambda: image("JPEG", 300, 400) + sample(3), words="is JPEG")
@@ -349,7 +470,10 @@ def _odd_videos() -> Iterator[Row]:
         "index-bomb.mov",
         make=lambda: (
             box(b"ftyp", b"qt  \0\0\0\0qt  ")
-            + box(b"moov", box(b"cmov", box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", 256 * MB), bomb())))
+            + box(
+                b"moov",
+                box(b"cmov", box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", 256 * MB), bomb())),
+            )
         ),
         words="no video in it",
     )

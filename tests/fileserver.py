@@ -30,7 +30,9 @@ def handing_out(files: Mapping[str, File], *, ranges: bool = True, pause: float 
             if first >= size:
                 await connection.send(answer(416, content_range=f"bytes */{size}"))
                 continue
-            await connection.send(answer(206, part(file, first, last), content_range=f"bytes {first}-{last}/{size}"))
+            await connection.send(
+                answer(206, part(file, first, last), content_range=f"bytes {first}-{last}/{size}")
+            )
 
     return script
 

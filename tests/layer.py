@@ -23,14 +23,18 @@ def build(folder: Path, architecture: str = stack.ARCHITECTURE) -> Path:
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "UV": stack.UV,
     }
-    subprocess.run(["make", "--silent", "build-Layer"], cwd=SOURCE, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "--silent", "build-Layer"], cwd=SOURCE, env=environment, check=True, capture_output=True
+    )
     return folder / "python"
 
 
 def naive(folder: Path) -> Path:
     """Install what the layer holds, and nothing more: no byte code, nothing left out."""
     _install(folder / "python", "--require-hashes", "-r", str(SOURCE / "requirements.txt"))
-    shutil.copytree(SOURCE / "taskhook", folder / "python/taskhook", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        SOURCE / "taskhook", folder / "python/taskhook", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return folder / "python"
 
 
@@ -45,7 +49,18 @@ def floor(folder: Path) -> Path:
 
 
 def _install(target: Path, *what: str) -> None:
-    installed = [stack.UV, "pip", "install", "--quiet", "--python", sys.executable, "--link-mode", "copy", "--target", str(target)]
+    installed = [
+        stack.UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        sys.executable,
+        "--link-mode",
+        "copy",
+        "--target",
+        str(target),
+    ]
     subprocess.run([*installed, *what], check=True, capture_output=True)
 
 

@@ -32,7 +32,9 @@ class Connection:
     async def request(self) -> bytes:
         """Read a whole request; empty when the client closes instead."""
         head = await self.head()
-        length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+        length = next(
+            (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0"
+        )
         body = await self.reader.readexactly(int(length.partition(b":")[2]))
         self.listener.received += body
         if head:
@@ -52,7 +54,9 @@ class Connection:
 
     def reset(self) -> None:
         """Break the connection with a RST instead of an orderly end."""
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         self.writer.transport.abort()
 
 
@@ -113,7 +117,10 @@ async def listening(
 def answer(status: int, body: bytes = b"", **headers: str) -> bytes:
     """Render an HTTP/1.1 answer; an underscore in a header's name stands for a hyphen."""
     fields = {"content_length": str(len(body))} | headers
-    lines = [f"HTTP/1.1 {status} Whatever", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    lines = [
+        f"HTTP/1.1 {status} Whatever",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()),
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 

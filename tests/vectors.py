@@ -153,4 +153,6 @@ def numeric(host: str) -> str | None:
         return None
 
 
-FORBIDDEN_ADDRESSES = tuple(sorted({address for _, host in FORBIDDEN_HOSTS if (address := numeric(host)) and "%" not in address}))
+FORBIDDEN_ADDRESSES = tuple(
+    sorted({address for _, host in FORBIDDEN_HOSTS if (address := numeric(host)) and "%" not in address})
+)

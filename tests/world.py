@@ -10,9 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from taskhook.core import encryption, signature
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.callers import hash_token
-from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, StaleTaskError, TaskExistsError
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    SourceChangedError,
+    SourceGoneError,
+    StaleTaskError,
+    TaskExistsError,
+)
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
@@ -20,7 +26,7 @@ from taskhook.core.ports import (
     BalanceOutcome,
     Caller,
     Credential,
-    LeaseView,
+    LeadershipView,
     Piece,
     PollKind,
     PollOutcome,
@@ -34,7 +40,9 @@ from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, Media
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)
-GOOD_VIDEO = MediaFacts(size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,))
+GOOD_VIDEO = MediaFacts(
+    size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,)
+)
 
 
 class VirtualClock:
@@ -79,29 +87,20 @@ class VirtualClock:
             self._settle_anew()
 
 
-_INLINE = 60  # bytes of a request; few, so that most tests have one that is apart
-
-
 def _apart(task: Task) -> Task:
-    """Leave a long request out, as a store does."""
-    return task if len(task.request or "") <= _INLINE else task.model_copy(update={"request": None})
+    """Leave the request out, as a store does."""
+    return task.model_copy(update={"request": None})
 
 
 class MemoryTasks:
-    """`TaskStore`, `WorkIndex`, `TaskHistory`, `Lease`, `Gates`, `Budget` and `DeliveryRate` in a dict."""
+    """`TaskStore`, `WorkIndex` and `TaskHistory` in a dict."""
 
     def __init__(self) -> None:
         self.items: dict[str, Task] = {}
         self.index: dict[str, tuple[str, str]] = {}  # the sparse index of work
         self.writes = 0
-        self.lease = LeaseView()
-        self.the_gate = Gate()
-        self.gate_writes = 0
-        self.used: Counter[int] = Counter()
         self.reserved: dict[str, tuple[str, bool, datetime]] = {}
         self.page_size = 1000
-        self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
-        self.rates: dict[str, datetime] = {}
 
     async def add(self, task: Task) -> Task:
         """Store a new task."""
@@ -113,12 +112,14 @@ class MemoryTasks:
         """Read a task."""
         return _apart(self.items[task_id]) if task_id in self.items else None
 
-    async def whole(self, task: Task) -> Task:
+    async def with_request(self, task: Task) -> Task:
         """Read a task's request."""
         stored = self.items.get(task.task_id)
         return task.model_copy(update={"request": task.request or (stored.request if stored else None)})
 
-    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+    async def reserve(
+        self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
+    ) -> str:
         """Reserve an id, or give the one that is."""
         reserved, overtaken, end = self.reserved.get(request, (task_id, repeat, now - timedelta(seconds=1)))
         if end <= now or (not repeat and not overtaken):
@@ -131,19 +132,25 @@ class MemoryTasks:
         current = self.items.get(old.task_id)
         if current is None or current.nonce != old.nonce:
             raise StaleTaskError(_apart(current) if current else None)
-        return self._store(new if new.request is not None else new.model_copy(update={"request": current.request}))
+        return self._store(
+            new if new.request is not None else new.model_copy(update={"request": current.request})
+        )
 
     def _store(self, task: Task) -> Task:
         self.writes += 1
         stored = task.model_copy(update={"nonce": secrets.token_hex(8)})
         self.items[task.task_id] = stored
         self.index.pop(task.task_id, None)
-        if stored.work is not None:
-            self.index[task.task_id] = stored.work
+        if stored.work_key is not None:
+            self.index[task.task_id] = stored.work_key
         return stored
 
     def _rows(self, partition: str) -> list[tuple[str, Task]]:
-        rows = [(at, _apart(self.items[task_id])) for task_id, (work, at) in self.index.items() if work == partition]
+        rows = [
+            (at, _apart(self.items[task_id]))
+            for task_id, (work, at) in self.index.items()
+            if work == partition
+        ]
         return sorted(rows, key=lambda row: row[0])
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
@@ -162,7 +169,11 @@ class MemoryTasks:
     def _page(self, partition: str, since: datetime | None, before: datetime | None, cursor: Any) -> Rows:
         start = max(f"{milliseconds(since):013d}" if since else "0", cursor or "0")
         end = f"{milliseconds(before):013d}" if before else "~"
-        rows = sorted((at, task_id) for task_id, (work, at) in self.index.items() if work == partition and start <= at < end)
+        rows = sorted(
+            (at, task_id)
+            for task_id, (work, at) in self.index.items()
+            if work == partition and start <= at < end
+        )
         page = [Row(task_id, at) for at, task_id in rows if at != cursor][: self.page_size]
         return Rows(page, page[-1].at if len(rows) > len(page) and len(page) == self.page_size else None)
 
@@ -179,55 +190,73 @@ class MemoryTasks:
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
-        found = [task for task in self.items.values() if task.caller == caller and after < task.listed < until]
-        found.sort(key=lambda task: task.listed, reverse=True)
+        found = [
+            task for task in self.items.values() if task.caller == caller and after < task.created_key < until
+        ]
+        found.sort(key=lambda task: task.created_key, reverse=True)
         page = tuple(found[:limit])
-        return TaskPage(tasks=page, cursor=page[-1].listed if len(found) > limit else None)
+        return TaskPage(tasks=page, cursor=page[-1].created_key if len(found) > limit else None)
 
     async def queue_length(self, caller: str, *, at_most: int) -> int:
         """Count a caller's queued tasks."""
         return min(at_most, sum(task.caller == caller for _, task in self._rows("queue")))
 
-    async def view(self) -> LeaseView:
-        """Read the lease."""
-        return self.lease
 
-    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Take the lease."""
-        if not takeover and self.lease.holder not in {"", seen.holder, new.holder}:
+class MemoryControl:
+    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate` in memory."""
+
+    def __init__(self) -> None:
+        self.leadership = LeadershipView()
+        self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
+        self.the_admission = AdmissionState()
+        self.gate_writes = 0
+        self.used: Counter[int] = Counter()
+        self.rates: dict[str, datetime] = {}
+
+    async def view(self) -> LeadershipView:
+        """Read the leadership."""
+        return self.leadership
+
+    async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        """Take the leadership."""
+        if not takeover and self.leadership.leader not in {"", seen.leader, new.leader}:
             return False
-        self.lease = new.model_copy(update={"hinted_at": self.lease.hinted_at})
+        self.leadership = new.model_copy(update={"webhook_at": self.leadership.webhook_at})
         return True
 
-    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
-        """Give the lease up."""
-        if self.lease.holder == holder:
-            self.lease = self.lease.model_copy(update={"until": None, "left_at": left_at or self.lease.left_at})
+    async def resign(self, leader: str, *, drained_at: datetime | None = None) -> None:
+        """Give the leadership up."""
+        if self.leadership.leader == leader:
+            self.leadership = self.leadership.model_copy(
+                update={"until": None, "drained_at": drained_at or self.leadership.drained_at}
+            )
 
-    async def hinted(self, at: datetime | None) -> None:
+    async def webhook_came(self, at: datetime | None) -> None:
         """Remember a true hint."""
-        self.lease = self.lease.model_copy(update={"hinted_at": at})
+        self.leadership = self.leadership.model_copy(update={"webhook_at": at})
 
-    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
+    async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
         """Leave poll times to a successor."""
-        self.left[holder] = dict(unserved)
+        self.left[leader] = dict(unserved)
 
-    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
+    async def handed_over(self, leader: str) -> dict[str, datetime] | None:
         """Read what was left."""
-        return self.left.get(holder)
+        return self.left.get(leader)
 
-    async def gate(self) -> Gate:
+    async def admission(self) -> AdmissionState:
         """Read the gate."""
-        return self.the_gate
+        return self.the_admission
 
-    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store the gate if `old` still stands."""
-        if self.the_gate.nonce == old.nonce:
-            self.the_gate = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        if self.the_admission.nonce == old.nonce:
+            self.the_admission = new.model_copy(update={"nonce": secrets.token_hex(8)})
             self.gate_writes += 1
-        return self.the_gate
+        return self.the_admission
 
-    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+    async def reserve_deliveries(
+        self, caller: str, count: int, *, now: datetime, latest: datetime
+    ) -> datetime:
         """Reserve moments of a caller's rate."""
         first = max(now, self.rates.get(caller, now))
         if first <= latest:
@@ -290,7 +319,9 @@ class FakeVendor:
         self.taken[upstream_task_id] = self.clock.now()
         self.hooks[upstream_task_id] = hook
         asked_for = told.retry_after if told is not None else None
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for)
+        return SubmitOutcome(
+            submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for
+        )
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
         """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""
@@ -303,8 +334,7 @@ class FakeVendor:
             await self.clock.sleep(min(rest, timedelta(seconds=30)))
         if self.clock.now() < self.taken[upstream_task_id] + self.task_time:
             return PollOutcome(kind=PollKind.PENDING)
-        data = {"status": "success", "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]}}
-        return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
+        return a_success(upstream_task_id)
 
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, or give no answer."""
@@ -312,7 +342,18 @@ class FakeVendor:
         await self.clock.sleep(self.answer_time)
         if not self.answered:
             return BalanceOutcome(answered=False, status=503, message="down")
-        return BalanceOutcome(answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}})
+        return BalanceOutcome(
+            answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}}
+        )
+
+
+def a_success(upstream_task_id: str) -> PollOutcome:
+    """Make what a vendor tells of a task that has ended well."""
+    data = {
+        "status": "success",
+        "result": {"resources": [{"url": f"https://files.example.com/{upstream_task_id}.mp4"}]},
+    }
+    return PollOutcome(kind=PollKind.SUCCEEDED, data=data)
 
 
 @dataclass
@@ -363,7 +404,7 @@ SETTINGS = Settings(
     first_poll=FirstPoll.TYPICAL,
     requests_per_minute=1000,
     long_poll=Switch.ON,
-    hints=Switch.ON,
+    vendor_webhooks=Switch.ON,
     media_checks=MediaChecks.ENFORCE,
     max_queued=1000,
     max_task_hours=24,
@@ -425,7 +466,7 @@ class MemoryCallers:
 
 
 @dataclass
-class Told:
+class RecordingReporter:
     """`Reporter`: keeps what it is told."""
 
     events: list[tuple[str, dict[str, str | int | float | None]]] = field(default_factory=list)
@@ -440,7 +481,7 @@ class Told:
 
 
 @dataclass
-class Woken:
+class RecordingWake:
     """`Wake`: keeps the ids."""
 
     task_ids: list[str] = field(default_factory=list)
@@ -534,7 +575,13 @@ class FakeOriginals:
             raise SourceChangedError
         data = whole[start : start + length]
         last = start + len(data) == len(whole) if self.tells_size else len(data) < length
-        return Piece(data=data, size=len(whole) if self.tells_size else None, tag=its, media_type="video/mp4", last=last)
+        return Piece(
+            data=data,
+            size=len(whole) if self.tells_size else None,
+            tag=its,
+            media_type="video/mp4",
+            last=last,
+        )
 
     async def close(self) -> None:
         """Close what is open."""
@@ -542,7 +589,7 @@ class FakeOriginals:
 
 
 @dataclass
-class Started:
+class RecordingArchiver:
     """`Archiver`: keeps the ids."""
 
     task_ids: list[str] = field(default_factory=list)
@@ -555,8 +602,8 @@ class Started:
         return self.failing < 0
 
 
-class FixedHooks:
-    """`Hooks` with a token that anybody can guess."""
+class FixedWebhookUrls:
+    """`WebhookUrls` with a token that anybody can guess."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address."""
@@ -589,7 +636,9 @@ async def deployment_key(*, fresh: bool) -> str:
 def as_stored(caller: Caller) -> Caller:
     """Give a caller as the table holds it: its signing secrets encrypted under `MATERIAL`."""
     encrypted = [
-        one.model_copy(update={"value": encryption.encrypt(one.value, material=MATERIAL, context=caller.caller)})
+        one.model_copy(
+            update={"value": encryption.encrypt(one.value, material=MATERIAL, context=caller.caller)}
+        )
         for one in caller.secrets
     ]
     return caller.model_copy(update={"secrets": tuple(encrypted)})

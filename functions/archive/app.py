@@ -19,7 +19,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     hard_stop = app.clock.now() + remaining - RESERVE
     try:
-        report = app.run(archive(event["archive"], hard_stop=hard_stop, desk=app.archiving(event["wake"])), limit=None)
+        report = app.run(
+            archive(event["archive"], hard_stop=hard_stop, desk=app.archiving(event["wake"])), limit=None
+        )
     finally:
         app.flush_metrics()
     return asdict(report)

@@ -13,7 +13,16 @@ from taskhook.wiring import App
 PAGES = Path(__file__).parent  # console and documentation are beside this file
 
 app = App(Settings.of(os.environ)).built(
-    "runner", "callers", "targets", "inspector", "payer", "door", "test_callbacks", "vendor_webhooks", "archive", "account"
+    "runner",
+    "callers",
+    "targets",
+    "inspector",
+    "payer",
+    "door",
+    "test_callbacks",
+    "vendor_webhooks",
+    "archive",
+    "account",
 )
 
 

@@ -1,6 +1,6 @@
 """What the layer leaves out: whole folders and files, run by its build on the folder of installed packages.
 
-Nothing is cut open. Licences and each package's metadata stay: Amazon Inspector finds vulnerable packages by them.
+Nothing is cut open. Licences and each package's metadata stay: Amazon MediaInspection finds vulnerable packages by them.
 """
 
 import shutil

@@ -13,18 +13,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("coldstart", "cost", "delivery", "engine", "kills", "lateness", "load", "media", "size", "submit", "sweep", "trouble")
+BENCHES = (
+    "coldstart",
+    "cost",
+    "delivery",
+    "engine",
+    "kills",
+    "lateness",
+    "load",
+    "media",
+    "size",
+    "submit",
+    "sweep",
+    "trouble",
+)
 SEED = 20261123
 
 
 def main() -> int:
     """Measure, print, and merge into one JSON object."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; none: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and rounds: to see that it runs, not to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer tasks and rounds: to see that it runs, not to quote"
+    )
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(BENCHES)):
         parser.error(f"no such bench: {', '.join(unknown)}; there are {', '.join(BENCHES)}")
@@ -33,7 +50,9 @@ def main() -> int:
     for name in options.names or BENCHES:
         print(f"== {name}", file=sys.stderr, flush=True)
         try:
-            figures[name] = importlib.import_module(f"tests.bench.{name}").measure(quick=options.quick, seed=SEED)
+            figures[name] = importlib.import_module(f"tests.bench.{name}").measure(
+                quick=options.quick, seed=SEED
+            )
         except Exception as error:  # noqa: BLE001  # one broken bench does not hide the others
             print(f"{name} broke: {type(error).__name__}: {error}", file=sys.stderr)
             broken = True

@@ -43,7 +43,9 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
             "naive_poll": _first_event("poll", naive),
         }
         runs, phases = asyncio.run(_rounds(commands, 3 if quick else 21))
-    figures: dict[str, Any] = {f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"}
+    figures: dict[str, Any] = {
+        f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"
+    }
     figures["ms"] = {name: round(statistics.median(taken) * 1000) for name, taken in runs.items()}
     figures["processor_of_first_event"] = "whole" if share.refusal() else "Lambda's share"
     for name, taken in phases.items():
@@ -77,13 +79,21 @@ async def _rounds(commands: dict[str, list[str]], rounds: int) -> tuple[Runs, Ph
                     variables["TASKS_TABLE"] = QUIET
                 elif "media" in name:
                     variables |= {"MEDIA_CHECKS": "enforce", "CALLBACK_TARGETS": "any"}
-                    command = [word.replace("https://example.com/", f"{environment['VENDOR_URL']}/media/") for word in command]
-                    command = [word.replace("new_actor", "actor").replace("original_scene", "scene") for word in command]
+                    command = [
+                        word.replace("https://example.com/", f"{environment['VENDOR_URL']}/media/")
+                        for word in command
+                    ]
+                    command = [
+                        word.replace("new_actor", "actor").replace("original_scene", "scene")
+                        for word in command
+                    ]
                 took = await asyncio.to_thread(_run, command, variables)
                 if turn:
                     runs[name].append(took)
                 if turn and name in phases:
-                    phases[name].append(await asyncio.to_thread(_run_in_phases, command, variables, name.split("_")[0]))
+                    phases[name].append(
+                        await asyncio.to_thread(_run_in_phases, command, variables, name.split("_")[0])
+                    )
     return runs, phases
 
 
@@ -129,7 +139,12 @@ def _run_in_phases(command: list[str], environment: dict[str, str], function: st
 
 
 def _started(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
     if share.refusal():
         return subprocess.Popen(command, env=environment, **pipes)
     groups = share.stack_of(Path(environment["TMPDIR"]))  # they go with the account

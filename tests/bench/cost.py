@@ -41,7 +41,8 @@ from tests.local.emulator import size
 RUNNING, TASK_S = 100, 120
 PER_MONTH = RUNNING * prices.MONTH_S / TASK_S  # tasks
 SUBMIT_GB, POLL_GB = (
-    stack.template()["Resources"][f"{name}Function"]["Properties"]["MemorySize"] / 1024 for name in ("Submit", "Poll")
+    stack.template()["Resources"][f"{name}Function"]["Properties"]["MemorySize"] / 1024
+    for name in ("Submit", "Poll")
 )
 STANDING = RUNNING - 20  # run all the time while the others come and go
 LONG = 500  # bytes of a URL
@@ -82,11 +83,17 @@ class Counted:
 class Account:
     """A stack that runs, its meter and its logs."""
 
-    def __init__(self, ready: dict[str, str], meter: Path, deliveries: _Deliveries, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, ready: dict[str, str], meter: Path, deliveries: _Deliveries, client: httpx.AsyncClient
+    ) -> None:
         self.ready, self.deliveries, self.client = ready, deliveries, client
         self._meter = meter
-        session = boto3.Session(region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test")
-        self.aws: Callable[[str], Any] = lambda service: session.client(service, endpoint_url=ready["aws_endpoint_url"])
+        session = boto3.Session(
+            region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        self.aws: Callable[[str], Any] = lambda service: session.client(
+            service, endpoint_url=ready["aws_endpoint_url"]
+        )
         self._logged = Counted(at=0, units=Counter())  # by what has been read of the logs, up to
         self._read_to: dict[tuple[str, str], str] = {}
         self._emulators_ms = 0.0
@@ -99,7 +106,13 @@ class Account:
 
     def _look(self) -> Counted:
         for group in self.aws("logs").describe_log_groups()["logGroups"]:
-            name = "submit" if "Submit" in group["logGroupName"] else "poll" if "Poll" in group["logGroupName"] else "empty"
+            name = (
+                "submit"
+                if "Submit" in group["logGroupName"]
+                else "poll"
+                if "Poll" in group["logGroupName"]
+                else "empty"
+            )
             for message in self._new_lines(group["logGroupName"]):
                 self._count(name, message)
         logged = self._logged
@@ -131,7 +144,9 @@ class Account:
                 where = group, stream["logStreamName"]
                 while True:
                     on = {"nextToken": self._read_to[where]} if where in self._read_to else {}
-                    events = logs.get_log_events(logGroupName=where[0], logStreamName=where[1], startFromHead=True, **on)
+                    events = logs.get_log_events(
+                        logGroupName=where[0], logStreamName=where[1], startFromHead=True, **on
+                    )
                     self._read_to[where] = events["nextForwardToken"]
                     if not events["events"]:
                         break
@@ -142,7 +157,9 @@ class Account:
         self._emulators_ms = await asyncio.to_thread(self._empty_invocation)
         for on, seconds in (("submit", 0.4), ("task", 0.2)):
             fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
-            (await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)).raise_for_status()
+            (
+                await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)
+            ).raise_for_status()
         await self.serve(2 * AT_ONCE, url_bytes=0, task_s=1)
 
     def _empty_invocation(self, times: int = 40) -> float:
@@ -152,12 +169,18 @@ class Account:
         with zipfile.ZipFile(package, "w") as archive:
             archive.writestr("empty.py", "def handler(event, context):\n    return None\n")
         functions.create_function(
-            FunctionName="empty", Runtime="python3.13", Role=role, Handler="empty.handler", Code={"ZipFile": package.getvalue()}
+            FunctionName="empty",
+            Runtime="python3.13",
+            Role=role,
+            Handler="empty.handler",
+            Code={"ZipFile": package.getvalue()},
         )
         functions.get_waiter("function_active_v2").wait(FunctionName="empty")
         for _ in range(times):
             functions.invoke(FunctionName="empty")
-        reports = [float(found[1]) for line in self._new_lines("/aws/lambda/empty") if (found := _REPORT.match(line))]
+        reports = [
+            float(found[1]) for line in self._new_lines("/aws/lambda/empty") if (found := _REPORT.match(line))
+        ]
         return statistics.median(reports)
 
     def _peaks(self) -> dict[str, int]:
@@ -168,7 +191,9 @@ class Account:
                 environment = process.environ()
                 function = environment.get("AWS_LAMBDA_FUNCTION_NAME", "")
                 if function and environment.get("AWS_ENDPOINT_URL") == self.ready["aws_endpoint_url"]:
-                    [peak] = re.findall(r"VmHWM:\s+([0-9]+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                    [peak] = re.findall(
+                        r"VmHWM:\s+([0-9]+) kB", Path(f"/proc/{process.pid}/status").read_text()
+                    )
                     name = "submit" if "Submit" in function else "poll"
                     peaks[name] = max(peaks[name], round(int(peak) / 1024))
         return dict(peaks)
@@ -194,7 +219,9 @@ class Account:
 
         async def one(number: int) -> None:
             body = {
-                "image_url": _url(f"{self.ready['upstream']}/media/actor.jpg?n={number}&task_seconds={task_s}&x=", url_bytes),
+                "image_url": _url(
+                    f"{self.ready['upstream']}/media/actor.jpg?n={number}&task_seconds={task_s}&x=", url_bytes
+                ),
                 "video_url": _url(f"{self.ready['upstream']}/media/scene.mp4?x=", url_bytes),
                 "mode": "wan-std",
                 "callback_url": _url(f"{self.ready['receiver']}/bill?x=", url_bytes),
@@ -217,12 +244,20 @@ class Account:
 
     def item_bytes(self) -> float:
         """Weigh what is kept of a task, on average: its items and its row in the caller's index, and what DynamoDB adds to each."""
-        resource = self.aws("cloudformation").describe_stack_resource(StackName=self.ready["stack"], LogicalResourceId="Tasks")
+        resource = self.aws("cloudformation").describe_stack_resource(
+            StackName=self.ready["stack"], LogicalResourceId="Tasks"
+        )
         table = resource["StackResourceDetail"]["PhysicalResourceId"]
-        items = [item for page in self.aws("dynamodb").get_paginator("scan").paginate(TableName=table) for item in page["Items"]]
+        items = [
+            item
+            for page in self.aws("dynamodb").get_paginator("scan").paginate(TableName=table)
+            for item in page["Items"]
+        ]
         own = [item for item in items if item["task_id"]["S"].startswith("tk_")]
         tasks = [item for item in own if "state" in item]  # the others are requests
-        rows = sum(size({name: item[name] for name in ("task_id", "caller", "listed")}) + 100 for item in tasks)
+        rows = sum(
+            size({name: item[name] for name in ("task_id", "caller", "listed")}) + 100 for item in tasks
+        )
         return (rows + sum(size(item) + 100 for item in own)) / len(tasks)
 
 
@@ -243,7 +278,11 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
         "fast_per_million": _total(fast["dollars"]),
         "economy_per_million": _total(economy["dollars"]),
         "idle_month": _total(idle_month),
-        "terms": {"fast": _rounded(fast["dollars"]), "economy": _rounded(economy["dollars"]), "idle": _rounded(idle_month)},
+        "terms": {
+            "fast": _rounded(fast["dollars"]),
+            "economy": _rounded(economy["dollars"]),
+            "idle": _rounded(idle_month),
+        },
         "counted": {"fast": fast["counted"], "economy": economy["counted"]},
         "alternatives_per_million": _alternatives(fast["durable"]),
         "durable": fast["durable"],
@@ -280,7 +319,10 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     per_task_s = TASK_S / RUNNING
     # Who hands over goes on for a moment; and not less than one, for the last one's report has not come.
     overlap = max(1.0, whole.milliseconds["poll"] / 1000 / whole.at)
-    units = {kind: _besides(long, still, kind) / long_tasks + still.sum(kind) / still.at * per_task_s for kind in ("write", "read")}
+    units = {
+        kind: _besides(long, still, kind) / long_tasks + still.sum(kind) / still.at * per_task_s
+        for kind in ("write", "read")
+    }
     dollars = _common(long, long_tasks, kept) | {
         "poll": per_task_s * overlap * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": units["write"] * prices.WRITE_UNIT * MILLION,
@@ -306,7 +348,10 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
     with tempfile.TemporaryDirectory() as folder:
         meter = Path(folder, "meter.json")
         flags = ("--rpm", "100000", "--concurrent", "10000", "--parameter", "CallbackLatency=economy")
-        async with _stack("--meter", str(meter), *flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
+        async with (
+            _stack("--meter", str(meter), *flags) as (ready, deliveries),
+            httpx.AsyncClient(timeout=120) as client,
+        ):
             account = Account(ready, meter, deliveries, client)
             first = await account.ticked(1)  # with a cold start
             idle = (await account.ticked(first.invocations["poll"] + 1)).since(first)
@@ -340,9 +385,17 @@ def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
     monthly = prices.METRIC_MONTH * len(counted.metrics) / PER_MONTH
     fixed = (prices.SECRET_MONTH + prices.MONTH_S / 60 * prices.SCHEDULE) / PER_MONTH
     return {
-        "api": counted.invocations["submit"] / tasks * prices.HTTP_API_REQUEST * MILLION,  # the vendor's hints come this way too
+        "api": counted.invocations["submit"]
+        / tasks
+        * prices.HTTP_API_REQUEST
+        * MILLION,  # the vendor's hints come this way too
         "requests": sum(counted.invocations.values()) / tasks * prices.LAMBDA_REQUEST * MILLION,
-        "submit": counted.milliseconds["submit"] / tasks / 1000 * SUBMIT_GB * prices.LAMBDA_GB_SECOND * MILLION,
+        "submit": counted.milliseconds["submit"]
+        / tasks
+        / 1000
+        * SUBMIT_GB
+        * prices.LAMBDA_GB_SECOND
+        * MILLION,
         "logs": sum(counted.log_bytes.values()) / tasks / GB * prices.LOG_GB * MILLION,
         "metrics": monthly * MILLION,
         "kept": kept / GB * (prices.TABLE_GB_MONTH + prices.PITR_GB_MONTH) * MILLION,
@@ -352,7 +405,11 @@ def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
 
 def _shown(counted: Counted, tasks: int, kept: float) -> dict[str, Any]:
     return {
-        "units_per_task": {name: round(units / tasks, 2) for name, units in sorted(counted.units.items()) if units / tasks >= 0.01},
+        "units_per_task": {
+            name: round(units / tasks, 2)
+            for name, units in sorted(counted.units.items())
+            if units / tasks >= 0.01
+        },
         "invocations": {name: round(count / tasks, 2) for name, count in counted.invocations.items()},
         "ms": {name: round(spent / tasks) for name, spent in counted.milliseconds.items()},
         "log_bytes": {name: round(size / tasks) for name, size in counted.log_bytes.items()},
@@ -380,7 +437,10 @@ def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
     own_writes = 4 * prices.WRITE_UNIT
-    operations, written = 14, 7500  # start, submit, the wait and its ten looks, deliver; what each of them writes
+    operations, written = (
+        14,
+        7500,
+    )  # start, submit, the wait and its ten looks, deliver; what each of them writes
     if durable.get("status") == "SUCCEEDED":
         operations, written = durable["operations"], durable["bytes_written"]
     kept = written / GB * prices.DURABLE_GB_MONTH / 2
@@ -418,8 +478,12 @@ def _run_durable(account: Account) -> dict[str, Any]:
         DurableConfig={"ExecutionTimeout": 600, "RetentionPeriodInDays": 14},
     )
     functions.get_waiter("function_active_v2").wait(FunctionName="durable")
-    key_arn = account.aws("cloudformation").describe_stack_resource(StackName=account.ready["stack"], LogicalResourceId="Secret")
-    secret = account.aws("secretsmanager").get_secret_value(SecretId=key_arn["StackResourceDetail"]["PhysicalResourceId"])
+    key_arn = account.aws("cloudformation").describe_stack_resource(
+        StackName=account.ready["stack"], LogicalResourceId="Secret"
+    )
+    secret = account.aws("secretsmanager").get_secret_value(
+        SecretId=key_arn["StackResourceDetail"]["PhysicalResourceId"]
+    )
     media = account.ready["upstream"]
     event = {
         "vendor": media,
@@ -438,15 +502,21 @@ def _run_durable(account: Account) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     executions: list[Any] = []
     while time.monotonic() < deadline:
-        executions = functions.list_durable_executions_by_function(FunctionName="durable")["DurableExecutions"]
+        executions = functions.list_durable_executions_by_function(FunctionName="durable")[
+            "DurableExecutions"
+        ]
         if executions and executions[0]["Status"] != "RUNNING":
             break
         time.sleep(1)
     [execution] = executions
     arn = execution["DurableExecutionArn"]
-    history = functions.get_durable_execution_history(DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000)["Events"]
+    history = functions.get_durable_execution_history(
+        DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000
+    )["Events"]
     kinds = Counter(event["EventType"] for event in history)
-    looks = kinds["InvocationCompleted"] - 1  # each look after the first is an operation, and an invocation, of its own
+    looks = (
+        kinds["InvocationCompleted"] - 1
+    )  # each look after the first is an operation, and an invocation, of its own
     operations = kinds["ExecutionStarted"] + kinds["StepStarted"] + looks
     return {
         "status": execution["Status"],
@@ -460,7 +530,9 @@ def _role(account: Account, name: str) -> str:
     """Make a role for a function of the bench's own."""
     iam = account.aws("iam")
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
+    role = iam.create_role(
+        RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    )
     rights = {"Effect": "Allow", "Action": ["lambda:*", "logs:*"], "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [rights]})
     iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=document)

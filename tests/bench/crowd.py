@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, overload
 from botocore.exceptions import ClientError
 
 from taskhook import wiring
-from taskhook.adapters.dynamodb import items
-from taskhook.adapters.dynamodb.items import attributes
-from taskhook.adapters.dynamodb.tasks import DynamoTasks
+from taskhook.adapters.dynamodb.control import DynamoControl
+from taskhook.adapters.dynamodb.items import item
+from taskhook.adapters.dynamodb.tasks import DynamoTasks, values_of
 from taskhook.adapters.http import callbacks, vendor
 from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
 from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
@@ -35,7 +35,7 @@ from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
 from tests.sim.table import Item, MemoryDynamo, _range
-from tests.world import SETTINGS, START, MemoryCallers, Told, a_caller
+from tests.world import SETTINGS, START, MemoryCallers, RecordingReporter, a_caller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -50,16 +50,19 @@ CALLERS = 50
 PAGE = 8000  # rows of an index in 1 MB
 
 
-class Crowd(Sequence[str]):
+class SortKeys(Sequence[str]):
     """The sort keys of many rows of one partition, in order, none of which is kept."""
 
     def __init__(self, kind: str, count: int) -> None:
         self.kind, self.size = kind, count
         self.partition = {"watched": "watch", "ended": "watch", "retry": "retry", "queued": "queue"}[kind]
-        work = self.task(0).work
+        work = self.task(0).work_key
         assert work is not None
         self.form = work[1]
-        assert all(self.task(number).work == (self.partition, self.work_at(number)) for number in (0, count // 2, count - 1))
+        assert all(
+            self.task(number).work_key == (self.partition, self.work_at(number))
+            for number in (0, count // 2, count - 1)
+        )
 
     def __len__(self) -> int:
         return self.size
@@ -77,7 +80,11 @@ class Crowd(Sequence[str]):
 
     def work_at(self, number: int) -> str:
         """Make the sort key of a row from the first one's, without its task."""
-        own = {self._at(0): self._at(number), self._id(0): self._id(number), f"{self._caller(0)}#": f"{self._caller(number)}#"}
+        own = {
+            self._at(0): self._at(number),
+            self._id(0): self._id(number),
+            f"{self._caller(0)}#": f"{self._caller(number)}#",
+        }
         key = self.form
         for first, mine in own.items():
             key = key.replace(first, mine)
@@ -115,43 +122,52 @@ class Crowd(Sequence[str]):
         if self.kind in {"watched", "queued"}:
             return watched
         url = f"https://file.example.com/{watched.task_id}.mp4?X-Amz-Signature={'ab12' * 16}"
-        data = {"duration": 41230, "result": {"resources": [{"url": url, "type": "video", "width": 1366, "height": 768}]}}
+        data = {
+            "duration": 41230,
+            "result": {"resources": [{"url": url, "type": "video", "width": 1366, "height": 768}]},
+        }
         ended = watched.succeeded(data, at, retention=RETENTION, claim=at)
         return ended.redelivered(at) if self.kind == "retry" else ended
 
 
 class CrowdedTable(MemoryDynamo):
-    """A table with one crowd; what is written of it is kept as any other item."""
+    """A table with many rows of one partition; what is written of it is kept as any other item."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, keys: SortKeys) -> None:
         super().__init__({TABLE: "task_id"}, time=lambda: self.now)
         self.now = 0.0
-        self._crowd = crowd
+        self._sort_keys = keys
 
     def query(self, **request: Any) -> dict[str, Any]:
         """Read a page of rows."""
         partition, within = _range(request, "work", "work_at")
-        if partition != self._crowd.partition:
+        if partition != self._sort_keys.partition:
             return super().query(**request)
-        first, end = 0, len(self._crowd)
+        first, end = 0, len(self._sort_keys)
         start = request.get("ExclusiveStartKey")
         for comparison, bound in [*within, *([(">", start["work_at"]["S"])] if start else [])]:
             match comparison:
                 case ">":
-                    first = max(first, bisect_right(self._crowd, bound))
+                    first = max(first, bisect_right(self._sort_keys, bound))
                 case ">=":
-                    first = max(first, bisect_left(self._crowd, bound))
+                    first = max(first, bisect_left(self._sort_keys, bound))
                 case "<":
-                    end = min(end, bisect_left(self._crowd, bound))
+                    end = min(end, bisect_left(self._sort_keys, bound))
                 case "<=":
-                    end = min(end, bisect_right(self._crowd, bound))
+                    end = min(end, bisect_right(self._sort_keys, bound))
         rows: list[Item] = []
         most = min(request.get("Limit", PAGE), PAGE)
         while first < end and len(rows) < most:
             task_id = f"tk_{first:022d}"
             written = super()._now(TABLE, task_id)
             if written is None or written.get("work") == {"S": partition}:
-                rows.append({"task_id": {"S": task_id}, "work": {"S": partition}, "work_at": {"S": self._crowd.work_at(first)}})
+                rows.append(
+                    {
+                        "task_id": {"S": task_id},
+                        "work": {"S": partition},
+                        "work_at": {"S": self._sort_keys.work_at(first)},
+                    }
+                )
             first += 1
         return {"Items": rows, **({"LastEvaluatedKey": rows[-1]} if rows and first < end else {})}
 
@@ -162,10 +178,11 @@ class CrowdedTable(MemoryDynamo):
         return super()._then(table, key) or self._made(key)
 
     def _made(self, key: str) -> Item | None:
-        number = key.removeprefix("tk_")
-        if number == key or not number.isdecimal():
+        number, _, fingerprint = key.removeprefix("tk_").partition("#")
+        if not key.startswith("tk_") or not number.isdecimal():
             return None
-        return items.item(attributes(self._crowd.task(int(number))))
+        task = self._sort_keys.task(int(number))
+        return item({"task_id": key, "request": task.request} if fingerprint else values_of(task))
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:
@@ -288,24 +305,31 @@ def main() -> None:
     asyncio.set_event_loop(loop)
     clock = WorldClock(loop)
     calls, far = multiprocessing.Pipe()
-    table = multiprocessing.get_context("fork").Process(target=serve, args=(CrowdedTable(Crowd(kind, count)), far), daemon=True)
+    table = multiprocessing.get_context("fork").Process(
+        target=serve, args=(CrowdedTable(SortKeys(kind, count)), far), daemon=True
+    )
     table.start()
     client: Any = FarTable(calls, loop)
-    tasks = DynamoTasks(client, TABLE, clock=clock, reporter=Told())
+    tasks = DynamoTasks(client, TABLE, clock=clock, reporter=RecordingReporter())
     api, hosts = BusyVendor(clock), DeadHost(clock)
     app = App(
         SETTINGS,
         tasks=tasks,
+        control=DynamoControl(client, TABLE, clock=clock),
         vendor=api,
         webhook_urls=None,
         callbacks=hosts,
-        callers=MemoryCallers(a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))),
+        callers=MemoryCallers(
+            a_caller("alice"), *(a_caller(f"caller{number:02d}") for number in range(CALLERS))
+        ),
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
     )
     before = resident("VmRSS")
     for _ in range(2):
-        report = loop.run_until_complete(poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller))
+        report = loop.run_until_complete(
+            poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller)
+        )
     figures = {"peak_mb": resident("VmHWM"), "before_mb": before, "asked": api.asked, "sent": hosts.sent}
     table.kill()
     print(json.dumps(figures | {"steps": report.steps, "seconds": round(loop.time())}))

@@ -30,17 +30,32 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
-from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeVendor, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import (
+    SETTINGS,
+    FakeVendor,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
-HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 6))  # an engine gives one host 20 places: five fill 100 connections
+HOSTS = tuple(
+    f"127.0.0.{number}" for number in range(1, 6)
+)  # an engine gives one host 20 places: five fill 100 connections
 RETENTION = timedelta(days=7)
-RESULT = {"result": {"resources": [{"url": "https://files.example.com/results/0123456789abcdef.mp4", "type": "video"}]}}
+RESULT = {
+    "result": {
+        "resources": [{"url": "https://files.example.com/results/0123456789abcdef.mp4", "type": "video"}]
+    }
+}
 
 Send = Callable[[list[Task]], Awaitable[float]]
 
@@ -58,7 +73,10 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
         "vs_plain_httpx": _median_ratio(rates["engine"], rates["httpx"]),
         "good_p95_ratio": _median_ratio(beside, alone),
         "per_second": {name: round(statistics.median(values)) for name, values in rates.items()},
-        "good_p95_ms": {"alone": round(statistics.median(alone) * 1000), "beside_dead": round(statistics.median(beside) * 1000)},
+        "good_p95_ms": {
+            "alone": round(statistics.median(alone) * 1000),
+            "beside_dead": round(statistics.median(beside) * 1000),
+        },
     }
     print(json.dumps(figures), file=sys.stderr, flush=True)
     return figures
@@ -91,13 +109,13 @@ async def _engine(tasks: list[Task]) -> float:
     stored = [await store.add(task) for task in tasks]
     callbacks = AiohttpCallbacks(TargetPolicy(relaxed=True))
     hosts = Hosts(clock)
-    courier = Courier(
+    courier = DeliveryPorts(
         tasks=store,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
         hosts=hosts,
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
         retention=RETENTION,
     )
 
@@ -190,6 +208,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     app = App(
         SETTINGS,
         tasks=store,
+        control=MemoryControl(),
         vendor=FakeVendor(VirtualClock()),
         webhook_urls=None,
         callbacks=callbacks,
@@ -199,7 +218,9 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     )
     began = perf_counter()
     invocation = asyncio.create_task(
-        poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
+        poll(
+            scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller
+        )
     )
     await told.all_there.wait()
     invocation.cancel()
@@ -209,7 +230,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     return times[94]
 
 
-class Answered(Told):
+class Answered(RecordingReporter):
     """A reporter that notes when each of the wanted callbacks was answered."""
 
     def __init__(self, count: int) -> None:
@@ -253,7 +274,9 @@ def _tasks(hosts: tuple[str, ...], port: int, count: int) -> list[Task]:
 @contextmanager
 def receivers(hosts: tuple[str, ...], *flags: str) -> Iterator[int]:
     """Start receivers on loopback in a process of their own; give their port."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.sink", *hosts, *flags], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.sink", *hosts, *flags], cwd=ROOT, stdout=subprocess.PIPE
+    )
     with process:
         assert process.stdout is not None
         try:

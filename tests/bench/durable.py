@@ -34,9 +34,12 @@ def handler(event: Json, context: DurableContext) -> Json:
         return WaitForConditionDecision.continue_waiting(Duration.from_seconds(event["gap"]))
 
     task_id = context.step(
-        lambda _: _ask(f"{vendor}/api/v1/{event['model']}", key, event["request"])["data"]["task_id"], name="submit"
+        lambda _: _ask(f"{vendor}/api/v1/{event['model']}", key, event["request"])["data"]["task_id"],
+        name="submit",
     )
     nothing_yet: Json = {}
-    result = context.wait_for_condition(poll, WaitForConditionConfig(wait_strategy=again, initial_state=nothing_yet), name="poll")
+    result = context.wait_for_condition(
+        poll, WaitForConditionConfig(wait_strategy=again, initial_state=nothing_yet), name="poll"
+    )
     context.step(lambda _: bool(_ask(event["callback_url"], key, {"data": result}) or True), name="deliver")
     return {"task_id": task_id}

@@ -20,7 +20,16 @@ from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
 from taskhook.vendors import modellix
 from taskhook.wiring import App
-from tests.world import SETTINGS, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import (
+    SETTINGS,
+    FakeReceivers,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 ROOT = Path(__file__).parents[2]
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -53,17 +62,29 @@ def measure(*, quick: bool, seed: int) -> dict[str, float]:
         "--no-hints",
         "--no-long-poll",
     ]
-    with subprocess.Popen([*command, "--rpm", "100000000", "--concurrent", "1000000"], cwd=ROOT, stdout=subprocess.PIPE) as vendor:
+    with subprocess.Popen(
+        [*command, "--rpm", "100000000", "--concurrent", "1000000"], cwd=ROOT, stdout=subprocess.PIPE
+    ) as vendor:
         assert vendor.stdout is not None
         ready = json.loads(vendor.stdout.readline())
         try:
-            pairs = asyncio.run(_pairs(ready["upstream"], ready["api_key"], tasks=100 if quick else 400, rounds=5 if quick else 21))
+            pairs = asyncio.run(
+                _pairs(
+                    ready["upstream"],
+                    ready["api_key"],
+                    tasks=100 if quick else 400,
+                    rounds=5 if quick else 21,
+                )
+            )
         finally:
             vendor.terminate()
     ratios = [ours / theirs for ours, theirs in pairs]
     ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
     figures = {"poll_cpu_vs_bare": round(statistics.median(ratios), 3)}
-    print(f"ours {ours * 1e6:.0f} µs, bare {theirs * 1e6:.0f} µs per poll, ratio {figures['poll_cpu_vs_bare']}", file=sys.stderr)
+    print(
+        f"ours {ours * 1e6:.0f} µs, bare {theirs * 1e6:.0f} µs per poll, ratio {figures['poll_cpu_vs_bare']}",
+        file=sys.stderr,
+    )
     return figures
 
 
@@ -81,22 +102,30 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             return key
 
         api = HttpTaskApi(upstream, the_key, answers=modellix)
-        settings = SETTINGS.model_copy(update={"requests_per_minute": 100_000_000, "callback_latency": CallbackLatency.ECONOMY})
+        settings = SETTINGS.model_copy(
+            update={"requests_per_minute": 100_000_000, "callback_latency": CallbackLatency.ECONOMY}
+        )
         clock = SystemClock()
         app = App(
             settings,
             tasks=store,
+            control=MemoryControl(),
             vendor=api,
             webhook_urls=None,
             callbacks=FakeReceivers(VirtualClock()),
             callers=MemoryCallers(a_caller()),
             clock=clock,
-            reporter=Told(),
+            reporter=RecordingReporter(),
         )
         pairs = []
         for _ in range(rounds + 1):
             began = time.process_time()
-            report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
+            report = await poll(
+                scheduled=True,
+                hard_stop=clock.now() + timedelta(seconds=120),
+                rules=app.rules,
+                world=app.poller,
+            )
             between = time.process_time()
             await bare(client, urls, headers)
             ended = time.process_time()
@@ -106,9 +135,15 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
     return pairs[1:]  # the first opens connections
 
 
-async def _running_task(client: httpx.AsyncClient, upstream: str, headers: dict[str, str], number: int) -> Task:
+async def _running_task(
+    client: httpx.AsyncClient, upstream: str, headers: dict[str, str], number: int
+) -> Task:
     """Submit a task that does not end, and store it as taken an hour ago, so that it is due at every tick."""
-    request = {"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/v.mp4", "mode": "wan-std"}
+    request = {
+        "image_url": "https://example.com/a.jpg",
+        "video_url": "https://example.com/v.mp4",
+        "mode": "wan-std",
+    }
     answer = await client.post(f"{upstream}/api/v1/{MODEL}", json=request, headers=headers)
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     return Task(

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from standardwebhooks.webhooks import Webhook
 
-from tests.local.vendor import TASK_FAULTS
+from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
 
 ROOT = Path(__file__).parents[2]
@@ -68,11 +68,15 @@ class Flow:
     seed: int
     task_seconds: tuple[float, float] = (1.0, 6.0)
     sent: list[Sent] = field(default_factory=list)
-    answered_at: list[float] = field(default_factory=list)  # by the monotonic clock, one for each task that has its answer
+    answered_at: list[float] = field(
+        default_factory=list
+    )  # by the monotonic clock, one for each task that has its answer
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
-        self.http = httpx.AsyncClient(timeout=FRONT_S, trust_env=False, limits=httpx.Limits(max_connections=64))
+        self.http = httpx.AsyncClient(
+            timeout=FRONT_S, trust_env=False, limits=httpx.Limits(max_connections=64)
+        )
         self._answers = Progress()
 
     async def submit_all(self, tasks: int, *, most_per_second: float, measured: int = 0) -> float:
@@ -94,10 +98,15 @@ class Flow:
         per_second = most_per_second
         await asyncio.gather(*(one(sent, 0) for sent in self.sent[:measured]))
         if measured:
-            began, ended = self.answered_at[SUBMITS_AT_ONCE - 1], self.answered_at[-1]  # the first start a process each
+            began, ended = (
+                self.answered_at[SUBMITS_AT_ONCE - 1],
+                self.answered_at[-1],
+            )  # the first start a process each
             per_second = min(most_per_second, MEASURED_SHARE * (measured - SUBMITS_AT_ONCE) / (ended - began))
         now = time.monotonic()
-        await asyncio.gather(*(one(sent, now + number / per_second) for number, sent in enumerate(self.sent[measured:])))
+        await asyncio.gather(
+            *(one(sent, now + number / per_second) for number, sent in enumerate(self.sent[measured:]))
+        )
         return per_second
 
     async def _submit(self, sent: Sent, seconds: float, slots: asyncio.Semaphore) -> None:
@@ -107,7 +116,10 @@ class Flow:
             "mode": "wan-std",
             "callback_url": f"{self.receiver}/{self.mark}/{sent.number}",
         }
-        headers = {"Authorization": f"Bearer {self.callers[sent.caller][0]}", "Idempotency-Key": f"{self.mark}-{sent.number}"}
+        headers = {
+            "Authorization": f"Bearer {self.callers[sent.caller][0]}",
+            "Idempotency-Key": f"{self.mark}-{sent.number}",
+        }
         while self._answers.goes_on(len(self.answered_at)):
             sent.tries += 1
             with contextlib.suppress(httpx.TransportError):
@@ -122,14 +134,18 @@ class Flow:
                 self.answered_at.append(time.monotonic())
                 return
             await asyncio.sleep(self.dice.uniform(0.5, 2))
-        alone = f"task {sent.number} got no answer in {sent.tries} tries, nor did any other for {STILL_S:.0f} s"
+        alone = (
+            f"task {sent.number} got no answer in {sent.tries} tries, nor did any other for {STILL_S:.0f} s"
+        )
         raise RuntimeError(f"{alone}; heard last: {sent.heard}")
 
     async def _set_back(self, number: int) -> None:
         behaviour = {"path": f"/{self.mark}/{number}", "times": 1, **SETBACKS[number // 2 % len(SETBACKS)]}
         (await self.http.post(f"{self.receiver}/_control", json=behaviour)).raise_for_status()
 
-    async def inject(self, rounds: int, *, every_tasks: float, after: int = 0, spare: frozenset[str] = frozenset()) -> Counter[str]:
+    async def inject(
+        self, rounds: int, *, every_tasks: float, after: int = 0, spare: frozenset[str] = frozenset()
+    ) -> Counter[str]:
         """Let the vendor go wrong in every way it knows, one after another, but for those that are spared.
 
         Once for every so many tasks that have been answered, from the task `after` on: a slow machine meets as many as a fast one.
@@ -146,7 +162,9 @@ class Flow:
                 while len(self.answered_at) < due:  # noqa: ASYNC110  # a count is no event
                     await asyncio.sleep(0.05)
                 more = {"seconds": 3.0} if fault == "slow" else {}
-                answer = await self.http.post(f"{self.upstream}/_control/faults", json={"on": on, "fault": fault, **more})
+                answer = await self.http.post(
+                    f"{self.upstream}/_control/faults", json={"on": on, "fault": fault, **more}
+                )
                 answer.raise_for_status()
                 injected[f"{on} {fault}"] += 1
                 due += 0 if fault in KEY_FAULTS else every_tasks
@@ -168,7 +186,9 @@ class Flow:
             seen = len(came), len(left), counts["submits"], counts["running"]
             if not left or not progress.goes_on(seen):
                 return
-            if progress.still(seen) >= patience_s and all(map(_has_a_long_way, [await self._show(sent) for sent in left])):
+            if progress.still(seen) >= patience_s and all(
+                map(_has_a_long_way, [await self._show(sent) for sent in left])
+            ):
                 return
             await asyncio.sleep(look_s)
 
@@ -205,7 +225,9 @@ class Flow:
                     audit.broken.append(f"{sent.task_id} is a success that the vendor does not know")
                 continue
             audit.left.append(await self._show(sent))
-        reached = {delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200}  # meanwhile
+        reached = {
+            delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200
+        }  # meanwhile
         audit.delivered += sum(task.get("task_id") in reached for task in audit.left)
         audit.left = [task for task in audit.left if task.get("task_id") not in reached]
         return audit
@@ -230,7 +252,11 @@ class Flow:
 
 def _has_a_long_way(task: Json) -> bool:
     callback = task.get("callback", {})
-    return task.get("stage") == "rescue" or callback.get("state") in {"none", "undelivered"} or callback.get("attempts", 0) > 1
+    return (
+        task.get("stage") == "unknown"
+        or callback.get("state") in {"none", "undelivered"}
+        or callback.get("attempts", 0) > 1
+    )
 
 
 @dataclass
@@ -252,7 +278,8 @@ class Audit:
         """Count those that nobody will hear of: not called back, and neither on their way nor honestly given up."""
         on_its_way = {"waiting", "undelivered"}
         return sum(
-            task.get("callback", {}).get("state") not in on_its_way and task.get("error", {}).get("code") != "upstream_refused"
+            task.get("callback", {}).get("state") not in on_its_way
+            and task.get("error", {}).get("code") != "upstream_refused"
             for task in self.left
         )
 
@@ -277,7 +304,10 @@ class Deliveries:
 async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveries, int]]:
     """Start an embedded stack; give its first line, what it says of callbacks, and its process id."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.local", "--port", "0", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=2**24
+        *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**24,
     )
     stdout = process.stdout
     assert stdout is not None

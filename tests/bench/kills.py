@@ -17,7 +17,8 @@ import psutil
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
 from tests.local.stack import EMULATOR
 
-RESCUE_S = 22 * 60  # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
+# an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
+RESCUE_S = 22 * 60
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
 
 
@@ -32,7 +33,9 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
         ticks = asyncio.create_task(hurry(ready["aws_endpoint_url"], ready["aws_region"], ready["stack"]))
         callers = await add_callers(ready, ("kim", "lee"))
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
-        killer = Killer(ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0))
+        killer = Killer(
+            ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0)
+        )
         injected, _, _ = await asyncio.gather(
             flow.inject(rounds=1 if quick else 3, every_tasks=0.8),
             flow.submit_all(tasks, most_per_second=5 if quick else 2),
@@ -70,7 +73,9 @@ def summary(audit: Audit) -> dict[str, Any]:
 async def hurry(account_url: str, region: str, stack: str, *, every_s: float = 6.0) -> None:
     """Let the schedule's ticks come ten times as often: a killed poller is back sooner, and two of them meet more often."""
     account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=region)
-    cloudformation, functions = (account.client(name, endpoint_url=account_url) for name in ("cloudformation", "lambda"))
+    cloudformation, functions = (
+        account.client(name, endpoint_url=account_url) for name in ("cloudformation", "lambda")
+    )
     described = cloudformation.describe_stack_resource(StackName=stack, LogicalResourceId="PollFunction")
     name = described["StackResourceDetail"]["PhysicalResourceId"]
     event = (ROOT / "events/tick.json").read_bytes()
@@ -82,7 +87,9 @@ async def hurry(account_url: str, region: str, stack: str, *, every_s: float = 6
 class Killer:
     """Kills worker processes of one emulated account, by their ids."""
 
-    def __init__(self, account_url: str, dice: random.Random, *, gap_s: tuple[float, float] = (0.2, 1.0)) -> None:
+    def __init__(
+        self, account_url: str, dice: random.Random, *, gap_s: tuple[float, float] = (0.2, 1.0)
+    ) -> None:
         self.port = str(urlsplit(account_url).port)
         self.dice = dice
         self.gap_s = gap_s
@@ -124,7 +131,9 @@ class Killer:
         found: dict[str, list[psutil.Process]] = {}
         for process in self._emulator.children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if any(part.endswith("_worker.py") for part in process.cmdline()) and process.net_connections("tcp"):
+                if any(part.endswith("_worker.py") for part in process.cmdline()) and process.net_connections(
+                    "tcp"
+                ):
                     name = process.environ()["AWS_LAMBDA_FUNCTION_NAME"]
                     found.setdefault(name.split("-")[1].removesuffix("Function").lower(), []).append(process)
         return found
@@ -132,7 +141,10 @@ class Killer:
     def _is_emulator(self, process: psutil.Process) -> bool:
         """Tell by its port and its program; everybody below it has the same environment."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:3] == ["-m", EMULATOR]
+            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:3] == [
+                "-m",
+                EMULATOR,
+            ]
         return False
 
     def figures(self) -> dict[str, Any]:

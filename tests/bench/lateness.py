@@ -37,7 +37,10 @@ class Load:
         """List when each task comes and how long the vendor takes, in seconds."""
         dice = random.Random(seed)
         kinds = [self.short, self.long] * (self.tasks // 2)
-        return [(self.seconds * number / len(kinds), round(dice.uniform(*kind), 3)) for number, kind in enumerate(kinds)]
+        return [
+            (self.seconds * number / len(kinds), round(dice.uniform(*kind), 3))
+            for number, kind in enumerate(kinds)
+        ]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Outcome:
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Run the load against each way of learning of the end, and beside a 60 s sweep and a script that polls every 2 s."""
     load = Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=200, seconds=300)
-    short_of_requests = Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=100, seconds=300)
+    short_of_requests = (
+        Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=100, seconds=300)
+    )
     figures: dict[str, Any] = {}
     for name, flags in (
         ("long_poll", ("--no-hints",)),
@@ -90,10 +95,14 @@ def _request(upstream: str, number: int, seconds: float) -> dict[str, str]:
     return {"image_url": image_url, "video_url": f"{upstream}/media/scene.mp4", "mode": "wan-std"}
 
 
-async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple[list[Outcome], dict[str, Any]]:
+async def _run(
+    load: Load, seed: int, rpm: int, flags: tuple[str, ...]
+) -> tuple[list[Outcome], dict[str, Any]]:
     """Submit the load to a stack of its own and wait for every callback."""
     arrivals = load.arrivals(seed)
-    async with _stack("--rpm", str(rpm), "--concurrent", "1000", "--parameter", f"RequestsPerMinute={rpm}", *flags) as (
+    async with _stack(
+        "--rpm", str(rpm), "--concurrent", "1000", "--parameter", f"RequestsPerMinute={rpm}", *flags
+    ) as (
         ready,
         deliveries,
     ):
@@ -102,13 +111,17 @@ async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple
 
             async def submit(number: int, at: float, seconds: float) -> None:
                 await asyncio.sleep(at)
-                body = _request(ready["upstream"], number, seconds) | {"callback_url": f"{ready['receiver']}/bench"}
+                body = _request(ready["upstream"], number, seconds) | {
+                    "callback_url": f"{ready['receiver']}/bench"
+                }
                 async with slots:
                     headers = {"Authorization": f"Bearer {ready['token']}"}
                     answer = await client.post(f"{ready['endpoint']}{MODEL_PATH}", json=body, headers=headers)
                     answer.raise_for_status()
 
-            await asyncio.gather(*(submit(number, at, seconds) for number, (at, seconds) in enumerate(arrivals)))
+            await asyncio.gather(
+                *(submit(number, at, seconds) for number, (at, seconds) in enumerate(arrivals))
+            )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(deliveries.at_least(len(arrivals)), load.long[1] + 300)
             control = (await client.get(f"{ready['upstream']}/_control")).json()
@@ -117,15 +130,22 @@ async def _run(load: Load, seed: int, rpm: int, flags: tuple[str, ...]) -> tuple
         answered_at = deliveries.answered_at.get(task["id"])
         if answered_at is not None:
             seconds = float(task["request"]["image_url"].rsplit("=", 1)[1])
-            outcomes.append(Outcome(seconds=seconds, late=answered_at - task["ended_at"], requests=task["requests"]))
+            outcomes.append(
+                Outcome(seconds=seconds, late=answered_at - task["ended_at"], requests=task["requests"])
+            )
     return outcomes, control
 
 
 async def _others(load: Load, seed: int) -> dict[str, Any]:
     """Run what else one could do, each with a vendor of its own; both have time enough on one machine."""
     economy = ("--no-long-poll", "--no-hints", "--parameter", "CallbackLatency=economy")
-    (swept, _), (asked, control) = await asyncio.gather(_run(load, seed, 1000, economy), _fixed(load, seed, 1000))
-    figures = {"sweep_60s": _summary(swept), "fixed_2s": {"refused_rate": control["refused_rate"], **_summary(asked)}}
+    (swept, _), (asked, control) = await asyncio.gather(
+        _run(load, seed, 1000, economy), _fixed(load, seed, 1000)
+    )
+    figures = {
+        "sweep_60s": _summary(swept),
+        "fixed_2s": {"refused_rate": control["refused_rate"], **_summary(asked)},
+    }
     for name, figure in figures.items():
         print(f"{name:10} {json.dumps(figure)}", file=sys.stderr, flush=True)
     return figures
@@ -162,7 +182,9 @@ async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[s
                     status = (await ask("GET", f"/api/v1/tasks/{task_id}"))["status"]
                 known[task_id] = seconds, time.time()
 
-            await asyncio.gather(*(follow(number, at, seconds) for number, (at, seconds) in enumerate(load.arrivals(seed))))
+            await asyncio.gather(
+                *(follow(number, at, seconds) for number, (at, seconds) in enumerate(load.arrivals(seed)))
+            )
             control = (await client.get("/_control")).json()
     finally:
         process.terminate()
@@ -202,7 +224,10 @@ class _Deliveries:
 async def _stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], _Deliveries]]:
     """Start the embedded stack; give its first line and what it says of callbacks."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.local", "--port", "0", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=2**24
+        *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**24,
     )
     stdout = process.stdout
     assert stdout is not None

@@ -13,25 +13,46 @@ from tests.bench.flow import KEY_FAULTS, Flow, add_callers, own_stack
 from tests.bench.kills import RESCUE_S, summary
 
 TASKS, QUICK = 10_000, 500
-MOST_PER_SECOND = 8.0  # what the emulated account serves on two cores; with more, it is its queue that is measured
+MOST_PER_SECOND = (
+    8.0  # what the emulated account serves on two cores; with more, it is its queue that is measured
+)
 MEASURED = 40  # the first tasks tell what it serves on this machine
 FAULT_EVERY = 16  # tasks
 
 
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Submit, wait for every callback, and count. `TASKS` in the environment sets another number."""
-    return asyncio.run(run(int(os.environ.get("TASKS", QUICK if quick else TASKS)), seed, patience_s=90 if quick else RESCUE_S))
+    return asyncio.run(
+        run(
+            int(os.environ.get("TASKS", QUICK if quick else TASKS)),
+            seed,
+            patience_s=90 if quick else RESCUE_S,
+        )
+    )
 
 
 async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
     """Let so many tasks flow through a stack of its own; give the receipt when all are through, or nothing moves any more."""
-    flags = ("--task-seconds", "5", "--rpm", "100000", "--concurrent", "1000", "--parameter", "MediaChecks=off")
+    flags = (
+        "--task-seconds",
+        "5",
+        "--rpm",
+        "100000",
+        "--concurrent",
+        "1000",
+        "--parameter",
+        "MediaChecks=off",
+    )
     async with own_stack(*flags) as (ready, deliveries, _):
         callers = await add_callers(ready, ("kim", "lee", "max"))
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
         began = time.monotonic()
-        rounds = asyncio.create_task(flow.inject(rounds=10_000, every_tasks=FAULT_EVERY, after=MEASURED, spare=KEY_FAULTS))
-        submitting = asyncio.create_task(flow.submit_all(tasks, most_per_second=MOST_PER_SECOND, measured=MEASURED))
+        rounds = asyncio.create_task(
+            flow.inject(rounds=10_000, every_tasks=FAULT_EVERY, after=MEASURED, spare=KEY_FAULTS)
+        )
+        submitting = asyncio.create_task(
+            flow.submit_all(tasks, most_per_second=MOST_PER_SECOND, measured=MEASURED)
+        )
         while not submitting.done():
             await asyncio.wait((submitting,), timeout=10)
             told = f"{len(flow.answered_at)} answered, {len(deliveries.all)} callbacks"

@@ -14,7 +14,7 @@ from taskhook.core.targets import TargetPolicy
 from tests.corpus import MB, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import listening
-from tests.world import Told
+from tests.world import RecordingReporter
 
 FAR = 0.05  # seconds that each request takes from a host that is not near
 LIMIT = timedelta(seconds=3)
@@ -47,7 +47,7 @@ async def _of(flags: str, *, rounds: int) -> dict[str, float]:
 
 
 async def _look(origin: str, names: list[str]) -> float:
-    probe = AiohttpMediaProbe(TargetPolicy(relaxed=True), Told())
+    probe = AiohttpMediaProbe(TargetPolicy(relaxed=True), RecordingReporter())
     began = time.perf_counter()
     seen = await asyncio.gather(*(probe.look(f"{origin}/{name}", limit=LIMIT) for name in names))
     took = time.perf_counter() - began

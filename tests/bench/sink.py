@@ -28,7 +28,14 @@ class Sink(asyncio.Protocol):
         self._read += data
         while True:
             head, separator, rest = self._read.partition(b"\r\n\r\n")
-            length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+            length = next(
+                (
+                    int(line[15:])
+                    for line in head.lower().split(b"\r\n")
+                    if line.startswith(b"content-length:")
+                ),
+                0,
+            )
             if not separator or len(rest) < length:
                 return
             self._read = rest[length:]

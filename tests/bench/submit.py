@@ -43,7 +43,11 @@ def bare(event: Event, dynamodb: "DynamoDBClient", vendor: str, key: str) -> Eve
         Key={"task_id": {"S": f"budget#{now // 6000}"}},
         UpdateExpression="ADD used :one SET expires_at = :end",
         ConditionExpression="attribute_not_exists(used) OR used <= :rest",
-        ExpressionAttributeValues={":one": {"N": "1"}, ":rest": {"N": "9089"}, ":end": {"N": str(now // 1000 + 3600)}},
+        ExpressionAttributeValues={
+            ":one": {"N": "1"},
+            ":rest": {"N": "9089"},
+            ":end": {"N": str(now // 1000 + 3600)},
+        },
     )
     request = json.dumps({name: body[name] for name in ("image_url", "video_url", "mode")})
     dynamodb.put_item(
@@ -79,7 +83,10 @@ def bare(event: Event, dynamodb: "DynamoDBClient", vendor: str, key: str) -> Eve
             ":now": {"N": str(int(time.time() * 1000))},
         },
     )
-    return {"statusCode": 200, "body": json.dumps({"code": 0, "message": "success", "data": {"task_id": task_id}})}
+    return {
+        "statusCode": 200,
+        "body": json.dumps({"code": 0, "message": "success", "data": {"task_id": task_id}}),
+    }
 
 
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
@@ -106,10 +113,15 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
     """Give the CPU seconds per request of both, by round."""
     os.environ.update(environment)
     dynamodb: DynamoDBClient = boto3.client("dynamodb")
-    secret = boto3.client("secretsmanager").get_secret_value(SecretId=environment["KEYS_SECRET"])["SecretString"]
+    secret = boto3.client("secretsmanager").get_secret_value(SecretId=environment["KEYS_SECRET"])[
+        "SecretString"
+    ]
     key = json.loads(secret)["modellix"]
     until = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
-    dynamodb.put_item(TableName="Tasks", Item={"task_id": {"S": "lease"}, "holder": {"S": "somebody"}, "until": {"N": str(until)}})
+    dynamodb.put_item(
+        TableName="Tasks",
+        Item={"task_id": {"S": "leadership"}, "leader": {"S": "somebody"}, "until": {"N": str(until)}},
+    )
     event = json.loads((stack.ROOT / "events/submit.json").read_text())
     vendor = urlsplit(environment["VENDOR_URL"]).netloc
     with Path(os.devnull).open("w") as log, contextlib.redirect_stdout(log):

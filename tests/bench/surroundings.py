@@ -11,7 +11,7 @@ from aiohttp import web
 
 from taskhook.adapters.dynamodb.items import item
 from tests.local import stack
-from tests.local.vendor import serving
+from tests.local.server import serving
 from tests.world import MATERIAL, a_caller, as_stored
 
 QUIET = "Quiet"  # a table of tasks in which nobody puts any
@@ -43,7 +43,15 @@ async def surroundings() -> AsyncIterator[dict[str, str]]:
 async def _vendor() -> AsyncIterator[dict[str, str]]:
     """Start a vendor in a process of its own; give its origin and a key."""
     vendor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.local.vendor", "--task-seconds", "999999", "--no-hints", "--no-long-poll"),
+        *(
+            sys.executable,
+            "-m",
+            "tests.local.vendor",
+            "--task-seconds",
+            "999999",
+            "--no-hints",
+            "--no-long-poll",
+        ),
         *("--rpm", "100000000", "--concurrent", "1000000"),
         cwd=stack.ROOT,
         stdout=asyncio.subprocess.PIPE,
@@ -72,7 +80,9 @@ def _furnish(account_url: str, vendor_key: str) -> dict[str, str]:
     secret = secrets.create_secret(Name="keys", SecretString=json.dumps(keys))
     variables = stack.template()["Globals"]["Function"]["Environment"]["Variables"]
     parameters = {name: str(one.get("Default", "")) for name, one in stack.template()["Parameters"].items()}
-    defaults = {name: parameters[value["Ref"]] for name, value in variables.items() if value.get("Ref") in parameters}
+    defaults = {
+        name: parameters[value["Ref"]] for name, value in variables.items() if value.get("Ref") in parameters
+    }
     return {
         **defaults,
         "AWS_ACCESS_KEY_ID": "test",

@@ -19,12 +19,21 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.local import stack
 from tests.local.dynamodb_local import dynamodb_local
-from tests.world import SETTINGS, FakeReceivers, FakeVendor, MemoryCallers, Told, VirtualClock, a_caller
+from tests.world import (
+    SETTINGS,
+    FakeReceivers,
+    FakeVendor,
+    MemoryCallers,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -42,20 +51,29 @@ def measure(*, quick: bool, seed: int) -> dict[str, float]:
         tables = [_filled(client, "small", large // 10), _filled(client, "large", large)]
         # In a process of its own, as a function is: this one has held all the items.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as function:
-            (small_ms, _, _), (large_ms, used, peak_mb) = [function.submit(_ticks, url, table).result() for table in tables]
+            (small_ms, _, _), (large_ms, used, peak_mb) = [
+                function.submit(_ticks, url, table).result() for table in tables
+            ]
     figures = {
         "rru_per_tick": used["read"],
         "writes": used["writes"],
         "peak_mb": peak_mb,
         "time_ratio": round(large_ms / small_ms, 2),
     }
-    print(f"{large} queued and {large} in retry: a tick took {large_ms:.1f} ms and used {dict(used)}", file=sys.stderr)
+    print(
+        f"{large} queued and {large} in retry: a tick took {large_ms:.1f} ms and used {dict(used)}",
+        file=sys.stderr,
+    )
     return figures
 
 
 def _client(url: str) -> "DynamoDBClient":
     client: DynamoDBClient = boto3.client(
-        "dynamodb", endpoint_url=url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+        "dynamodb",
+        endpoint_url=url,
+        region_name=stack.REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
     )
     return client
 
@@ -64,11 +82,16 @@ def _filled(client: "DynamoDBClient", name: str, count: int) -> str:
     """Make a table as the template has it, with `count` queued tasks and `count` callbacks that wait until next year."""
     stack.make_table(client, "Tasks", name)
     paused = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
-    client.put_item(TableName=name, Item={"task_id": {"S": "gate"}, "waiting": {"BOOL": True}, "paused_until": {"N": str(paused)}})
+    client.put_item(
+        TableName=name,
+        Item={"task_id": {"S": "admission"}, "waiting": {"BOOL": True}, "paused_until": {"N": str(paused)}},
+    )
     rows = list(_items(count))
     chunks = [rows[start : start + 25] for start in range(0, len(rows), 25)]
     with ThreadPoolExecutor(8) as threads:
-        for number, _ in enumerate(threads.map(lambda chunk: client.batch_write_item(RequestItems={name: chunk}), chunks)):
+        for number, _ in enumerate(
+            threads.map(lambda chunk: client.batch_write_item(RequestItems={name: chunk}), chunks)
+        ):
             if number % 2000 == 0:
                 print(f"{name}: {number * 25} of {len(rows)} items", file=sys.stderr, flush=True)
     return name
@@ -78,8 +101,17 @@ def _items(count: int) -> Iterator[dict[str, Any]]:
     next_year = int((datetime.now(UTC) + timedelta(days=365)).timestamp() * 1000)
     for number in range(count):
         caller = f"caller-{number % CALLERS}"
-        for work, at in (("queue", f"{caller}#{number:013d}"), ("retry", f"{next_year + number:013d}_{number}")):
-            item = {"task_id": f"tk_{work}{number:017d}", "work": work, "work_at": at, "caller": caller, "listed": f"{number:013d}"}
+        for work, at in (
+            ("queue", f"{caller}#{number:013d}"),
+            ("retry", f"{next_year + number:013d}_{number}"),
+        ):
+            item = {
+                "task_id": f"tk_{work}{number:017d}",
+                "work": work,
+                "work_at": at,
+                "caller": caller,
+                "listed": f"{number:013d}",
+            }
             yield {"PutRequest": {"Item": {name: {"S": value} for name, value in item.items()}}}
 
 
@@ -112,12 +144,13 @@ def _ticks(url: str, table: str) -> tuple[float, Counter[str], int]:
 
 
 async def _tick(client: "DynamoDBClient", table: str) -> None:
-    clock, told = SystemClock(), Told()
+    clock, told = SystemClock(), RecordingReporter()
     tasks = DynamoTasks(client, table, clock=clock, reporter=told)
     virtual = VirtualClock()
     app = App(
         SETTINGS,
         tasks=tasks,
+        control=DynamoControl(client, table, clock=clock),
         vendor=FakeVendor(virtual),
         webhook_urls=None,
         callbacks=FakeReceivers(virtual),
@@ -125,5 +158,7 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
         clock=clock,
         reporter=told,
     )
-    report = await poll(scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller)
-    assert not report.lingered, "nothing was due"
+    report = await poll(
+        scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller
+    )
+    assert not report.led, "nothing was due"

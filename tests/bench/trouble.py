@@ -1,7 +1,7 @@
 """What lasting trouble costs: each figure is the worst that a task, a caller or the vendor met while something went wrong.
 
-All but two are measured in virtual time, over the real use cases and the real adapter of the table, in the machine of
-`tests.sim.trouble`: how fast this computer is does not matter. Memory and hostile receivers are measured for real. How each
+All but two are measured in virtual time, over the real use cases and the real adapter of the table, in
+`tests.sim.machine`: how fast this computer is does not matter. Memory and hostile receivers are measured for real. How each
 figure is come by stands with its function.
 """
 
@@ -17,8 +17,10 @@ from typing import Any
 from taskhook.core.task import ErrorCode, State
 from tests.bench.crowd import KINDS
 from tests.bench.hostile import hostile_1xx_ratio
+from tests.sim.lasting import HOUR, MINUTE
 from tests.sim.loop import seeded
-from tests.sim.trouble import HOUR, MINUTE, Machine, Spell, most_within
+from tests.sim.machine import Machine, most_within
+from tests.sim.spells import Spell
 
 ROOT = Path(__file__).parents[2]
 REFUSALS = ("400", "404", "422", "503", "redirect")
@@ -28,13 +30,17 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Bring one trouble after the other."""
     memory = {kind: _peak_mb(kind, 5_000 if quick else 100_000) for kind in KINDS}
     figures: dict[str, Any] = {
-        "wait_refused_late_s": max(_wait_refused_late(how, seed) for how in (REFUSALS[:1] if quick else REFUSALS)),
+        "wait_refused_late_s": max(
+            _wait_refused_late(how, seed) for how in (REFUSALS[:1] if quick else REFUSALS)
+        ),
         "outage_unknown_of_400": _outage_unknown("down", seed),
         "outage_posts_only_unknown_of_400": _outage_unknown("posts down", seed),
         "watched_100k_peak_mb": max(memory.values()),
         "starved_gaps": _starved_gaps(seed, minutes=8 if quick else 40),
         "polls_in_pause": _polls_in_pause(seed),
-        "isolation_late_s": max(_isolation_late(kind, seed, hosts=200 if quick else 1000) for kind in ("first", "again")),
+        "isolation_late_s": max(
+            _isolation_late(kind, seed, hosts=200 if quick else 1000) for kind in ("first", "again")
+        ),
         "hostile_1xx_ratio": hostile_1xx_ratio(quick=quick),
         "rpm_overrun": max(_rpm_overrun(queued, seed, scale=4 if quick else 1) for queued in (0, 100)),
         "peak_mb": memory,
@@ -86,7 +92,7 @@ def _outage_unknown(mode: str, seed: int) -> int:
 
         machine.loop.run_until_complete(script())
         errors = machine.errors()
-        return errors[ErrorCode.SUBMISSION_UNKNOWN] + errors[State.RESCUE]
+        return errors[ErrorCode.SUBMISSION_UNKNOWN] + errors[State.UNKNOWN]
 
 
 def _polls_in_pause(seed: int) -> int:
@@ -163,7 +169,9 @@ def _waits(machine: Machine, began: dict[str, float]) -> list[float]:
         for since, until in pairwise(moments):
             gap = min(max(0.1 * (since - born), 2.0), 60.0)
             if (until - since) / gap > max(waits) and any(
-                bisect_left(others, until) - bisect_right(others, since) > 1 for other, others in asked.items() if other != name
+                bisect_left(others, until) - bisect_right(others, since) > 1
+                for other, others in asked.items()
+                if other != name
             ):
                 waits.append((until - since) / gap)
     return waits
@@ -185,7 +193,13 @@ def _late(kind: str, behaviour: str, seed: int, hosts: int) -> list[float]:
         machine.vendor.task_time = 30.0
         for number in range(hosts):
             state = State.WATCHED if kind == "first" else State.SUCCESS
-            machine.place(state, f"b{number}", caller="bob", url=f"https://{behaviour}-{number}.bob.example.com/", age=1.0)
+            machine.place(
+                state,
+                f"b{number}",
+                caller="bob",
+                url=f"https://{behaviour}-{number}.bob.example.com/",
+                age=1.0,
+            )
         for number in range(6):
             machine.run(7.0)
             machine.place(State.WATCHED, f"a{number}")

@@ -123,7 +123,9 @@ def _stacks_live() -> None:
 def stack() -> Iterator[Stack]:
     """One stack for all tests, watched; its vendor works two seconds on a task and is generous."""
     watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
-    with started("--task-seconds", "2", "--rpm", "100000", *(f"--parameter={switch}" for switch in watching)) as process:
+    with started(
+        "--task-seconds", "2", "--rpm", "100000", *(f"--parameter={switch}" for switch in watching)
+    ) as process:
         yield ready(process)
 
 
@@ -131,7 +133,10 @@ def stack() -> Iterator[Stack]:
 
 ANSWERED_WITHIN_S = 60.0  # 14 s where nothing else is at work, as unit tests prove in virtual time
 STILL_S = 180.0  # three ticks, or two and what a busy machine adds
-IMPATIENT_S, IN_VAIN = 30.0, 3  # after so many waits in vain: what is broken for good is no reason to wait for hours
+IMPATIENT_S, IN_VAIN = (
+    30.0,
+    3,
+)  # after so many waits in vain: what is broken for good is no reason to wait for hours
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 
 type Json = dict[str, Any]
@@ -151,7 +156,9 @@ def eventually[T](look: Callable[[], T]) -> T:
             counts, counted_at = movements(), time.monotonic()
         if not progress.goes_on((repr(seen), counts)):
             _in_vain.append(repr(seen))
-            pytest.fail(f"not within {time.monotonic() - began:.0f} s, and nothing moves; seen last: {seen!r}; counted: {counts}")
+            pytest.fail(
+                f"not within {time.monotonic() - began:.0f} s, and nothing moves; seen last: {seen!r}; counted: {counts}"
+            )
         time.sleep(0.1)
     return seen
 
@@ -165,8 +172,12 @@ def movements() -> list[str]:
     """Count what has come to vendors and receivers; polls apart, which go on for as long as a task is watched."""
     counts = []
     for stack in (process.address for process in _living if process.address is not None):
-        vendor, receiver = (fetch(f"{url}/_control/counts").json() for url in (stack.upstream, stack.receiver))
-        counts.append(f"{vendor['submits']} submits, {vendor['running']} run, {receiver['deliveries']} deliveries")
+        vendor, receiver = (
+            fetch(f"{url}/_control/counts").json() for url in (stack.upstream, stack.receiver)
+        )
+        counts.append(
+            f"{vendor['submits']} submits, {vendor['running']} run, {receiver['deliveries']} deliveries"
+        )
     return counts
 
 
@@ -189,7 +200,9 @@ class User:
             event_hooks={"response": [promised]},
         )
 
-    def submit(self, marker: str, *, path: str = SUBMIT, key: str | None = None, **more: object) -> httpx.Response:
+    def submit(
+        self, marker: str, *, path: str = SUBMIT, key: str | None = None, **more: object
+    ) -> httpx.Response:
         """Submit the vendor's example with a marker."""
         body = {
             "image_url": f"https://media.invalid/new_actor.jpg?{marker}",  # a name that resolves nowhere: nobody can look
@@ -228,7 +241,12 @@ class User:
 
     def ended(self, task_id: str, callback: str = "delivered") -> Json:
         """Wait until a task has ended and its callback too."""
-        return eventually(lambda: task if (task := self.task(task_id))["callback"]["state"] == callback else None) or {}
+        return (
+            eventually(
+                lambda: task if (task := self.task(task_id))["callback"]["state"] == callback else None
+            )
+            or {}
+        )
 
 
 class Vendor:
@@ -257,7 +275,11 @@ class Vendor:
 
     def paid(self, marker: str) -> list[Json]:
         """List the tasks that the vendor took for a test."""
-        return [task for task in self.http.get("/_control").json()["tasks"] if marker in task["request"]["image_url"]]
+        return [
+            task
+            for task in self.http.get("/_control").json()["tasks"]
+            if marker in task["request"]["image_url"]
+        ]
 
 
 class Inbox:

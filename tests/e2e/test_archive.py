@@ -17,7 +17,9 @@ from tests.e2e.conftest import Inbox, Json, Stack, User, Vendor, eventually, fet
 from tests.local.bulk import Bulk
 
 MB = 2**20
-SIZE = int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB  # 300 is the size that counts; CI has no time for it
+SIZE = (
+    int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB
+)  # 300 is the size that counts; CI has no time for it
 MEMORY = 512 * MB  # the function's, as the template gives it
 
 
@@ -30,7 +32,9 @@ class Archiving:
         account = {"endpoint_url": stack.aws_endpoint_url, "region_name": stack.aws_region}
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
         client: Any = boto3.client
-        self.s3, self.functions, self.formation = (client(name, **account, **keys) for name in ("s3", "lambda", "cloudformation"))
+        self.s3, self.functions, self.formation = (
+            client(name, **account, **keys) for name in ("s3", "lambda", "cloudformation")
+        )
         outputs = self.formation.describe_stacks(StackName=stack.stack)["Stacks"][0]["Outputs"]
         self.outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in outputs}
 
@@ -59,17 +63,30 @@ class Archiving:
             if upload["Key"].startswith(key_of)
         ]
         return sum(
-            len(self.s3.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]).get("Parts", []))
+            len(
+                self.s3.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]).get(
+                    "Parts", []
+                )
+            )
             for upload in uploads
         )
 
     def tick(self) -> None:
         """Let the clock strike early."""
-        self.functions.invoke(FunctionName=self.outputs["PollFunction"], InvocationType="Event", Payload=b"{}")
+        self.functions.invoke(
+            FunctionName=self.outputs["PollFunction"], InvocationType="Event", Payload=b"{}"
+        )
 
     def ended(self, task_id: str) -> Json:
         """Wait until a task's callback is delivered."""
-        return eventually(lambda: task if (task := self.user.task(task_id))["callback"]["state"] == "delivered" else None) or {}
+        return (
+            eventually(
+                lambda: (
+                    task if (task := self.user.task(task_id))["callback"]["state"] == "delivered" else None
+                )
+            )
+            or {}
+        )
 
     def download(self, url: str) -> tuple[int, str]:
         """Follow a link; give the size and the digest of what comes."""
@@ -125,7 +142,11 @@ def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -
     print(f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB")  # noqa: T201  # a figure
     assert most < MEMORY / 2
 
-    for wrong in (resource["url"][:-1] + "_", resource["url"].replace("/0/", "/1/"), resource["url"].replace("tk_", "tk-")):
+    for wrong in (
+        resource["url"][:-1] + "_",
+        resource["url"].replace("/0/", "/1/"),
+        resource["url"].replace("tk_", "tk-"),
+    ):
         answer = fetch(wrong)
         assert (answer.status_code, answer.json()["code"]) == (404, 404)
 
@@ -149,7 +170,9 @@ def test_a_killed_copy_goes_on_where_it_was(archiving: Archiving, marker: str) -
     assert archiving.download(resource["url"]) == (24 * MB, Bulk(task["upstream_task_id"], 24 * MB).digest())
     [late], [early] = archiving.inbox.deliveries(slow), archiving.inbox.deliveries(other)
     assert late["verified"]
-    assert early["received_at"] < late["received_at"]  # the claim of the killed copy, and most of its file, lie between them
+    assert (
+        early["received_at"] < late["received_at"]
+    )  # the claim of the killed copy, and most of its file, lie between them
 
 
 def test_a_file_that_is_gone_is_linked_as_the_vendor_has_it(archiving: Archiving, marker: str) -> None:

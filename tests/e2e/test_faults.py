@@ -22,7 +22,9 @@ def submit_into(fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: st
     return task
 
 
-def assert_watched_and_paid_at_most_once(task: Json, fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def assert_watched_and_paid_at_most_once(
+    task: Json, fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """Check what became of an ambiguous task: rescued by the vendor's hint where it was taken, else pending and nobody told."""
     assert len(vendor.paid(marker)) == (fault in TAKEN_ANYWAY)
     if fault in TAKEN_ANYWAY:
@@ -39,7 +41,9 @@ def assert_watched_and_paid_at_most_once(task: Json, fault: str, user: User, ven
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 415, 422])
-def test_a_refusal_for_good_is_passed_on(user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int) -> None:
+def test_a_refusal_for_good_is_passed_on(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int
+) -> None:
     """Same status and message; the task is stored as failed, its submitter has been told, so nobody is called."""
     before = vendor.submits()
     with vendor.fault(str(status), message=f"no {marker} today"):
@@ -64,14 +68,21 @@ def test_a_refusal_of_this_deployment_frees_the_key(
     assert (answer.status_code, answer.json()["code"]) == (502, 502)
     assert re.search("refused: this deployment's key or balance.*injected fault", answer.json()["message"])
     refused = user.stored(marker)
-    assert (refused["status"], refused["error"]["code"], refused["callback"]["state"]) == ("failed", "upstream_refused", "none")
+    assert (refused["status"], refused["error"]["code"], refused["callback"]["state"]) == (
+        "failed",
+        "upstream_refused",
+        "none",
+    )
     assert vendor.paid(marker) == []
 
     task_id = user.accepted(marker, key=marker, callback_url=inbox.url(marker))
     assert task_id == refused["task_id"]
     assert user.ended(task_id)["status"] == "success"
     [delivery] = inbox.deliveries(task_id)
-    assert Webhook(stack.signing_secret).verify(delivery["body"], delivery["headers"])["type"] == "prediction.task.succeeded"
+    assert (
+        Webhook(stack.signing_secret).verify(delivery["body"], delivery["headers"])["type"]
+        == "prediction.task.succeeded"
+    )
     assert len(vendor.paid(marker)) == 1
 
 
@@ -90,19 +101,28 @@ def test_a_rate_refusal_queues_the_task(user: User, vendor: Vendor, inbox: Inbox
 
 
 @pytest.mark.parametrize("fault", AMBIGUOUS)
-def test_an_answer_that_proves_nothing_is_called_unknown(user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str) -> None:
+def test_an_answer_that_proves_nothing_is_called_unknown(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str
+) -> None:
     """502 with the task's id; it is watched, the vendor's hint rescues it if it was taken, and the vendor is not asked again."""
     before = vendor.submits()
     task = submit_into(fault, user, vendor, inbox, marker)
     assert_watched_and_paid_at_most_once(task, fault, user, vendor, inbox, marker)
     assert vendor.submits() == before + 1
-    user.accepted(f"{marker}-after", callback_url=inbox.url(marker))  # three unknown outcomes in a row would pause the queue
+    user.accepted(
+        f"{marker}-after", callback_url=inbox.url(marker)
+    )  # three unknown outcomes in a row would pause the queue
 
 
-def test_a_dropped_connection_is_never_submitted_again(user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def test_a_dropped_connection_is_never_submitted_again(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """Before or after the vendor took the task looks the same from here; only the vendor's hint tells them apart."""
     before = vendor.submits()
-    dropped = {fault: submit_into(fault, user, vendor, inbox, f"{marker}-{fault}") for fault in ("drop_before", "drop_after")}
+    dropped = {
+        fault: submit_into(fault, user, vendor, inbox, f"{marker}-{fault}")
+        for fault in ("drop_before", "drop_after")
+    }
     user.ended(user.accepted(marker, callback_url=inbox.url(marker)))  # the poller has seen all three
     for fault, task in dropped.items():
         assert_watched_and_paid_at_most_once(task, fault, user, vendor, inbox, f"{marker}-{fault}")
@@ -112,8 +132,12 @@ def test_a_dropped_connection_is_never_submitted_again(user: User, vendor: Vendo
 # --- polls ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "404", "drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
-def test_a_poll_that_says_nothing_ends_nothing(user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["500", "503", "404", "drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"]
+)
+def test_a_poll_that_says_nothing_ends_nothing(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str
+) -> None:
     """The task stays as it is until a poll gets through."""
     with vendor.fault(fault, on="task", times=2):
         task_id = user.accepted(marker, callback_url=inbox.url(marker))
@@ -128,14 +152,20 @@ def test_a_poll_that_says_nothing_ends_nothing(user: User, vendor: Vendor, inbox
 # --- the receiver ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "logged"), [(503, 503), (302, 302), (0, None)], ids=["503", "redirect", "dropped"])
+@pytest.mark.parametrize(
+    ("status", "logged"), [(503, 503), (302, 302), (0, None)], ids=["503", "redirect", "dropped"]
+)
 def test_a_receiver_that_comes_back_gets_the_same_message(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int, logged: int | None
 ) -> None:
     """The same id and the same bytes, newly signed, about 5 s later; the log tells of both attempts."""
-    inbox.behave(marker, status, headers={"Location": inbox.url(f"{marker}-elsewhere")} if status == 302 else {})
+    inbox.behave(
+        marker, status, headers={"Location": inbox.url(f"{marker}-elsewhere")} if status == 302 else {}
+    )
     task_id = user.accepted(marker, callback_url=inbox.url(marker))
-    waiting = eventually(lambda: callback if (callback := user.task(task_id)["callback"])["attempts"] == 1 else None)
+    waiting = eventually(
+        lambda: callback if (callback := user.task(task_id)["callback"])["attempts"] == 1 else None
+    )
     assert waiting is not None
     assert waiting["state"] == "waiting"
     assert waiting["next_attempt_at"] is not None

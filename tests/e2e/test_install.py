@@ -10,7 +10,15 @@ from pathlib import Path
 
 from tests.local.stack import ROOT
 
-NEEDED = ("Makefile", "pyproject.toml", "README.md", ".python-version", "requirements-dev.txt", "layers", "tests/local")
+NEEDED = (
+    "Makefile",
+    "pyproject.toml",
+    "README.md",
+    ".python-version",
+    "requirements-dev.txt",
+    "layers",
+    "tests/local",
+)
 WORKS = (
     (".venv/bin/python", "-c", "import taskhook, pytest, boto3, aiohttp, cfnlint"),
     (".venv/bin/taskhook", "--help"),
@@ -34,16 +42,28 @@ def clone(folder: Path) -> Path:
 
 def make(folder: Path) -> subprocess.Popen[bytes]:
     """Start `make tools` without an uv on the path, so that it has to be fetched too."""
-    found = [part for part in os.environ["PATH"].split(os.pathsep) if not Path(part, "uv").exists() and ".venv" not in part]
+    found = [
+        part
+        for part in os.environ["PATH"].split(os.pathsep)
+        if not Path(part, "uv").exists() and ".venv" not in part
+    ]
     environment = os.environ | {"PATH": os.pathsep.join(found)}
-    return subprocess.Popen(["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        ["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
 
 
 def assert_whole(folder: Path) -> None:
     """Run `make tools` to its end, and use what it made."""
     assert make(folder).wait(LONGEST_S) == 0
     for command in WORKS:
-        subprocess.run([folder / command[0], *command[1:]], cwd=folder, check=True, capture_output=True, timeout=LONGEST_S)
+        subprocess.run(
+            [folder / command[0], *command[1:]],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            timeout=LONGEST_S,
+        )
 
 
 def test_an_interrupted_installation_is_finished_by_the_next_run(tmp_path: Path) -> None:

@@ -11,10 +11,20 @@ TASKS, KILLS = 40, 12
 PATIENCE_S = 20.0
 
 
-async def test_no_kill_loses_a_task_or_pays_for_one_twice(stack: Stack, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+async def test_no_kill_loses_a_task_or_pays_for_one_twice(
+    stack: Stack, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """SIGKILL while tasks flow, the vendor goes wrong in every way, and of three attempts at a receiver one fails."""
     callers = {"local": (stack.token, stack.signing_secret)}
-    flow = Flow(stack.endpoint, stack.upstream, stack.receiver, callers, f"m{marker}", seed=20261123, task_seconds=(1, 4))
+    flow = Flow(
+        stack.endpoint,
+        stack.upstream,
+        stack.receiver,
+        callers,
+        f"m{marker}",
+        seed=20261123,
+        task_seconds=(1, 4),
+    )
     killer = Killer(stack.aws_endpoint_url, random.Random(20261123))
 
     async def deliveries() -> list[dict[str, object]]:
@@ -24,7 +34,9 @@ async def test_no_kill_loses_a_task_or_pays_for_one_twice(stack: Stack, vendor: 
     ticks = asyncio.create_task(hurry(stack.aws_endpoint_url, stack.aws_region, stack.stack))
     try:
         injected, _, _ = await asyncio.gather(
-            flow.inject(rounds=1, every_tasks=0.8), flow.submit_all(TASKS, most_per_second=2.5), killer.run(KILLS, in_flight=6)
+            flow.inject(rounds=1, every_tasks=0.8),
+            flow.submit_all(TASKS, most_per_second=2.5),
+            killer.run(KILLS, in_flight=6),
         )
     finally:
         vendor.http.delete("/_control/faults").raise_for_status()

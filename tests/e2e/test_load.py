@@ -14,4 +14,6 @@ async def test_of_many_tasks_none_is_lost_and_none_paid_twice() -> None:
     receipt = await load.run(TASKS, SEED, patience_s=PATIENCE_S)
     assert receipt["accepted"] + receipt["refused"] == TASKS
     assert (receipt["lost"], receipt["double_paid"], receipt["broken"]) == (0, 0, 0)
-    assert receipt["delivered"] > 0.9 * receipt["accepted"]  # what is left waits for its rescue, or for its next attempt
+    assert (
+        receipt["delivered"] > 0.9 * receipt["accepted"]
+    )  # what is left waits for its rescue, or for its next attempt

@@ -42,7 +42,9 @@ def alarms(account: boto3.Session, stack: Stack) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def dashboard(account: boto3.Session, stack: Stack) -> dict[str, Any]:
     """The dashboard as it is deployed."""
-    shown = client(account, "cloudwatch", stack).get_dashboard(DashboardName=physical(account, stack, "Board"))
+    shown = client(account, "cloudwatch", stack).get_dashboard(
+        DashboardName=physical(account, stack, "Board")
+    )
     body: dict[str, Any] = json.loads(shown["DashboardBody"])
     return body
 
@@ -52,7 +54,11 @@ def written(account: boto3.Session, stack: Stack) -> Iterator[watched.Metric]:
     pages = client(account, "logs", stack).get_paginator("filter_log_events")
     for function in ("SubmitLogs", "PollLogs"):
         for page in pages.paginate(logGroupName=physical(account, stack, function)):
-            lines = [json.loads(event["message"]) for event in page["events"] if event["message"].startswith('{"_aws"')]
+            lines = [
+                json.loads(event["message"])
+                for event in page["events"]
+                if event["message"].startswith('{"_aws"')
+            ]
             for line in lines:
                 assert line["service"] == stack.stack
                 for group in line["_aws"]["CloudWatchMetrics"]:
@@ -86,13 +92,15 @@ def forget_hints(account: boto3.Session, stack: Stack) -> None:
     """Let the poller ask by itself, as where the vendor has not left a true hint yet."""
     client(account, "dynamodb", stack).update_item(
         TableName=physical(account, stack, "Tasks"),
-        Key={"task_id": {"S": "lease"}},
-        UpdateExpression="SET hinted_at = :never",
+        Key={"task_id": {"S": "leadership"}},
+        UpdateExpression="SET webhook_at = :never",
         ExpressionAttributeValues={":never": {"N": "0"}},
     )
 
 
-def test_alarms_tell_the_address_that_was_given(account: boto3.Session, stack: Stack, alarms: list[dict[str, Any]]) -> None:
+def test_alarms_tell_the_address_that_was_given(
+    account: boto3.Session, stack: Stack, alarms: list[dict[str, Any]]
+) -> None:
     """All of them, and nobody else."""
     topic = physical(account, stack, "AlarmTopic")
     subscriptions = client(account, "sns", stack).list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
@@ -101,14 +109,25 @@ def test_alarms_tell_the_address_that_was_given(account: boto3.Session, stack: S
     assert {tuple(alarm["AlarmActions"]) for alarm in alarms} == {(topic,)}
 
 
-def test_an_alarm_looks_at_this_stack_alone(account: boto3.Session, stack: Stack, alarms: list[dict[str, Any]]) -> None:
+def test_an_alarm_looks_at_this_stack_alone(
+    account: boto3.Session, stack: Stack, alarms: list[dict[str, Any]]
+) -> None:
     """Its functions, its table, and what it writes under its own name: others live in the same account."""
-    own = {physical(account, stack, name) for name in ("SubmitFunction", "PollFunction", "Tasks")} | {stack.stack}
+    own = {physical(account, stack, name) for name in ("SubmitFunction", "PollFunction", "Tasks")} | {
+        stack.stack
+    }
     assert {alarm["Dimensions"][0]["Value"] for alarm in alarms} == own
 
 
 def test_every_metric_that_is_watched_is_written(
-    account: boto3.Session, stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, alarms: Any, dashboard: Any
+    account: boto3.Session,
+    stack: Stack,
+    user: User,
+    vendor: Vendor,
+    inbox: Inbox,
+    marker: str,
+    alarms: Any,
+    dashboard: Any,
 ) -> None:
     """By its very name, once what it counts has happened; or it is AWS's own."""
     for fault in ("402", "503"):
@@ -125,14 +144,20 @@ def test_every_metric_that_is_watched_is_written(
         eventually(lambda: user.task(down)["callback"]["attempts"] >= 1)
     bring_to_its_last_attempt(account, stack, down)
     with vendor.fault("429", times=3, headers={"Retry-After": "1"}):
-        queued = [user.accepted(f"{marker}-queued-{number}", callback_url=inbox.url(marker)) for number in range(2)]
+        queued = [
+            user.accepted(f"{marker}-queued-{number}", callback_url=inbox.url(marker)) for number in range(2)
+        ]
         eventually(lambda: any("upstream_task_id" in user.task(task_id) for task_id in queued))
     user.ended(down, callback="undelivered")
     for task_id in queued:
         user.ended(task_id)
     user.http.post(f"/api/v1/tasks/{queued[0]}/redeliver").raise_for_status()
 
-    own = {metric for metric in watched.of_alarms(alarms) | watched.of_dashboard(dashboard) if not metric[0].startswith("AWS/")}
+    own = {
+        metric
+        for metric in watched.of_alarms(alarms) | watched.of_dashboard(dashboard)
+        if not metric[0].startswith("AWS/")
+    }
     assert {namespace for namespace, _ in own} == {"taskhook"}
     progress, missed = Progress(), own
     while missed and progress.goes_on(missed):

@@ -78,7 +78,9 @@ def test_nothing_stays_when_the_supervisor_is_killed() -> None:
 def test_the_stack_ends_with_its_parent() -> None:
     """Whoever started the stack and died without a word does not leave it running."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'tests.local', '--port', '0'])"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as parent:
         processes, folder = processes_and_folder(parent)
         parent.kill()
     assert_nothing_stays(processes, folder)
@@ -109,7 +111,9 @@ def test_wrong_usage_exits_2_and_starts_nothing(flags: tuple[str, ...]) -> None:
 
 def test_the_deployed_functions_may_call_loopback(stack: Stack) -> None:
     """The emulator-only relaxation is in force here, so that callbacks reach the receiver."""
-    account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.aws_region)
+    account = boto3.Session(
+        aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.aws_region
+    )
     cloudformation = account.client("cloudformation", endpoint_url=stack.aws_endpoint_url)
     functions = account.client("lambda", endpoint_url=stack.aws_endpoint_url)
     for logical in ("SubmitFunction", "PollFunction"):
@@ -126,10 +130,15 @@ def test_handlers_need_nothing_but_the_layer(function: str) -> None:
     """The emulator's own packages are on a function's path too, so only an import without them proves the layer whole."""
     built = build_folder()
     path = [str(built / function), str(built / "Layer/python")]
-    code = f"import sys; sys.path[:0] = {path}; import app, taskhook.adapters.media; app.handler; import pymediainfo, imagesize"
+    needed = "taskhook.wiring, taskhook.api.routes, taskhook.archive.copy, pymediainfo, imagesize"
+    code = f"import sys; sys.path[:0] = {path}; import {needed}"
     environment = {"AWS_DEFAULT_REGION": "us-east-1", "PATH": os.environ["PATH"]}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-B", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -143,9 +152,14 @@ def test_the_layer_is_small() -> None:
 
 def test_every_port_is_on_loopback(stack: Stack) -> None:
     """Nobody else on the network reaches the stack."""
-    ports = {int(url.rsplit(":", 1)[1]) for url in (stack.endpoint, stack.receiver, stack.upstream, stack.aws_endpoint_url)}
+    ports = {
+        int(url.rsplit(":", 1)[1])
+        for url in (stack.endpoint, stack.receiver, stack.upstream, stack.aws_endpoint_url)
+    }
     listening = {
-        it.laddr for it in psutil.net_connections("inet") if it.status == psutil.CONN_LISTEN and it.laddr and it.laddr.port in ports
+        it.laddr
+        for it in psutil.net_connections("inet")
+        if it.status == psutil.CONN_LISTEN and it.laddr and it.laddr.port in ports
     }
     assert {address.port for address in listening} == ports
     assert {address.ip for address in listening} == {"127.0.0.1"}

@@ -38,14 +38,21 @@ def test_the_vendors_example_comes_back_as_a_signed_callback(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, path: str
 ) -> None:
     """The vendor's own request plus a callback URL, on both paths: pending, then one verified callback."""
-    user.ended(user.accepted(f"warm-{marker}", callback_url=inbox.url(marker)))  # both functions run from here on
+    user.ended(
+        user.accepted(f"warm-{marker}", callback_url=inbox.url(marker))
+    )  # both functions run from here on
     url = f"{EXAMPLE['image_url']}?{marker}"
     answer = user.http.post(path, json=EXAMPLE | {"image_url": url, "callback_url": inbox.url(marker)})
 
     assert answer.status_code == 200
     task_id = answer.json()["data"]["task_id"]
     result = {"method": "GET", "url": f"{stack.endpoint}/api/v1/tasks/{task_id}"}
-    data = {"status": "pending", "task_id": task_id, "model_id": "alibaba/wan2.2-animate-mix", "get_result": result}
+    data = {
+        "status": "pending",
+        "task_id": task_id,
+        "model_id": "alibaba/wan2.2-animate-mix",
+        "get_result": result,
+    }
     assert answer.json() == {"code": 0, "message": "success", "data": data}
 
     task = user.ended(task_id)
@@ -77,7 +84,9 @@ def test_the_vendors_example_comes_back_as_a_signed_callback(
     assert [attempt["status"] for attempt in task["callback"]["log"]] == [200]
 
 
-def test_the_callback_url_may_be_a_header(stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def test_the_callback_url_may_be_a_header(
+    stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """`X-Webhook-URL` says the same as `callback_url`, alone or in agreement with it."""
     url = inbox.url(marker)
     for more in ({}, {"callback_url": url}):
@@ -91,7 +100,9 @@ def test_the_callback_url_may_be_a_header(stack: Stack, user: User, vendor: Vend
     assert len(vendor.paid(marker)) == 2
 
 
-def test_a_task_without_a_callback_url_is_only_watched(user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def test_a_task_without_a_callback_url_is_only_watched(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """Nobody is called, and the result is there to be fetched."""
     task_id = user.accepted(marker)
     task = eventually(lambda: task if (task := user.task(task_id))["status"] == "success" else None)
@@ -168,7 +179,9 @@ def two_functions(user: User, vendor: Vendor) -> None:
 
 
 @pytest.mark.usefixtures("two_functions")
-def test_a_repeat_waits_for_the_first_that_is_in_flight(user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def test_a_repeat_waits_for_the_first_that_is_in_flight(
+    user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """Two at once: the second waits for the first one's answer and gets the same."""
     before = vendor.submits()
     with ThreadPoolExecutor() as threads, vendor.fault("slow", seconds=5):
@@ -190,7 +203,9 @@ def test_a_repeat_does_not_wait_for_ever(user: User, vendor: Vendor, inbox: Inbo
         first = threads.submit(user.submit, marker, key=marker, callback_url=inbox.url(marker))
         eventually(lambda: vendor.submits() > before)
         repeat = user.submit(marker, key=marker, callback_url=inbox.url(marker))
-        if repeat.status_code == 502:  # it began when the first had five seconds left: the machine is too slow for this test
+        if (
+            repeat.status_code == 502
+        ):  # it began when the first had five seconds left: the machine is too slow for this test
             assert repeat.content == first.result().content
         else:
             assert (repeat.status_code, repeat.json()["code"]) == (409, 409)
@@ -202,7 +217,9 @@ def test_a_repeat_does_not_wait_for_ever(user: User, vendor: Vendor, inbox: Inbo
     assert vendor.submits() == before + 1
 
 
-def test_a_repeat_of_a_queued_task_queues_nothing(stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
+def test_a_repeat_of_a_queued_task_queues_nothing(
+    stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str
+) -> None:
     """While the vendor refuses for now: 200 pending, again and again, unpaid; then paid once, with its callback."""
     with vendor.fault("429", times=None):
         first = user.submit(marker, key=marker, callback_url=inbox.url(marker))
@@ -212,7 +229,10 @@ def test_a_repeat_of_a_queued_task_queues_nothing(stack: Stack, user: User, vend
         before = vendor.submits()
         eventually(lambda: vendor.submits() > before)  # the queue is tried, and refused too
         assert_repeats(user, marker, first, inbox.url(marker))
-        assert (user.task(task_id)["status"], user.task(task_id)["callback"]["state"]) == ("pending", "waiting")
+        assert (user.task(task_id)["status"], user.task(task_id)["callback"]["state"]) == (
+            "pending",
+            "waiting",
+        )
         assert vendor.paid(marker) == []
     user.ended(task_id)
     assert assert_one_verified(inbox, task_id, stack.signing_secret)["type"] == "prediction.task.succeeded"
@@ -237,7 +257,9 @@ def test_a_repeat_of_a_failed_submit_gets_the_same_error(
 # --- callers --------------------------------------------------------------------------------------------------------------
 
 
-def test_callers_never_see_each_other(stack: Stack, user: User, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str) -> None:
+def test_callers_never_see_each_other(
+    stack: Stack, user: User, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str
+) -> None:
     """Another caller's task is 404, its listing is empty, and the same key is another task, signed with its own secret."""
     added = admin("add", f"bob-{marker[:8]}")
     bob = User(stack, added["token"])
@@ -263,7 +285,9 @@ def test_callers_never_see_each_other(stack: Stack, user: User, vendor: Vendor, 
     assert len(vendor.paid(marker)) == 2
 
 
-def test_the_admin_command_adds_rotates_and_disables(stack: Stack, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str) -> None:
+def test_the_admin_command_adds_rotates_and_disables(
+    stack: Stack, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str
+) -> None:
     """A caller's default URL is used; old and new secret both sign; a token rotated without overlap, or disabled, is refused."""
     name = f"carol-{marker[:8]}"
     added = admin("add", name, "--callback-url", inbox.url(marker))
@@ -289,7 +313,9 @@ def test_the_admin_command_adds_rotates_and_disables(stack: Stack, vendor: Vendo
     assert len(vendor.paid(marker)) == 1
 
 
-def test_a_listing_has_pages_and_filters(stack: Stack, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str) -> None:
+def test_a_listing_has_pages_and_filters(
+    stack: Stack, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str
+) -> None:
     """The newest first, `limit` at a time, each task on one page; filters by status and callback."""
     eve = User(stack, admin("add", f"eve-{marker[:8]}")["token"])
     with eve.http:
@@ -301,7 +327,9 @@ def test_a_listing_has_pages_and_filters(stack: Stack, vendor: Vendor, inbox: In
         pages: list[list[Json]] = []
         cursor: str | None = ""
         while cursor is not None:
-            answer = eve.http.get("/api/v1/tasks", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+            answer = eve.http.get(
+                "/api/v1/tasks", params={"limit": 2} | ({"cursor": cursor} if cursor else {})
+            )
             pages.append(answer.json()["data"]["tasks"])
             cursor = answer.json()["data"]["next_cursor"]
         assert [len(page) for page in pages] == [2, 2, 1]
@@ -325,7 +353,9 @@ def test_a_token_is_validated_without_a_401(stack: Stack, user: User) -> None:
     """`is_valid` says it, as at the vendor."""
     assert user.http.get("/api/v1/apikey/validate").json()["data"] == {"is_valid": True}
     wrong = httpx.get(
-        f"{stack.endpoint}/api/v1/apikey/validate", headers={"Authorization": f"Bearer {stack.token[:-2]}xx"}, trust_env=False
+        f"{stack.endpoint}/api/v1/apikey/validate",
+        headers={"Authorization": f"Bearer {stack.token[:-2]}xx"},
+        trust_env=False,
     )
     assert wrong.status_code == 200
     assert wrong.json() == {"code": 0, "message": "success", "data": {"is_valid": False}}
@@ -350,7 +380,13 @@ def test_the_api_describes_itself(stack: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/"), ("GET", "/api/v1/nothing"), ("DELETE", "/api/v1/tasks/x"), ("PUT", SUBMIT), ("POST", "/api/v1/team/balance")],
+    [
+        ("POST", "/"),
+        ("GET", "/api/v1/nothing"),
+        ("DELETE", "/api/v1/tasks/x"),
+        ("PUT", SUBMIT),
+        ("POST", "/api/v1/team/balance"),
+    ],
 )
 def test_an_unknown_path_wears_the_envelope(user: User, method: str, path: str) -> None:
     """Every path reaches submit, so that a 404 looks like any other error."""
@@ -365,7 +401,9 @@ def test_an_unknown_path_wears_the_envelope(user: User, method: str, path: str) 
 
 def example(**changes: object) -> bytes:
     """Render the vendor's example with changes; None takes a field away."""
-    return json.dumps({name: value for name, value in (EXAMPLE | changes).items() if value is not None}).encode()
+    return json.dumps(
+        {name: value for name, value in (EXAMPLE | changes).items() if value is not None}
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -378,7 +416,13 @@ def example(**changes: object) -> bytes:
         (example(image_url="https://example.com/新.jpg"), {}, SUBMIT, 400, "image_url"),
         (example(callback_url="https://user:pass@example.com/"), {}, SUBMIT, 400, "callback_url"),
         (example(reference="r" * 201), {}, SUBMIT, 400, "reference"),
-        (example(callback_url="https://example.com/a"), {"X-Webhook-URL": "https://example.com/b"}, SUBMIT, 400, "X-Webhook-URL"),
+        (
+            example(callback_url="https://example.com/a"),
+            {"X-Webhook-URL": "https://example.com/b"},
+            SUBMIT,
+            400,
+            "X-Webhook-URL",
+        ),
         (example(), {"Idempotency-Key": "k" * 256}, SUBMIT, 400, "Idempotency-Key"),
         (b"{", {}, SUBMIT, 400, "JSON"),
         (b"[1]", {}, SUBMIT, 400, "object"),
@@ -406,7 +450,9 @@ def test_bad_input_is_refused_and_leaves_nothing(
 # --- media ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_bad_media_are_refused_before_they_cost_anything(user: User, vendor: Vendor, marker: str) -> None:
+async def test_bad_media_are_refused_before_they_cost_anything(
+    user: User, vendor: Vendor, marker: str
+) -> None:
     """An image that is too narrow, a video that is too long, a file that is gone: a 400, no task, no submit; good ones are paid."""
     good, narrow = image("JPEG", 600, 800), image("PNG", 150, 4000)
     files = {
@@ -419,7 +465,9 @@ async def test_bad_media_are_refused_before_they_cost_anything(user: User, vendo
 
     async def answer(image_name: str, video_name: str, key: str | None = None) -> tuple[int, str]:
         image_url, video_url = f"{shelf.origin}/{image_name}?{marker}", f"{shelf.origin}/{video_name}"
-        heard = await asyncio.to_thread(user.submit, marker, key=key, image_url=image_url, video_url=video_url)
+        heard = await asyncio.to_thread(
+            user.submit, marker, key=key, image_url=image_url, video_url=video_url
+        )
         return heard.status_code, heard.json()["message"]
 
     async with listening(handing_out(files)) as shelf:

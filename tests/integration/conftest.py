@@ -12,7 +12,7 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from tests.local import stack
 from tests.local.dynamodb_local import NotHereError, dynamodb_local
-from tests.world import Told, deployment_key
+from tests.world import RecordingReporter, deployment_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a longer run be asked for."""
-    parser.addoption("--mutations", type=int, default=200, help="how many broken media files the probe is given")
+    parser.addoption(
+        "--mutations", type=int, default=200, help="how many broken media files the probe is given"
+    )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -89,13 +91,13 @@ def callers_table(dynamodb: "DynamoDBClient") -> Iterator[str]:
 
 
 @pytest.fixture
-def told() -> Told:
+def told() -> RecordingReporter:
     """Give a reporter that keeps what it is told."""
-    return Told()
+    return RecordingReporter()
 
 
 @pytest.fixture
-def dynamo_tasks(dynamodb: "DynamoDBClient", tasks_table: str, told: Told) -> DynamoTasks:
+def dynamo_tasks(dynamodb: "DynamoDBClient", tasks_table: str, told: RecordingReporter) -> DynamoTasks:
     """Give the real store on the real table."""
     return DynamoTasks(dynamodb, tasks_table, clock=SystemClock(), reporter=told)
 

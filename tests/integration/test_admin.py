@@ -35,7 +35,11 @@ LEVELS: tuple[list[str], ...] = (
     ["vendors", "set"],
     ["vendors", "remove"],
 )
-NO_CONFIGURATION = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+NO_CONFIGURATION = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
 
 type Ran = tuple[int, str, str]  # exit code, stdout, stderr
@@ -76,7 +80,9 @@ def deployed(account_url: str) -> Iterator[str]:
     resources = {name: stack.template()["Resources"][name] for name in ("Callers", "Secret")}
     body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
     client.create_stack(StackName=name, TemplateBody=json.dumps(body))
-    client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    client.get_waiter("stack_create_complete").wait(
+        StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+    )
     yield name
     client.delete_stack(StackName=name)
 
@@ -84,13 +90,17 @@ def deployed(account_url: str) -> Iterator[str]:
 @pytest.fixture
 def admin(command: Command, deployed: str, account_url: str) -> Command:
     """Run the command on the stack."""
-    return lambda *arguments: command("callers", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url)
+    return lambda *arguments: command(
+        "callers", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url
+    )
 
 
 @pytest.fixture
 def vendors(command: Command, deployed: str, account_url: str) -> Command:
     """Run the command on the stack's secret."""
-    return lambda *arguments: command("vendors", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url)
+    return lambda *arguments: command(
+        "vendors", *arguments, "--stack", deployed, **ACCOUNT, AWS_ENDPOINT_URL=account_url
+    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,9 @@ def test_the_examples_are_good(command: Command, level: list[str]) -> None:
     """Each gets as far as asking AWS, for which it has no credentials."""
     _, shown, _ = command(*level, "--help")
     for line in re.findall(r"^  taskhook (.*)$", shown, re.MULTILINE):
-        words = re.split(r" >| <| \||     ", line)[0].split()  # without what a shell does with it, and without the remark
+        words = re.split(r" >| <| \||     ", line)[
+            0
+        ].split()  # without what a shell does with it, and without the remark
         code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
 
@@ -211,7 +223,12 @@ def test_a_vendors_key_goes_into_the_secret_from_standard_input(
     own = json.loads(keys.read())["deployment_key"]
     assert len(own) >= 32
     assert json.loads(vendors("list", "--json")[1]) == [{"vendor": "modellix", "key": False}]
-    for text, complaint in (("", "is empty"), ("two\nlines", "one line"), ("schlüssel", "one line"), ("\x00", "one line")):
+    for text, complaint in (
+        ("", "is empty"),
+        ("two\nlines", "one line"),
+        ("schlüssel", "one line"),
+        ("\x00", "one line"),
+    ):
         monkeypatch.setattr(sys, "stdin", io.StringIO(text))
         code, shown, told = vendors("set", "modellix")
         assert (code, shown, complaint in told) == (1, "", True)
@@ -225,7 +242,9 @@ def test_a_vendors_key_goes_into_the_secret_from_standard_input(
     assert json.loads(keys.read()) == {"modellix": "", "deployment_key": own}
 
 
-def test_a_secret_that_lost_its_form_is_not_written_over(vendors: Command, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_lost_its_form_is_not_written_over(
+    vendors: Command, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The deployment key in its version before is what the table of callers is encrypted under."""
     before = keys.read()
     keys.write("a key that was pasted over it all")
@@ -237,7 +256,9 @@ def test_a_secret_that_lost_its_form_is_not_written_over(vendors: Command, keys:
 
 def test_the_command_is_a_script_too(command: Command) -> None:
     """What README tells to type is there, and is the same program."""
-    script = subprocess.run([Path(sys.executable).parent / "taskhook", "--help"], capture_output=True, text=True, check=True)
+    script = subprocess.run(
+        [Path(sys.executable).parent / "taskhook", "--help"], capture_output=True, text=True, check=True
+    )
     assert script.stdout == command("--help")[1]
 
 
@@ -252,7 +273,9 @@ def test_the_command_is_a_script_too(command: Command) -> None:
         (["add", "taken"], "`callers rotate taken --token`"),
     ],
 )
-def test_what_cannot_be_done_is_an_error_that_says_what_can(admin: Command, arguments: list[str], advice: str) -> None:
+def test_what_cannot_be_done_is_an_error_that_says_what_can(
+    admin: Command, arguments: list[str], advice: str
+) -> None:
     """Exit code 1, nothing on stdout, one line on stderr."""
     admin("add", "taken")
     code, shown, complaint = admin(*arguments)
@@ -313,7 +336,9 @@ def test_a_stack_that_is_not_there_is_told_with_where_it_was_looked_for(
     """Most often it is in another region."""
     elsewhere = ACCOUNT | {"AWS_DEFAULT_REGION": "eu-west-1" if name == "deployed" else stack.REGION}
     wanted = deployed if name == "deployed" else name
-    code, _, complaint = command("callers", "list", "--stack", wanted, **elsewhere, AWS_ENDPOINT_URL=account_url)
+    code, _, complaint = command(
+        "callers", "list", "--stack", wanted, **elsewhere, AWS_ENDPOINT_URL=account_url
+    )
     assert code == 1
     assert f"no taskhook stack '{wanted}' in region {elsewhere['AWS_DEFAULT_REGION']}" in complaint
     assert "--stack" in complaint
@@ -322,14 +347,23 @@ def test_a_stack_that_is_not_there_is_told_with_where_it_was_looked_for(
 def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
     """Though AWS does not answer, and the request for it cannot be stopped."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        environment = os.environ | NO_CONFIGURATION | ACCOUNT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
+        environment = (
+            os.environ
+            | NO_CONFIGURATION
+            | ACCOUNT
+            | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
+        )
         command: Any = [sys.executable, "-m", "taskhook", "callers", "list"]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             deaf.settimeout(60)
             connection, _ = deaf.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
-                shown, complaint = process.communicate(timeout=45)  # AWS would be waited for for a minute, several times
+                shown, complaint = process.communicate(
+                    timeout=45
+                )  # AWS would be waited for for a minute, several times
     assert (process.returncode, shown) == (130, "")
     assert complaint == "\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n"
 
@@ -349,7 +383,11 @@ print("exit code", code, "echo", bool(termios.tcgetattr(0)[3] & termios.ECHO))
 
 @pytest.mark.parametrize(
     ("typed", "code", "told"),
-    [(b"\x03", 130, ""), (b"\x04", 1, "taskhook: no key was given; nothing was changed"), (b"mdlx_typed\n", 0, "modellix")],
+    [
+        (b"\x03", 130, ""),
+        (b"\x04", 1, "taskhook: no key was given; nothing was changed"),
+        (b"mdlx_typed\n", 0, "modellix"),
+    ],
     ids=["Ctrl-C", "Ctrl-D", "a key"],
 )
 def test_a_key_is_asked_for_and_the_terminal_left_as_it_was(

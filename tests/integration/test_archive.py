@@ -20,7 +20,12 @@ from taskhook.adapters.aws.s3 import CLIENT, S3Archive
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.archive.copy import PART, Desk, archive
-from taskhook.core.errors import ArchiveUnavailableError, SourceChangedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    SourceChangedError,
+    SourceGoneError,
+    SourceUnavailableError,
+)
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import State, Task
@@ -28,8 +33,8 @@ from tests.integration.test_guard import LOOPBACK, Names
 from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack
 from tests.local.bulk import BLOCK, Bulk
-from tests.local.vendor import serving
-from tests.world import START, MemoryArchive, MemoryTasks, Told
+from tests.local.server import serving
+from tests.world import START, MemoryArchive, MemoryTasks, RecordingReporter
 
 Archive = MemoryArchive | S3Archive
 FIVE = 5 * 2**20  # S3 takes no shorter part but the last
@@ -61,9 +66,15 @@ def s3_client(url: str) -> Any:
 def test_a_link_names_the_regions_own_endpoint() -> None:
     """The global one answers with a redirect to whoever follows a link into a young bucket."""
     client = boto3.client(
-        "s3", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test", config=Config(**CLIENT)
+        "s3",
+        region_name="eu-west-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(**CLIENT),
     )
-    url = client.generate_presigned_url("get_object", Params={"Bucket": "results", "Key": "a/0/t"}, ExpiresIn=600)
+    url = client.generate_presigned_url(
+        "get_object", Params={"Bucket": "results", "Key": "a/0/t"}, ExpiresIn=600
+    )
     assert url.startswith("https://results.s3.eu-west-1.amazonaws.com/a/0/t?X-Amz-Algorithm=AWS4-HMAC-SHA256")
     client.close()
 
@@ -96,7 +107,11 @@ async def test_parts_become_a_file(kept: Archive) -> None:
     if isinstance(kept, S3Archive):
         async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
             got = await client.get(url)
-        assert (got.status_code, got.content, got.headers["content-type"]) == (200, b"1" * FIVE + b"2" * 7, "video/mp4")
+        assert (got.status_code, got.content, got.headers["content-type"]) == (
+            200,
+            b"1" * FIVE + b"2" * 7,
+            "video/mp4",
+        )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +127,9 @@ async def test_parts_become_a_file(kept: Archive) -> None:
         ("application/octet-stream", "attachment"),
     ],
 )
-async def test_what_may_hold_a_script_is_not_shown(account_url: str, media_type: str, disposition: str | None) -> None:
+async def test_what_may_hold_a_script_is_not_shown(
+    account_url: str, media_type: str, disposition: str | None
+) -> None:
     """A browser saves it; pictures, sounds and videos it may show."""
     client = s3_client(account_url)
     bucket = f"results-{os.urandom(4).hex()}"
@@ -206,16 +223,22 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
         yield origin, asked
 
 
-async def read_all(originals: AiohttpOriginals, url: str, *, start: int = 0, tag: str | None = None) -> tuple[bytes, list[Piece]]:
+async def read_all(
+    originals: AiohttpOriginals, url: str, *, start: int = 0, tag: str | None = None
+) -> tuple[bytes, list[Piece]]:
     """Read to the end, in pieces of a little over a block."""
     pieces: list[Piece] = []
     while not pieces or not pieces[-1].last:
         at = start + sum(len(piece.data) for piece in pieces)
-        pieces.append(await originals.read(url, start=at, length=BLOCK + 1, tag=pieces[0].tag if pieces else tag))
+        pieces.append(
+            await originals.read(url, start=at, length=BLOCK + 1, tag=pieces[0].tag if pieces else tag)
+        )
     return b"".join(piece.data for piece in pieces), pieces
 
 
-@pytest.mark.parametrize(("path", "size"), [("ranged", BULK.size), ("whole", BULK.size), ("endless", None), ("hops/2", BULK.size)])
+@pytest.mark.parametrize(
+    ("path", "size"), [("ranged", BULK.size), ("whole", BULK.size), ("endless", None), ("hops/2", BULK.size)]
+)
 async def test_a_file_is_read_in_pieces_of_one_answer(
     originals: AiohttpOriginals, server: tuple[str, list[str]], path: str, size: int | None
 ) -> None:
@@ -229,7 +252,9 @@ async def test_a_file_is_read_in_pieces_of_one_answer(
 
 
 @pytest.mark.parametrize("path", ["ranged", "whole"])
-async def test_reading_goes_on_behind_what_is_there(originals: AiohttpOriginals, server: tuple[str, list[str]], path: str) -> None:
+async def test_reading_goes_on_behind_what_is_there(
+    originals: AiohttpOriginals, server: tuple[str, list[str]], path: str
+) -> None:
     """By a range; where the server knows none, what is there is read past."""
     origin, asked = server
     read, _ = await read_all(originals, f"{origin}/{path}", start=BLOCK + 7, tag=BULK.tag)
@@ -238,7 +263,9 @@ async def test_reading_goes_on_behind_what_is_there(originals: AiohttpOriginals,
 
 
 @pytest.mark.parametrize("path", ["ranged", "whole"])
-async def test_another_version_is_not_gone_on_with(originals: AiohttpOriginals, server: tuple[str, list[str]], path: str) -> None:
+async def test_another_version_is_not_gone_on_with(
+    originals: AiohttpOriginals, server: tuple[str, list[str]], path: str
+) -> None:
     """Whether the server honours `If-Range` or not."""
     origin, _ = server
     with pytest.raises(SourceChangedError):
@@ -264,7 +291,9 @@ async def test_another_version_is_not_gone_on_with(originals: AiohttpOriginals, 
         (206, SourceUnavailableError, "status_206"),
     ],
 )
-async def test_what_a_status_means(originals: AiohttpOriginals, status: int, error: type[Exception], reason: str) -> None:
+async def test_what_a_status_means(
+    originals: AiohttpOriginals, status: int, error: type[Exception], reason: str
+) -> None:
     """Gone for good, or worth another try."""
     async with listening(answering(answer(status))) as listener:
         with pytest.raises(error, match=exactly(reason)):
@@ -281,7 +310,9 @@ async def test_what_a_status_means(originals: AiohttpOriginals, status: int, err
     ],
     ids=["short", "cut", "nonsense", "nothing"],
 )
-async def test_an_answer_that_breaks_off_is_worth_another_try(originals: AiohttpOriginals, sent: bytes, reason: str) -> None:
+async def test_an_answer_that_breaks_off_is_worth_another_try(
+    originals: AiohttpOriginals, sent: bytes, reason: str
+) -> None:
     """Half a piece is none."""
 
     async def script(connection: Any) -> None:
@@ -297,7 +328,9 @@ async def test_an_answer_that_breaks_off_is_worth_another_try(originals: Aiohttp
 async def test_compressed_bytes_are_not_kept(originals: AiohttpOriginals, coding: str) -> None:
     """They would be no video, and their length not the file's; neither at the start nor behind a part."""
     for status, start, more in ((200, 0, {}), (206, 10, {"content_range": "bytes 10-19/20"})):
-        async with listening(answering(answer(status, b"0123456789", content_encoding=coding, **more))) as listener:
+        async with listening(
+            answering(answer(status, b"0123456789", content_encoding=coding, **more))
+        ) as listener:
             with pytest.raises(SourceGoneError, match=exactly("compressed")):
                 await originals.read(f"{listener.origin}/x", start=start, length=10, tag=None)
 
@@ -315,7 +348,9 @@ def without_length(then: bytes) -> Script:
 
     async def script(connection: Connection) -> None:
         request = await connection.request()
-        await connection.send(then if b"range: bytes=10-" in request.lower() else b"HTTP/1.0 200 OK\r\n\r\n0123456789")
+        await connection.send(
+            then if b"range: bytes=10-" in request.lower() else b"HTTP/1.0 200 OK\r\n\r\n0123456789"
+        )
 
     return script
 
@@ -425,7 +460,9 @@ async def test_silence_is_bounded() -> None:
     await originals.close()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://127.0.0.1/", "https://169.254.169.254/", "file:///etc/passwd", "x"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/", "https://127.0.0.1/", "https://169.254.169.254/", "file:///etc/passwd", "x"]
+)
 async def test_only_public_places_are_asked(url: str) -> None:
     """The vendor's link is a stranger's URL; no other try would change that."""
     originals = AiohttpOriginals(TargetPolicy())
@@ -437,13 +474,20 @@ async def test_only_public_places_are_asked(url: str) -> None:
 class NoNames(Names):
     """Knows no name."""
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:  # noqa: ARG002  # aiohttp's form
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,  # noqa: ARG002
+        family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002
+    ) -> list[ResolveResult]:  # aiohttp's form
         """Note what was asked, which nobody would ask of a forbidden URL."""
         self.asked.append(host)
         raise OSError(socket.EAI_NONAME, "Name or service not known")
 
 
-@pytest.mark.parametrize("url", ["http://files.example.com/x", "http://files.example.com:80/x#t=1", "https://files.example.com/x"])
+@pytest.mark.parametrize(
+    "url", ["http://files.example.com/x", "http://files.example.com:80/x#t=1", "https://files.example.com/x"]
+)
 async def test_a_link_may_be_a_plain_one(url: str) -> None:
     """A vendor's storage often gives such; a fragment is the browser's, and not asked for."""
     names = NoNames([])
@@ -462,7 +506,9 @@ async def test_a_name_that_leads_inside_is_refused_on_the_connection() -> None:
     await originals.close()
 
 
-async def test_redirects_are_few_and_checked(originals: AiohttpOriginals, server: tuple[str, list[str]]) -> None:
+async def test_redirects_are_few_and_checked(
+    originals: AiohttpOriginals, server: tuple[str, list[str]]
+) -> None:
     """At most three, none of them to where a link must not lead."""
     origin, asked = server
     with pytest.raises(SourceGoneError, match=exactly("too_many_redirects")):
@@ -493,7 +539,12 @@ class Sink:
 
     def list_parts(self, **_request: Any) -> dict[str, Any]:
         """List the parts."""
-        return {"Parts": [{"PartNumber": number, "Size": size, "ETag": "e"} for number, size in enumerate(self.sizes, start=1)]}
+        return {
+            "Parts": [
+                {"PartNumber": number, "Size": size, "ETag": "e"}
+                for number, size in enumerate(self.sizes, start=1)
+            ]
+        }
 
     def complete_multipart_upload(self, **_request: Any) -> dict[str, Any]:
         """Make nothing of them."""
@@ -530,7 +581,7 @@ async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
             originals=AiohttpOriginals(RELAXED),
             wake=None,
             clock=clock,
-            reporter=Told(),
+            reporter=RecordingReporter(),
         )
         tracemalloc.start()
         try:

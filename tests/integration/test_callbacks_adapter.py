@@ -23,15 +23,17 @@ from taskhook.core.ports import ATTEMPT_TIME, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT, CallbackState, State, Task
 from taskhook.delivery import attempt as deliver
-from taskhook.delivery.attempt import CLAIM, Courier
+from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
-from tests.world import MemoryCallers, MemoryTasks, Told, a_caller
+from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
-LONG = timedelta(seconds=60)  # far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
+LONG = timedelta(
+    seconds=60
+)  # far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
 SHORT = timedelta(seconds=0.3)  # for receivers that never come to an end
 MOST_SENT = 16 * 2**20  # what the buffers between the two ends hold, and no more
 
@@ -121,7 +123,8 @@ async def test_redirect_is_told_and_not_followed(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "status", [400, 401, 403, 404, 405, 408, 409, 410, 413, 425, 429, 451, 499, 500, 501, 502, 503, 504, 507, 599]
+    "status",
+    [400, 401, 403, 404, 405, 408, 409, 410, 413, 425, 429, 451, 499, 500, 501, 502, 503, 504, 507, 599],
 )
 async def test_any_refusal_is_told_with_its_status_and_first_words(status: int) -> None:
     """A refusal comes back with its status and an excerpt, after one request and no more."""
@@ -131,7 +134,12 @@ async def test_any_refusal_is_told_with_its_status_and_first_words(status: int) 
 
 
 @pytest.mark.parametrize(
-    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"]
+    "interim",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    ],
 )
 async def test_interim_answer_is_not_the_answer(interim: bytes) -> None:
     """An answer of the 100s announces one; only what follows counts."""
@@ -166,7 +174,10 @@ async def test_interim_answer_is_not_the_answer(interim: bytes) -> None:
         (raw(b"HTTP/1.1 200 " + b"a" * 1_000_000 + b"\r\n\r\n"), "header_too_large"),
         (raw(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 1001 + b"\r\n"), "header_too_large"),
         (raw(b"HTTP/1.1 103 Hints\r\n\r\n" * 11 + answer(200)), "too_many_interim"),
-        (raw(*[b"HTTP/1.1 100 Continue\r\nX-Fat: " + b"a" * 40_000 + b"\r\n\r\n"] * 9, answer(200)), "header_too_large"),
+        (
+            raw(*[b"HTTP/1.1 100 Continue\r\nX-Fat: " + b"a" * 40_000 + b"\r\n\r\n"] * 9, answer(200)),
+            "header_too_large",
+        ),
         (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), "too_many_interim"),
         (endless(b"", b"\r\n"), "header_too_large"),
         (endless(b"", b"\n"), "header_too_large"),
@@ -224,15 +235,26 @@ LINE = b"HTTP/1.1 200 OK\r\n"
         LINE + b"X-Long: " + b"a" * 8191 + b"\r\nContent-Length: 2\r\n\r\nok",
         LINE + b"Content-Security-Policy: " + b"a" * 34_000 + b"\r\nContent-Length: 2\r\n\r\nok",
         LINE + b"X-Huge: " + b"a" * 262_000 + b"\r\nContent-Length: 2\r\n\r\nok",
-        LINE + b"Set-Cookie: a=" + b"b" * 4000 + b"\r\n" + b"Set-Cookie: c=d; Path=/\r\n" * 200 + b"Content-Length: 2\r\n\r\nok",
+        LINE
+        + b"Set-Cookie: a="
+        + b"b" * 4000
+        + b"\r\n"
+        + b"Set-Cookie: c=d; Path=/\r\n" * 200
+        + b"Content-Length: 2\r\n\r\nok",
         LINE + b"X-A: b\r\n" * 999 + b"Content-Length: 2\r\n\r\nok",
         LINE + b"X-A: b\r\n" * 1000 + b"\r\nok",
-        *(b"HTTP/1.1 10%d Interim\r\nX-A: b\r\n\r\n" % kind * 10 + LINE + b"Content-Length: 2\r\n\r\nok" for kind in (0, 2, 3)),
+        *(
+            b"HTTP/1.1 10%d Interim\r\nX-A: b\r\n\r\n" % kind * 10 + LINE + b"Content-Length: 2\r\n\r\nok"
+            for kind in (0, 2, 3)
+        ),
     ],
 )
 async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> None:
     """Whatever stands in the head of a 2xx, it is a delivery, in one piece or in many, and its body is understood."""
-    for pieces in ([sent], [sent[at : at + 1 + len(sent) // 7] for at in range(0, len(sent), 1 + len(sent) // 7)]):
+    for pieces in (
+        [sent],
+        [sent[at : at + 1 + len(sent) // 7] for at in range(0, len(sent), 1 + len(sent) // 7)],
+    ):
         reply, listener = await attempt(raw(*pieces))
         assert (reply.status, reply.error, reply.answer) == (200, None, "ok")
         assert listener.connections == 1
@@ -251,7 +273,9 @@ async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> N
         (b"Content-Length: 0\r\nContent-Length: 9\r\n\r\nok", 2),
     ],
 )
-async def test_a_connection_is_used_again_only_where_its_answer_ended_for_certain(rest: bytes, connections: int) -> None:
+async def test_a_connection_is_used_again_only_where_its_answer_ended_for_certain(
+    rest: bytes, connections: int
+) -> None:
     """Where two readers may be of two opinions about the end of a body, the next message goes over a fresh connection."""
     async with listening(answering(LINE + rest)) as listener, sending() as callbacks:
         for _ in range(2):
@@ -319,7 +343,9 @@ async def test_slow_headers_end_with_the_attempts_time(script: Script) -> None:
 )
 async def test_status_counts_whatever_becomes_of_the_body(status: int, rest: bytes, ending: str) -> None:
     """Once the headers are there the attempt has its answer; a slow, broken or missing body is for the log alone."""
-    script = raw(b"HTTP/1.1 %d Whatever\r\n%b" % (status, rest), reset=ending == "reset", hold=ending == "hold")
+    script = raw(
+        b"HTTP/1.1 %d Whatever\r\n%b" % (status, rest), reset=ending == "reset", hold=ending == "hold"
+    )
     began = time.perf_counter()
     reply, _ = await attempt(script)
     took = timedelta(seconds=time.perf_counter() - began)
@@ -330,7 +356,12 @@ async def test_status_counts_whatever_becomes_of_the_body(status: int, rest: byt
 
 
 @pytest.mark.parametrize(
-    "rest", [b"Content-Length: 100\r\n\r\n", b"Content-Length: 100\r\n\r\npart", b"Transfer-Encoding: chunked\r\n\r\n"]
+    "rest",
+    [
+        b"Content-Length: 100\r\n\r\n",
+        b"Content-Length: 100\r\n\r\npart",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
 )
 async def test_status_counts_even_if_the_attempts_time_ends_in_the_body(rest: bytes) -> None:
     """A 200 shortly before the end of the attempt is delivered, although its body would take longer."""
@@ -344,7 +375,10 @@ async def test_status_counts_even_if_the_attempts_time_ends_in_the_body(rest: by
         (b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n", b"a" * 65536),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"a" * 65536 + b"\r\n"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n200\r\n" + b"a" * 512 + b"\r\n", b"1\r\na\r\n"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n200\r\n" + b"a" * 512 + b"\r\n",
+            b"1\r\na\r\n",
+        ),
     ],
 )
 async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
@@ -387,7 +421,11 @@ WORDS = b'{"error":"signature is missing"}'
         ("deflate", zlib.compress(WORDS, wbits=-15), WORDS.decode()),
         ("identity", gzip.compress(WORDS), WORDS.decode()),
         ("gzip", gzip.compress(b"a" * 10_000_000), "a" * MAX_EXCERPT),
-        ("gzip", gzip.compress(random.Random(1).randbytes(6000).hex().encode(), 0), random.Random(1).randbytes(80).hex()),
+        (
+            "gzip",
+            gzip.compress(random.Random(1).randbytes(6000).hex().encode(), 0),
+            random.Random(1).randbytes(80).hex(),
+        ),
         ("gzip", gzip.compress(WORDS)[:5], "<gzip, 5 bytes>"),
         ("gzip", b"junk", "<gzip, 4 bytes>"),
         ("br", b"\x0b\x02\x80" + b"z" * 809, "<br, 812 bytes>"),
@@ -428,7 +466,9 @@ async def test_redirects_say_where_they_lead(status: int, location: str, excerpt
 
 async def test_the_words_of_a_redirect_follow_its_place() -> None:
     """Both are in the log."""
-    reply, _ = await attempt(answering(answer(302, b"<p>Moved.</p>", location="https://example.com/", content_type="text/html")))
+    reply, _ = await attempt(
+        answering(answer(302, b"<p>Moved.</p>", location="https://example.com/", content_type="text/html"))
+    )
     assert reply.answer == "-> https://example.com/ Moved."
 
 
@@ -463,8 +503,16 @@ FORBIDDEN_PAGE = b"""<!DOCTYPE html>
 @pytest.mark.parametrize(
     ("kind", "page", "excerpt"),
     [
-        ("text/html; charset=utf-8", FORBIDDEN_PAGE, "403 Forbidden Forbidden (403) CSRF verification failed. Request aborted."),
-        ("text/plain", FORBIDDEN_PAGE, "403 Forbidden Forbidden (403) CSRF verification failed. Request aborted."),
+        (
+            "text/html; charset=utf-8",
+            FORBIDDEN_PAGE,
+            "403 Forbidden Forbidden (403) CSRF verification failed. Request aborted.",
+        ),
+        (
+            "text/plain",
+            FORBIDDEN_PAGE,
+            "403 Forbidden Forbidden (403) CSRF verification failed. Request aborted.",
+        ),
         ("application/xhtml+xml", b"<p>One</p><p>two</p>", "One two"),
         ("Text/HTML", b"<h1>No</h1>", "No"),
         ("text/html", b"<title>Busy</title><style>" + b"a" * 5000, "Busy"),
@@ -485,7 +533,9 @@ async def test_pages_are_shown_as_their_text(kind: str, page: bytes, excerpt: st
 async def test_a_compressed_page_is_shown_as_its_text() -> None:
     """One after the other."""
     packed = gzip.compress(FORBIDDEN_PAGE)
-    reply, _ = await attempt(answering(answer(403, packed, content_type="text/html", content_encoding="gzip")))
+    reply, _ = await attempt(
+        answering(answer(403, packed, content_type="text/html", content_encoding="gzip"))
+    )
     assert "CSRF verification failed" in reply.answer
 
 
@@ -566,7 +616,12 @@ class FailingNames(AbstractResolver):
 
     error: OSError
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:  # noqa: ARG002  # aiohttp's form
+    async def resolve(
+        self,
+        host: str,  # noqa: ARG002
+        port: int = 0,  # noqa: ARG002
+        family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002
+    ) -> list[ResolveResult]:  # aiohttp's form
         """Fail."""
         raise self.error
 
@@ -597,7 +652,9 @@ async def test_what_a_resolver_says_is_told_apart(error: OSError, word: str) -> 
 class SilentNames(FailingNames):
     """A resolver that never answers."""
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Wait for ever."""
         await asyncio.Event().wait()
         return await super().resolve(host, port, family)
@@ -627,7 +684,12 @@ async def test_address_without_a_route() -> None:
         (certificates.NOT_YET_VALID, True, "tls_expired"),
     ],
 )
-async def test_certificate_that_proves_nothing(tmp_path: Path, certificate: str, trusted: bool, error: str) -> None:  # noqa: FBT001  # a column
+async def test_certificate_that_proves_nothing(
+    tmp_path: Path,
+    certificate: str,
+    trusted: bool,  # noqa: FBT001
+    error: str,
+) -> None:  # a column
     """Why a certificate is refused is told, before a byte of the callback is sent."""
     tls = certificates.trusting() if trusted else None
     async with listening(answering(answer(200)), tls=certificates.serving(tmp_path, certificate)) as listener:
@@ -667,7 +729,10 @@ def failing_handshake(tls: ssl.SSLContext) -> Script:
 
 async def failing_with(tls: ssl.SSLContext) -> Reply:
     """Send to a receiver with which no handshake comes about."""
-    async with listening(failing_handshake(tls)) as listener, sending(tls=certificates.trusting()) as callbacks:
+    async with (
+        listening(failing_handshake(tls)) as listener,
+        sending(tls=certificates.trusting()) as callbacks,
+    ):
         return await callbacks.send(listener.origin.replace("http", "https"), HEADERS, BODY)
 
 
@@ -682,8 +747,12 @@ async def test_receiver_that_speaks_old_tls_only(tmp_path: Path) -> None:
     assert (reply.status, reply.error) == (None, "tls_version")
 
 
-@pytest.mark.parametrize(("version", "error"), [(ssl.TLSVersion.TLSv1_3, "tls_client_cert"), (ssl.TLSVersion.TLSv1_2, "tls")])
-async def test_receiver_that_wants_a_client_certificate(tmp_path: Path, version: ssl.TLSVersion, error: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "error"), [(ssl.TLSVersion.TLSv1_3, "tls_client_cert"), (ssl.TLSVersion.TLSv1_2, "tls")]
+)
+async def test_receiver_that_wants_a_client_certificate(
+    tmp_path: Path, version: ssl.TLSVersion, error: str
+) -> None:
     """TLS 1.3 says so; 1.2 says only that the handshake failed."""
     tls = certificates.serving(tmp_path)
     tls.verify_mode, tls.maximum_version = ssl.CERT_REQUIRED, version
@@ -748,7 +817,16 @@ async def test_handshake_that_hangs_ends_with_the_attempts_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://", "http://[", "ftp://127.0.0.1/", "http://user@127.0.0.1/", "http://127.0.0.1:99999/", "http://a b/"]
+    "url",
+    [
+        "",
+        "http://",
+        "http://[",
+        "ftp://127.0.0.1/",
+        "http://user@127.0.0.1/",
+        "http://127.0.0.1:99999/",
+        "http://a b/",
+    ],
 )
 async def test_url_that_cannot_be_called_is_an_error_not_an_exception(url: str) -> None:
     """Whatever stands in a record, the sender answers with a reply."""
@@ -798,12 +876,17 @@ async def test_body_and_headers_arrive_byte_by_byte(body: bytes) -> None:
     head, _, received = listener.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
     assert (reply.status, received) == (200, body)
-    assert {f"{name}: {value}" for name, value in HEADERS.items()} | {f"content-length: {len(body)}"} <= set(lines)
+    assert {f"{name}: {value}" for name, value in HEADERS.items()} | {f"content-length: {len(body)}"} <= set(
+        lines
+    )
 
 
 async def test_a_connection_serves_a_burst_and_nothing_is_remembered() -> None:
     """One connection for attempts that follow each other, none after the sender was closed, and never a cookie."""
-    async with listening(answering(answer(200, set_cookie="session=1; Path=/"))) as listener, sending() as callbacks:
+    async with (
+        listening(answering(answer(200, set_cookie="session=1; Path=/"))) as listener,
+        sending() as callbacks,
+    ):
         for _ in range(3):
             assert (await callbacks.send(f"{listener.origin}/hook", HEADERS, BODY)).status == 200
         assert listener.connections == 1
@@ -853,7 +936,11 @@ MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=4
         ("00120", 2 * MINUTE, 2 * MINUTE),
         (" 120 ", 2 * MINUTE, 2 * MINUTE),
         ("99999999999999999999", MOST, MOST),
-        (http_date(HOUR), 0.5 * HOUR, HOUR),  # written when the tests were collected, which may be minutes ago
+        (
+            http_date(HOUR),
+            0.5 * HOUR,
+            HOUR,
+        ),  # written when the tests were collected, which may be minutes ago
         (http_date(-5 * MINUTE), timedelta(0), timedelta(0)),
         ((datetime.now(UTC) + HOUR).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 0.5 * HOUR, HOUR),
         ((datetime.now(UTC) + HOUR).strftime("%a %b %d %H:%M:%S %Y"), 0.5 * HOUR, HOUR),
@@ -861,7 +948,9 @@ MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=4
     ],
 )
 @pytest.mark.parametrize("status", [301, 409, 429, 503])
-async def test_retry_after_is_read_in_all_its_forms(status: int, value: str, least: timedelta, most: timedelta) -> None:
+async def test_retry_after_is_read_in_all_its_forms(
+    status: int, value: str, least: timedelta, most: timedelta
+) -> None:
     """Seconds or any of HTTP's dates, bounded."""
     reply, _ = await attempt(answering(answer(status, retry_after=value)))
     assert (reply.status, reply.retry_after is not None) == (status, True)
@@ -895,7 +984,11 @@ async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
 
 async def test_silent_receiver_does_not_hold_up_another() -> None:
     """While one receiver takes all its time, and all the places that one host gets, another is served at once."""
-    async with listening(silent) as slow, listening(answering(answer(200)), hosts=("127.0.0.2",)) as good, sending() as callbacks:
+    async with (
+        listening(silent) as slow,
+        listening(answering(answer(200)), hosts=("127.0.0.2",)) as good,
+        sending() as callbacks,
+    ):
         waiting = [asyncio.create_task(callbacks.send(slow.origin, HEADERS, BODY)) for _ in range(40)]
         reply = await callbacks.send(f"http://127.0.0.2:{good.port}/", HEADERS, BODY)
         assert reply.status == 200
@@ -956,8 +1049,14 @@ def throttled_on(log: int, rests: timedelta = MIN_RETRY_AFTER, wait: timedelta =
 
 BEHAVIOURS: list[tuple[str, Script, Next]] = [
     *[(f"{status}", on(status), delivered_on(status)) for status in (200, 201, 202, 204, 206, 299)],
-    *[(f"{status}", on(status, location="/elsewhere"), retried_on(status)) for status in (300, 301, 302, 303, 304, 307, 308)],
-    *[(f"{status}", on(status), retried_on(status)) for status in (400, 401, 403, 404, 405, 408, 413, 415, 422, 451, 499)],
+    *[
+        (f"{status}", on(status, location="/elsewhere"), retried_on(status))
+        for status in (300, 301, 302, 303, 304, 307, 308)
+    ],
+    *[
+        (f"{status}", on(status), retried_on(status))
+        for status in (400, 401, 403, 404, 405, 408, 413, 415, 422, 451, 499)
+    ],
     *[(f"{status}", on(status), retried_on(status)) for status in (500, 501, 503, 505, 507, 599)],
     *[(f"{status}", on(status), throttled_on(status)) for status in (429, 502, 504)],
     *[(f"{status}", on(status), Next(SOON, counted=False, log=status)) for status in (409, 425)],
@@ -971,14 +1070,26 @@ BEHAVIOURS: list[tuple[str, Script, Next]] = [
     ("reset after the request", raw(reset=True), retried_on("reset")),
     ("closed after the request", raw(), retried_on("reset")),
     ("reset within the headers", raw(b"HTTP/1.1 200 OK\r\nX-A: b\r\n", reset=True), retried_on("reset")),
-    ("reset after the headers", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", reset=True), delivered_on(200)),
-    ("reset within the body", raw(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\npart", reset=True), retried_on(500)),
+    (
+        "reset after the headers",
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", reset=True),
+        delivered_on(200),
+    ),
+    (
+        "reset within the body",
+        raw(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\npart", reset=True),
+        retried_on(500),
+    ),
     ("silence", silent, retried_on("timeout")),
     ("slow headers", drip, retried_on("timeout")),
     ("slow body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nslow", hold=True), delivered_on(200)),
     ("endless body", endless(b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536), delivered_on(200)),
     ("endless body of a failure", endless(b"HTTP/1.1 500 No\r\n\r\n", b"a" * 65536), retried_on(500)),
-    ("huge header", raw(b"HTTP/1.1 200 OK\r\nX-Huge: " + b"a" * 1_000_000 + b"\r\n\r\n"), retried_on("header_too_large")),
+    (
+        "huge header",
+        raw(b"HTTP/1.1 200 OK\r\nX-Huge: " + b"a" * 1_000_000 + b"\r\n\r\n"),
+        retried_on("header_too_large"),
+    ),
     ("large header", raw(b"HTTP/1.1 200 OK\r\nX-Large: " + b"a" * 200_000 + b"\r\n\r\n"), delivered_on(200)),
     ("broken length", raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), delivered_on(200)),
     ("no HTTP", raw(b"SSH-2.0-OpenSSH_9.6\r\n"), retried_on("invalid_answer")),
@@ -992,7 +1103,11 @@ BEHAVIOURS: list[tuple[str, Script, Next]] = [
     ("Retry-After: a date gone by", on(503, retry_after=http_date(-5 * MINUTE)), retried_on(503)),
     ("Retry-After: a day", on(503, retry_after="86400"), retried_on(503, timedelta(minutes=10))),
     ("Retry-After: for ever", on(503, retry_after="9" * 20), retried_on(503, timedelta(minutes=10))),
-    ("Retry-After: year 9999", on(500, retry_after="Fri, 31 Dec 9999 23:59:59 GMT"), retried_on(500, timedelta(minutes=10))),
+    (
+        "Retry-After: year 9999",
+        on(500, retry_after="Fri, 31 Dec 9999 23:59:59 GMT"),
+        retried_on(500, timedelta(minutes=10)),
+    ),
     ("Retry-After: -5", on(503, retry_after="-5"), retried_on(503)),
     ("Retry-After: soon", on(503, retry_after="soon"), retried_on(503)),
     ("Retry-After on success", on(200, retry_after="120"), delivered_on(200)),
@@ -1032,13 +1147,13 @@ async def delivery(url: str, callbacks: AiohttpCallbacks) -> tuple[Task, Hosts]:
         callback=CallbackState.WAITING,
     )
     ended = await tasks.add(task.succeeded({}, START, retention=timedelta(days=7), claim=START + CLAIM))
-    courier = Courier(
+    courier = DeliveryPorts(
         tasks=tasks,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
         hosts=hosts,
         clock=clock,
-        reporter=Told(),
+        reporter=RecordingReporter(),
         retention=timedelta(days=7),
     )
     return await deliver.attempt(ended, courier), hosts
@@ -1052,12 +1167,14 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
     if expected.wait is not None:
         assert task.next_attempt_at is not None
         assert expected.wait * 0.9 <= task.next_attempt_at - START <= expected.wait * 1.1
-        assert (task.tried, task.gone) == (int(expected.counted), expected.log == 410)
+        assert (task.attempts_this_round, task.answered_gone) == (int(expected.counted), expected.log == 410)
     open_until = hosts.open_until(task.caller, host_of(task))
     assert (open_until and open_until - START) == expected.rests
 
 
-@pytest.mark.parametrize(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])
+@pytest.mark.parametrize(
+    ("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS]
+)
 async def test_what_the_engine_does_next(script: Script, expected: Next) -> None:
     """For every way in which a receiver may behave: what is stored, when the next attempt is, and what its host gets."""
     limit = timedelta(seconds=0.7) if expected.log == "timeout" else LONG

@@ -19,7 +19,11 @@ from layers.deploy import Present
 from taskhook.admin import AdminError
 from tests.local import stack
 
-NO_CONFIGURATION = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+NO_CONFIGURATION = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
 FAKE_SAM = """
 import json, os, sys
@@ -92,7 +96,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     small = {
         "Parameters": {"Architecture": {"Type": "String"}},
         "Resources": resources,
-        "Outputs": {"CallersTable": {"Value": {"Ref": "Callers"}}, "Endpoint": {"Value": "https://api.example.com"}},
+        "Outputs": {
+            "CallersTable": {"Value": {"Ref": "Callers"}},
+            "Endpoint": {"Value": "https://api.example.com"},
+        },
     }
     (tmp_path / "template.json").write_text(json.dumps(small))
     monkeypatch.setattr(deploy, "SAM", (sys.executable, tmp_path / "sam.py"))
@@ -119,7 +126,13 @@ def named(account_url: str) -> Iterator[dict[str, str]]:
 
 def aws(url: str, service: Any) -> Any:
     """Make a client of the emulated account."""
-    return boto3.client(service, endpoint_url=url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    return boto3.client(
+        service,
+        endpoint_url=url,
+        region_name=stack.REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,8 +142,8 @@ def aws(url: str, service: Any) -> Any:
         (["ArchiveDay=3"], {}, "did you mean ArchiveDays?"),
         (["Zzz=3"], {}, "no parameter 'Zzz'. The parameters are VendorUrl, PublicUrl"),
         (["--guided"], {}, "is not Name=Value"),
-        (["Hints=on", "Hints=off"], {}, "Hints is given twice"),
-        (["Hints=maybe"], {}, "it must be one of on, off"),
+        (["VendorWebhooks=on", "VendorWebhooks=off"], {}, "VendorWebhooks is given twice"),
+        (["VendorWebhooks=maybe"], {}, "it must be one of on, off"),
         (["Architecture=x86"], {}, "it must be one of arm64, x86_64"),
         (["PublicUrl=https://x.example.com/"], {}, "it must be an origin such as"),
         (["RetentionDays=6"], {}, "it must be a number from 7 to 3650"),
@@ -151,7 +164,13 @@ def test_a_wrong_parameter_is_refused_before_anything_else(
 
 @pytest.mark.parametrize(
     ("key", "complaint"),
-    [(None, "No such file"), ("", "is empty"), ("a b", "one line"), ("one\ntwo", "one line"), ("ü", "one line")],
+    [
+        (None, "No such file"),
+        ("", "is empty"),
+        ("a b", "one line"),
+        ("one\ntwo", "one line"),
+        ("ü", "one line"),
+    ],
 )
 def test_a_key_file_that_holds_no_key_is_refused_first(bench: Bench, key: str | None, complaint: str) -> None:
     """Before the credentials, of which there are none, and before the build."""
@@ -170,7 +189,9 @@ def test_a_key_file_that_holds_no_key_is_refused_first(bench: Bench, key: str | 
     ],
     ids=["credentials", "region", "profile", "network"],
 )
-def test_credentials_and_region_are_looked_at_before_the_build(bench: Bench, environment: dict[str, str], advice: str) -> None:
+def test_credentials_and_region_are_looked_at_before_the_build(
+    bench: Bench, environment: dict[str, str], advice: str
+) -> None:
     """A build takes minutes."""
     code, shown, told = bench.run("deploy", STACK="x", VENDOR_KEY_FILE=bench.key("key"), **environment)
     assert (code, shown, told.count("\n"), bench.sam) == (1, "", 1, [])
@@ -188,12 +209,22 @@ def test_without_a_terminal_it_says_which_variable_to_give(bench: Bench, named: 
     assert bench.sam == []
 
 
-def test_one_architecture_is_built_and_deployed_and_stays(bench: Bench, named: dict[str, str], account_url: str) -> None:
+def test_one_architecture_is_built_and_deployed_and_stays(
+    bench: Bench, named: dict[str, str], account_url: str
+) -> None:
     """Given as README says, or by what the stack has: layer and functions never differ. Nothing is asked."""
-    code, shown, told = bench.run("deploy", "Architecture=x86_64", "Hints=off", VENDOR_KEY_FILE=bench.key("mdlx_key\n"), **named)
+    code, shown, told = bench.run(
+        "deploy",
+        "Architecture=x86_64",
+        "VendorWebhooks=off",
+        VENDOR_KEY_FILE=bench.key("mdlx_key\n"),
+        **named,
+    )
     assert code == 0, told
-    given = {"Architecture": "x86_64", "Hints": "off"}
-    assert bench.sam == [{"verb": verb, "parameters": given, "ARCHITECTURE": "x86_64"} for verb in ("build", "deploy")]
+    given = {"Architecture": "x86_64", "VendorWebhooks": "off"}
+    assert bench.sam == [
+        {"verb": verb, "parameters": given, "ARCHITECTURE": "x86_64"} for verb in ("build", "deploy")
+    ]
     for line in (
         "console   https://api.example.com/",
         "docs      https://api.example.com/docs",
@@ -207,9 +238,9 @@ def test_one_architecture_is_built_and_deployed_and_stays(bench: Bench, named: d
 
     (bench.folder / "calls").unlink()
     again = {name: value for name, value in named.items() if name != "SAM_MAKES"}
-    assert bench.run("deploy", "Hints=on", **again)[0] == 0, "no key is needed where one is in place"
+    assert bench.run("deploy", "VendorWebhooks=on", **again)[0] == 0, "no key is needed where one is in place"
     assert [(call["parameters"], call["ARCHITECTURE"]) for call in bench.sam] == [
-        ({"Hints": "on", "Architecture": "x86_64"}, "x86_64")
+        ({"VendorWebhooks": "on", "Architecture": "x86_64"}, "x86_64")
     ] * 2
     assert stored_key(named, account_url, secrets) == "mdlx_key"
     assert bench.run("deploy", ARCHITECTURE="arm64", **again)[0] == 0
@@ -218,12 +249,18 @@ def test_one_architecture_is_built_and_deployed_and_stays(bench: Bench, named: d
 
 def stored_key(named: dict[str, str], url: str, secrets: Any) -> str:
     """Read the vendor's key out of the stack's secret."""
-    found = aws(url, "cloudformation").describe_stack_resource(StackName=named["STACK"], LogicalResourceId="Secret")
-    keys = json.loads(secrets.get_secret_value(SecretId=found["StackResourceDetail"]["PhysicalResourceId"])["SecretString"])
+    found = aws(url, "cloudformation").describe_stack_resource(
+        StackName=named["STACK"], LogicalResourceId="Secret"
+    )
+    keys = json.loads(
+        secrets.get_secret_value(SecretId=found["StackResourceDetail"]["PhysicalResourceId"])["SecretString"]
+    )
     return str(keys["modellix"])
 
 
-@pytest.mark.parametrize(("verb", "complaint"), [("build", "nothing was deployed"), ("deploy", "the deployment failed")])
+@pytest.mark.parametrize(
+    ("verb", "complaint"), [("build", "nothing was deployed"), ("deploy", "the deployment failed")]
+)
 def test_a_failed_step_is_the_last(bench: Bench, named: dict[str, str], verb: str, complaint: str) -> None:
     """What was not built is not deployed, whatever make runs the recipe."""
     code, shown, told = bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), SAM_FAILS=verb, **named)
@@ -232,7 +269,9 @@ def test_a_failed_step_is_the_last(bench: Bench, named: dict[str, str], verb: st
     assert list((stack.ROOT / ".aws-sam").glob("deploy-*")) == []
 
 
-def test_at_a_terminal_name_and_key_are_asked_for(bench: Bench, named: dict[str, str], account_url: str) -> None:
+def test_at_a_terminal_name_and_key_are_asked_for(
+    bench: Bench, named: dict[str, str], account_url: str
+) -> None:
     """Enter means the usual name, and the key in place; without any, the deployment says how to give it later."""
     operator = Operator(there=True, answers=[named["STACK"], ""])
     code, shown, told = bench.run("deploy", terminal=operator, **(named | {"STACK": ""}))
@@ -250,7 +289,9 @@ def test_at_a_terminal_name_and_key_are_asked_for(bench: Bench, named: dict[str,
 
 def test_the_templates_rules_are_looked_at_before_the_build(bench: Bench, named: dict[str, str]) -> None:
     """With what is given, what the stack has, and the account."""
-    code, _, told = bench.run("deploy", "AlarmEmail=me@example.com", VENDOR_KEY_FILE=bench.key("key"), **named)
+    code, _, told = bench.run(
+        "deploy", "AlarmEmail=me@example.com", VENDOR_KEY_FILE=bench.key("key"), **named
+    )
     assert (code, "AlarmEmail needs Alarms=on" in told, bench.sam) == (1, True, [])
     mail = {"AlarmEmail": "me@example.com"}
     here = Present(status="UPDATE_COMPLETE", parameters={"Alarms": "on"}, outputs={"CallersTable": "x"})
@@ -275,7 +316,10 @@ def test_a_stack_that_cannot_be_changed_is_told_before_the_build(status: str, ad
 
 def test_another_stack_is_never_written_over(bench: Bench, named: dict[str, str], account_url: str) -> None:
     """Nor deleted."""
-    bucket = {"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}}, "Outputs": {"Bucket": {"Value": {"Ref": "Bucket"}}}}
+    bucket = {
+        "Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}},
+        "Outputs": {"Bucket": {"Value": {"Ref": "Bucket"}}},
+    }
     aws(account_url, "cloudformation").create_stack(StackName=named["STACK"], TemplateBody=json.dumps(bucket))
     code, _, told = bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), **named)
     assert (code, "no taskhook" in told, bench.sam) == (1, True, [])
@@ -296,7 +340,11 @@ def test_another_stack_is_not_deleted_though_it_has_no_outputs(
     bench: Bench, named: dict[str, str], account_url: str, *, alike: bool
 ) -> None:
     """Not even where it has a table of callers too."""
-    made(account_url, named["STACK"], {"Callers": template.load()["Resources"]["Callers"]} if alike else {"Queue": QUEUE})
+    made(
+        account_url,
+        named["STACK"],
+        {"Callers": template.load()["Resources"]["Callers"]} if alike else {"Queue": QUEUE},
+    )
     code, _, told = bench.run("destroy", CONFIRM=named["STACK"], CONFIRM_DATA=named["STACK"], **named)
     assert (code, "no taskhook" in told, "deletes" in told) == (1, True, False)
     [there] = aws(account_url, "cloudformation").describe_stacks(StackName=named["STACK"])["Stacks"]
@@ -304,14 +352,19 @@ def test_another_stack_is_not_deleted_though_it_has_no_outputs(
 
 
 QUEUE = {"Type": "AWS::SQS::Queue"}
-ROLE = {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []}}}
+ROLE = {
+    "Type": "AWS::IAM::Role",
+    "Properties": {"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []}},
+}
 
 
 def test_a_taskhook_that_has_failed_is_deleted_though_it_has_no_outputs(
     bench: Bench, named: dict[str, str], account_url: str
 ) -> None:
     """It is known by what the template declares."""
-    made(account_url, named["STACK"], {"Callers": template.load()["Resources"]["Callers"], "SubmitRole": ROLE})
+    made(
+        account_url, named["STACK"], {"Callers": template.load()["Resources"]["Callers"], "SubmitRole": ROLE}
+    )
     code, _, told = bench.run("destroy", CONFIRM=named["STACK"], CONFIRM_DATA=named["STACK"], **named)
     assert (code, "is deleted" in told) == (0, True), told
 
@@ -324,7 +377,12 @@ def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.
     ]
     cloudformation = SimpleNamespace(describe_stack_resources=lambda **_: {"StackResources": found})
     monkeypatch.setattr(deploy, "client", lambda _: cloudformation)
-    assert {one.name for one in deploy._kept("x")} == {"its-Tasks", "its-Callers", "its-Secret", "its-Results"}
+    assert {one.name for one in deploy._kept("x")} == {
+        "its-Tasks",
+        "its-Callers",
+        "its-Secret",
+        "its-Results",
+    }
 
 
 def test_a_secret_that_cannot_be_read_is_no_key_in_place_to_who_is_asked(
@@ -332,13 +390,20 @@ def test_a_secret_that_cannot_be_read_is_no_key_in_place_to_who_is_asked(
 ) -> None:
     """The deployment goes on, and says what to do about the key; without a terminal to ask at it does not begin."""
     assert bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), **named)[0] == 0
-    found = aws(account_url, "cloudformation").describe_stack_resource(StackName=named["STACK"], LogicalResourceId="Secret")
+    found = aws(account_url, "cloudformation").describe_stack_resource(
+        StackName=named["STACK"], LogicalResourceId="Secret"
+    )
     secret = found["StackResourceDetail"]["PhysicalResourceId"]
     aws(account_url, "secretsmanager").put_secret_value(SecretId=secret, SecretString="pasted over it all")
     again = {name: value for name, value in named.items() if name != "SAM_MAKES"}
     (bench.folder / "calls").unlink()
     code, _, told = bench.run("deploy", **again)
-    assert (code, "the stack's secret cannot be used" in told, "pasted" in told, bench.sam) == (1, True, False, [])
+    assert (code, "the stack's secret cannot be used" in told, "pasted" in told, bench.sam) == (
+        1,
+        True,
+        False,
+        [],
+    )
     operator = Operator(there=True, answers=[""])
     code, shown, told = bench.run("deploy", terminal=operator, **again)
     assert (code, [call["verb"] for call in bench.sam]) == (0, ["build", "deploy"]), told
@@ -363,10 +428,16 @@ def test_destroy_says_what_stays_and_deletes_that_only_when_the_name_is_given_ag
     assert (code, "there is no stack" in told) == (1, True)
 
     bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), **(named | {"STACK": f"{named['STACK']}-2"}))
-    second = {"STACK": f"{named['STACK']}-2", "CONFIRM": f"{named['STACK']}-2", "CONFIRM_DATA": f"{named['STACK']}-2"}
+    second = {
+        "STACK": f"{named['STACK']}-2",
+        "CONFIRM": f"{named['STACK']}-2",
+        "CONFIRM_DATA": f"{named['STACK']}-2",
+    }
     code, _, told = bench.run("destroy", **(named | second))
     assert code == 0, told
-    assert [name for name in tables.list_tables()["TableNames"] if name.startswith(f"{named['STACK']}-2")] == []
+    assert [
+        name for name in tables.list_tables()["TableNames"] if name.startswith(f"{named['STACK']}-2")
+    ] == []
 
 
 def test_the_makefile_means_the_same_to_make_3_81() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.local import stack
 from tests.local.front import Front
-from tests.local.vendor import serving
+from tests.local.server import serving
 
 FUNCTIONS = {
     "good": """def handler(event, _): return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",
@@ -26,8 +26,12 @@ FUNCTIONS = {
 
 def api_of(account_url: str, name: str) -> str:
     """Deploy a function behind an HTTP API of its own; give the API's address."""
-    account: Any = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.REGION)
-    clients = [account.client(service, endpoint_url=account_url) for service in ("lambda", "apigatewayv2", "iam")]
+    account: Any = boto3.Session(
+        aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.REGION
+    )
+    clients = [
+        account.client(service, endpoint_url=account_url) for service in ("lambda", "apigatewayv2", "iam")
+    ]
     functions, apis, roles = clients
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
@@ -46,7 +50,10 @@ def api_of(account_url: str, name: str) -> str:
     if name == "crowded":
         functions.put_function_concurrency(FunctionName=f"front-{name}", ReservedConcurrentExecutions=0)
     functions.add_permission(
-        FunctionName=function, StatementId="api", Action="lambda:InvokeFunction", Principal="apigateway.amazonaws.com"
+        FunctionName=function,
+        StatementId="api",
+        Action="lambda:InvokeFunction",
+        Principal="apigateway.amazonaws.com",
     )
     api = apis.create_api(Name=f"front-{name}", ProtocolType="HTTP")["ApiId"]
     integration = {"IntegrationType": "AWS_PROXY", "IntegrationUri": function, "PayloadFormatVersion": "2.0"}
@@ -78,7 +85,9 @@ def refused(answer: httpx.Response) -> tuple[int, str, Any]:
         ("crowded", 503, "Service Unavailable"),
     ],
 )
-async def test_a_function_that_does_not_answer(account_url: str, name: str, status: int, message: str) -> None:
+async def test_a_function_that_does_not_answer(
+    account_url: str, name: str, status: int, message: str
+) -> None:
     """It fails, runs out of time, dies or has no room: nothing of it is shown, and there is no `code`."""
     front = Front()
     front.upstream = await asyncio.to_thread(api_of, account_url, name)

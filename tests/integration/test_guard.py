@@ -50,7 +50,12 @@ class Names(AbstractResolver):
     answers: list[Sequence[str]]
     asked: list[str] = field(default_factory=list)
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:  # noqa: ARG002  # aiohttp's form
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002
+    ) -> list[ResolveResult]:  # aiohttp's form
         """Answer with the next list of addresses; an odd spelling of an address is read as the C library would."""
         self.asked.append(host)
         addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -153,14 +158,20 @@ async def test_name_that_resolves_to_a_mix_is_refused(addresses: list[str]) -> N
 
 async def test_public_name_is_reached() -> None:
     """What the tests above refuse is refused for its address alone: the same name reaches a public one."""
-    async with listening(OK, hosts=(STAND_IN,)) as listener, sending(StandInPolicy(), [STAND_IN]) as callbacks:
+    async with (
+        listening(OK, hosts=(STAND_IN,)) as listener,
+        sending(StandInPolicy(), [STAND_IN]) as callbacks,
+    ):
         reply = await send(callbacks, f"http://{NAME}:{listener.port}/hook")
         assert (reply.status, reply.answer, listener.connections) == (200, "ok", 1)
 
 
 async def test_rebinding_between_two_attempts_is_refused() -> None:
     """A name that was public at the first attempt is checked again at the second, which finds it on loopback."""
-    async with listening(OK, hosts=(STAND_IN,)) as public, sending(StandInPolicy(), [STAND_IN], LOOPBACK) as callbacks:
+    async with (
+        listening(OK, hosts=(STAND_IN,)) as public,
+        sending(StandInPolicy(), [STAND_IN], LOOPBACK) as callbacks,
+    ):
         url = f"http://{NAME}:{public.port}/hook"
         async with listening(OK, hosts=LOOPBACK) as forbidden:
             first = await send(callbacks, url)
@@ -172,7 +183,10 @@ async def test_rebinding_between_two_attempts_is_refused() -> None:
 
 async def test_name_is_looked_up_once_per_connection() -> None:
     """Nothing can change between check and use, for one lookup serves both; and nothing is remembered for the next connection."""
-    async with listening(OK, hosts=(STAND_IN,)) as listener, sending(StandInPolicy(), [STAND_IN]) as callbacks:
+    async with (
+        listening(OK, hosts=(STAND_IN,)) as listener,
+        sending(StandInPolicy(), [STAND_IN]) as callbacks,
+    ):
         names = callbacks._resolver
         assert isinstance(names, Names)
         for connection in (1, 2):
@@ -195,7 +209,10 @@ async def test_redirect_to_a_forbidden_target_is_not_followed() -> None:
     """A public receiver cannot send the request on to a forbidden one."""
     async with listening(OK, hosts=LOOPBACK) as forbidden:
         moved = answering(answer(307, location=f"http://127.0.0.1:{forbidden.port}/"))
-        async with listening(moved, hosts=(STAND_IN,)) as public, sending(StandInPolicy(), [STAND_IN]) as callbacks:
+        async with (
+            listening(moved, hosts=(STAND_IN,)) as public,
+            sending(StandInPolicy(), [STAND_IN]) as callbacks,
+        ):
             reply = await send(callbacks, f"http://{NAME}:{public.port}/hook")
         assert (reply.status, reply.error) == (307, None)
         assert await untouched(forbidden)
@@ -215,7 +232,10 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", NAME])
 async def test_relaxed_policy_reaches_the_listener(host: str) -> None:
     """The emulated account's policy lets the very same connector reach loopback, by address and by name."""
-    async with listening(OK, hosts=LOOPBACK) as listener, sending(TargetPolicy(relaxed=True), LOOPBACK) as callbacks:
+    async with (
+        listening(OK, hosts=LOOPBACK) as listener,
+        sending(TargetPolicy(relaxed=True), LOOPBACK) as callbacks,
+    ):
         reply = await send(callbacks, f"http://{host}:{listener.port}/hook")
         assert (reply.status, reply.answer) == (200, "ok")
         assert len(listener.requests) == 1
@@ -224,7 +244,10 @@ async def test_relaxed_policy_reaches_the_listener(host: str) -> None:
 @pytest.mark.skipif(len(LOOPBACK) == 1, reason="this machine has no IPv6")
 async def test_relaxed_policy_reaches_the_listener_over_ipv6() -> None:
     """IPv6 literals go through the same guard, and pass where the policy lets them."""
-    async with listening(OK, hosts=LOOPBACK) as listener, sending(TargetPolicy(relaxed=True), LOOPBACK) as callbacks:
+    async with (
+        listening(OK, hosts=LOOPBACK) as listener,
+        sending(TargetPolicy(relaxed=True), LOOPBACK) as callbacks,
+    ):
         reply = await send(callbacks, f"http://[::1]:{listener.port}/hook")
         assert (reply.status, len(listener.requests)) == (200, 1)
 
@@ -243,7 +266,10 @@ async def test_refusal_does_not_stop_the_next_attempt() -> None:
     """A refused target leaves nothing behind: the places of the connector are free again."""
     async with listening(OK, hosts=(STAND_IN,)) as public:
         connector = guarded_connector(StandInPolicy(), connections=1)
-        async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(LIMIT.total_seconds()):
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            asyncio.timeout(LIMIT.total_seconds()),
+        ):
             for _ in range(5):
                 with pytest.raises(ForbiddenTargetError):
                     await session.get(f"http://127.0.0.1:{public.port}/")
@@ -268,7 +294,9 @@ async def test_lookups_that_hang_hold_nobody_else_up(monkeypatch: pytest.MonkeyP
         given_up.wait(LIMIT.total_seconds())
         raise socket.gaierror
 
-    monkeypatch.setattr(socket, "getaddrinfo", hang)  # the system's, as no test can have a name server that is dead
+    monkeypatch.setattr(
+        socket, "getaddrinfo", hang
+    )  # the system's, as no test can have a name server that is dead
     loop.set_default_executor(ThreadPoolExecutor(2))
     callbacks = AiohttpCallbacks(TargetPolicy(), limit=LIMIT)
     sending = [asyncio.create_task(send(callbacks, f"https://r{number}.example.com/")) for number in range(4)]

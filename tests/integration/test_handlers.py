@@ -98,9 +98,17 @@ def deployed(
 ) -> Iterator[None]:
     """Give the functions an environment as the template does, and two callers."""
     httpx.delete(f"{upstream['upstream']}/_control/faults")
-    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": stack.REGION}
+    credentials = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": stack.REGION,
+    }
     secrets = boto3.client(
-        "secretsmanager", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+        "secretsmanager",
+        endpoint_url=account_url,
+        region_name=stack.REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
     )
     keys = {"modellix": upstream["api_key"], "deployment_key": MATERIAL}
     secret = secrets.create_secret(Name=f"keys-{tasks_table}", SecretString=json.dumps(keys))
@@ -119,7 +127,7 @@ def deployed(
         "FIRST_POLL": "immediate",
         "REQUESTS_PER_MINUTE": "1000",
         "LONG_POLL": "on",
-        "HINTS": "on",
+        "VENDOR_WEBHOOKS": "on",
         "MEDIA_CHECKS": "off",  # with a network the sample's host is there, and has no such files
         "MAX_QUEUED": "1000",
         "MAX_TASK_HOURS": "24",
@@ -131,7 +139,7 @@ def deployed(
         monkeypatch.setenv(name, value)
     for name in ("alice", "bob"):
         caller = as_stored(a_caller(name))
-        dynamo_callers._client.put_item(
+        dynamo_callers.table.client.put_item(
             TableName=callers_table,
             Item={
                 "caller": {"S": caller.caller},
@@ -189,7 +197,12 @@ def ask(deployed: None) -> Ask:
     """Send the submit function a sample event, changed."""
 
     def send(
-        name: str = "submit", *, token: str | None = None, headers: Event | None = None, raw: str | None = None, **changes: Any
+        name: str = "submit",
+        *,
+        token: str | None = None,
+        headers: Event | None = None,
+        raw: str | None = None,
+        **changes: Any,
     ) -> Heard:
         event = copy.deepcopy(sample(name))
         for header, value in {"authorization": token, **(headers or {})}.items():
@@ -198,7 +211,9 @@ def ask(deployed: None) -> Ask:
         if "body" in event:
             body = json.loads(event["body"]) | changes
             event["body"] = (
-                raw if raw is not None else json.dumps({key: value for key, value in body.items() if value is not Ellipsis})
+                raw
+                if raw is not None
+                else json.dumps({key: value for key, value in body.items() if value is not Ellipsis})
             )
         else:
             event |= changes
@@ -242,11 +257,15 @@ def test_from_submit_to_tick_with_the_sample_events(ask: Ask, upstream: Event) -
     assert ask("list").body["data"] == {"tasks": [], "next_cursor": None}
 
 
-def test_metrics_are_the_stacks_own_and_an_idle_tick_has_none(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_the_stacks_own_and_an_idle_tick_has_none(
+    ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Several stacks live in one account; and a metric costs while it is written."""
     ask(callback_url=...)
     poll_handler(sample("tick"), PollContext())
-    written = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')]
+    written = [
+        json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"_aws"')
+    ]
     assert [line["service"] for line in written] == ["shop", "shop"]
     assert (written[0]["TaskAccepted"], written[1]["VendorPolled"]) == ([1.0], [1.0])
     poll_handler(sample("tick"), PollContext())
@@ -260,10 +279,16 @@ def test_a_wake_serves_its_ids(ask: Ask) -> None:
     assert poll_handler({"ended": [task_id]}, PollContext())["steps"]["ended"] == 1
 
 
-def test_an_archived_result_is_led_to(ask: Ask, monkeypatch: pytest.MonkeyPatch, account_url: str, upstream: Event) -> None:
+def test_an_archived_result_is_led_to(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, account_url: str, upstream: Event
+) -> None:
     """From success through the archive to the bytes, by the link in the answer; without the archive there is no such path."""
     s3 = boto3.client(
-        "s3", endpoint_url=account_url, region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test"
+        "s3",
+        endpoint_url=account_url,
+        region_name=stack.REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
     )
     s3.create_bucket(Bucket="kept")
     monkeypatch.setenv("RESULTS_BUCKET", "kept")
@@ -304,10 +329,14 @@ def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream
     assert (canceled.status, canceled.body["data"]["error"]["code"]) == (200, "canceled")
     assert ask("task", rawPath=path).body["data"]["status"] == "failed"
     assert Heard(submit_handler(cancel, SubmitContext())).status == 409
-    cancel["rawPath"] = cancel["requestContext"]["http"]["path"] = "/api/v1/tasks/tk_0000000000000000000000/cancel"
+    cancel["rawPath"] = cancel["requestContext"]["http"]["path"] = (
+        "/api/v1/tasks/tk_0000000000000000000000/cancel"
+    )
     assert Heard(submit_handler(cancel, SubmitContext())).status == 404
     while not poll_handler(sample("tick"), PollContext())["steps"].get("submitted", 0):
-        time.sleep(0.1)  # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
+        time.sleep(
+            0.1
+        )  # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
     assert ask("task", rawPath=f"/api/v1/tasks/{again}").body["data"]["status"] == "processing"
 
 
@@ -345,7 +374,10 @@ def test_validate_says_whether_the_token_is_good(ask: Ask) -> None:
 def test_models_come_without_envelope(ask: Ask) -> None:
     """As the vendor's own client wants them."""
     heard = ask("task", rawPath="/api/v1/models")
-    assert [model["slug"] for model in heard.body["models"]] == ["alibaba/wan2.2-animate-mix", "alibaba/wan2.2-animate-move"]
+    assert [model["slug"] for model in heard.body["models"]] == [
+        "alibaba/wan2.2-animate-mix",
+        "alibaba/wan2.2-animate-move",
+    ]
 
 
 def test_the_balance_is_the_vendors(ask: Ask, upstream: Event) -> None:
@@ -368,7 +400,12 @@ def test_an_answer_waits_for_the_end_of_its_task(ask: Ask) -> None:
     assert waited.body["data"]["status"] == "success"
     assert ask("task", rawPath=path, queryStringParameters={"wait": "false"}).body == waited.body
     assert ask("task", rawPath=path, queryStringParameters={"wait": "x"}).status == 400
-    assert ask("task", rawPath="/api/v1/tasks/tk_0000000000000000000000", queryStringParameters={"wait": "true"}).status == 404
+    assert (
+        ask(
+            "task", rawPath="/api/v1/tasks/tk_0000000000000000000000", queryStringParameters={"wait": "true"}
+        ).status
+        == 404
+    )
 
 
 def test_the_api_describes_itself(ask: Ask) -> None:
@@ -380,7 +417,15 @@ def test_the_api_describes_itself(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/console.html", "/api/v1/nothing", "/api/v1/tasks/x/y/z", "/api/v2/tasks", "/%00", "/api/v1/tasks/lease"]
+    "path",
+    [
+        "/console.html",
+        "/api/v1/nothing",
+        "/api/v1/tasks/x/y/z",
+        "/api/v2/tasks",
+        "/%00",
+        "/api/v1/tasks/leadership",
+    ],
 )
 def test_any_other_path_is_a_404_in_the_envelope(ask: Ask, path: str) -> None:
     """Every path reaches submit, so every answer wears the envelope."""
@@ -447,13 +492,24 @@ def inspected(deployed: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("field", "name", "words"),
     [
-        ("image_url", "scene.mp4", "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP"),
+        (
+            "image_url",
+            "scene.mp4",
+            "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP",
+        ),
         ("video_url", "actor.jpg", "Invalid format: video_url is JPEG; it must be MP4 or MOV or AVI"),
         ("video_url", "gone.mp4", "Invalid parameters: video_url cannot be fetched: its host answers 404"),
     ],
 )
 def test_bad_media_are_a_400_before_anything_is_stored_or_paid(
-    ask: Ask, inspected: None, upstream: Event, dynamodb: Any, tasks_table: str, field: str, name: str, words: str
+    ask: Ask,
+    inspected: None,
+    upstream: Event,
+    dynamodb: Any,
+    tasks_table: str,
+    field: str,
+    name: str,
+    words: str,
 ) -> None:
     """Whatever their name."""
     before = httpx.get(f"{upstream['upstream']}/_control").json()["submits"]
@@ -464,9 +520,14 @@ def test_bad_media_are_a_400_before_anything_is_stored_or_paid(
     assert httpx.get(f"{upstream['upstream']}/_control").json()["submits"] == before
 
 
-def test_good_media_pass_and_what_could_not_be_checked_is_shown(ask: Ask, inspected: None, upstream: Event) -> None:
+def test_good_media_pass_and_what_could_not_be_checked_is_shown(
+    ask: Ask, inspected: None, upstream: Event
+) -> None:
     """With the task, by input; a task whose media were all seen says nothing of it."""
-    good = {name: f"{upstream['upstream']}/media/{file}" for name, file in (("image_url", "actor.jpg"), ("video_url", "scene.mp4"))}
+    good = {
+        name: f"{upstream['upstream']}/media/{file}"
+        for name, file in (("image_url", "actor.jpg"), ("video_url", "scene.mp4"))
+    }
     shown = []
     for changes in (good, good | {"image_url": "https://media.invalid/a.jpg"}):
         task_id = ask(callback_url=..., **changes).body["data"]["task_id"]
@@ -476,7 +537,13 @@ def test_good_media_pass_and_what_could_not_be_checked_is_shown(ask: Ask, inspec
 
 @pytest.mark.parametrize(
     ("checks", "unchecked"),
-    [("record", {"image_url": "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP"}), ("off", None)],
+    [
+        (
+            "record",
+            {"image_url": "Invalid format: image_url is MPEG-4; it must be JPG/JPEG or PNG or BMP or WEBP"},
+        ),
+        ("off", None),
+    ],
 )
 def test_the_deployment_decides_what_bad_media_mean(
     ask: Ask, upstream: Event, monkeypatch: pytest.MonkeyPatch, checks: str, unchecked: Event | None
@@ -503,7 +570,10 @@ def test_the_repeat_of_a_client_that_counts_them_is_the_first_request_again(
     ask: Ask, upstream: Event, fault: str, status: int, cost: int
 ) -> None:
     """Without a key, whatever came of the first: its answer again, told not to be repeated where that is of no use."""
-    httpx.post(f"{upstream['upstream']}/_control/faults", json={"on": "submit", "fault": fault, "seconds": 0.5, "times": 1})
+    httpx.post(
+        f"{upstream['upstream']}/_control/faults",
+        json={"on": "submit", "fault": fault, "seconds": 0.5, "times": 1},
+    )
     before = paid(upstream)
     first = ask(callback_url=..., headers={"x-stainless-retry-count": "0"})
     assert (first.status, first.headers.get("x-should-retry")) == (status, "false" if status != 200 else None)
@@ -517,7 +587,12 @@ def test_the_repeat_of_a_client_that_counts_them_is_the_first_request_again(
 def test_two_requests_that_are_alike_are_two(ask: Ask, upstream: Event) -> None:
     """With a count of 0, a count that is none, or no count at all."""
     before = paid(upstream)
-    for headers in ({"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "0"}, {"x-stainless-retry-count": "x"}, {}):
+    for headers in (
+        {"x-stainless-retry-count": "0"},
+        {"x-stainless-retry-count": "0"},
+        {"x-stainless-retry-count": "x"},
+        {},
+    ):
         assert ask(callback_url=..., headers=headers).status == 200
     assert paid(upstream) == before + 4
 
@@ -529,7 +604,9 @@ def test_our_own_fault_is_not_to_be_repeated(ask: Ask, monkeypatch: pytest.Monke
     assert (heard.status, heard.headers["x-should-retry"]) == (500, "false")
 
 
-def test_a_table_that_is_away_says_when_to_repeat(ask: Ask, monkeypatch: pytest.MonkeyPatch, deployed: None) -> None:
+def test_a_table_that_is_away_says_when_to_repeat(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, deployed: None
+) -> None:
     """Nothing was sent to the vendor, so a repeat is safe."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     forget()
@@ -587,7 +664,9 @@ def test_a_body_over_64_kb_is_a_413(ask: Ask) -> None:
         {"x-webhook-url": "x"},
     ],
 )
-def test_a_bad_header_is_a_400_that_names_it(ask: Ask, dynamodb: Any, tasks_table: str, headers: Event) -> None:
+def test_a_bad_header_is_a_400_that_names_it(
+    ask: Ask, dynamodb: Any, tasks_table: str, headers: Event
+) -> None:
     """An over-long key, and a webhook URL that is bad or differs from the body's."""
     heard = ask(headers=headers)
     assert heard.status == 400
@@ -596,9 +675,19 @@ def test_a_bad_header_is_a_400_that_names_it(ask: Ask, dynamodb: Any, tasks_tabl
 
 
 @pytest.mark.parametrize(
-    "token", ["", "Bearer", "Bearer x", "Basic eDp5", f"Bearer {token_of('alice')[:-1]}_", "Bearer thk_carol_" + "c" * 43]
+    "token",
+    [
+        "",
+        "Bearer",
+        "Bearer x",
+        "Basic eDp5",
+        f"Bearer {token_of('alice')[:-1]}_",
+        "Bearer thk_carol_" + "c" * 43,
+    ],
 )
-def test_without_a_good_token_everything_is_a_401(ask: Ask, dynamodb: Any, tasks_table: str, token: str) -> None:
+def test_without_a_good_token_everything_is_a_401(
+    ask: Ask, dynamodb: Any, tasks_table: str, token: str
+) -> None:
     """Before the body is even looked at."""
     for heard in (ask(token=token, raw="no"), ask("list", token=token), ask("task", token=token)):
         assert (heard.status, heard.body["code"]) == (401, 401)
@@ -672,11 +761,20 @@ def test_a_callback_is_delivered_again(ask: Ask, inbox: Inbox) -> None:
 def test_many_callbacks_are_delivered_again(ask: Ask, inbox: Inbox) -> None:
     """The sample event asks for what was given up, so a delivered one needs another state; bad fields are named."""
     delivered(ask, inbox)
-    assert ask("redeliver_many", since=...).body["data"] == {"count": 0, "last_attempt_at": None, "next_cursor": None}
+    assert ask("redeliver_many", since=...).body["data"] == {
+        "count": 0,
+        "last_attempt_at": None,
+        "next_cursor": None,
+    }
     data = ask("redeliver_many", since=..., state="delivered").body["data"]
     assert (data["count"], data["next_cursor"]) == (1, None)
     assert data["last_attempt_at"] is not None
-    assert ask("redeliver_many", since=..., state="delivered", token=f"Bearer {token_of('bob')}").body["data"]["count"] == 0
+    assert (
+        ask("redeliver_many", since=..., state="delivered", token=f"Bearer {token_of('bob')}").body["data"][
+            "count"
+        ]
+        == 0
+    )
     poll_handler(sample("tick"), PollContext())
     assert len(inbox.received) == 2
     heard = ask("redeliver_many", limit=501)
@@ -692,7 +790,11 @@ def test_what_cannot_be_delivered_again_is_a_conflict_that_says_why(ask: Ask) ->
     poll_handler(sample("tick"), PollContext())
     heard = ask("redeliver", rawPath=path)
     assert (heard.status, "no callback URL" in heard.body["message"]) == (409, True)
-    assert ask("redeliver").status == ask("redeliver", rawPath=path, token=f"Bearer {token_of('bob')}").status == 404
+    assert (
+        ask("redeliver").status
+        == ask("redeliver", rawPath=path, token=f"Bearer {token_of('bob')}").status
+        == 404
+    )
 
 
 def test_the_secrets_are_the_callers_own(ask: Ask, deployed: None, dynamodb: Any) -> None:
@@ -713,7 +815,9 @@ def test_a_receiver_is_tried_out(ask: Ask, inbox: Inbox, dynamodb: Any, tasks_ta
     secret = ask("secret").body["data"]["secrets"][0]["secret"]
     for headers, body in inbox.received:
         Webhook(secret).verify(body, headers)
-    said = [(one["type"], one["status"], one["answer"], one["delivered"]) for one in heard.body["data"]["samples"]]
+    said = [
+        (one["type"], one["status"], one["answer"], one["delivered"]) for one in heard.body["data"]["samples"]
+    ]
     assert said == [(f"prediction.task.{how}", 503, "noted", False) for how in ("succeeded", "failed")]
     ids = {headers["webhook-id"] for headers, _ in inbox.received}
     assert ids == {one["webhook_id"] for one in heard.body["data"]["samples"]}
@@ -752,7 +856,10 @@ def test_every_route_is_described(ask: Ask) -> None:
         slugs = MODELS if "{model}" in path else ["provider/model"]
         served |= {(str(route.method), path.replace("{provider}/{model}", slug)) for slug in slugs}
     for_people = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/docs")}
-    assert described == {route for route in served if not route[1].startswith(("/hooks/", "/openapi"))} - for_people
+    assert (
+        described
+        == {route for route in served if not route[1].startswith(("/hooks/", "/openapi"))} - for_people
+    )
 
 
 def test_the_examples_of_errors_are_the_real_ones(ask: Ask) -> None:
@@ -782,7 +889,9 @@ def test_the_example_of_a_task_is_like_a_real_one(ask: Ask, inbox: Inbox) -> Non
     """What a delivered task has, the example has, no more and no less; a listing shows the same."""
     task_id = delivered(ask, inbox)
     shown = ask("task", rawPath=f"/api/v1/tasks/{task_id}").body["data"]
-    answer = document()["paths"]["/api/v1/tasks/{task_id}"]["get"]["responses"]["200"]["content"]["application/json"]
+    answer = document()["paths"]["/api/v1/tasks/{task_id}"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ]
     assert set(shown) == set(answer["example"]["data"])
     assert set(shown["request"]) == set(json.loads(sample("submit")["body"])) - {"callback_url", "reference"}
     assert ask("list", queryStringParameters={}).body["data"]["tasks"] == [shown]
@@ -809,11 +918,13 @@ def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (200, "text/html; charset=utf-8")
     assert "<script>" in answer["body"]
     assert not re.search(r"""\b(src|href)=["'](https?:)?//|@import|url\(""", answer["body"])
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", answer["body"])
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", answer["body"]
+    )
     policy = dict(part.split(" ", 1) for part in answer["headers"]["content-security-policy"].split("; "))
     for kind in ("script", "style"):
         [content] = re.findall(f"<{kind}>(.*?)</{kind}>", answer["body"], re.DOTALL)
-        assert "/* page." not in content
+        assert not re.search(r"/\* \S+\.(js|css) \*/", content)  # each file is in its place
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert policy.pop(f"{kind}-src") == f"'sha256-{digest}'"
     assert policy == {
@@ -865,10 +976,15 @@ def test_secrets_urls_and_payloads_stay_out_of_the_log(
     handler = function("submit").app.logger.registered_handler
     assert isinstance(handler, logging.StreamHandler)
     before = handler.setStream(sys.stdout)
-    media = {"image_url": "https://media.invalid/new_actor.jpg", "video_url": f"{upstream['upstream']}/media/new_actor.mp4"}
+    media = {
+        "image_url": "https://media.invalid/new_actor.jpg",
+        "video_url": f"{upstream['upstream']}/media/new_actor.mp4",
+    }
     ask(**media, check_image=True)
     ask(
-        **media | {"video_url": media["image_url"]}, callback_url="http://127.0.0.1:9/secret-path", reference="my-private-reference"
+        **media | {"video_url": media["image_url"]},
+        callback_url="http://127.0.0.1:9/secret-path",
+        reference="my-private-reference",
     )
     ask(raw="{}", headers={"idempotency-key": "private-key"})
     poll_handler(sample("tick"), PollContext())

@@ -89,7 +89,9 @@ def make(folder: Path, **more: str) -> subprocess.Popen[bytes]:
     """Start `make tools` in a group of its own."""
     path = os.pathsep.join((str(folder.parent / "bin"), "/usr/bin", "/bin"))
     environment = {"PATH": path, "WORLD": str(folder.parent), "HOME": str(folder.parent)} | more
-    return subprocess.Popen(["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        ["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
 
 
 def assert_whole(folder: Path) -> None:

@@ -16,7 +16,11 @@ from tests.local import stack
 
 # Whoever raises it says why in the commit, and measures again: `make bench ARGS="coldstart size"`.
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
-NEVER_LOADED = {"taskhook.api", "taskhook.api.routes", "aws_lambda_powertools.event_handler"}  # by functions that answer no HTTP
+NEVER_LOADED = {
+    "taskhook.api",
+    "taskhook.api.routes",
+    "aws_lambda_powertools.event_handler",
+}  # by functions that answer no HTTP
 ARCHITECTURES = ("arm64", "x86_64")
 WITHOUT_CLIENT = {"logs", "xray"}  # rights of Lambda itself
 
@@ -48,7 +52,9 @@ def test_compiled_modules_are_for_its_processor(layers: dict[str, Path], archite
 def test_compiled_modules_load(layers: dict[str, Path]) -> None:
     """Nothing that the loader needs went with what a debugger needs."""
     packages = layers[stack.ARCHITECTURE]
-    names = [".".join(module.relative_to(packages).parts).split(".cpython")[0] for module in packages.rglob("*.so")]
+    names = [
+        ".".join(module.relative_to(packages).parts).split(".cpython")[0] for module in packages.rglob("*.so")
+    ]
     isolated(f"import importlib; [importlib.import_module(name) for name in {names}]", packages)
 
 
@@ -64,7 +70,9 @@ def test_licences_and_versions_stay(layers: dict[str, Path]) -> None:
     """Every package says what it is and under which licence."""
     distributions = list(metadata.distributions(path=[str(layers["arm64"])]))
     locked = [line for line in (layer.SOURCE / "requirements.txt").read_text().splitlines() if "==" in line]
-    assert {f"{one.name}=={one.version}".replace("_", "-") for one in distributions} <= {line.split(" ")[0] for line in locked}
+    assert {f"{one.name}=={one.version}".replace("_", "-") for one in distributions} <= {
+        line.split(" ")[0] for line in locked
+    }
     for info in layers["arm64"].glob("*.dist-info"):
         names = {path.name.upper() for path in info.rglob("*") if path.is_file()}
         assert any(name.startswith(("LICEN", "COPYING")) for name in names), info.name
@@ -72,7 +80,11 @@ def test_licences_and_versions_stay(layers: dict[str, Path]) -> None:
 
 def test_botocore_describes_what_the_roles_may_use(layers: dict[str, Path]) -> None:
     """A service that a role gained and the layer does not know would fail in the cloud alone."""
-    rights = {action.partition(":")[0] for role in ("SubmitRole", "PollRole", "ArchiveRole") for action, _ in GRANTS[role]}
+    rights = {
+        action.partition(":")[0]
+        for role in ("SubmitRole", "PollRole", "ArchiveRole")
+        for action, _ in GRANTS[role]
+    }
     described = {path.name for path in (layers["arm64"] / "botocore/data").iterdir() if path.is_dir()}
     assert described == rights - WITHOUT_CLIENT
 
@@ -84,7 +96,9 @@ async def test_a_poller_loads_nothing_that_answers_http(layers: dict[str, Path])
     async with surroundings() as environment:
         folder, sample = stack.ROOT / "functions/poll", (stack.ROOT / "events/tick.json").read_text()
         environment |= {"TASKS_TABLE": QUIET}
-        printed = isolated(driver, folder, layers[stack.ARCHITECTURE], sample, "150000", environment=environment)
+        printed = isolated(
+            driver, folder, layers[stack.ARCHITECTURE], sample, "150000", environment=environment
+        )
     [*_, answer, modules] = printed.splitlines()
     assert '"steps": {}' in answer, answer
     assert "taskhook.wiring" in modules.split()
@@ -95,6 +109,8 @@ def isolated(program: str, *arguments: Any, environment: dict[str, str] | None =
     """Run a program that finds the standard library and its first argument's packages, and return what it printed."""
     paths = "import sys; sys.path[:0] = [sys.argv[-1]]\n" if len(arguments) == 1 else ""
     run = [sys.executable, "-I", "-S", "-B", "-c", paths + program, *map(str, arguments)]
-    done = subprocess.run(run, env=environment or {}, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True)
+    done = subprocess.run(
+        run, env=environment or {}, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

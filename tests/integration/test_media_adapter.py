@@ -27,7 +27,7 @@ from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import Connection, Listener, Script, answer, answering, listening, silent
-from tests.world import Told
+from tests.world import RecordingReporter
 
 RULES = {rule.field: rule for rule in MODELS["alibaba/wan2.2-animate-mix"].media}
 LIMIT = timedelta(seconds=3)
@@ -40,9 +40,13 @@ LONG_JPEG = image("JPEG", 300, 400, icc_profile=bytes(300_000))  # not to be jud
 type Look = Callable[..., Awaitable[Judgement]]
 
 
-async def look(url: str, field: str = IMAGE, *, probe: AiohttpMediaProbe | None = None, limit: timedelta = LATER) -> Judgement:
+async def look(
+    url: str, field: str = IMAGE, *, probe: AiohttpMediaProbe | None = None, limit: timedelta = LATER
+) -> Judgement:
     """Look at a URL, and judge what was seen."""
-    return RULES[field].judge(await (probe or AiohttpMediaProbe(RELAXED, Told())).look(url, limit=limit))
+    return RULES[field].judge(
+        await (probe or AiohttpMediaProbe(RELAXED, RecordingReporter())).look(url, limit=limit)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +78,11 @@ async def test_every_file_of_the_corpus_gets_its_verdict(field: str) -> None:
             files[row.name] = await asyncio.to_thread(row.make)
             got = await look(f"{origin}/{row.name}", field)
             del files[row.name]
-        right = got.verdict is row.verdict and row.words in got.reason and (got.verdict is Verdict.FINE) == (got.reason == "")
+        right = (
+            got.verdict is row.verdict
+            and row.words in got.reason
+            and (got.verdict is Verdict.FINE) == (got.reason == "")
+        )
         return None if right else f"{row.name}: {got.verdict} {got.reason!r}, not {row.verdict} {row.words!r}"
 
     files: dict[str, File] = {}
@@ -142,14 +150,18 @@ async def test_a_file_that_is_surely_not_there_is_wrong(status: int) -> None:
     """The vendor would get the same answer; it was asked for without a range too."""
     async with listening(answering(answer(status, b"no"))) as listener:
         judged = await look(listener.origin)
-    assert judged == Judgement(IMAGE, Verdict.WRONG, f"Invalid parameters: image_url cannot be fetched: its host answers {status}")
+    assert judged == Judgement(
+        IMAGE, Verdict.WRONG, f"Invalid parameters: image_url cannot be fetched: its host answers {status}"
+    )
     assert [b"\r\nrange:" in request.lower() for request in listener.requests] == [True, False]
 
 
 @pytest.mark.parametrize("status", [204, 206, 302, 400, 401, 403, 405, 416, 418, 429, 451, 500, 503])
 async def test_an_answer_that_proves_nothing_passes(status: int) -> None:
     """A host may be busy, or dislike us, or want a `Referer`."""
-    async with listening(answering(answer(status, b"" if status == 204 else b"<html>Are you a robot?</html>"))) as listener:
+    async with listening(
+        answering(answer(status, b"" if status == 204 else b"<html>Are you a robot?</html>"))
+    ) as listener:
         assert await look(listener.origin) == Judgement(IMAGE, Verdict.UNCHECKED, f"host answers {status}")
         assert len(listener.requests) == 2
 
@@ -192,10 +204,17 @@ async def test_of_a_host_without_ranges_as_much_is_read_as_is_needed(tmp_path: P
     for name, content in (("end", sample), ("front", video("mp4", 320, 240, 3, flags="faststart"))):
         write_stretched(content, 150 * MB, tmp_path / name)
     files: dict[str, File] = {name: tmp_path / name for name in ("end", "front")}
-    files |= {"page": b"<html>Sign in</html>", "small.jpg": JPEG, "large.jpg": LONG_JPEG + bytes(4 * MB), "small.mp4": sample}
+    files |= {
+        "page": b"<html>Sign in</html>",
+        "small.jpg": JPEG,
+        "large.jpg": LONG_JPEG + bytes(4 * MB),
+        "small.mp4": sample,
+    }
     async with listening(handing_out(files, ranges=False)) as listener:
         assert await look(f"{listener.origin}/front", VIDEO) == Judgement(VIDEO, Verdict.FINE)
-        assert await look(f"{listener.origin}/end", VIDEO) == Judgement(VIDEO, Verdict.UNCHECKED, "no range support")
+        assert await look(f"{listener.origin}/end", VIDEO) == Judgement(
+            VIDEO, Verdict.UNCHECKED, "no range support"
+        )
         assert listener.sent < 40 * MB  # most of it in the buffers between us
         assert await look(f"{listener.origin}/small.mp4", VIDEO) == Judgement(VIDEO, Verdict.FINE)
         for name in ("small.jpg", "large.jpg"):
@@ -217,11 +236,18 @@ async def test_of_a_host_without_ranges_as_much_is_read_as_is_needed(tmp_path: P
 async def test_a_file_of_which_no_length_is_told(content: bytes, judged: Judgement | str) -> None:
     """A short one shows its size by its end; of a long one only what is certain counts."""
     chunks = b"".join(
-        b"%x\r\n%s\r\n" % (len(part), part) for start in range(0, len(content), 65536) if (part := content[start : start + 65536])
+        b"%x\r\n%s\r\n" % (len(part), part)
+        for start in range(0, len(content), 65536)
+        if (part := content[start : start + 65536])
     )
-    for head, body in ((b"transfer-encoding: chunked", chunks + b"0\r\n\r\n"), (b"connection: close", content)):
+    for head, body in (
+        (b"transfer-encoding: chunked", chunks + b"0\r\n\r\n"),
+        (b"connection: close", content),
+    ):
 
-        async def script(connection: Connection, sent: bytes = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body) -> None:
+        async def script(
+            connection: Connection, sent: bytes = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body
+        ) -> None:
             await connection.request()
             await connection.send(sent)
 
@@ -274,13 +300,20 @@ async def _for_ever(connection: Connection, begin: bytes, again: bytes, pause: f
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1", b";extension" * 100, 0.0),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"trailer: x\r\n", 0.01),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n", b"\xff", 0.01),
-        (b"HTTP/1.1 206 OK\r\ncontent-length: 100000\r\ncontent-range: bytes 0-65535/100000\r\n\r\n", b"\xff", 0.01),
+        (
+            b"HTTP/1.1 206 OK\r\ncontent-length: 100000\r\ncontent-range: bytes 0-65535/100000\r\n\r\n",
+            b"\xff",
+            0.01,
+        ),
     ],
     ids=["interim answers", "headers", "chunks", "chunk extensions", "trailers", "whole", "range"],
 )
 async def test_an_answer_without_end_is_left(begin: bytes, again: bytes, pause: float) -> None:
     """Whatever comes on and on, in drips or in floods: the look ends in time, and says why it knows nothing."""
-    async with listening(lambda connection: _for_ever(connection, begin, again, pause)) as listener, asyncio.timeout(HANGS_S):
+    async with (
+        listening(lambda connection: _for_ever(connection, begin, again, pause)) as listener,
+        asyncio.timeout(HANGS_S),
+    ):
         judged = await look(listener.origin, limit=timedelta(seconds=0.7))
     assert judged.verdict is Verdict.UNCHECKED
     assert judged.reason in {"slow host", "connection broke"}
@@ -295,7 +328,9 @@ async def test_redirects_in_drips_are_left() -> None:
             await connection.send(answer(302, location="/"))
 
     async with listening(script) as listener:
-        assert await look(listener.origin, limit=timedelta(seconds=0.7)) == Judgement(IMAGE, Verdict.UNCHECKED, "slow host")
+        assert await look(listener.origin, limit=timedelta(seconds=0.7)) == Judgement(
+            IMAGE, Verdict.UNCHECKED, "slow host"
+        )
 
 
 async def test_a_host_that_breaks_off_proves_nothing() -> None:
@@ -310,7 +345,11 @@ async def test_a_host_that_breaks_off_proves_nothing() -> None:
 
     async def before_the_second(connection: Connection) -> None:
         await connection.request()
-        await connection.send(answer(206, LONG_JPEG[:65536], content_range=f"bytes 0-65535/{len(LONG_JPEG)}", connection="close"))
+        await connection.send(
+            answer(
+                206, LONG_JPEG[:65536], content_range=f"bytes 0-65535/{len(LONG_JPEG)}", connection="close"
+            )
+        )
 
     for script in (at_once, within, before_the_second):
         async with listening(_once(script)) as listener:
@@ -343,7 +382,11 @@ async def test_a_slow_host_is_not_waited_for() -> None:
 
         return script
 
-    cases = ((silent, "slow host"), (slow_later(len(LONG_JPEG)), "slow host"), (slow_later(6 * MB), "bytes long"))
+    cases = (
+        (silent, "slow host"),
+        (slow_later(len(LONG_JPEG)), "slow host"),
+        (slow_later(6 * MB), "bytes long"),
+    )
     for script, words in cases:
         async with listening(script) as listener:
             judged = await look(listener.origin, limit=timedelta(seconds=0.7))
@@ -398,18 +441,27 @@ async def test_every_hop_is_guarded() -> None:
     async with listening(silent, hosts=("127.0.0.2",)) as inner:
         target = f"http://127.0.0.2:{inner.port}/"
         async with listening(redirecting(lambda _: target)) as listener:
-            judged = await look(listener.origin, probe=AiohttpMediaProbe(Guarded(relaxed=True), Told()))
+            judged = await look(
+                listener.origin, probe=AiohttpMediaProbe(Guarded(relaxed=True), RecordingReporter())
+            )
         assert inner.connections == 0
     assert judged.verdict is Verdict.WRONG
-    assert judged.reason.endswith("image_url leads to a host that the vendor cannot reach: its address is not public")
+    assert judged.reason.endswith(
+        "image_url leads to a host that the vendor cannot reach: its address is not public"
+    )
 
 
-@pytest.mark.parametrize("target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"])
+@pytest.mark.parametrize(
+    "target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"]
+)
 async def test_a_redirect_to_where_nobody_asks_proves_nothing(target: str) -> None:
     """Other schemes, credentials, nonsense, and this deployment itself, whose files the vendor may well fetch."""
-    async with listening(silent) as own, listening(redirecting(lambda _: target.format(origin=own.origin))) as listener:
+    async with (
+        listening(silent) as own,
+        listening(redirecting(lambda _: target.format(origin=own.origin))) as listener,
+    ):
         policy = TargetPolicy(relaxed=True, own_origins=(own.origin,))
-        judged = await look(listener.origin, probe=AiohttpMediaProbe(policy, Told()))
+        judged = await look(listener.origin, probe=AiohttpMediaProbe(policy, RecordingReporter()))
         assert (own.connections, len(listener.requests)) == (0, 1)
     assert judged.verdict is Verdict.UNCHECKED
 
@@ -434,7 +486,14 @@ class FixedResolver(AbstractResolver):
         if self.address is None:
             raise OSError(socket.EAI_NONAME, "Name or service not known")
         return [
-            ResolveResult(hostname=host, host=self.address, port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST)
+            ResolveResult(
+                hostname=host,
+                host=self.address,
+                port=port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
         ]
 
     async def close(self) -> None:
@@ -442,12 +501,18 @@ class FixedResolver(AbstractResolver):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:{port}/", "http://localhost:{port}/", "http://2130706433:{port}/", "http://inner.example.com:{port}/"]
+    "url",
+    [
+        "http://127.0.0.1:{port}/",
+        "http://localhost:{port}/",
+        "http://2130706433:{port}/",
+        "http://inner.example.com:{port}/",
+    ],
 )
 async def test_a_file_that_is_not_public_is_wrong_and_not_asked_for(url: str) -> None:
     """Spelled out, or by a name that leads there."""
     async with listening(silent) as listener:
-        probe = AiohttpMediaProbe(TargetPolicy(), Told(), resolver=FixedResolver("127.0.0.1"))
+        probe = AiohttpMediaProbe(TargetPolicy(), RecordingReporter(), resolver=FixedResolver("127.0.0.1"))
         judged = await look(url.format(port=listener.port), probe=probe)
         assert listener.connections == 0
     assert judged.verdict is Verdict.WRONG
@@ -467,12 +532,14 @@ async def test_a_lookup_that_hangs_holds_up_nothing_else(monkeypatch: pytest.Mon
         answers.set()
 
 
-async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It passes, for the vendor may know it; and a name server that is silent holds up no caller for long."""
     passes = Judgement(IMAGE, Verdict.UNCHECKED, "name does not resolve")
     unknown, slow = FixedResolver(None), FixedResolver("127.0.0.1", pause=600)  # as good as never
     for resolver in (unknown, slow):
-        probe = AiohttpMediaProbe(RELAXED, Told(), resolver=resolver)
+        probe = AiohttpMediaProbe(RELAXED, RecordingReporter(), resolver=resolver)
         for _ in range(3):
             assert await look("https://unknown.example.com/a.jpg", probe=probe) == passes
         assert resolver.asked == ["unknown.example.com"]
@@ -495,7 +562,9 @@ async def test_the_parser_is_shut_in() -> None:
                 asked.set()
                 await go_on.wait()
             await connection.request()
-            await connection.send(answer(206, LONG_JPEG[start:end], content_range=f"bytes {start}-{end - 1}/{len(LONG_JPEG)}"))
+            await connection.send(
+                answer(206, LONG_JPEG[start:end], content_range=f"bytes {start}-{end - 1}/{len(LONG_JPEG)}")
+            )
         await connection.hold()
 
     async with listening(second_range_later) as listener:
@@ -505,10 +574,17 @@ async def test_the_parser_is_shut_in() -> None:
         async with asyncio.timeout(LATER.total_seconds()):
             while not any(child.rlimit(psutil.RLIMIT_NOFILE) == (0, 0) for child in children):
                 await asyncio.sleep(0.02)
-                children = [child for child in psutil.Process().children() if mediainfo.__file__ in child.cmdline()]
+                children = [
+                    child for child in psutil.Process().children() if mediainfo.__file__ in child.cmdline()
+                ]
         [child] = children
         assert set(child.environ()) <= {"LD_LIBRARY_PATH"}
-        assert child.rlimit(psutil.RLIMIT_NPROC) == child.rlimit(psutil.RLIMIT_FSIZE) == child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert (
+            child.rlimit(psutil.RLIMIT_NPROC)
+            == child.rlimit(psutil.RLIMIT_FSIZE)
+            == child.rlimit(psutil.RLIMIT_CORE)
+            == (0, 0)
+        )
         assert child.rlimit(psutil.RLIMIT_AS) == (mediainfo.MEMORY, mediainfo.MEMORY)
         assert child.rlimit(psutil.RLIMIT_CPU) == (mediainfo.CPU_TIME, mediainfo.CPU_TIME)
         assert child.net_connections() == []
@@ -593,7 +669,15 @@ OF_ITS_PARENT = {"read its memory", "write its memory", "open its memory", "read
 
 def taken_over(*, hidden: bool, confined: bool) -> dict[str, str]:
     """Try all of it; give what each attempt met."""
-    command = [sys.executable, "-I", "-c", TAKEN_OVER, mediainfo.__file__, str(int(hidden)), str(int(confined))]
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        TAKEN_OVER,
+        mediainfo.__file__,
+        str(int(hidden)),
+        str(int(confined)),
+    ]
     done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert done["uid"] != 0
     if done["held"] is False:
@@ -639,13 +723,15 @@ async def test_the_probe_hides_its_memory() -> None:
     """From the parser, which runs as the same user."""
     libc = ctypes.CDLL(None)
     libc.prctl(4, 1, 0, 0, 0)
-    AiohttpMediaProbe(RELAXED, Told())
+    AiohttpMediaProbe(RELAXED, RecordingReporter())
     assert libc.prctl(3, 0, 0, 0, 0) == 0
 
 
-async def test_a_kernel_without_the_filter_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kernel_without_the_filter_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The look goes on with what holds."""
-    told = Told()
+    told = RecordingReporter()
     for confined in (True, False):
         path = tmp_path / "parser.py"
         path.write_text(f"print({json.dumps(FOUND | {'confined': confined})!r})")
@@ -657,7 +743,9 @@ async def test_a_kernel_without_the_filter_is_told_of_once(tmp_path: Path, monke
         assert told.events == [("parser.unconfined", {})][: not confined]
 
 
-async def test_nothing_but_the_vendors_formats_reaches_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_but_the_vendors_formats_reaches_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything else is named, or not known, by its first bytes alone."""
     path = tmp_path / "parser.py"
     path.write_text(f"open({str(tmp_path / 'called')!r}, 'w')")
@@ -667,8 +755,16 @@ async def test_nothing_but_the_vendors_formats_reaches_the_parser(tmp_path: Path
         video(kind, 320, 240, 3, codec=codec, fps=25)
         for kind, codec in (("matroska", "mpeg4"), ("mpegts", "mpeg4"), ("flv", "flv"))
     ]
-    others += [bytes(5000), random.Random(1).randbytes(5000), b"\x7fELF" + bytes(500), b"RIFF" + bytes(500), b"BM" + bytes(500)]
-    async with listening(handing_out({str(number): content for number, content in enumerate(others)})) as listener:
+    others += [
+        bytes(5000),
+        random.Random(1).randbytes(5000),
+        b"\x7fELF" + bytes(500),
+        b"RIFF" + bytes(500),
+        b"BM" + bytes(500),
+    ]
+    async with listening(
+        handing_out({str(number): content for number, content in enumerate(others)})
+    ) as listener:
         for number in range(len(others)):
             judged = await look(f"{listener.origin}/{number}")
             assert judged.verdict is Verdict.WRONG or judged.reason == "unknown format", (number, judged)
@@ -678,7 +774,15 @@ async def test_nothing_but_the_vendors_formats_reaches_the_parser(tmp_path: Path
     assert (tmp_path / "called").exists()
 
 
-FOUND = {"known": True, "tracks": ["Image"], "width": 300, "height": 400, "seconds": [], "cut_off": False, "confined": True}
+FOUND = {
+    "known": True,
+    "tracks": ["Image"],
+    "width": 300,
+    "height": 400,
+    "seconds": [],
+    "cut_off": False,
+    "confined": True,
+}
 EVIL = {
     "burns": "while True: pass",
     "sleeps": "import time; time.sleep(60)",
@@ -703,7 +807,9 @@ while True:
 
 
 @pytest.mark.parametrize("deed", EVIL)
-async def test_a_parser_that_was_taken_over_gains_nothing(deed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_parser_that_was_taken_over_gains_nothing(
+    deed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It hangs, dies, talks nonsense, or asks for ever: what comes is a verdict, in time, and it is gone."""
     path = tmp_path / "parser.py"
     path.write_text(EVIL[deed])
@@ -745,7 +851,11 @@ def mutated(dice: random.Random) -> bytes:
 _SEEDS = [
     *(image(kind, 300, 400) for kind in ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")),
     image("JPEG", 300, 400, exif=b"Exif\0\0II*\0\x08\0\0\0" + bytes(500)),
-    *(video(kind, 320, 240, 3, codec=codec) for kind in ("mp4", "mov", "avi") for codec in ("mpeg4", "libx264")),
+    *(
+        video(kind, 320, 240, 3, codec=codec)
+        for kind in ("mp4", "mov", "avi")
+        for codec in ("mpeg4", "libx264")
+    ),
     video("mp4", 320, 240, 3, codec="libx264", flags="frag_keyframe+empty_moov"),
     video("matroska", 320, 240, 3),
     video("mpegts", 320, 240, 3, fps=25),
@@ -767,15 +877,22 @@ async def test_no_broken_file_crashes_hangs_or_is_read_past_its_bound(
             name = f"{number}"
             files[name] = content
             began = time.monotonic()
-            judged = {field: await look(f"{origin}/{name}", field, limit=LIMIT) for field in (dice.choice((IMAGE, VIDEO)),)}
+            judged = {
+                field: await look(f"{origin}/{name}", field, limit=LIMIT)
+                for field in (dice.choice((IMAGE, VIDEO)),)
+            }
             took = time.monotonic() - began
             del files[name]
-        odd = took > LIMIT.total_seconds() + HANGS_S or any("connection" in one.reason for one in judged.values())
+        odd = took > LIMIT.total_seconds() + HANGS_S or any(
+            "connection" in one.reason for one in judged.values()
+        )
         return f"{number}: {took:.1f} s, {judged}" if odd else None
 
     async with listening(handing_out(files)) as listener:
         broken = [mutated(dice) for _ in range(count)]
-        found: list[Any] = await asyncio.gather(*(tried(number, listener.origin, content) for number, content in enumerate(broken)))
+        found: list[Any] = await asyncio.gather(
+            *(tried(number, listener.origin, content) for number, content in enumerate(broken))
+        )
         assert _read_at_most_once(listener, broken)
     assert [words for words in found if words is not None] == []
 

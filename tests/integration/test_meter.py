@@ -32,7 +32,11 @@ async def test_units_are_counted_by_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "why"),
-    [("missing/meter.json", "No such file or directory"), ("file/meter.json", "Not a directory"), (".", "it is a folder")],
+    [
+        ("missing/meter.json", "No such file or directory"),
+        ("file/meter.json", "Not a directory"),
+        (".", "it is a folder"),
+    ],
 )
 def test_a_meter_that_cannot_be_written_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, why: str
@@ -51,7 +55,14 @@ def _use(url: str) -> None:
     session = boto3.Session(region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
     dynamodb = session.client("dynamodb", endpoint_url=url)
     stack.make_table(dynamodb, "Tasks", "Tasks")
-    row = {"task_id": "tk_1", "caller": "alice", "listed": "1", "work": "watch", "work_at": "1", "callback_url": "x" * 2000}
+    row = {
+        "task_id": "tk_1",
+        "caller": "alice",
+        "listed": "1",
+        "work": "watch",
+        "work_at": "1",
+        "callback_url": "x" * 2000,
+    }
     for _ in range(2):
         try:
             dynamodb.put_item(
@@ -80,4 +91,6 @@ def _use(url: str) -> None:
 def test_an_item_weighs_names_and_values() -> None:
     """By AWS's own rules for the sizes of items."""
     assert size({"ab": {"S": "ü"}, "n": {"N": "1234"}, "b": {"BOOL": True}}) == 2 + 2 + 1 + 3 + 1 + 1
-    assert size({"l": {"L": [{"S": "x"}]}, "m": {"M": {"k": {"S": "v"}}}}) == 1 + 3 + 1 + 1 + 1 + 3 + 1 + 1 + 1
+    assert (
+        size({"l": {"L": [{"S": "x"}]}, "m": {"M": {"k": {"S": "v"}}}}) == 1 + 3 + 1 + 1 + 1 + 3 + 1 + 1 + 1
+    )

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.local.receiver import Delivery, Receiver
-from tests.local.vendor import serving
+from tests.local.server import serving
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own sample
 OTHER_SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX"  # made up
@@ -54,7 +54,12 @@ async def test_signed_delivery_is_verified_and_recorded() -> None:
         answer = await client.post("/a/b%20c?x=1", content=BODY, headers={**signed(), "X-Custom": "Yes"})
         assert (answer.status_code, answer.content) == (200, b"")
         (delivery,) = await recorded(client)
-        assert (delivery["path"], delivery["query"], delivery["body"], delivery["task_id"]) == ("/a/b c", "x=1", BODY, "t-1")
+        assert (delivery["path"], delivery["query"], delivery["body"], delivery["task_id"]) == (
+            "/a/b c",
+            "x=1",
+            BODY,
+            "t-1",
+        )
         assert (delivery["verified"], delivery["reason"], delivery["status_answered"]) == (True, None, 200)
         assert (delivery["headers"]["webhook-id"], delivery["headers"]["x-custom"]) == ("msg_1", "Yes")
         assert started - 1 <= delivery["received_at"] <= delivery["answered_at"] <= time.time() + 1
@@ -63,22 +68,24 @@ async def test_signed_delivery_is_verified_and_recorded() -> None:
 
 @pytest.mark.parametrize(
     ("headers", "content", "reason"),
-    [
-        ({}, BODY, "Missing required headers"),
-        (signed(), BODY + " ", "No matching signature found"),
-        (signed(secret=OTHER_SECRET), BODY, "No matching signature found"),
-        (signed(age_s=3600), BODY, "Message timestamp too old"),
-        (signed(age_s=-3600), BODY, "Message timestamp too new"),
-        (signed() | {"webhook-signature": "v1,AAAA  v1,AAAA"}, BODY, "Malformed"),
-        (signed() | {"webhook-signature": "v1,*"}, BODY, ""),
-        (signed() | {"webhook-timestamp": "yesterday"}, BODY, "Invalid Signature Headers"),
-        (signed(), b"\xff", "Malformed"),
+    [  # signed when the test runs: the suite may take longer than a timestamp is young
+        (dict, BODY, "Missing required headers"),
+        (signed, BODY + " ", "No matching signature found"),
+        (lambda: signed(secret=OTHER_SECRET), BODY, "No matching signature found"),
+        (lambda: signed(age_s=3600), BODY, "Message timestamp too old"),
+        (lambda: signed(age_s=-3600), BODY, "Message timestamp too new"),
+        (lambda: signed() | {"webhook-signature": "v1,AAAA  v1,AAAA"}, BODY, "Malformed"),
+        (lambda: signed() | {"webhook-signature": "v1,*"}, BODY, ""),
+        (lambda: signed() | {"webhook-timestamp": "yesterday"}, BODY, "Invalid Signature Headers"),
+        (signed, b"\xff", "Malformed"),
     ],
 )
-async def test_bad_signatures_are_recorded_with_the_reason(headers: dict[str, str], content: str | bytes, reason: str) -> None:
+async def test_bad_signatures_are_recorded_with_the_reason(
+    headers: Callable[[], dict[str, str]], content: str | bytes, reason: str
+) -> None:
     """A delivery that does not verify is recorded all the same and answered as any other."""
     async with receiving(Receiver([SECRET])) as client:
-        assert (await client.post("/hook", content=content, headers=headers)).status_code == 200
+        assert (await client.post("/hook", content=content, headers=headers())).status_code == 200
         (delivery,) = await recorded(client)
         assert delivery["verified"] is False
         assert delivery["reason"].startswith(reason)
@@ -101,7 +108,11 @@ async def test_secrets_can_be_added_while_running() -> None:
         receiver.add_secret(SECRET)
         await client.post("/hook", content=BODY, headers=signed())
         first, second = await recorded(client)
-        assert (first["verified"], first["reason"], second["verified"]) == (False, "No signing secret is known", True)
+        assert (first["verified"], first["reason"], second["verified"]) == (
+            False,
+            "No signing secret is known",
+            True,
+        )
 
 
 async def test_deliveries_are_found_by_task() -> None:
@@ -112,14 +123,25 @@ async def test_deliveries_are_found_by_task() -> None:
         await client.post("/hook", content="{}", headers={"X-Modellix-Task-ID": "t-2"})
         await client.post("/hook", json={"data": [1]})
         assert [delivery["task_id"] for delivery in await recorded(client, "?task_id=t-2")] == ["t-2", "t-2"]
-        assert [delivery["task_id"] for delivery in await recorded(client, "?task_id=")] == ["t-1", "t-2", "t-2", None]
+        assert [delivery["task_id"] for delivery in await recorded(client, "?task_id=")] == [
+            "t-1",
+            "t-2",
+            "t-2",
+            None,
+        ]
         assert await recorded(client, "?task_id=t-3") == []
 
 
 async def test_behaviour_answers_the_next_deliveries_of_its_path() -> None:
     """A behaviour sets status, headers and body for n deliveries to one path, after which 200 is back."""
     async with receiving(Receiver()) as client:
-        slow_down = {"path": "/hook", "status": 503, "headers": {"Retry-After": "7"}, "body": "later", "times": 2}
+        slow_down = {
+            "path": "/hook",
+            "status": 503,
+            "headers": {"Retry-After": "7"},
+            "body": "later",
+            "times": 2,
+        }
         assert (await client.post("/_control", json=slow_down)).json()["code"] == 0
         await client.post("/_control", json={"path": "/hook", "status": 410})
         assert (await client.post("/elsewhere")).status_code == 200
@@ -127,7 +149,13 @@ async def test_behaviour_answers_the_next_deliveries_of_its_path() -> None:
         assert [answer.status_code for answer in answers] == [503, 503, 410, 200]
         assert (answers[0].headers["Retry-After"], answers[0].text) == ("7", "later")
         assert "Retry-After" not in answers[2].headers
-        assert [delivery["status_answered"] for delivery in await recorded(client)] == [200, 503, 503, 410, 200]
+        assert [delivery["status_answered"] for delivery in await recorded(client)] == [
+            200,
+            503,
+            503,
+            410,
+            200,
+        ]
 
 
 async def test_behaviours_can_last_and_be_forgotten() -> None:

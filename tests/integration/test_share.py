@@ -105,12 +105,20 @@ def deployed(url: str) -> Invoke:
 
 def groups(folder: Path) -> list[Path]:
     """Find the groups of a stack's processes, one for each in each hierarchy."""
-    return [group for place in share.folders(share.stack_of(folder)) for group in place.iterdir() if group.is_dir()]
+    return [
+        group
+        for place in share.folders(share.stack_of(folder))
+        for group in place.iterdir()
+        if group.is_dir()
+    ]
 
 
 def periods(account: stack.Account) -> tuple[int, int]:
     """Count the periods in which the newest process computed, and those in which it was throttled."""
-    group = max((one for one in groups(account.folder) if (one / "cpu.stat").exists()), key=lambda one: int(one.name.split("-")[1]))
+    group = max(
+        (one for one in groups(account.folder) if (one / "cpu.stat").exists()),
+        key=lambda one: int(one.name.split("-")[1]),
+    )
     counts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
     return int(counts["nr_periods"]), int(counts["nr_throttled"])
 
@@ -120,7 +128,9 @@ def test_a_function_gets_its_share(account: stack.Account, invoke: Invoke) -> No
     invoke()
     wanted, throttled = periods(account)
     used = invoke(burn=1.2)
-    wanted, throttled = (now - before for now, before in zip(periods(account), (wanted, throttled), strict=True))
+    wanted, throttled = (
+        now - before for now, before in zip(periods(account), (wanted, throttled), strict=True)
+    )
     assert used > 2
     assert throttled > 0
     assert 0.8 * throttled * QUOTA_S < used < 1.2 * wanted * QUOTA_S
@@ -151,7 +161,9 @@ def test_an_init_without_end_is_throttled(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(share, "INIT_S", 0.2)
     name, told = share.stack_of(tmp_path), list[str]()
     environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(MEMORY_MB)}
-    process = share.FunctionProcess([sys.executable, "-c", "while True: pass"], env=environment, stack=name, tell=told.append)
+    process = share.FunctionProcess(
+        [sys.executable, "-c", "while True: pass"], env=environment, stack=name, tell=told.append
+    )
     try:
         wait_until(lambda: "nr_throttled 0" not in (process.group.cpu / "cpu.stat").read_text())
     finally:
@@ -194,7 +206,9 @@ async def test_no_group_is_left_after_an_orderly_end() -> None:
 def test_no_group_is_left_after_kill_9(victim: str) -> None:
     """Of the stack: its supervisor tidies up; of the supervisor: the stack does."""
     code = "import asyncio; from tests.integration.test_share import live; asyncio.run(live())"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=stack.ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=stack.ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         folder = Path(told["folder"])
@@ -208,7 +222,9 @@ async def live() -> None:
     async with stack.emulated_account(cpu="lambda") as account:
         await stack.answering(account)
         (await asyncio.to_thread(deployed, account.endpoint_url))()
-        sys.stdout.write(json.dumps({"supervisor": account.supervisor.pid, "folder": str(account.folder)}) + "\n")
+        sys.stdout.write(
+            json.dumps({"supervisor": account.supervisor.pid, "folder": str(account.folder)}) + "\n"
+        )
         sys.stdout.flush()
         await account.supervisor.wait()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,16 +12,34 @@ from botocore.exceptions import ClientError
 
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
-from taskhook.adapters.dynamodb.items import attributes, item
-from taskhook.adapters.dynamodb.tasks import DynamoTasks
-from taskhook.core.admission import Gate
+from taskhook.adapters.dynamodb.control import DynamoControl
+from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
+from taskhook.core.admission import AdmissionState
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.core.ports import Credential, LeaseView, Rows
-from taskhook.core.task import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.ports import Credential, LeadershipView, Rows
+from taskhook.core.task import (
+    Attempt,
+    ErrorCode,
+    RetryKey,
+    State,
+    Submission,
+    SubmitOutcome,
+    Task,
+    milliseconds,
+)
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
-from tests.world import START, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller, deployment_key
+from tests.world import (
+    START,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+    deployment_key,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -32,6 +49,7 @@ TAKEN = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="task-1", st
 
 Step = Callable[[Task], Task]
 Store = MemoryTasks | DynamoTasks
+Control = MemoryControl | DynamoControl
 Directory = MemoryCallers | DynamoCallers
 
 
@@ -40,7 +58,10 @@ def a_client() -> Any:
     return MemoryDynamo({"Tasks": "task_id", "Callers": "caller"})
 
 
-DATABASES = ("dynamodb", "another_dynamodb")  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+DATABASES = (
+    "dynamodb",
+    "another_dynamodb",
+)  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
 
 
 def in_pages_of(store: Store, rows: int) -> None:
@@ -48,7 +69,7 @@ def in_pages_of(store: Store, rows: int) -> None:
     if isinstance(store, MemoryTasks):
         store.page_size = rows
         return
-    client = store._client
+    client = store.table.client
 
     class Paged:
         def __getattr__(self, name: str) -> Any:
@@ -57,7 +78,7 @@ def in_pages_of(store: Store, rows: int) -> None:
         def query(self, **request: Any) -> Any:
             return client.query(**(request | {"Limit": min(rows, request.get("Limit", rows))}))
 
-    store._client = cast("Any", Paged())
+    store.table.client = cast("Any", Paged())
 
 
 @pytest.fixture(params=["memory", "simulated", *DATABASES])
@@ -66,11 +87,24 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryTasks()
     elif request.param == "simulated":
-        yield DynamoTasks(a_client(), "Tasks", clock=SystemClock(), reporter=Told())
+        yield DynamoTasks(a_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     else:
         client = request.getfixturevalue(request.param)
         with made_from_template(client, "Tasks") as table:
-            yield DynamoTasks(client, table, clock=SystemClock(), reporter=Told())
+            yield DynamoTasks(client, table, clock=SystemClock(), reporter=RecordingReporter())
+
+
+@pytest.fixture(params=["memory", "simulated", *DATABASES])
+def control(request: pytest.FixtureRequest) -> Iterator[Control]:
+    """Give what invocations share beside the tasks, each in turn."""
+    if request.param == "memory":
+        yield MemoryControl()
+    elif request.param == "simulated":
+        yield DynamoControl(a_client(), "Tasks", clock=SystemClock())
+    else:
+        client = request.getfixturevalue(request.param)
+        with made_from_template(client, "Tasks") as table:
+            yield DynamoControl(client, table, clock=SystemClock())
 
 
 @pytest.fixture(params=["memory", "simulated", *DATABASES])
@@ -101,7 +135,7 @@ def tasks_table(database: "DynamoDBClient") -> Iterator[str]:
 
 
 @pytest.fixture
-def dynamo_tasks(database: "DynamoDBClient", tasks_table: str, told: Told) -> DynamoTasks:
+def dynamo_tasks(database: "DynamoDBClient", tasks_table: str, told: RecordingReporter) -> DynamoTasks:
     """Give the real store on that table."""
     return DynamoTasks(database, tasks_table, clock=SystemClock(), reporter=told)
 
@@ -129,20 +163,27 @@ def an_ended(task: Task) -> Task:
     return watched.succeeded(data, START, retention=RETENTION, claim=START)
 
 
+def bare(task: Task) -> Task:
+    """Give a task as it is read: without its request."""
+    return task.model_copy(update={"request": None})
+
+
 def same(one: Task | None, other: Task) -> bool:
-    """Compare everything but who wrote last."""
-    return one is not None and one.model_copy(update={"nonce": other.nonce}) == other
+    """Compare everything but the request, and the nonce of the last write."""
+    return one is not None and bare(one) == bare(other).model_copy(update={"nonce": one.nonce})
 
 
 async def test_what_is_added_is_read(store: Store) -> None:
     """Every field comes back as it was."""
     added = await store.add(a_task())
     assert same(added, a_task())
-    assert await store.get(added.task_id) == added
+    assert await store.get(added.task_id) == bare(added)
     assert await store.get("tk_0") is None
 
 
-def _reserving(store: Store, task_id: str, *, repeat: bool, at: float = 0, request: str = "alice#f") -> Awaitable[str]:
+def _reserving(
+    store: Store, task_id: str, *, repeat: bool, at: float = 0, request: str = "alice#f"
+) -> Awaitable[str]:
     """Ask for an id, `at` seconds after the start, for ten seconds."""
     now = START + timedelta(seconds=at)
     return store.reserve(request, task_id, repeat=repeat, now=now, until=now + timedelta(seconds=10))
@@ -189,7 +230,7 @@ async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> N
     """Between its two writes its first request came after all, and another one like it: that one is not overtaken."""
     table = MemoryDynamo({"Tasks": "task_id"})
     update = table.update_item
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     assert await _reserving(store, "a", repeat=True) == "a"
 
     def interleaved(**request: Any) -> Any:
@@ -197,7 +238,9 @@ async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> N
             return update(**request)
         except ClientError:
             table.update_item = update  # type: ignore[method-assign]  # once
-            others = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
+            others = DynamoTasks(
+                cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter()
+            )
             assert asyncio.run(_two_first(others)) == ["a", "c"]
             raise
 
@@ -213,20 +256,24 @@ async def _two_first(store: DynamoTasks) -> list[str]:
 async def test_what_is_copied_is_read(store: Store) -> None:
     """The result, how far its copies are, and that nothing of it stays when the message is rendered."""
     added = await store.add(a_task().submitted(TAKEN, START, retention=RETENTION))
-    data = {"result": {"resources": [{"url": "https://x.example.com/ü.mp4"}, {"url": "https://x.example.com/2.mp4"}]}}
+    data = {
+        "result": {
+            "resources": [{"url": "https://x.example.com/ü.mp4"}, {"url": "https://x.example.com/2.mp4"}]
+        }
+    }
     archiving = await store.swap(added, added.archiving(data, START, new_token=lambda: "t" * 32))
-    assert await store.get(added.task_id) == archiving
+    assert await store.get(added.task_id) == bare(archiving)
     done, going = archiving.copies
     copies = (
         done.model_copy(update={"archived": True, "size": 5_000_000_000, "tag": '"e"'}),
         going.model_copy(update={"upload": "u"}),
     )
     copying = await store.swap(archiving, archiving.copying(copies, until=START + timedelta(seconds=20)))
-    assert await store.get(added.task_id) == copying
+    assert await store.get(added.task_id) == bare(copying)
     assert [row.task_id for row in (await store.watched(None)).rows] == [added.task_id]
     origin = "https://tasks.example.com"
     ended = await store.swap(copying, copying.archived(origin, START, retention=RETENTION, claim=START))
-    assert await store.get(added.task_id) == ended
+    assert await store.get(added.task_id) == bare(ended)
     assert ended.result is None
 
 
@@ -235,7 +282,7 @@ async def test_an_id_is_taken_once(store: Store) -> None:
     added = await store.add(a_task())
     with pytest.raises(TaskExistsError) as exists:
         await store.add(a_task(1, "bob"))
-    assert exists.value.current == added
+    assert exists.value.current == bare(added)
 
 
 async def test_of_many_at_once_one_adds(store: Store) -> None:
@@ -263,68 +310,97 @@ async def test_every_transition_is_stored_and_read(store: Store) -> None:
         wanted = step(task)
         task = await store.swap(task, wanted)
         assert same(task, wanted)
-        assert await store.get(task.task_id) == task
+        assert await store.get(task.task_id) == bare(task)
         nonces.add(task.nonce)
     assert len(nonces) == 8
 
 
-async def test_a_long_request_is_read_where_it_is_asked_for(store: Store) -> None:
+async def test_a_request_is_read_where_it_is_asked_for(store: Store) -> None:
     """It is stored once, and no later write of the task carries it, spoils it, or is billed for it."""
-    request = json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"})
+    request = json.dumps({"image_url": "https://example.com/ü.jpg"})
     task = await store.add(a_task().model_copy(update={"request": request}))
     for step in (an_ended, lambda task: task.redelivered(START)):
         found = await store.get(task.task_id)
         assert found is not None
         assert found.request is None
-        assert (await store.whole(found)).request == request
+        assert (await store.with_request(found)).request == request
         task = await store.swap(found, step(found))
-    assert (await store.whole(task)).request == request
+    assert (await store.with_request(task)).request == request
     refused = a_task(2).model_copy(update={"fingerprint": "g", "request": request, "accepted_at": START})
     again = await store.swap(
-        task, refused.model_copy(update={"task_id": task.task_id, "request": request.replace("image", "video")})
+        task,
+        refused.model_copy(update={"task_id": task.task_id, "request": request.replace("image", "video")}),
     )
     found = await store.get(again.task_id)
     assert found is not None
-    assert (await store.whole(found)).request == request.replace("image", "video")
+    assert (await store.with_request(found)).request == request.replace("image", "video")
 
 
-async def test_a_key_that_is_used_again_keeps_no_request_of_its_first_task() -> None:
-    """Not even one that an earlier version stored with its task: what is paid for is the new one."""
-    table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: 0.0)
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told(), requests_kept=timedelta(days=9))
-    first, second = (json.dumps({"image_url": f"https://example.com/{secrets.token_urlsafe(600)}"}) for _ in range(2))
-    task = a_task().model_copy(update={"request": first, "nonce": "n"})
-    table.write("Tasks", item(attributes(task)) | {"request": {"S": first}})
-    again = a_task(2).model_copy(update={"task_id": task.task_id, "fingerprint": "g", "request": second})
-    await store.swap(task, again)
-    found = await store.get(task.task_id)
-    assert found is not None
-    assert (await store.whole(found)).request == second
-    apart = table.peek("Tasks", f"{task.task_id}#g")
-    assert apart is not None
-    assert int(apart["expires_at"]["N"]) == int((again.accepted_at + timedelta(days=9)).timestamp())  # TTL counts in seconds
+async def test_a_request_is_an_item_of_its_own_that_expires(
+    database: "DynamoDBClient", tasks_table: str
+) -> None:
+    """Plain text in it, and not a word of it in the task's; another task under the same key brings its own."""
+    store = DynamoTasks(
+        database,
+        tasks_table,
+        clock=SystemClock(),
+        reporter=RecordingReporter(),
+        requests_kept=timedelta(days=9),
+    )
+    task = await store.add(a_task())
+    other = a_task(2).model_copy(update={"task_id": task.task_id, "fingerprint": "g", "request": "{}"})
+    await store.swap(task, other)
+
+    def items(key: str) -> Any:
+        return database.get_item(TableName=tasks_table, Key={"task_id": {"S": key}})["Item"]
+
+    assert "request" not in items(task.task_id)
+    for one in (a_task(), other):
+        kept = items(request_key(one))
+        end = str(int((one.accepted_at + timedelta(days=9)).timestamp()))  # TTL counts in seconds
+        assert kept == {
+            "task_id": {"S": request_key(one)},
+            "request": {"S": one.request},
+            "expires_at": {"N": end},
+        }
 
 
 async def test_a_request_that_is_gone_is_none(store: Store) -> None:
     """A task may outlive its request; it is still all there is to say."""
     task = a_task().model_copy(update={"request": None})
-    assert (await store.whole(await store.add(task))).request is None
+    assert (await store.with_request(await store.add(task))).request is None
+
+
+@pytest.mark.parametrize("unreadable", [{"B": b"?"}, {"N": "1"}, {"NULL": True}])
+async def test_a_request_that_cannot_be_read_is_none(unreadable: dict[str, Any]) -> None:
+    """As one that another version wrote; it stays where it is."""
+    table = MemoryDynamo({"Tasks": "task_id"})
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
+    task = await store.add(a_task())
+    odd = {"task_id": {"S": request_key(task)}, "request": unreadable}
+    table.write("Tasks", odd)
+    found = await store.get(task.task_id)
+    assert found is not None
+    assert (await store.with_request(found)).request is None
+    [listed] = (await store.page("alice", after="", until="~", limit=1)).tasks
+    assert listed.request is None
+    assert table.peek("Tasks", request_key(task)) == odd
 
 
 async def test_a_stale_write_changes_nothing(store: Store) -> None:
     """Who has seen an older task is told what stands there now."""
     old = await store.add(a_task())
-    current = await store.swap(old, old.doubted())
+    current = await store.swap(old, old.mark_unknown())
     with pytest.raises(StaleTaskError) as stale:
         await store.swap(old, old.submitted(TAKEN, START, retention=RETENTION))
-    assert stale.value.current == current
-    assert await store.get(old.task_id) == current
+    assert stale.value.current == bare(current)
+    assert await store.get(old.task_id) == bare(current)
 
 
 async def test_a_write_never_makes_a_task(store: Store) -> None:
     """What is gone stays gone."""
     with pytest.raises(StaleTaskError) as stale:
-        await store.swap(a_task(), a_task().doubted())
+        await store.swap(a_task(), a_task().mark_unknown())
     assert stale.value.current is None
     assert await store.get(a_task().task_id) is None
 
@@ -361,11 +437,22 @@ async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -
         retry_at = START + timedelta(minutes=minutes)
         await store.swap(
             task,
-            task.attempted(Attempt(at=START, status=500), delivered=False, retry_at=retry_at, now=START, retention=RETENTION),
+            task.attempted(
+                Attempt(at=START, status=500),
+                delivered=False,
+                retry_at=retry_at,
+                now=START,
+                retention=RETENTION,
+            ),
         )
-    assert [row.task_id[-1] for row in (await store.retries(None, START + timedelta(minutes=25))).rows] == ["2", "1"]
+    assert [row.task_id[-1] for row in (await store.retries(None, START + timedelta(minutes=25))).rows] == [
+        "2",
+        "1",
+    ]
     since = START + timedelta(minutes=15)
-    assert [row.task_id[-1] for row in (await store.retries(since, START + timedelta(minutes=25))).rows] == ["1"]
+    assert [row.task_id[-1] for row in (await store.retries(since, START + timedelta(minutes=25))).rows] == [
+        "1"
+    ]
     assert (await store.retries(None, START + timedelta(minutes=10))).rows == []
     assert (await store.watched(None)).rows == []
 
@@ -375,10 +462,19 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
     made = Attempt(at=START, status=410, next_at=START + timedelta(hours=1))
     steps: tuple[tuple[Step, ...], ...] = (
         (lambda task: task.attempted(made, delivered=True, retry_at=None, now=START, retention=RETENTION),),
-        (lambda task: task.attempted(made, delivered=False, retry_at=None, now=START, retention=RETENTION, gone=True),),
         (
             lambda task: task.attempted(
-                made, delivered=False, retry_at=START + timedelta(hours=9), now=START, retention=RETENTION, soon=True
+                made, delivered=False, retry_at=None, now=START, retention=RETENTION, gone=True
+            ),
+        ),
+        (
+            lambda task: task.attempted(
+                made,
+                delivered=False,
+                retry_at=START + timedelta(hours=9),
+                now=START,
+                retention=RETENTION,
+                soon=True,
             ),
         ),
         (),
@@ -393,7 +489,9 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
             assert same(await store.get(task.task_id), wanted)
     rows = (await store.retries(None, now + timedelta(seconds=1))).rows
     found = await store.read_many([row.task_id for row in rows])
-    assert [(task.task_id[-1], task.attempts, task.tried, task.expires_at) for task in found] == [
+    assert [
+        (task.task_id[-1], task.attempts, task.attempts_this_round, task.expires_at) for task in found
+    ] == [
         ("0", 1, 0, None),
         ("1", 1, 0, None),
         ("2", 1, 0, None),
@@ -458,7 +556,9 @@ async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
         ("bob", "4"),
         ("zed", "9"),
     ]
-    assert {(await store.whole(task)).request for task in await store.queue_heads()} == {a_task().request}
+    assert {(await store.with_request(task)).request for task in await store.queue_heads()} == {
+        a_task().request
+    }
     assert await store.queue_waits()
 
 
@@ -474,92 +574,110 @@ async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
     assert [task.task_id[-1] for task in rest.tasks] == ["3", "2", "1"]
     assert rest.cursor is None
     after = f"{milliseconds(START + timedelta(seconds=3)):013d}"
-    bounded = await store.page("alice", after=after, until=a_task(5).listed, limit=4)
+    bounded = await store.page("alice", after=after, until=a_task(5).created_key, limit=4)
     assert [task.task_id[-1] for task in bounded.tasks] == ["4", "3"]
     one_more = await store.page("alice", after="", until="~", limit=6)
-    assert (len(one_more.tasks), one_more.cursor) == (6, one_more.tasks[-1].listed)
+    assert (len(one_more.tasks), one_more.cursor) == (6, one_more.tasks[-1].created_key)
     assert (await store.page("nobody", after="", until="~", limit=4)).tasks == ()
 
 
-async def test_the_lease_goes_to_one(store: Store) -> None:
+async def test_the_leadership_goes_to_one(control: Control) -> None:
     """A wake gets what it has seen free, a tick takes over, a release by somebody else changes nothing."""
     later = START + timedelta(minutes=2)
-    seen = await store.view()
+    seen = await control.view()
     assert not seen.alive(START)
-    assert await store.take(seen, LeaseView(holder="one", until=later), takeover=False)
-    assert not await store.take(seen, LeaseView(holder="two", until=later), takeover=False)
-    assert await store.take(seen, LeaseView(holder="three", until=later, held_models=("a/b", "c/d")), takeover=True)
-    held = await store.view()
-    assert (held.holder, held.held_models, held.alive(START), held.alive(later)) == ("three", ("a/b", "c/d"), True, False)
-    assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [True, False, False]
-    await store.release("one")
-    assert (await store.view()).alive(START)
-    await store.release("three", left_at=START)
-    released = await store.view()
+    assert await control.acquire(seen, LeadershipView(leader="one", until=later), takeover=False)
+    assert not await control.acquire(seen, LeadershipView(leader="two", until=later), takeover=False)
+    assert await control.acquire(
+        seen, LeadershipView(leader="three", until=later, held_models=("a/b", "c/d")), takeover=True
+    )
+    held = await control.view()
+    assert (held.leader, held.held_models, held.alive(START), held.alive(later)) == (
+        "three",
+        ("a/b", "c/d"),
+        True,
+        False,
+    )
+    assert [held.holds("c/d", START), held.holds("e/f", START), held.holds("c/d", later)] == [
+        True,
+        False,
+        False,
+    ]
+    await control.resign("one")
+    assert (await control.view()).alive(START)
+    await control.resign("three", drained_at=START)
+    released = await control.view()
     assert not released.alive(START)
-    assert released.left_at == START
-    assert await store.take(released, LeaseView(holder="four", until=later), takeover=False)
-    assert (await store.view()).left_at is None
+    assert released.drained_at == START
+    assert await control.acquire(released, LeadershipView(leader="four", until=later), takeover=False)
+    assert (await control.view()).drained_at is None
 
 
-async def test_a_true_hint_is_remembered_across_holders(store: Store) -> None:
-    """Whoever takes the lease next knows that hints come, until they are doubted."""
-    await store.hinted(START)
-    await store.take(await store.view(), LeaseView(holder="one", until=START), takeover=True)
-    assert (await store.view()).hints(START + timedelta(minutes=59))
-    assert not (await store.view()).hints(START + timedelta(minutes=60))
-    await store.hinted(None)
-    assert not (await store.view()).hints(START)
+async def test_a_true_hint_is_remembered_across_holders(control: Control) -> None:
+    """Whoever takes the leadership next knows that hints come, until they are doubted."""
+    await control.webhook_came(START)
+    await control.acquire(await control.view(), LeadershipView(leader="one", until=START), takeover=True)
+    assert (await control.view()).webhooks_come(START + timedelta(minutes=59))
+    assert not (await control.view()).webhooks_come(START + timedelta(minutes=60))
+    await control.webhook_came(None)
+    assert not (await control.view()).webhooks_come(START)
 
 
-async def test_the_gate_keeps_what_was_learnt_first(store: Store) -> None:
+async def test_the_gate_keeps_what_was_learnt_first(control: Control) -> None:
     """A change on top of an older view is dropped, and the caller sees what stands."""
-    fresh = await store.gate()
-    assert fresh == Gate()
-    refused = await store.set_gate(fresh, fresh.refused(2, START))
-    assert (refused.waiting, refused.places, refused.probed_at) == (True, 2, START)
-    assert await store.gate() == refused
-    assert await store.set_gate(fresh, fresh.pause(START)) == refused
-    opened = await store.set_gate(refused, Gate(nonce=refused.nonce))
-    assert await store.gate() == opened
-    assert (opened.waiting, opened.places, opened.probed_at) == (False, None, None)
+    fresh = await control.admission()
+    assert fresh == AdmissionState()
+    refused = await control.set_admission(fresh, fresh.refused(2, START))
+    assert (refused.waiting, refused.slots, refused.probed_at) == (True, 2, START)
+    assert await control.admission() == refused
+    assert await control.set_admission(fresh, fresh.pause(START)) == refused
+    opened = await control.set_admission(refused, AdmissionState(nonce=refused.nonce))
+    assert await control.admission() == opened
+    assert (opened.waiting, opened.slots, opened.probed_at) == (False, None, None)
 
 
-async def test_a_window_gives_no_more_than_its_limit(store: Store) -> None:
+async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:
     """Many at once get as many as there are, each window on its own."""
-    got = await asyncio.gather(*(store.take_tokens(3, window=1, limit=10) for _ in range(8)))
+    got = await asyncio.gather(*(control.take_tokens(3, window=1, limit=10) for _ in range(8)))
     assert sum(got) == 10
     assert max(got) == 3
-    assert await store.take_tokens(1, window=1, limit=10) == 0
-    assert await store.take_tokens(2, window=1, limit=11) == 1
-    assert await store.take_tokens(20, window=2, limit=10) == 10
-    assert await store.take_tokens(0, window=3, limit=10) == 0
+    assert await control.take_tokens(1, window=1, limit=10) == 0
+    assert await control.take_tokens(2, window=1, limit=11) == 1
+    assert await control.take_tokens(20, window=2, limit=10) == 10
+    assert await control.take_tokens(0, window=3, limit=10) == 0
 
 
-async def test_a_callers_rate_gives_each_moment_once(store: Store) -> None:
+async def test_a_callers_rate_gives_each_moment_once(control: Control) -> None:
     """Many at once get moments that follow each other without a gap; each caller has its own; what is past lapses."""
     hour = timedelta(hours=1)
     got = await asyncio.gather(
-        *(store.reserve_deliveries("alice", count, now=START, latest=START + hour) for count in (3, 1, 4, 1))
+        *(
+            control.reserve_deliveries("alice", count, now=START, latest=START + hour)
+            for count in (3, 1, 4, 1)
+        )
     )
     taken = sorted(zip(got, (3, 1, 4, 1), strict=True))
-    assert [first for first, _ in taken] == [START + timedelta(seconds=sum(count for _, count in taken[:n])) for n in range(4)]
+    assert [first for first, _ in taken] == [
+        START + timedelta(seconds=sum(count for _, count in taken[:n])) for n in range(4)
+    ]
     later = START + timedelta(seconds=60)
-    assert await store.reserve_deliveries("alice", 1, now=later, latest=later) == later
-    assert await store.reserve_deliveries("bob", 2, now=START, latest=START) == START
+    assert await control.reserve_deliveries("alice", 1, now=later, latest=later) == later
+    assert await control.reserve_deliveries("bob", 2, now=START, latest=START) == START
 
 
-async def test_beyond_the_latest_moment_nothing_is_reserved(store: Store) -> None:
+async def test_beyond_the_latest_moment_nothing_is_reserved(control: Control) -> None:
     """The answer is when the next one would be, and stays so."""
     now = START + timedelta(microseconds=1500)
     for seconds in (0, 7200):
-        assert await store.reserve_deliveries("alice", 7200, now=now, latest=now + timedelta(seconds=seconds)) - now == timedelta(
-            seconds=seconds
-        )
+        assert await control.reserve_deliveries(
+            "alice", 7200, now=now, latest=now + timedelta(seconds=seconds)
+        ) - now == timedelta(seconds=seconds)
     for latest in (timedelta(hours=1), timedelta(seconds=14_399)):
-        free = await store.reserve_deliveries("alice", 1, now=now, latest=now + latest)
+        free = await control.reserve_deliveries("alice", 1, now=now, latest=now + latest)
         assert free - now == timedelta(seconds=14_400)
-    assert await store.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
+    assert (
+        await control.reserve_deliveries("alice", 1, now=now, latest=now + timedelta(seconds=14_400)) == free
+    )
 
 
 class Overtaken(MemoryDynamo):
@@ -575,19 +693,25 @@ class Overtaken(MemoryDynamo):
             return super().update_item(**request)
         except ClientError:
             if self.next_at is not None:
-                self.write("Tasks", {"task_id": {"S": "redelivery#alice"}, "next_at": {"N": str(self.next_at)}})
+                self.write(
+                    "Tasks", {"task_id": {"S": "redelivery#alice"}, "next_at": {"N": str(self.next_at)}}
+                )
                 self.next_at = None
             raise
 
 
 @pytest.mark.parametrize(("moved_to", "first"), [(20, 20), (70, 70), (-10, 0)])
-async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(moved_to: int, first: int) -> None:
+async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(
+    moved_to: int, first: int
+) -> None:
     """Another invocation has moved it: still in time, beyond the latest moment, or with a clock that is behind."""
     client = Overtaken(moved_to)
-    store = DynamoTasks(cast("DynamoDBClient", client), "Tasks", clock=SystemClock(), reporter=Told())
+    control = DynamoControl(cast("DynamoDBClient", client), "Tasks", clock=SystemClock())
     latest = START + timedelta(seconds=60)
-    assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START
-    assert await store.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(seconds=first)
+    assert await control.reserve_deliveries("alice", 5, now=START, latest=latest) == START
+    assert await control.reserve_deliveries("alice", 5, now=START, latest=latest) == START + timedelta(
+        seconds=first
+    )
     kept = client.peek("Tasks", "redelivery#alice")
     assert kept is not None
     reserved = 0 if moved_to > 60 else 5
@@ -611,7 +735,9 @@ async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -
     assert not await directory.add(a_caller("alice").model_copy(update={"disabled": True}))
     assert await directory.read("alice") == await directory.cached("alice") == alice
     found = await directory.find("alice")
-    assert found == plain.model_copy(update={"secrets": (Credential(value="whsec_old"),)}), "its secrets can sign"
+    assert found == plain.model_copy(update={"secrets": (Credential(value="whsec_old"),)}), (
+        "its secrets can sign"
+    )
     assert await directory.find("bob") is None
     rotated = alice.model_copy(update={"secrets": (Credential(value="whsec_new"), *alice.secrets)})
     disabled = alice.model_copy(update={"disabled": True})
@@ -699,66 +825,72 @@ async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_
 
 
 class LostAnswers:
-    """A DynamoDB client whose next write loses its answer and is repeated, as botocore does it."""
+    """A DynamoDB client of which every write loses its answer and is repeated, as botocore does it."""
 
     def __init__(self, client: "DynamoDBClient") -> None:
         self._client = client
-        self.lose = False
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         def call(**request: Any) -> Any:
-            if self.lose and name in {"put_item", "update_item"}:
-                self.lose = False
+            if name in {"put_item", "update_item", "delete_item"}:
                 method(**request)
             return method(**request)
 
         return call
 
 
-def losing(adapter: DynamoTasks | DynamoCallers) -> LostAnswers:
+def lose_answers(adapter: DynamoTasks | DynamoControl | DynamoCallers) -> None:
     """Put a client that loses answers between an adapter and its table."""
-    client = LostAnswers(adapter._client)
-    adapter._client = client  # type: ignore[assignment]  # it has every method
-    return client
+    adapter.table.client = LostAnswers(adapter.table.client)  # type: ignore[assignment]  # it has every method
 
 
 async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
     """The retry of a write whose answer was lost fails on the first one's nonce, and that is success."""
     if isinstance(store, MemoryTasks):
         pytest.skip("a dict loses no answers")
-    client = losing(store)
-    client.lose = True
+    lose_answers(store)
     added = await store.add(a_task())
-    client.lose = True
-    doubted = await store.swap(added, added.doubted())
-    assert await store.get(added.task_id) == doubted
-    client.lose = True
-    lease = LeaseView(holder="a", until=START + timedelta(minutes=1))
-    assert await store.take(LeaseView(), lease, takeover=False)
-    client.lose = True
-    assert (await store.set_gate(Gate(), Gate(waiting=True))).waiting
+    doubted = await store.swap(added, added.mark_unknown())
+    assert await store.get(added.task_id) == bare(doubted)
+    assert (await store.with_request(doubted)).request == a_task().request
+
+
+async def test_a_repeated_write_of_a_control_item_knows_its_own_success(control: Control) -> None:
+    """The leadership is this invocation's, and the gate as it has left it."""
+    if isinstance(control, MemoryControl):
+        pytest.skip("a dict loses no answers")
+    lose_answers(control)
+    leadership = LeadershipView(leader="a", until=START + timedelta(minutes=1))
+    assert await control.acquire(LeadershipView(), leadership, takeover=False)
+    assert (await control.set_admission(AdmissionState(), AdmissionState(waiting=True))).waiting
 
 
 async def test_a_repeated_write_of_a_caller_knows_its_own_success(directory: Directory) -> None:
-    """Also where a caller is made or changed."""
+    """Also where a caller is made, changed or removed."""
     if isinstance(directory, MemoryCallers):
         pytest.skip("a dict loses no answers")
-    client, caller = losing(directory), a_caller()
-    client.lose = True
+    lose_answers(directory)
+    caller = a_caller()
     assert await directory.add(caller)
-    client.lose = True
-    assert await directory.update(caller, caller.model_copy(update={"disabled": True}))
+    disabled = caller.model_copy(update={"disabled": True})
+    assert await directory.update(caller, disabled)
     assert not await directory.add(caller)
+    assert await directory.remove(disabled)
 
 
 async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
     """Two pollers read it at once; the second push does not undo what came after the first."""
     now = 0.0
     table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: now)
-    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=Told())
-    item = {"task_id": {"S": "bad"}, "work": {"S": "retry"}, "work_at": {"S": "0000000000000_bad"}, "state": {"S": "?"}}
+    store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
+    item = {
+        "task_id": {"S": "bad"},
+        "work": {"S": "retry"},
+        "work_at": {"S": "0000000000000_bad"},
+        "state": {"S": "?"},
+    }
     table.write("Tasks", item)
     now = 1.0
     table.write("Tasks", item | {"work_at": {"S": "0000000000009_bad"}})
@@ -774,7 +906,9 @@ async def test_an_item_has_work_or_expires_but_never_both(
     task = await dynamo_tasks.add(a_task())
     steps: list[Step] = [
         an_ended,
-        lambda task: task.attempted(Attempt(at=START), delivered=True, retry_at=None, now=START, retention=RETENTION),
+        lambda task: task.attempted(
+            Attempt(at=START), delivered=True, retry_at=None, now=START, retention=RETENTION
+        ),
     ]
     for step in [Task.model_copy, *steps]:
         task = await dynamo_tasks.swap(task, step(task))
@@ -791,20 +925,29 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
     task = await dynamo_tasks.add(a_task())
     key = {"task_id": {"S": task.task_id}}
     database.update_item(
-        TableName=tasks_table, Key=key, UpdateExpression="SET novelty = :v", ExpressionAttributeValues={":v": {"S": "kept"}}
+        TableName=tasks_table,
+        Key=key,
+        UpdateExpression="SET novelty = :v",
+        ExpressionAttributeValues={":v": {"S": "kept"}},
     )
     read = await dynamo_tasks.get(task.task_id)
-    assert read == task
-    await dynamo_tasks.swap(task, task.doubted())
+    assert read == bare(task)
+    await dynamo_tasks.swap(task, task.mark_unknown())
     assert database.get_item(TableName=tasks_table, Key=key)["Item"]["novelty"] == {"S": "kept"}
 
 
 @pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
 async def test_an_unreadable_item_is_told_and_hides_nobody(
-    database: "DynamoDBClient", tasks_table: str, dynamo_tasks: DynamoTasks, told: Told, partition: str
+    database: "DynamoDBClient",
+    tasks_table: str,
+    dynamo_tasks: DynamoTasks,
+    told: RecordingReporter,
+    partition: str,
 ) -> None:
     """It is pushed back where others wait behind it, counted, and never deleted."""
-    at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[partition]
+    at = {"watch": "0000000000000_bad", "queue": "alice#0000000000000_bad", "retry": "0000000000000_bad"}[
+        partition
+    ]
     bad = {"task_id": {"S": "bad"}, "work": {"S": partition}, "work_at": {"S": at}, "state": {"S": "?"}}
     database.put_item(TableName=tasks_table, Item=bad)
     queued = await dynamo_tasks.add(a_task(1, state=State.QUEUED))
@@ -820,9 +963,11 @@ async def test_an_unreadable_item_is_told_and_hides_nobody(
     }
     look = looks[partition]
     await look()
-    assert [task.task_id for task in await look()] == {"watch": [watched.task_id], "queue": [queued.task_id], "retry": []}[
-        partition
-    ]
+    assert [task.task_id for task in await look()] == {
+        "watch": [watched.task_id],
+        "queue": [queued.task_id],
+        "retry": [],
+    }[partition]
     assert told.count("task.unreadable") >= 1
     item = database.get_item(TableName=tasks_table, Key={"task_id": {"S": "bad"}})["Item"]
     assert item.get("unreadable") == (None if partition == "watch" else {"N": "1"})
@@ -853,9 +998,11 @@ class Throttled(MemoryDynamo):
         return answer
 
 
-async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -> tuple[DynamoTasks, Throttled, Told]:
+async def throttled(
+    stuck: dict[str, int], *, most: int = 100, tasks: int = 5
+) -> tuple[DynamoTasks, Throttled, RecordingReporter]:
     """Make a store of five watched tasks on such a table."""
-    table, told = Throttled(stuck, most=most), Told()
+    table, told = Throttled(stuck, most=most), RecordingReporter()
     store = DynamoTasks(cast("Any", table), "Tasks", clock=VirtualClock(), reporter=told)
     for number in range(tasks):
         await store.add(a_task(number, state=State.WATCHED))
@@ -864,7 +1011,11 @@ async def throttled(stuck: dict[str, int], *, most: int = 100, tasks: int = 5) -
 
 async def test_keys_that_come_back_unprocessed_are_asked_for_again() -> None:
     """As often as some come, and a few times where none does: nothing is dropped while that lasts."""
-    for stuck, most in (({a_task(2).task_id: 3}, 100), ({}, 1), (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2)):
+    for stuck, most in (
+        ({a_task(2).task_id: 3}, 100),
+        ({}, 1),
+        (dict.fromkeys((a_task(n).task_id for n in range(5)), 3), 2),
+    ):
         store, _, told = await throttled(stuck, most=most)
         found = await store.read_many([a_task(number).task_id for number in range(5)])
         assert [task.task_id for task in found] == [a_task(number).task_id for number in range(5)]
@@ -931,10 +1082,14 @@ def a_cut_client() -> Any:
 
 async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
     """The queue and a caller's history are read to their ends, over as many pages and batches as that takes."""
-    tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=Told())
+    tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     for number in range(8):
         await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))
-    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [5, 3, 0]
+    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [
+        5,
+        3,
+        0,
+    ]
     assert [task.task_id for task in await tasks.queue_heads()] == [a_task(0).task_id, a_task(5).task_id]
     listed, until = [], "9"
     while True:
@@ -958,7 +1113,7 @@ async def test_callers_beyond_the_first_page_are_listed() -> None:
 async def test_what_expires_does_so_by_seconds() -> None:
     """TTL reads Unix seconds: with milliseconds nothing would ever be deleted."""
     client = a_client()
-    tasks = DynamoTasks(client, "Tasks", clock=SystemClock(), reporter=Told())
+    tasks = DynamoTasks(client, "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     task = await tasks.add(a_task().model_copy(update={"callback_url": None}))
     task = await tasks.swap(task, an_ended(task))
     end = (START + RETENTION).timestamp()

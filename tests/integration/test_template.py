@@ -33,12 +33,26 @@ ALARMS = (
     "SubmitErrors",
     "PollErrors",
 )
-NAMES = {"TableName", "FunctionName", "RoleName", "LogGroupName", "LayerName", "AlarmName", "DashboardName", "TopicName"}
+NAMES = {
+    "TableName",
+    "FunctionName",
+    "RoleName",
+    "LogGroupName",
+    "LayerName",
+    "AlarmName",
+    "DashboardName",
+    "TopicName",
+}
 
 type Grant = tuple[str, str]
 
 FILES = "${Results.Arn}/*"
-TASKS, CALLERS, WORK, BY_CALLER = "Tasks.Arn", "Callers.Arn", "${Tasks.Arn}/index/work", "${Tasks.Arn}/index/by_caller"
+TASKS, CALLERS, WORK, BY_CALLER = (
+    "Tasks.Arn",
+    "Callers.Arn",
+    "${Tasks.Arn}/index/work",
+    "${Tasks.Arn}/index/by_caller",
+)
 GRANTS: dict[str, set[Grant]] = {
     "SubmitRole": {
         ("dynamodb:GetItem", TASKS),
@@ -98,9 +112,14 @@ def as_list(value: Any) -> list[Any]:
 
 def policies(role: str) -> list[dict[str, Any]]:
     """List a role's own policies, and those that are there only with the archive."""
-    attached = [policy["Properties"] for name, policy in of_type("AWS::IAM::Policy").items() if name != "TracesPolicy"]
+    attached = [
+        policy["Properties"] for name, policy in of_type("AWS::IAM::Policy").items() if name != "TracesPolicy"
+    ]
     assert all(len(policy["Roles"]) == 1 for policy in attached)
-    return [*properties(role)["Policies"], *(policy for policy in attached if policy["Roles"] == [{"Ref": role}])]
+    return [
+        *properties(role)["Policies"],
+        *(policy for policy in attached if policy["Roles"] == [{"Ref": role}]),
+    ]
 
 
 def grants(role: str) -> Iterator[Grant]:
@@ -171,7 +190,8 @@ def test_nobody_deletes_tasks_or_writes_callers(role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "role"), [("SubmitFunction", "SubmitRole"), ("PollFunction", "PollRole"), ("ArchiveFunction", "ArchiveRole")]
+    ("function", "role"),
+    [("SubmitFunction", "SubmitRole"), ("PollFunction", "PollRole"), ("ArchiveFunction", "ArchiveRole")],
 )
 def test_a_function_has_its_own_role(function: str, role: str) -> None:
     """SAM adds managed policies with `Resource: *` to roles that it makes itself."""
@@ -186,7 +206,9 @@ def test_every_function_is_listed_here() -> None:
 
 def test_the_environment_is_the_settings() -> None:
     """Every variable is a field and every field a variable; only submit knows poll's name, and only poll the archive's."""
-    fields = {name.upper() for name in Settings.model_fields}
+    fields = {name.upper() for name in Settings.model_fields} - {
+        "AWS_LAMBDA_FUNCTION_NAME"
+    }  # which Lambda sets
     assert set(variables("SubmitFunction")) == fields - {"ARCHIVE_FUNCTION"}
     assert set(variables("PollFunction")) == fields - {"POLL_FUNCTION"}
     assert set(variables("ArchiveFunction")) == fields - {"POLL_FUNCTION", "ARCHIVE_FUNCTION"}
@@ -203,7 +225,9 @@ def test_without_the_archive_there_is_nothing_of_it() -> None:
     }
     assert set(of_type("AWS::IAM::Policy")) < {*ARCHIVE, "TracesPolicy"}
     assert variables("SubmitFunction")["RESULTS_BUCKET"] == {"Fn::If": ["Archives", {"Ref": "Results"}, ""]}
-    assert variables("PollFunction")["ARCHIVE_FUNCTION"] == {"Fn::If": ["Archives", {"Ref": "ArchiveFunction"}, ""]}
+    assert variables("PollFunction")["ARCHIVE_FUNCTION"] == {
+        "Fn::If": ["Archives", {"Ref": "ArchiveFunction"}, ""]
+    }
 
 
 def test_the_bucket_is_closed_kept_and_tidy() -> None:
@@ -214,7 +238,12 @@ def test_the_bucket_is_closed_kept_and_tidy() -> None:
     [encryption] = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     closed = bucket["Properties"]["PublicAccessBlockConfiguration"]
-    assert set(closed) == {"BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"}
+    assert set(closed) == {
+        "BlockPublicAcls",
+        "BlockPublicPolicy",
+        "IgnorePublicAcls",
+        "RestrictPublicBuckets",
+    }
     assert set(closed.values()) == {True}
     abandoned, old = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
     assert abandoned["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
@@ -228,7 +257,10 @@ def test_the_bucket_is_closed_kept_and_tidy() -> None:
 
 def test_the_archiver_knows_no_secret() -> None:
     """What reads a stranger's bytes could tell them to nobody."""
-    assert not {action for action, _ in grants("ArchiveRole")} & {"secretsmanager:GetSecretValue", "dynamodb:PutItem"}
+    assert not {action for action, _ in grants("ArchiveRole")} & {
+        "secretsmanager:GetSecretValue",
+        "dynamodb:PutItem",
+    }
     assert CALLERS not in {resource for _, resource in grants("ArchiveRole")}
 
 
@@ -238,12 +270,20 @@ def test_a_parameter_is_described_and_constrained(name: str) -> None:
     parameter = TEMPLATE["Parameters"][name]
     assert parameter["Description"].endswith(".")
     assert {"AllowedValues", "AllowedPattern", "MinLength", "MinValue"} & set(parameter)
-    assert parameter["Type"] != "Number" or "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= set(parameter)
+    assert (
+        parameter["Type"] != "Number"
+        or "AllowedValues" in parameter
+        or {"MinValue", "MaxValue"} <= set(parameter)
+    )
 
 
 def test_every_parameter_has_a_default_and_none_is_secret() -> None:
     """Nothing is asked for at a deployment, and no update carries a key."""
-    assert [name for name, parameter in TEMPLATE["Parameters"].items() if "Default" not in parameter or "NoEcho" in parameter] == []
+    assert [
+        name
+        for name, parameter in TEMPLATE["Parameters"].items()
+        if "Default" not in parameter or "NoEcho" in parameter
+    ] == []
 
 
 def test_tasks_are_kept_for_a_week_at_least() -> None:
@@ -257,8 +297,14 @@ def test_only_the_emulated_account_relaxes_the_callback_rule(function: str) -> N
     emulated = {"Fn::Equals": [{"Ref": "AWS::AccountId"}, "000000000000"]}
     assert TEMPLATE["Parameters"]["CallbackTargets"]["Default"] == "public"
     assert TEMPLATE["Conditions"]["IsEmulator"] == emulated
-    assert variables(function)["CALLBACK_TARGETS"] == {"Fn::If": ["IsEmulator", {"Ref": "CallbackTargets"}, "public"]}
-    [rule] = [it for it in TEMPLATE["Rules"].values() if it["RuleCondition"] == {"Fn::Equals": [{"Ref": "CallbackTargets"}, "any"]}]
+    assert variables(function)["CALLBACK_TARGETS"] == {
+        "Fn::If": ["IsEmulator", {"Ref": "CallbackTargets"}, "public"]
+    }
+    [rule] = [
+        it
+        for it in TEMPLATE["Rules"].values()
+        if it["RuleCondition"] == {"Fn::Equals": [{"Ref": "CallbackTargets"}, "any"]}
+    ]
     assert [it["Assert"] for it in rule["Assertions"]] == [emulated]
 
 
@@ -289,13 +335,19 @@ def test_the_secret_is_made_once_and_kept() -> None:
 def test_the_keys_of_tasks() -> None:
     """The keys and both indexes are right from the first deployment: an update changes one index at a time."""
     table = properties("Tasks")
-    keys = {None: table["KeySchema"]} | {index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]}
-    assert {name: [(part["AttributeName"], part["KeyType"]) for part in schema] for name, schema in keys.items()} == {
+    keys = {None: table["KeySchema"]} | {
+        index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]
+    }
+    assert {
+        name: [(part["AttributeName"], part["KeyType"]) for part in schema] for name, schema in keys.items()
+    } == {
         None: [("task_id", "HASH")],
         "work": [("work", "HASH"), ("work_at", "RANGE")],
         "by_caller": [("caller", "HASH"), ("listed", "RANGE")],
     }
-    assert {index["Projection"]["ProjectionType"] for index in table["GlobalSecondaryIndexes"]} == {"KEYS_ONLY"}
+    assert {index["Projection"]["ProjectionType"] for index in table["GlobalSecondaryIndexes"]} == {
+        "KEYS_ONLY"
+    }
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
 
 
@@ -310,7 +362,9 @@ def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
 
 def test_nothing_has_a_fixed_name() -> None:
     """Two stacks live in one account, and a retained table is in nobody's way."""
-    assert [name for name in RESOURCES if NAMES & set(properties(name))] == ["ApiMayInvokeSubmit"]  # which refers to one
+    assert [name for name in RESOURCES if NAMES & set(properties(name))] == [
+        "ApiMayInvokeSubmit"
+    ]  # which refers to one
     tick = properties("PollFunction")["Events"]["Tick"]["Properties"]
     assert ("Name" in tick, tick["OmitName"]) == (False, True)  # else SAM gives it the name of its logical id
 
@@ -348,7 +402,10 @@ def test_every_path_reaches_submit() -> None:
     [stage] = of_type("AWS::ApiGatewayV2::Stage").values()
     [integration] = of_type("AWS::ApiGatewayV2::Integration").values()
     [permission] = of_type("AWS::Lambda::Permission").values()
-    assert {route["Properties"]["RouteKey"] for route in routes} == {"$default", *stage["Properties"]["RouteSettings"]}
+    assert {route["Properties"]["RouteKey"] for route in routes} == {
+        "$default",
+        *stage["Properties"]["RouteSettings"],
+    }
     assert {route["Properties"]["Target"]["Fn::Sub"] for route in routes} == {"integrations/${Integration}"}
     assert integration["Properties"]["IntegrationUri"] == {"Fn::GetAtt": ["SubmitFunction", "Arn"]}
     assert integration["Properties"]["PayloadFormatVersion"] == "2.0"
@@ -365,7 +422,11 @@ def dimensions(alarm: str) -> dict[str, Any]:
 
 def test_nobody_watches_unless_asked_to() -> None:
     """Alarms and a dashboard cost money every month, idle or not."""
-    assert [TEMPLATE["Parameters"][name]["Default"] for name in ("Dashboard", "Alarms", "AlarmEmail")] == ["off", "off", ""]
+    assert [TEMPLATE["Parameters"][name]["Default"] for name in ("Dashboard", "Alarms", "AlarmEmail")] == [
+        "off",
+        "off",
+        "",
+    ]
     conditions = {
         "AWS::CloudWatch::Alarm": "HasAlarms",
         "AWS::CloudWatch::Dashboard": "HasDashboard",
@@ -392,7 +453,9 @@ def test_an_alarm_is_about_this_stack_and_tells_somebody(name: str) -> None:
     assert value in ("UpdateItem", "Query") or value["Ref"] in {"AWS::StackName", *FUNCTIONS}
     assert dimensions(name) == own.get(alarm["Namespace"], dimensions(name))
     assert alarm["TreatMissingData"] == ("breaching" if name == "PollerSilent" else "notBreaching")
-    assert alarm["AlarmActions"] == {"Fn::If": ["HasAlarmEmail", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]}
+    assert alarm["AlarmActions"] == {
+        "Fn::If": ["HasAlarmEmail", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]
+    }
 
 
 def test_every_alarm_is_listed_here() -> None:
@@ -404,9 +467,17 @@ def test_every_alarm_is_listed_here() -> None:
 def test_a_silent_poller_rings_after_five_minutes() -> None:
     """By Lambda's own count of invocations: a poller that does not run cannot say so itself."""
     alarm = properties("PollerSilent")
-    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Invocations", "Sum")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == (
+        "AWS/Lambda",
+        "Invocations",
+        "Sum",
+    )
     assert dimensions("PollerSilent") == {"FunctionName": {"Ref": "PollFunction"}}
-    assert (alarm["Period"] * alarm["EvaluationPeriods"], alarm["ComparisonOperator"], alarm["Threshold"]) == (
+    assert (
+        alarm["Period"] * alarm["EvaluationPeriods"],
+        alarm["ComparisonOperator"],
+        alarm["Threshold"],
+    ) == (
         300,
         "LessThanThreshold",
         1,
@@ -418,7 +489,11 @@ def test_the_dashboard_is_json_without_gaps() -> None:
     body = json.loads(re.sub(r"\$\{[\w:]+\}", "1", properties("Board")["DashboardBody"]["Fn::Sub"]))
     places = [(widget["x"], widget["y"]) for widget in body["widgets"]]
     assert places == [(column * 8, row * 6) for row in range(4) for column in range(3)]
-    assert {namespace for namespace, _ in watched.of_dashboard(body)} == {"taskhook", "AWS/Lambda", "AWS/DynamoDB"}
+    assert {namespace for namespace, _ in watched.of_dashboard(body)} == {
+        "taskhook",
+        "AWS/Lambda",
+        "AWS/DynamoDB",
+    }
 
 
 def test_what_a_stack_tells() -> None:

@@ -27,7 +27,10 @@ from taskhook.core.task import Submission, SubmitOutcome
 from taskhook.vendors import modellix
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
-from tests.local.vendor import Fault, VendorEmulator, VendorProfile, serving
+from tests.local.server import serving
+from tests.local.vendor import VendorEmulator
+from tests.modellix.faults import Fault
+from tests.modellix.vendor import VendorProfile
 
 MODEL = "alibaba/wan2.2-animate-mix"
 REQUEST = b'{"image_url":"http://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
@@ -57,7 +60,9 @@ class Keys:
 
 
 @asynccontextmanager
-async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)) -> AsyncIterator[HttpTaskApi]:
+async def calling(
+    origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)
+) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
     api = HttpTaskApi(origin, keys or Keys(), answers=modellix, least=least)
     try:
@@ -67,7 +72,9 @@ async def calling(origin: str, keys: ApiKey | None = None, least: timedelta = ti
 
 
 @asynccontextmanager
-async def emulated(keys: Keys | None = None, **knobs: Any) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
+async def emulated(
+    keys: Keys | None = None, **knobs: Any
+) -> AsyncIterator[tuple[VendorEmulator, HttpTaskApi]]:
     """Serve the emulator and make the adapter for it."""
     profile: dict[str, Any] = {"api_keys": (KEY,), "task_seconds": 60.0} | knobs
     emulator = VendorEmulator(VendorProfile(**profile))
@@ -129,9 +136,9 @@ async def test_taken() -> None:
     """A submit that the vendor took names the task that the vendor has, and was paid once."""
     async with emulated() as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        (task,) = emulator.snapshot()["tasks"]
+        (task,) = emulator.vendor.snapshot()["tasks"]
         assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
-        assert (task["request"], emulator.submits) == (json.loads(REQUEST), 1)
+        assert (task["request"], emulator.vendor.submits) == (json.loads(REQUEST), 1)
 
 
 async def test_request_on_the_wire() -> None:
@@ -142,7 +149,11 @@ async def test_request_on_the_wire() -> None:
     first, *lines = head.decode().split("\r\n")
     assert first == f"POST /api/v1/{MODEL} HTTP/1.1"
     assert body == REQUEST
-    assert {f"Authorization: Bearer {KEY}", "Content-Type: application/json", f"Content-Length: {len(REQUEST)}"} <= set(lines)
+    assert {
+        f"Authorization: Bearer {KEY}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(REQUEST)}",
+    } <= set(lines)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
@@ -159,18 +170,20 @@ STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *rang
 async def test_each_refusal_means_what_the_table_says(status: int) -> None:
     """Each status is classed as the design says, keeps the vendor's words, and is never tried a second time."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=str(status), message="too bad"))
+        emulator.faults.inject(Fault(on="submit", fault=str(status), message="too bad"))
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (expected_submission(status), status)
         assert "too bad" in outcome.message or status == 304
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(status: int) -> None:
     """A redirected POST would be paid by whoever answers there; it is not sent anywhere else."""
     async with listening(answering(answer(200, TAKEN))) as elsewhere:
-        outcome, listener = await submit(answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}")))
+        outcome, listener = await submit(
+            answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}"))
+        )
         assert (outcome.submission, outcome.status) == (Submission.AMBIGUOUS, status)
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
@@ -224,9 +237,12 @@ async def test_2xx_that_names_no_task_is_ambiguous(body: bytes) -> None:
 async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     """The emulator's faulty answers are ambiguous, and indeed some were paid for."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=fault))
+        emulator.faults.inject(Fault(on="submit", fault=fault))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0 if fault == "code_nonzero" else 1)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (
+            1,
+            0 if fault == "code_nonzero" else 1,
+        )
 
 
 @pytest.mark.parametrize(
@@ -247,12 +263,19 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
 async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: float, at_most: float) -> None:
     """`Retry-After` in both forms, else the reset of the rate limit, tells when to come back, within an hour."""
     later = datetime.now(UTC) + timedelta(seconds=1000)
-    written = {"retry_after": format_datetime(later, usegmt=True), "x_ratelimit_reset": str(int(later.timestamp()))}
+    written = {
+        "retry_after": format_datetime(later, usegmt=True),
+        "x_ratelimit_reset": str(int(later.timestamp())),
+    }
     headers = {name: written[name] if value == IN_1000_S else value for name, value in headers.items()}
     refused = answering(answer(429, b'{"code":429,"message":"slow down"}', **headers))
     outcome, _ = await submit(refused)
     polled = await poll(refused)
-    assert (outcome.submission, outcome.message, polled.kind) == (Submission.BUSY, "slow down", PollKind.THROTTLED)
+    assert (outcome.submission, outcome.message, polled.kind) == (
+        Submission.BUSY,
+        "slow down",
+        PollKind.THROTTLED,
+    )
     for wait in (outcome.retry_after, polled.retry_after):
         assert wait is not None
         assert timedelta(seconds=at_least) <= wait <= timedelta(seconds=at_most)
@@ -293,15 +316,17 @@ async def test_refusal_for_rate_is_busy() -> None:
     async with emulated(concurrent=1) as (emulator, api):
         outcomes = [(await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission for _ in range(2)]
         assert outcomes == [Submission.TAKEN, Submission.BUSY]
-        assert len(emulator.tasks) == 1
+        assert len(emulator.vendor.tasks) == 1
     async with emulated(rpm=1) as (emulator, api):
         began = datetime.now(UTC)
         await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert outcome.submission is Submission.BUSY
         assert outcome.retry_after is not None
-        assert timedelta(seconds=58) - (datetime.now(UTC) - began) < outcome.retry_after <= timedelta(seconds=62)
-        assert len(emulator.tasks) == 1
+        assert (
+            timedelta(seconds=58) - (datetime.now(UTC) - began) < outcome.retry_after <= timedelta(seconds=62)
+        )
+        assert len(emulator.vendor.tasks) == 1
 
 
 # --- the paid POST: sent, and no answer -----------------------------------------------------------------------------------
@@ -346,10 +371,10 @@ async def test_connection_that_breaks_at_once_is_ambiguous_or_proven_unsent() ->
 async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
     """Whether the vendor took the task before it dropped the connection cannot be told from here."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault=fault))
+        emulator.faults.inject(Fault(on="submit", fault=fault))
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.AMBIGUOUS, "")
-        assert (emulator.submits, len(emulator.tasks)) == (1, paid)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, paid)
 
 
 @pytest.mark.parametrize(
@@ -381,9 +406,9 @@ async def test_refusal_whose_body_never_comes_is_still_a_refusal(status: int) ->
 async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
     """An answer that takes its time is an answer, as long as it comes within the limit."""
     async with emulated() as (emulator, api):
-        emulator.inject(Fault(on="submit", fault="slow", seconds=0.3))
+        emulator.faults.inject(Fault(on="submit", fault="slow", seconds=0.3))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        emulator.inject(Fault(on="submit", fault="slow", seconds=10))
+        emulator.faults.inject(Fault(on="submit", fault="slow", seconds=10))
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
 
 
@@ -414,7 +439,9 @@ async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b""], ids=["plain HTTP", "alert", "closed"]
+    "sent",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\x00\x02\x02\x28", b""],
+    ids=["plain HTTP", "alert", "closed"],
 )
 async def test_failed_handshake_is_not_sent(sent: bytes) -> None:
     """Whatever breaks the handshake, the request was never begun, nor is the connection tried again."""
@@ -482,7 +509,10 @@ UNSENDABLE = [
 @pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
 async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
     """A damaged, missing or forbidden secret is this deployment's trouble: no connection is opened, and nothing is unknown."""
-    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, Keys([key])) as api:
+    async with (
+        listening(answering(answer(200, TAKEN))) as listener,
+        calling(listener.origin, Keys([key])) as api,
+    ):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.REFUSED_HERE, PollKind.KEY_REFUSED)
@@ -497,14 +527,18 @@ async def test_key_that_cannot_be_sent_is_read_again() -> None:
     async with emulated(keys) as (emulator, api):
         assert (await api.poll("task-1")).kind is PollKind.KEY_REFUSED
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        assert (keys.asked, emulator.submits) == ([False, True], 1)
+        assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
     """The vendor's own words say more."""
     async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
+            Submission.REFUSED_HERE,
+            401,
+            1,
+        )
 
 
 # --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
@@ -519,7 +553,10 @@ async def test_post_is_not_begun_with_too_little_time() -> None:
         return KEY
 
     least = LONG - timedelta(seconds=0.1)
-    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, slowly, least) as api:
+    async with (
+        listening(answering(answer(200, TAKEN))) as listener,
+        calling(listener.origin, slowly, least) as api,
+    ):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, listener.connections) == (Submission.NOT_SENT, 0)
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG + LONG)).submission is Submission.TAKEN
@@ -533,7 +570,10 @@ async def test_second_post_is_not_begun_with_too_little_time() -> None:
         return KEY if fresh else "mdlx-old"
 
     least = LONG - timedelta(seconds=2.9)
-    async with listening(answering(answer(401, b"{}"))) as listener, calling(listener.origin, slowly, least) as api:
+    async with (
+        listening(answering(answer(401, b"{}"))) as listener,
+        calling(listener.origin, slowly, least) as api,
+    ):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
         assert listener.connections == 1
 
@@ -553,7 +593,7 @@ async def test_leave_is_asked_before_each_post() -> None:
         leave[:] = given
         async with emulated(Keys(["mdlx-old", KEY])) as (emulator, api):
             outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG, admit=admit)
-            assert (outcome.submission, emulator.submits, leave) == (submission, posts, [])
+            assert (outcome.submission, emulator.vendor.submits, leave) == (submission, posts, [])
 
 
 async def test_leave_that_never_comes_is_not_sent() -> None:
@@ -565,7 +605,7 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
 
     async with emulated() as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT, admit=never)
-        assert (outcome.submission, emulator.submits) == (Submission.NOT_SENT, 0)
+        assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
 # --- the key --------------------------------------------------------------------------------------------------------------
@@ -576,7 +616,7 @@ async def test_replaced_key_is_read_again_on_401() -> None:
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
-        assert (keys.asked, emulator.submits, len(emulator.tasks)) == ([False, True], 2, 1)
+        assert (keys.asked, emulator.vendor.submits, len(emulator.vendor.tasks)) == ([False, True], 2, 1)
 
 
 async def test_same_key_is_not_tried_twice() -> None:
@@ -585,7 +625,7 @@ async def test_same_key_is_not_tried_twice() -> None:
     async with emulated(keys) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (Submission.REFUSED_HERE, 401)
-        assert (keys.asked, emulator.submits) == ([False, True], 1)
+        assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_is_tried_only_once() -> None:
@@ -593,19 +633,27 @@ async def test_fresh_key_is_tried_only_once() -> None:
     keys = Keys(["mdlx-old", "mdlx-older", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
-        assert emulator.submits == 2
+        assert emulator.vendor.submits == 2
 
 
 async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
     """The 401 is what is known, and it proves that nothing was taken."""
     async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        assert (outcome.submission, outcome.status, emulator.submits) == (Submission.REFUSED_HERE, 401, 1)
+        assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
+            Submission.REFUSED_HERE,
+            401,
+            1,
+        )
 
 
 @pytest.mark.parametrize(
     ("second", "meaning"),
-    [(raw(), Submission.AMBIGUOUS), (raw(hold=True), Submission.AMBIGUOUS), (hang_up_in_the_request, Submission.AMBIGUOUS)],
+    [
+        (raw(), Submission.AMBIGUOUS),
+        (raw(hold=True), Submission.AMBIGUOUS),
+        (hang_up_in_the_request, Submission.AMBIGUOUS),
+    ],
 )
 async def test_second_post_that_breaks_is_ambiguous(second: Script, meaning: Submission) -> None:
     """The first answer's proof does not cover the second POST."""
@@ -623,7 +671,11 @@ async def test_poll_reads_the_key_again_after_401() -> None:
     """The poll after a refused one asks for a fresh key, the one after a good one does not."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (_, api):
-        assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.KEY_REFUSED, PollKind.MISSING, PollKind.MISSING]
+        assert [(await api.poll("task-1")).kind for _ in range(3)] == [
+            PollKind.KEY_REFUSED,
+            PollKind.MISSING,
+            PollKind.MISSING,
+        ]
         assert keys.asked == [False, True, False]
 
 
@@ -680,7 +732,7 @@ async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
     monkeypatch.setattr(_Post, "sent_with", closed_badly)
     async with emulated(Keys(["mdlx-old", KEY] if second else [KEY])) as (emulator, api):
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=timedelta(seconds=3) if hangs else LONG)
-        (task,) = emulator.snapshot()["tasks"]
+        (task,) = emulator.vendor.snapshot()["tasks"]
         assert outcome == SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=task["id"], status=200)
 
 
@@ -710,7 +762,9 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
 
 def task_body(status: object, *, task_id: object = "task-1", outer: str = "success", **data: Any) -> bytes:
     """Render the vendor's task answer."""
-    return json.dumps({"code": 0, "message": outer, "data": {"status": status, "task_id": task_id, **data}}).encode()
+    return json.dumps(
+        {"code": 0, "message": outer, "data": {"status": status, "task_id": task_id, **data}}
+    ).encode()
 
 
 async def test_poll_follows_a_task_to_its_success() -> None:
@@ -718,9 +772,13 @@ async def test_poll_follows_a_task_to_its_success() -> None:
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
         assert await api.poll(task_id) == PollOutcome(kind=PollKind.PENDING)
-        emulator._end(emulator.tasks[task_id])
+        task = emulator.vendor.known(task_id)
+        emulator.vendor.end(task)
         outcome = await api.poll(task_id)
-        assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, kept_data(json.loads(emulator.tasks[task_id].answer)["data"]))
+        assert (outcome.kind, outcome.data) == (
+            PollKind.SUCCEEDED,
+            kept_data(json.loads(emulator.vendor.answer(task))["data"]),
+        )
 
 
 @pytest.mark.parametrize(
@@ -737,7 +795,7 @@ async def test_failure_is_understood_in_each_form(fault: str, message: str) -> N
     """The vendor's words are found in the message, in a string or in an object."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=fault, message="no body"))
+        emulator.faults.inject(Fault(on="task", fault=fault, message="no body"))
         outcome = await api.poll(task_id)
         assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
@@ -776,8 +834,14 @@ def spelled(*words: str) -> list[str]:
     [
         *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed")),
         *((word, PollKind.FAILED) for word in spelled("failed", "error", "canceled", "cancelled")),
-        *((word, PollKind.PENDING) for word in spelled("pending", "processing", "running", "queued", "unknown")),
-        *((word, PollKind.PENDING) for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")),
+        *(
+            (word, PollKind.PENDING)
+            for word in spelled("pending", "processing", "running", "queued", "unknown")
+        ),
+        *(
+            (word, PollKind.PENDING)
+            for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")
+        ),
     ],
 )
 async def test_status_words(status: str, kind: PollKind) -> None:
@@ -822,14 +886,21 @@ async def test_number_beyond_a_floats_range_does_not_spoil_a_success() -> None:
     """Such a number reads as infinite, which no JSON can hold; it becomes null, and the success stays one."""
     body = task_body("success", score=1, list=[{"a": 1}]).replace(b": 1", b": -1e400")
     outcome = await poll(answering(answer(200, body)))
-    assert (outcome.kind, outcome.data["score"], outcome.data["list"]) == (PollKind.SUCCEEDED, None, [{"a": None}])
+    assert (outcome.kind, outcome.data["score"], outcome.data["list"]) == (
+        PollKind.SUCCEEDED,
+        None,
+        [{"a": None}],
+    )
     assert json.dumps(outcome.data, allow_nan=False)
 
 
 async def test_large_answer_is_read() -> None:
     """A success of megabytes is a success, cut down to what a table holds before it is kept in memory."""
     outcome = await poll(answering(answer(200, task_body("success", note="x" * (MAX_ANSWER - 1000)))))
-    assert (outcome.kind, outcome.data) == (PollKind.SUCCEEDED, {"result": {"resources": []}, "truncated": True})
+    assert (outcome.kind, outcome.data) == (
+        PollKind.SUCCEEDED,
+        {"result": {"resources": []}, "truncated": True},
+    )
 
 
 async def test_endless_answer_is_dropped() -> None:
@@ -864,10 +935,10 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
     """Only a 404 says that the task is missing; every other refusal is about the request, not about the task."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=str(status)))
+        emulator.faults.inject(Fault(on="task", fault=str(status)))
         outcome = await api.poll(task_id)
         assert outcome.kind is kind
-        assert emulator.polls == 1
+        assert emulator.vendor.polls == 1
         assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
 
 
@@ -876,7 +947,7 @@ async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
-        emulator.inject(Fault(on="task", fault=fault))
+        emulator.faults.inject(Fault(on="task", fault=fault))
         assert (await api.poll(task_id)).kind is PollKind.UNAVAILABLE
         assert (await api.poll(task_id)).kind is PollKind.PENDING
 
@@ -909,7 +980,9 @@ async def test_missing_task_is_missing() -> None:
         assert await api.poll("task-unknown") == PollOutcome(kind=PollKind.MISSING)
 
 
-@pytest.mark.parametrize("task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512])
+@pytest.mark.parametrize(
+    "task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512]
+)
 async def test_any_id_is_asked_for_as_one_path_segment(task_id: str) -> None:
     """An id is the vendor's to choose; it reaches the path quoted, and nothing else of the request."""
     async with (
@@ -1018,7 +1091,10 @@ async def test_a_few_interim_answers_are_no_matter() -> None:
 async def test_what_comes_before_a_body_is_counted_anew_on_a_kept_connection() -> None:
     """A process that polls for days has read any number of bytes over one."""
     interim = b"HTTP/1.1 102 Processing\r\n\r\n" * MAX_INTERIM
-    async with listening(answering(interim + answer(200, TASK + b" " * MAX_HEAD))) as listener, calling(listener.origin) as api:
+    async with (
+        listening(answering(interim + answer(200, TASK + b" " * MAX_HEAD))) as listener,
+        calling(listener.origin) as api,
+    ):
         assert [(await api.poll("task-1")).kind for _ in range(3)] == [PollKind.PENDING] * 3
         assert listener.connections == 1
 
@@ -1046,7 +1122,10 @@ async def test_many_large_answers_at_once_take_the_memory_of_one() -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             assert {outcome.kind for outcome in outcomes} == {PollKind.SUCCEEDED}
-            assert outcomes[0].data == {"result": {"resources": [{"url": "https://x/1.mp4"}]}, "truncated": True}
+            assert outcomes[0].data == {
+                "result": {"resources": [{"url": "https://x/1.mp4"}]},
+                "truncated": True,
+            }
     assert peaks[1] < 1.5 * peaks[0]
 
 
@@ -1080,9 +1159,15 @@ async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_wai
         (b'"\\ud83d\\ude00"', "😀"),
     ],
 )
-async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(text: bytes, value: object) -> None:
+async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
+    text: bytes, value: object
+) -> None:
     """A prompt that was cut in the middle of an emoji, or a number of thousands of digits, somewhere in the answer."""
-    body = task_body("success", n=0, result={"resources": []}).replace(b'"n": 0', b'"n": ' + text).replace(b'"n":0', b'"n":' + text)
+    body = (
+        task_body("success", n=0, result={"resources": []})
+        .replace(b'"n": 0', b'"n": ' + text)
+        .replace(b'"n":0', b'"n":' + text)
+    )
     outcome = await poll(answering(answer(200, body)))
     assert (outcome.kind, outcome.data["n"]) == (PollKind.SUCCEEDED, value)
     assert json.dumps(outcome.data, allow_nan=False, ensure_ascii=False).encode()
@@ -1104,13 +1189,22 @@ async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_fo
 @pytest.mark.parametrize("body", [b"", b"<html>", task_body("success"), task_body("failed")])
 async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes) -> None:
     """They are what they are, and more."""
-    plain, asking = [await poll(answering(answer(200, body, **headers))) for headers in ({}, {"retry_after": "7"})]
+    plain, asking = [
+        await poll(answering(answer(200, body, **headers))) for headers in ({}, {"retry_after": "7"})
+    ]
     assert asking == plain.model_copy(update={"retry_after": timedelta(seconds=7)})
 
 
 @pytest.mark.parametrize(
     ("remaining", "reset_in", "least", "most"),
-    [("0", 90, 85, 91), ("-1", 90, 85, 91), ("0", -100, 0, 0), ("0", 0, 0, 0), ("0", 10**8, 3600, 3600), ("1", 90, None, None)],
+    [
+        ("0", 90, 85, 91),
+        ("-1", 90, 85, 91),
+        ("0", -100, 0, 0),
+        ("0", 0, 0, 0),
+        ("0", 10**8, 3600, 3600),
+        ("1", 90, None, None),
+    ],
 )
 async def test_where_nothing_remains_the_pause_lasts_until_the_reset(
     remaining: str, reset_in: int, least: int | None, most: int | None
@@ -1131,7 +1225,9 @@ async def test_nonsense_in_one_header_leaves_the_other() -> None:
     """The rate's own headers count where `Retry-After` cannot be read."""
     reset = str(int(time.time()) + 60)
     for nonsense in ("soon", "-5", "9" * 5000, "Wed, 99 Foo 2026 00:00:00 GMT"):
-        script = answering(answer(429, b"{}", retry_after=nonsense, x_ratelimit_remaining="0", x_ratelimit_reset=reset))
+        script = answering(
+            answer(429, b"{}", retry_after=nonsense, x_ratelimit_remaining="0", x_ratelimit_reset=reset)
+        )
         pause = (await poll(script)).retry_after
         assert pause is not None
         assert 50 < pause.total_seconds() <= 3600
@@ -1163,7 +1259,7 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
         assert told == BalanceOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 100.1234}}
         )
-        assert emulator.submits == 0
+        assert emulator.vendor.submits == 0
 
 
 @pytest.mark.parametrize(
@@ -1190,7 +1286,9 @@ async def test_a_refused_key_is_read_again_when_the_balance_is_asked_for_next() 
 
 
 @pytest.mark.parametrize("script", [silent, hang_up, raw(b"nonsense\r\n\r\n"), raw(b"HTTP/1.1 200 OK\r\n")])
-async def test_a_vendor_that_says_nothing_does_not_answer(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_vendor_that_says_nothing_does_not_answer(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken or silent, and nothing is raised."""
     monkeypatch.setattr("taskhook.adapters.http.vendor.POLL_TIME", SHORT)
     told = await balance(script)

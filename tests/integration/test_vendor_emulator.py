@@ -18,7 +18,9 @@ from aiohttp import web
 
 from tests.local.bulk import Bulk
 from tests.local.receiver import Behaviour, Receiver
-from tests.local.vendor import MODELS, RESULT, VendorEmulator, VendorProfile, serving
+from tests.local.server import serving
+from tests.local.vendor import RESULT, VendorEmulator
+from tests.modellix.vendor import MODELS, VendorProfile
 
 ROOT = Path(__file__).parents[2]
 KEY = "mdlx-test"
@@ -36,7 +38,11 @@ async def vendor(**knobs: Any) -> AsyncIterator[tuple[VendorEmulator, httpx.Asyn
     async with (
         serving(emulator.app()) as origin,
         httpx.AsyncClient(
-            base_url=origin, headers={"Authorization": f"Bearer {KEY}"}, timeout=HANGS_S, trust_env=False, verify=NO_TLS
+            base_url=origin,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=HANGS_S,
+            trust_env=False,
+            verify=NO_TLS,
         ) as client,
     ):
         yield emulator, client
@@ -148,13 +154,20 @@ async def test_result_is_a_real_mp4_with_ranges() -> None:
 async def test_sample_media_exist() -> None:
     """The sample image and video are served as what they are, with ranges."""
     async with vendor() as (_, client):
-        image, video = await client.get("/media/actor.jpg"), await client.get("/media/scene.mp4", headers={"Range": "bytes=0-31"})
+        image, video = (
+            await client.get("/media/actor.jpg"),
+            await client.get("/media/scene.mp4", headers={"Range": "bytes=0-31"}),
+        )
         assert (image.headers["Content-Type"], image.content[:3], image.content[-2:]) == (
             "image/jpeg",
             b"\xff\xd8\xff",
             b"\xff\xd9",
         )
-        assert (video.status_code, video.headers["Content-Type"], video.content[4:8]) == (206, "video/mp4", b"ftyp")
+        assert (video.status_code, video.headers["Content-Type"], video.content[4:8]) == (
+            206,
+            "video/mp4",
+            b"ftyp",
+        )
         assert (await client.get("/media/vendor.py")).status_code == 404
 
 
@@ -184,13 +197,31 @@ async def test_profile_varies_the_words_of_a_success() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"video_url": "http://e/b", "mode": "wan-std"}, "Invalid parameters: parameter 'image_url' is required"),
+        (
+            {"video_url": "http://e/b", "mode": "wan-std"},
+            "Invalid parameters: parameter 'image_url' is required",
+        ),
         ({**FIELDS, "video_url": None}, "Invalid parameters: parameter 'video_url' is required"),
-        ({"image_url": "http://e/a", "video_url": "http://e/b"}, "Invalid parameters: parameter 'mode' is required"),
-        ({**FIELDS, "mode": "wan-max"}, "Invalid parameters: parameter 'mode' must be one of wan-std, wan-pro, got 'wan-max'"),
-        ({**FIELDS, "image_url": "ftp://e/a"}, "Invalid format: parameter 'image_url' must be an ASCII http or https URL"),
-        ({**FIELDS, "video_url": "http://e/ü"}, "Invalid format: parameter 'video_url' must be an ASCII http or https URL"),
-        ({**FIELDS, "image_url": 1}, "Invalid format: parameter 'image_url' must be an ASCII http or https URL"),
+        (
+            {"image_url": "http://e/a", "video_url": "http://e/b"},
+            "Invalid parameters: parameter 'mode' is required",
+        ),
+        (
+            {**FIELDS, "mode": "wan-max"},
+            "Invalid parameters: parameter 'mode' must be one of wan-std, wan-pro, got 'wan-max'",
+        ),
+        (
+            {**FIELDS, "image_url": "ftp://e/a"},
+            "Invalid format: parameter 'image_url' must be an ASCII http or https URL",
+        ),
+        (
+            {**FIELDS, "video_url": "http://e/ü"},
+            "Invalid format: parameter 'video_url' must be an ASCII http or https URL",
+        ),
+        (
+            {**FIELDS, "image_url": 1},
+            "Invalid format: parameter 'image_url' must be an ASCII http or https URL",
+        ),
         ({**FIELDS, "check_image": "yes"}, "Invalid format: parameter 'check_image' must be a boolean"),
         ([], "Invalid format: request body must be a JSON object"),
         (b"{", "Invalid format: invalid JSON format"),
@@ -199,9 +230,11 @@ async def test_profile_varies_the_words_of_a_success() -> None:
 async def test_invalid_submit_is_refused_in_the_vendors_words(content: Any, message: str) -> None:
     """A wrong body is a 400 in the envelope, costs nothing and is still counted as a submit."""
     async with vendor() as (emulator, client):
-        answer = await client.post(SUBMIT, content=content if isinstance(content, bytes) else json.dumps(content))
+        answer = await client.post(
+            SUBMIT, content=content if isinstance(content, bytes) else json.dumps(content)
+        )
         assert (answer.status_code, answer.json()) == (400, {"code": 400, "message": message})
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 async def test_unknown_things_are_404_in_the_envelope() -> None:
@@ -218,7 +251,7 @@ async def test_unknown_things_are_404_in_the_envelope() -> None:
             answer = await client.request(method, path)
             assert (answer.status_code, answer.json()["code"]) == (404, 404), path
             assert answer.json()["message"].startswith("Resource not found: ")
-        assert emulator.submits == 1
+        assert emulator.vendor.submits == 1
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
@@ -236,14 +269,14 @@ async def test_bad_keys_are_refused(authorization: str) -> None:
             assert (answer.status_code, answer.json()["code"]) == (401, 401)
         validation = await client.get("/api/v1/apikey/validate")
         assert (validation.status_code, validation.json()["data"]) == (200, {"is_valid": False})
-        assert not emulator.tasks
+        assert not emulator.vendor.tasks
 
 
 async def test_key_can_be_rotated_while_tasks_run() -> None:
     """A rotated key sees the tasks of the old one, which is refused from then on."""
     async with vendor() as (emulator, client):
         task_id = await submit(client)
-        emulator.api_keys = {"mdlx-new"}
+        emulator.vendor.api_keys = {"mdlx-new"}
         assert (await client.get(f"/api/v1/tasks/{task_id}")).status_code == 401
         client.headers["Authorization"] = "Bearer mdlx-new"
         assert (await client.get(f"/api/v1/tasks/{task_id}")).status_code == 200
@@ -252,7 +285,11 @@ async def test_key_can_be_rotated_while_tasks_run() -> None:
 async def test_account_calls_answer_in_their_own_forms() -> None:
     """Validation and balance wear the envelope, the list of models does not."""
     async with vendor() as (_, client):
-        assert (await client.get("/api/v1/apikey/validate")).json() == {"code": 0, "message": "success", "data": {"is_valid": True}}
+        assert (await client.get("/api/v1/apikey/validate")).json() == {
+            "code": 0,
+            "message": "success",
+            "data": {"is_valid": True},
+        }
         assert isinstance((await client.get("/api/v1/team/balance")).json()["data"]["balance"], float)
         models = (await client.get("/api/v1/models")).json()
         assert list(models) == ["models"]
@@ -275,8 +312,13 @@ async def test_rate_limit_counts_submits_and_polls_together() -> None:
         assert 59 <= int(refused.headers["X-RateLimit-Reset"]) - began <= 61 + took
         assert 59 - took <= int(refused.headers["Retry-After"]) <= 60
         counted = await control(client)
-        assert (counted["submits"], counted["paid_submits"], counted["refused_rate"], counted["polls"]) == (2, 1, 1, 1)
-        assert emulator.refused_concurrency == 0
+        assert (counted["submits"], counted["paid_submits"], counted["refused_rate"], counted["polls"]) == (
+            2,
+            1,
+            1,
+            1,
+        )
+        assert emulator.vendor.refused_concurrency == 0
 
 
 async def test_rate_window_slides() -> None:
@@ -290,7 +332,7 @@ async def test_rate_window_slides() -> None:
 
         await until(served_again)
         assert time.monotonic() - started >= 1.0
-        assert emulator.refused_rate > 2
+        assert emulator.vendor.refused_rate > 2
 
 
 async def test_rate_refusal_has_no_retry_after_by_default() -> None:
@@ -323,7 +365,12 @@ async def test_concurrency_limit_frees_a_slot_when_a_task_ends() -> None:
         await ended(client, task_id)
         await submit(client)
         counted = await control(client)
-        assert (counted["submits"], counted["paid_submits"], counted["refused_concurrency"], counted["running"]) == (3, 2, 1, 1)
+        assert (
+            counted["submits"],
+            counted["paid_submits"],
+            counted["refused_concurrency"],
+            counted["running"],
+        ) == (3, 2, 1, 1)
 
 
 async def test_long_poll_returns_as_soon_as_the_task_ends() -> None:
@@ -351,7 +398,9 @@ async def test_long_poll_times_out_with_a_snapshot() -> None:
 async def test_poll_is_not_held_without_long_poll(*, long_poll: bool, query: str) -> None:
     """A vendor without long polls ignores `wait`, and one with them never holds unasked."""
     async with vendor(task_seconds=60, long_poll=long_poll) as (_, client):
-        answer = await client.get(f"/api/v1/tasks/{await submit(client)}{query}", timeout=20)  # of 30 that it would be held
+        answer = await client.get(
+            f"/api/v1/tasks/{await submit(client)}{query}", timeout=20
+        )  # of 30 that it would be held
         assert answer.json()["data"]["status"] == "pending"
 
 
@@ -359,20 +408,40 @@ async def test_held_polls_do_not_hold_up_the_end_of_the_server() -> None:
     """Stopping the server drops the polls it holds at once."""
     async with vendor(task_seconds=60) as (emulator, client):
         task_id = await submit(client)
-        held = asyncio.create_task(client.get(f"/api/v1/tasks/{task_id}?wait=true&timeout=45", timeout=2 * HANGS_S))
+        held = asyncio.create_task(
+            client.get(f"/api/v1/tasks/{task_id}?wait=true&timeout=45", timeout=2 * HANGS_S)
+        )
 
         async def arrived() -> bool:
-            return emulator.polls == 1
+            return emulator.vendor.polls == 1
 
         await until(arrived)
-    assert not emulator.tasks[task_id].ended.is_set()  # or else the poll had its answer
+    assert not emulator.vendor.has_ended(emulator.vendor.tasks[task_id])  # or else the poll had its answer
     with pytest.raises(httpx.TransportError):
         await held
 
 
 @pytest.mark.parametrize(
     "status",
-    ["400", "401", "402", "403", "404", "405", "408", "409", "413", "415", "422", "425", "429", "500", "502", "503", "504"],
+    [
+        "400",
+        "401",
+        "402",
+        "403",
+        "404",
+        "405",
+        "408",
+        "409",
+        "413",
+        "415",
+        "422",
+        "425",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    ],
 )
 @pytest.mark.parametrize("target", ["submit", "task"])
 async def test_status_faults_answer_in_the_envelope_as_often_as_asked(target: str, status: str) -> None:
@@ -388,7 +457,7 @@ async def test_status_faults_answer_in_the_envelope_as_often_as_asked(target: st
         for answer in [await one for one in call]:
             assert (answer.status_code, answer.json()["code"]) == (int(status), int(status))
             assert "data" not in answer.json()
-        assert len(emulator.tasks) == 1
+        assert len(emulator.vendor.tasks) == 1
         await ended(client, await submit(client))
 
 
@@ -400,7 +469,7 @@ async def test_injected_429_says_when_to_come_back() -> None:
         answer = await client.post(SUBMIT, json=FIELDS)
         assert answer.json()["message"].startswith("Rate limit exceeded: ")
         assert 0 <= int(answer.headers["X-RateLimit-Reset"]) - began <= 2 + time.time() - began
-        assert emulator.refused_rate == 0
+        assert emulator.vendor.refused_rate == 0
 
 
 async def test_status_fault_can_choose_its_words_and_headers() -> None:
@@ -418,8 +487,11 @@ async def test_redirect_fault_points_at_itself() -> None:
     async with vendor() as (emulator, client):
         await inject(client, on="submit", fault="302")
         answer = await client.post(SUBMIT, json=FIELDS)
-        assert (answer.status_code, answer.headers["Location"]) == (302, f"{str(client.base_url).rstrip('/')}{SUBMIT}")
-        assert (emulator.submits, len(emulator.tasks)) == (1, 0)
+        assert (answer.status_code, answer.headers["Location"]) == (
+            302,
+            f"{str(client.base_url).rstrip('/')}{SUBMIT}",
+        )
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
 @pytest.mark.parametrize(("fault", "paid"), [("drop_before", 0), ("drop_after", 1)])
@@ -459,7 +531,7 @@ async def test_unusable_submit_answers() -> None:
         assert nameless.json()["code"] == 0
         assert not isinstance(nameless.json()["data"]["task_id"], str)
         assert [html.status_code, coded.status_code, nameless.status_code] == [200, 200, 200]
-        assert (emulator.submits, len(emulator.tasks)) == (3, 2)
+        assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (3, 2)
 
 
 async def test_unusable_task_answers_leave_the_task_alone() -> None:
@@ -544,11 +616,20 @@ async def test_result_files_may_be_of_any_size() -> None:
         [resource] = (await ended(client, task_id))["data"]["result"]["resources"]
         url, bulk = resource["url"], Bulk(task_id, 2**21 + 7)
         whole = (await client.get(url)).content
-        assert (resource["size"], len(whole), hashlib.sha256(whole).hexdigest()) == (bulk.size, bulk.size, bulk.digest())
+        assert (resource["size"], len(whole), hashlib.sha256(whole).hexdigest()) == (
+            bulk.size,
+            bulk.size,
+            bulk.digest(),
+        )
         rest = await client.get(url, headers={"Range": "bytes=1048577-", "If-Range": bulk.tag})
-        assert (rest.status_code, rest.headers["Content-Range"]) == (206, f"bytes 1048577-{bulk.size - 1}/{bulk.size}")
+        assert (rest.status_code, rest.headers["Content-Range"]) == (
+            206,
+            f"bytes 1048577-{bulk.size - 1}/{bulk.size}",
+        )
         assert rest.content == whole[1048577:]
-        assert (await client.get(url, headers={"Range": "bytes=1-", "If-Range": '"other"'})).status_code == 200
+        assert (
+            await client.get(url, headers={"Range": "bytes=1-", "If-Range": '"other"'})
+        ).status_code == 200
         assert (await client.get(url, headers={"Range": f"bytes={bulk.size}-"})).status_code == 416
         await inject(client, on="file", fault="drop_after")
         with pytest.raises(httpx.RemoteProtocolError):
@@ -606,7 +687,12 @@ async def test_control_tells_the_life_of_each_task() -> None:
         task_id = await submit(client)
         await client.get(f"/api/v1/tasks/{task_id}")
         running = (await control(client))["tasks"][0]
-        assert (running["id"], running["requests"], running["ended_at"], running["request"]) == (task_id, 2, None, FIELDS)
+        assert (running["id"], running["requests"], running["ended_at"], running["request"]) == (
+            task_id,
+            2,
+            None,
+            FIELDS,
+        )
         assert started - 1 <= running["submitted_at"] <= time.time() + 1
         await inject(client, on="task", fault="canceled")
         await ended(client, task_id)
@@ -615,7 +701,9 @@ async def test_control_tells_the_life_of_each_task() -> None:
         assert running["submitted_at"] <= over["ended_at"] <= time.time() + 1
 
 
-@pytest.mark.parametrize(("fault", "event"), [(None, "succeeded"), ("failed_object", "failed"), ("canceled", "canceled")])
+@pytest.mark.parametrize(
+    ("fault", "event"), [(None, "succeeded"), ("failed_object", "failed"), ("canceled", "canceled")]
+)
 async def test_hint_carries_the_task_answer_and_the_vendors_headers(fault: str | None, event: str) -> None:
     """The native webhook posts the bytes of the task answer with four headers once the task has ended."""
     receiver = Receiver()
@@ -648,9 +736,14 @@ async def test_hint_is_repeated_for_server_errors_only() -> None:
             return len(receiver.deliveries) == 4 and not emulator._hints  # whether it has given up
 
         await until(refused)
-        assert [hint.headers["x-modellix-retry-count"] for hint in receiver.deliveries] == ["0", "1", "2", "3"]
+        assert [hint.headers["x-modellix-retry-count"] for hint in receiver.deliveries] == [
+            "0",
+            "1",
+            "2",
+            "3",
+        ]
         assert len({hint.headers["x-modellix-delivery-id"] for hint in receiver.deliveries}) == 1
-        assert emulator.tasks[task_id].hint_attempts == 4
+        assert emulator.vendor.tasks[task_id].hint_attempts == 4
 
 
 async def test_hints_can_be_switched_off_or_refused() -> None:
@@ -658,10 +751,10 @@ async def test_hints_can_be_switched_off_or_refused() -> None:
     async with vendor(hints=False) as (emulator, client):
         task_id = await submit(client, **{"X-Webhook-URL": "http://127.0.0.1:9/"})
         await ended(client, task_id)
-        assert emulator.tasks[task_id].hint_attempts == 0
+        assert emulator.vendor.tasks[task_id].hint_attempts == 0
     async with vendor() as (emulator, client):
         answer = await client.post(SUBMIT, json=FIELDS, headers={"X-Webhook-URL": "ftp://127.0.0.1/"})
-        assert (answer.status_code, len(emulator.tasks)) == (400, 0)
+        assert (answer.status_code, len(emulator.vendor.tasks)) == (400, 0)
 
 
 async def test_hints_under_way_end_with_the_server() -> None:
@@ -673,7 +766,7 @@ async def test_hints_under_way_end_with_the_server() -> None:
         await submit(client, **{"X-Webhook-URL": hooks})
 
         async def tried() -> bool:
-            return any(task.hint_attempts for task in emulator.tasks.values())
+            return any(task.hint_attempts for task in emulator.vendor.tasks.values())
 
         await until(tried)
         stopping = time.monotonic()

@@ -29,8 +29,8 @@ from taskhook.core import signature
 from taskhook.core.ports import Credential
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import State, Task
-from taskhook.delivery.samples import try_out
-from tests.world import MemoryTasks, Told, a_caller
+from taskhook.delivery.samples import send_test_callbacks
+from tests.world import MemoryControl, RecordingReporter, a_caller
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "verifiers"
@@ -164,7 +164,9 @@ class Running:
     def answer(self, received: Sent) -> int:
         """Send it a callback, and return the status of its answer."""
         headers = received.headers | {"content-type": "application/json"}
-        return httpx.post(self.url, headers=headers, content=received.body, trust_env=False, timeout=HANGS_S).status_code
+        return httpx.post(
+            self.url, headers=headers, content=received.body, trust_env=False, timeout=HANGS_S
+        ).status_code
 
 
 def _free_port() -> int:
@@ -177,7 +179,10 @@ def _free_port() -> int:
 def _serving(command: list[str], secret: str, port: int, folder: Path) -> Iterator[Running]:
     """Start a sample that is a server of its own; what it prints is what it took."""
     printed = folder / "printed"
-    with printed.open("wb") as out, subprocess.Popen(command, env=os.environ | {"SECRET": secret}, stdout=out) as process:
+    with (
+        printed.open("wb") as out,
+        subprocess.Popen(command, env=os.environ | {"SECRET": secret}, stdout=out) as process,
+    ):
         try:
             deadline = time.monotonic() + HANGS_S
             while True:
@@ -186,7 +191,9 @@ def _serving(command: list[str], secret: str, port: int, folder: Path) -> Iterat
                 assert process.poll() is None, f"{command} has ended"
                 assert time.monotonic() < deadline, f"{command} does not listen"
                 time.sleep(0.02)
-            yield Running(f"http://127.0.0.1:{port}/hook", secret, lambda: printed.read_text().split("\n")[:-1])
+            yield Running(
+                f"http://127.0.0.1:{port}/hook", secret, lambda: printed.read_text().split("\n")[:-1]
+            )
         finally:
             process.kill()
 
@@ -198,9 +205,20 @@ def _serving_cgi(program: Path, secret: str, folder: Path) -> Iterator[Running]:
     class Gateway(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             length = self.headers.get("content-length")
-            body = self.rfile.read(int(length) if length and re.fullmatch("[0-9]{1,7}", length) else -1) if length else b""
-            headers = {f"HTTP_{name.upper().replace('-', '_')}": value.encode("latin-1") for name, value in self.headers.items()}
-            environment = os.environ | headers | {"REQUEST_METHOD": self.command, "SECRET": secret, "INBOX": str(folder)}
+            body = (
+                self.rfile.read(int(length) if length and re.fullmatch("[0-9]{1,7}", length) else -1)
+                if length
+                else b""
+            )
+            headers = {
+                f"HTTP_{name.upper().replace('-', '_')}": value.encode("latin-1")
+                for name, value in self.headers.items()
+            }
+            environment = (
+                os.environ
+                | headers
+                | {"REQUEST_METHOD": self.command, "SECRET": secret, "INBOX": str(folder)}
+            )
             if length:
                 environment |= {"CONTENT_LENGTH": length}
             ran = subprocess.run([program], input=body, env=environment, capture_output=True, check=False)
@@ -227,7 +245,11 @@ def _serving_cgi(program: Path, secret: str, folder: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module", params=["receive.py", "receive.mjs", "receive.go", "receive.sh"])
 def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Run each sample in turn, as its first lines say."""
-    program, secret, folder = RECEIVERS / request.param, signature.new_secret(), tmp_path_factory.mktemp("receiver")
+    program, secret, folder = (
+        RECEIVERS / request.param,
+        signature.new_secret(),
+        tmp_path_factory.mktemp("receiver"),
+    )
     if program.suffix == ".sh":
         for needed in ("bash", "openssl"):
             _needed(needed)
@@ -243,7 +265,12 @@ def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         case _:
             built = folder / "receive"
             environment = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0"}
-            subprocess.run([_needed("go"), "build", "-o", built, program], check=True, env=environment, timeout=3 * HANGS_S)
+            subprocess.run(
+                [_needed("go"), "build", "-o", built, program],
+                check=True,
+                env=environment,
+                timeout=3 * HANGS_S,
+            )
             command = [str(built), f"127.0.0.1:{port}"]
     with _serving(command, secret, port, folder) as running_server:
         yield running_server
@@ -273,18 +300,20 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
     """Samples of both events, sent as every callback is, by the sender with its guard; each is taken once."""
     caller = a_caller().model_copy(update={"secrets": (Credential(value=receiver.secret),)})
     targets, kept = TargetPolicy(relaxed=True), len(receiver.inbox())
-    tried = await try_out(
+    results = await send_test_callbacks(
         {"callback_url": receiver.url},
         caller=caller,
         targets=targets,
-        rate=MemoryTasks(),
+        rate=MemoryControl(),
         callbacks=AiohttpCallbacks(targets),
         clock=SystemClock(),
-        reporter=Told(),
+        reporter=RecordingReporter(),
     )
-    assert [one.delivered for one in tried] == [True, True]
+    assert [one.delivered for one in results] == [True, True]
     await eventually(lambda: len(receiver.inbox()) == kept + 2)
-    assert {"tk_sample_success________", "tk_sample_failure________"} <= set(re.findall(r"tk_sample_\w+", str(receiver.inbox())))
+    assert {"tk_sample_success________", "tk_sample_failure________"} <= set(
+        re.findall(r"tk_sample_\w+", str(receiver.inbox()))
+    )
 
 
 async def test_a_sample_takes_a_message_once(receiver: Running) -> None:
@@ -328,7 +357,12 @@ def test_a_sample_survives_who_goes_away_half_way(receiver: Running) -> None:
 def _raw(method: bytes = b"POST", *headers: bytes, body: bytes = b"{}", length: bytes | None = None) -> bytes:
     """Write a request; its length is right unless it is given, and left out where that is empty."""
     told = str(len(body)).encode() if length is None else length
-    lines = [method + b" /hook HTTP/1.1", b"host: x", *([b"content-length: " + told] if told else []), *headers]
+    lines = [
+        method + b" /hook HTTP/1.1",
+        b"host: x",
+        *([b"content-length: " + told] if told else []),
+        *headers,
+    ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
@@ -356,16 +390,33 @@ HOSTILE = {
     "UTF-8 for a signature": _raw(b"POST", *SIGNED, "webhook-signature: v1,größer 😀".encode()),
     "latin-1 for a signature": _raw(b"POST", *SIGNED, b"webhook-signature: v1,\xff\xfe"),
     "a thousand signatures": _raw(b"POST", *SIGNED, b"webhook-signature: " + b"v1,AAAA " * 1000),
-    "a word for a time": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: x[$(exit)]", b"webhook-signature: v1,AAAA"),
-    "digits of another script": _raw(b"POST", b"webhook-id: a", "webhook-timestamp: ١٢".encode(), b"webhook-signature: v1,AAAA"),
-    "a time of 5,000 digits": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: " + b"9" * 5000, b"webhook-signature: v1,AAAA"),
-    "a time that is none": _raw(b"POST", b"webhook-id: a", b"webhook-timestamp: nan", b"webhook-signature: v1,AAAA"),
-    "an id that is code": _raw(
-        b"POST", b"webhook-id: ../$(exit)`'\xff\"", b"webhook-timestamp: " + NOW, b"webhook-signature: v1,AAAA"
+    "a word for a time": _raw(
+        b"POST", b"webhook-id: a", b"webhook-timestamp: x[$(exit)]", b"webhook-signature: v1,AAAA"
     ),
-    "headers twice": _raw(b"POST", *SIGNED, *SIGNED, b"webhook-signature: v1,AAAA", b"webhook-signature: v1,BBBB"),
-    "no text": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-type: image/png", body=bytes(range(256))),
-    "packed": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-encoding: gzip", body=b"\x1f\x8b\x08"),
+    "digits of another script": _raw(
+        b"POST", b"webhook-id: a", "webhook-timestamp: ١٢".encode(), b"webhook-signature: v1,AAAA"
+    ),
+    "a time of 5,000 digits": _raw(
+        b"POST", b"webhook-id: a", b"webhook-timestamp: " + b"9" * 5000, b"webhook-signature: v1,AAAA"
+    ),
+    "a time that is none": _raw(
+        b"POST", b"webhook-id: a", b"webhook-timestamp: nan", b"webhook-signature: v1,AAAA"
+    ),
+    "an id that is code": _raw(
+        b"POST",
+        b"webhook-id: ../$(exit)`'\xff\"",
+        b"webhook-timestamp: " + NOW,
+        b"webhook-signature: v1,AAAA",
+    ),
+    "headers twice": _raw(
+        b"POST", *SIGNED, *SIGNED, b"webhook-signature: v1,AAAA", b"webhook-signature: v1,BBBB"
+    ),
+    "no text": _raw(
+        b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-type: image/png", body=bytes(range(256))
+    ),
+    "packed": _raw(
+        b"POST", *SIGNED, b"webhook-signature: v1,AAAA", b"content-encoding: gzip", body=b"\x1f\x8b\x08"
+    ),
     "no body": _raw(b"POST", *SIGNED, b"webhook-signature: v1,AAAA", body=b""),
 }
 

@@ -26,7 +26,9 @@ import aiohttp
 from tests.local import stack
 from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
-from tests.local.vendor import VendorEmulator, VendorProfile, new_key, serving
+from tests.local.server import serving
+from tests.local.vendor import VendorEmulator
+from tests.modellix.vendor import VendorProfile, new_key
 
 REAL_VENDOR = "https://api.modellix.ai"
 KEY_VARIABLE = "MODELLIX_API_KEY"
@@ -50,10 +52,17 @@ def main() -> int:
 def arguments() -> argparse.ArgumentParser:
     """Say what can be asked for."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.local",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--port", type=_number(int, 0, 65535), default=8080, help="of the front door; 0: any free one (default: %(default)s)")
+    add(
+        "--port",
+        type=_number(int, 0, 65535),
+        default=8080,
+        help="of the front door; 0: any free one (default: %(default)s)",
+    )
     add(
         "--task-seconds",
         type=_number(float, 0, 86_400),
@@ -77,9 +86,24 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
     add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
-    add("--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of template.yaml; may be repeated")
     add(
-        "--meter", type=_meter, metavar="FILE", help="count into a file what the functions ask of DynamoDB, in units that AWS bills"
+        "--parameter",
+        action="append",
+        default=[],
+        type=_parameter,
+        metavar="NAME=VALUE",
+        help="of template.yaml; may be repeated",
+    )
+    add(
+        "--meter",
+        type=_meter,
+        metavar="FILE",
+        help="count into a file what the functions ask of DynamoDB, in units that AWS bills",
+    )
+    add(
+        "--real-vendor",
+        action="store_true",
+        help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}",
     )
     add(
         "--cpu",
@@ -87,7 +111,6 @@ def arguments() -> argparse.ArgumentParser:
         help="how much of a processor a function gets: Lambda's share, or all of it"
         " (default: LAMBDA_CPU; where that is not set lambda, if control groups can be written here, else full)",
     )
-    add("--real-vendor", action="store_true", help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}")
     return parser
 
 
@@ -174,14 +197,19 @@ async def _serve(options: argparse.Namespace) -> None:
             raise stack.StackError(msg) from error
         media = await room.enter_async_context(serving(VendorEmulator(profile).app()))
         upstream = REAL_VENDOR if options.real_vendor else media
-        samples = PUBLIC_SAMPLES if options.real_vendor else (f"{media}/media/actor.jpg", f"{media}/media/scene.mp4")
+        samples = (
+            PUBLIC_SAMPLES
+            if options.real_vendor
+            else (f"{media}/media/actor.jpg", f"{media}/media/scene.mp4")
+        )
         receiver_url = await room.enter_async_context(serving(receiver.app()))
 
         cpu, share = stack.processors(options.cpu)
         _say(f"{share}\nsam build, MiniStack, sam deploy: up to a minute the first time")
         account = await room.enter_async_context(stack.emulated_account(options.meter, cpu=cpu))
         built, _ = await asyncio.gather(
-            _timed("functions and layer built", stack.build(account)), _timed("emulated account started", stack.answering(account))
+            _timed("functions and layer built", stack.build(account)),
+            _timed("emulated account started", stack.answering(account)),
         )
         parameters = {"VendorUrl": upstream, "PublicUrl": endpoint} | parameters
         front.upstream = await _timed("stack deployed", stack.deploy(account, built, parameters))
@@ -215,7 +243,9 @@ def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
     """Print a callback for programs, and beside it what somebody at a terminal wants to know."""
     tell(asdict(delivery))
     verdict = "verified" if delivery.verified else f"not verified ({delivery.reason})"
-    _say(f"callback {verdict}: {delivery.headers.get('x-modellix-event', delivery.path)} {delivery.task_id or ''}")
+    _say(
+        f"callback {verdict}: {delivery.headers.get('x-modellix-event', delivery.path)} {delivery.task_id or ''}"
+    )
 
 
 async def _timed[T](what: str, work: Awaitable[T]) -> T:
@@ -244,7 +274,9 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
         "callback_url": f"{receiver}/callbacks",
     }
     headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -H \"Idempotency-Key: $(date +%s)\""
-    return f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
+    return (
+        f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
+    )
 
 
 @contextlib.contextmanager

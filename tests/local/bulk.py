@@ -37,12 +37,16 @@ class Bulk:
             digest.update(block)
         return digest.hexdigest()
 
-    async def serve(self, request: web.Request, *, rate: int | None = None, until: int | None = None) -> web.StreamResponse:
+    async def serve(
+        self, request: web.Request, *, rate: int | None = None, until: int | None = None
+    ) -> web.StreamResponse:
         """Answer with the file or the rest of it, at `rate` bytes a second at most, and stop short where `until` says so."""
         wanted = re.fullmatch(r"bytes=([0-9]+)-", request.headers.get("range", ""))
         start = int(wanted[1]) if wanted and request.headers.get("if-range", self.tag) == self.tag else 0
         if start >= self.size:
-            return web.Response(status=416, headers={"Content-Range": f"bytes */{self.size}", "ETag": self.tag})
+            return web.Response(
+                status=416, headers={"Content-Range": f"bytes */{self.size}", "ETag": self.tag}
+            )
         headers = {"Content-Length": str(self.size - start), "Content-Type": "video/mp4", "ETag": self.tag}
         if start:
             headers["Content-Range"] = f"bytes {start}-{self.size - 1}/{self.size}"

@@ -28,7 +28,17 @@ def dynamodb_local() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     main = "software.amazon.dynamodb.services.local.main.ServerRunner"
-    command = [java, f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*", main, "-inMemory", "-sharedDb", "-port", str(port)]
+    command = [
+        java,
+        f"-Djava.library.path={JARS}",
+        "-cp",
+        f"{JARS}/*",
+        main,
+        "-inMemory",
+        "-sharedDb",
+        "-port",
+        str(port),
+    ]
     # It leaves a file of its own where it runs.
     with subprocess.Popen(command, cwd=JARS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -48,7 +58,9 @@ def _fetch() -> None:
         raise NotHereError("there is no Maven on this machine")
     shutil.rmtree(JARS, ignore_errors=True)
     goal = ["dependency:copy-dependencies", f"-DoutputDirectory={JARS}"]
-    fetched = subprocess.run([maven, "-q", "-f", str(POM), *goal], capture_output=True, text=True, check=False)
+    fetched = subprocess.run(
+        [maven, "-q", "-f", str(POM), *goal], capture_output=True, text=True, check=False
+    )
     if fetched.returncode != 0:
         raise NotHereError(f"Maven could not fetch it: {fetched.stdout[-300:]}")
     done.touch()

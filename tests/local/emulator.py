@@ -41,7 +41,9 @@ def main() -> None:
     responses = import_module("ministack.core.responses")
     evaluate = import_module(f"{CLOUDFORMATION}.engine")._evaluate_conditions
 
-    def evaluate_with_pseudo_parameters(template: dict[str, Any], parameters: dict[str, Any]) -> dict[str, bool]:
+    def evaluate_with_pseudo_parameters(
+        template: dict[str, Any], parameters: dict[str, Any]
+    ) -> dict[str, bool]:
         pseudo = {
             "AWS::AccountId": {"Value": responses.get_account_id()},
             "AWS::Partition": {"Value": "aws"},
@@ -51,7 +53,9 @@ def main() -> None:
         return conditions
 
     for name in ("engine", "handlers", "changesets", "stacks"):
-        vars(import_module(f"{CLOUDFORMATION}.{name}"))["_evaluate_conditions"] = evaluate_with_pseudo_parameters
+        vars(import_module(f"{CLOUDFORMATION}.{name}"))["_evaluate_conditions"] = (
+            evaluate_with_pseudo_parameters
+        )
     functions = import_module("ministack.services.lambda_svc")
     vars(functions)[_SHAPE] = as_http_api(vars(functions)[_SHAPE])
     workers = vars(import_module("ministack.core.lambda_runtime"))
@@ -86,7 +90,11 @@ def as_http_api(shape: Shape) -> Shape:
 
 
 def _refusal(status: int, message: str) -> dict[str, Any]:
-    return {"statusCode": status, "headers": {"Content-Type": "application/json"}, "body": json.dumps({"message": message})}
+    return {
+        "statusCode": status,
+        "headers": {"Content-Type": "application/json"},
+        "body": json.dumps({"message": message}),
+    }
 
 
 _EXECUTE = "_execute_function_warm"
@@ -207,17 +215,24 @@ class Meter:
 def _kind(request: Request) -> str:
     """Tell tasks from control items and callers by the key."""
     key = request.get("Key") or request.get("Item") or {}
-    name = next((value["S"] for field, value in key.items() if field in {"task_id", "caller"}), request.get("IndexName", "tasks"))
+    name = next(
+        (value["S"] for field, value in key.items() if field in {"task_id", "caller"}),
+        request.get("IndexName", "tasks"),
+    )
     return "task" if name.startswith("tk_") else str(name).partition("#")[0]
 
 
 def _read_units(request: Request, answer: Request) -> float:
     """Bill what was read: items one by one where they were named, together where they were searched; at least one unit."""
     named = (
-        [answer.get("Item", {})] if "Key" in request else [item for items in answer.get("Responses", {}).values() for item in items]
+        [answer.get("Item", {})]
+        if "Key" in request
+        else [item for items in answer.get("Responses", {}).values() for item in items]
     )
     sizes = [sum(map(size, answer["Items"]))] if "Items" in answer else [size(item) for item in named] or [0]
-    return sum(max(1, math.ceil(one / 4096)) for one in sizes) * (1.0 if request.get("ConsistentRead") else 0.5)
+    return sum(max(1, math.ceil(one / 4096)) for one in sizes) * (
+        1.0 if request.get("ConsistentRead") else 0.5
+    )
 
 
 def size(item: dict[str, Any]) -> int:
@@ -236,7 +251,9 @@ def _weight(kind: str, value: Any) -> int:
         case "L":
             return 3 + sum(_weight(*next(iter(entry.items()))) + 1 for entry in value)
         case "M":
-            return 3 + sum(len(name.encode()) + _weight(*next(iter(entry.items()))) + 1 for name, entry in value.items())
+            return 3 + sum(
+                len(name.encode()) + _weight(*next(iter(entry.items()))) + 1 for name, entry in value.items()
+            )
         case _:
             return 1
 

@@ -75,7 +75,12 @@ class Front:
                 allow_redirects=False,
             ) as answer:
                 content = await answer.read()
-                return web.Response(status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers), body=content)
+                return web.Response(
+                    status=answer.status,
+                    reason=answer.reason,
+                    headers=_end_to_end(answer.headers),
+                    body=content,
+                )
         except (TimeoutError, aiohttp.ClientError):
             return _refusal(503, "Service Unavailable")
 
@@ -86,4 +91,6 @@ def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 def _refusal(status: int, message: str) -> web.Response:
     """Answer in API Gateway's own form: what it refuses never reaches submit and wears no envelope."""
-    return web.Response(body=json.dumps({"message": message}).encode(), status=status, content_type="application/json")
+    return web.Response(
+        body=json.dumps({"message": message}).encode(), status=status, content_type="application/json"
+    )

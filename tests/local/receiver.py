@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tests.local.vendor import DroppedError, control_body, envelope, json_response, minified, success_body
+from tests.local.server import DroppedError, control_body, envelope, json_response
+from tests.modellix.words import minified, success_body
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +62,9 @@ class _Armed:
 class Receiver:
     """The state of one receiver: the secrets it knows, how it is to answer, and what it was sent."""
 
-    def __init__(self, secrets: Iterable[str] = (), *, on_delivery: Callable[[Delivery], None] | None = None) -> None:
+    def __init__(
+        self, secrets: Iterable[str] = (), *, on_delivery: Callable[[Delivery], None] | None = None
+    ) -> None:
         """Accept everything with 200 until told otherwise; `on_delivery` hears of each delivery as it is answered."""
         self.deliveries: list[Delivery] = []
         self._secrets: dict[str, Webhook] = {}
@@ -98,7 +101,9 @@ class Receiver:
 
     async def _list(self, request: web.Request) -> web.Response:
         task_id = request.query.get("task_id")
-        wanted = [asdict(delivery) for delivery in self.deliveries if not task_id or delivery.task_id == task_id]
+        wanted = [
+            asdict(delivery) for delivery in self.deliveries if not task_id or delivery.task_id == task_id
+        ]
         return json_response(minified({"deliveries": wanted}))
 
     async def _counts(self, _: web.Request) -> web.Response:

@@ -59,7 +59,11 @@ def stack_of(folder: Path) -> str:
 
 def folders(stack: str, root: Path = ROOT) -> list[Path]:
     """Find the folders that hold the groups of a stack."""
-    return [folder for hierarchy in (root / "cpu", root / "memory", root) if (folder := hierarchy / stack).exists()]
+    return [
+        folder
+        for hierarchy in (root / "cpu", root / "memory", root)
+        if (folder := hierarchy / stack).exists()
+    ]
 
 
 def remove_all(stack: str, root: Path = ROOT) -> None:
@@ -89,7 +93,9 @@ class Group:
                     (above / "cgroup.subtree_control").write_text("+cpu +memory")
             folder.mkdir()
         limit, swap = (
-            ("memory.max", "memory.swap.max") if self._version_2 else ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+            ("memory.max", "memory.swap.max")
+            if self._version_2
+            else ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
         )
         (self.memory / limit).write_text(str(memory_mb << 20))
         with contextlib.suppress(OSError):  # where the kernel does not count swap
@@ -97,7 +103,9 @@ class Group:
 
     def entering(self, command: Iterable[str]) -> list[str]:
         """Give the command that enters this group and then becomes `command`: so all that it allocates is counted."""
-        into = "".join(f"echo $$ >{shlex.quote(str(folder / 'cgroup.procs'))} && " for folder in self._folders)
+        into = "".join(
+            f"echo $$ >{shlex.quote(str(folder / 'cgroup.procs'))} && " for folder in self._folders
+        )
         return ["/bin/sh", "-c", f'{into}exec "$0" "$@"', *command]
 
     def throttle(self) -> None:
@@ -147,10 +155,20 @@ class FunctionProcess(subprocess.Popen[str]):
 
     _numbers = itertools.count(1)
 
-    def __init__(self, command: list[str], *, env: dict[str, str], stack: str, tell: Callable[[str], None], **options: Any) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        env: dict[str, str],
+        stack: str,
+        tell: Callable[[str], None],
+        **options: Any,
+    ) -> None:
         self._what = f"a process of {env.get('AWS_LAMBDA_FUNCTION_NAME', command[-1])}"
         self._tell = tell
-        self.group = Group(stack, f"{os.getpid()}-{next(self._numbers)}", int(env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]))
+        self.group = Group(
+            stack, f"{os.getpid()}-{next(self._numbers)}", int(env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"])
+        )
         try:
             super().__init__(self.group.entering(command), env=env, **options)
         except BaseException:

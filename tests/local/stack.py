@@ -98,7 +98,11 @@ class Account:
                 await process.wait()
         if process.returncode != 0:
             name = " ".join(str(part) for part in command[:3])
-            lines = [line for line in (printed + complaint).decode(errors="replace").splitlines() if "Uploading to" not in line]
+            lines = [
+                line
+                for line in (printed + complaint).decode(errors="replace").splitlines()
+                if "Uploading to" not in line
+            ]
             tail = "\n".join(lines[-30:])
             msg = f"{name} failed ({process.returncode})\n{tail}"
             raise StackError(msg)
@@ -107,12 +111,18 @@ class Account:
 
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without AWS accounts, without the vendor's key, and without a proxy for loopback."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and name != "MODELLIX_API_KEY"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AWS_") and name != "MODELLIX_API_KEY"
+    }
     return kept | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
 
 @contextlib.asynccontextmanager
-async def emulated_account(meter: Path | None = None, *, cpu: share.Cpu | None = None) -> AsyncIterator[Account]:
+async def emulated_account(
+    meter: Path | None = None, *, cpu: share.Cpu | None = None
+) -> AsyncIterator[Account]:
     """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process.
 
     What DynamoDB is asked is counted into the file `meter`. `processors` tells what functions get of a processor.
@@ -149,7 +159,9 @@ async def emulated_account(meter: Path | None = None, *, cpu: share.Cpu | None =
             msg = "the supervisor did not start"
             raise StackError(msg)
         folder, group = Path(begun["folder"]), begun["group"]
-        yield Account(endpoint_url=f"http://127.0.0.1:{port}", folder=folder, group=group, supervisor=supervisor)
+        yield Account(
+            endpoint_url=f"http://127.0.0.1:{port}", folder=folder, group=group, supervisor=supervisor
+        )
     finally:
         supervisor.stdin.close()
         if await supervisor.wait() != 0 and begun is not None:  # it was killed: its work is ours
@@ -196,7 +208,9 @@ async def answering(account: Account) -> None:
     async with aiohttp.ClientSession() as session:
         while not ended.done() and time.monotonic() < deadline:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(f"{account.endpoint_url}/_ministack/health", timeout=timeout) as answer:
+                async with session.get(
+                    f"{account.endpoint_url}/_ministack/health", timeout=timeout
+                ) as answer:
                     if answer.status == 200:
                         ended.cancel()
                         return
@@ -211,7 +225,15 @@ async def build(account: Account) -> Path:
     built = build_folder()
     if not built.exists():
         fresh = account.folder / "build"
-        await _sam(account, "build", {"Architecture": ARCHITECTURE}, "--template-file", TEMPLATE, "--build-dir", fresh)
+        await _sam(
+            account,
+            "build",
+            {"Architecture": ARCHITECTURE},
+            "--template-file",
+            TEMPLATE,
+            "--build-dir",
+            fresh,
+        )
         if build_folder() != built:
             return fresh  # somebody wrote while we built: good for now, not to be found again
         # Whoever finds the folder finds all of it, and two who build at once do not meet.
@@ -230,13 +252,25 @@ def build_folder() -> Path:
     for name in BUILD_INPUTS:
         for file in sorted((ROOT / name).rglob("*")) or [ROOT / name]:
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+                digest.update(
+                    f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+                )
     return WORK / f"built-{digest.hexdigest()[:16]}"
 
 
 async def deploy(account: Account, built: Path, parameters: Mapping[str, str]) -> str:
     """Deploy what was built and return the address at which its HTTP API answers inside the account."""
-    await _sam(account, "deploy", parameters, "--template-file", built / "template.yaml", "--stack-name", STACK, "--region", REGION)
+    await _sam(
+        account,
+        "deploy",
+        parameters,
+        "--template-file",
+        built / "template.yaml",
+        "--stack-name",
+        STACK,
+        "--region",
+        REGION,
+    )
     return await asyncio.to_thread(_api_address, account)
 
 
@@ -244,7 +278,15 @@ async def _sam(account: Account, verb: str, parameters: Mapping[str, str], *opti
     """Run SAM as `make deploy` does; the parameters go through a file, so that no value needs quoting."""
     file = account.folder / "parameters.yaml"
     file.write_text(json.dumps(dict(parameters)))
-    await account.run(SAM, verb, "--config-file", ROOT / "samconfig.toml", "--parameter-overrides", f"file://{file}", *options)
+    await account.run(
+        SAM,
+        verb,
+        "--config-file",
+        ROOT / "samconfig.toml",
+        "--parameter-overrides",
+        f"file://{file}",
+        *options,
+    )
 
 
 def _api_address(account: Account) -> str:
@@ -262,14 +304,18 @@ def _api_address(account: Account) -> str:
 
 async def add_caller(account: Account, name: str) -> tuple[str, str]:
     """Return the token and the signing secret of a new caller."""
-    printed = await account.run(sys.executable, "-m", "taskhook", "callers", "add", name, "--stack", STACK, "--json")
+    printed = await account.run(
+        sys.executable, "-m", "taskhook", "callers", "add", name, "--stack", STACK, "--json"
+    )
     caller = json.loads(printed)
     return caller["token"], caller["signing_secret"]
 
 
 async def set_vendor_key(account: Account, key: str) -> None:
     """Store the vendor's key in the stack's secret, as an operator does."""
-    await account.run(sys.executable, "-m", "taskhook", "vendors", "set", "modellix", "--stack", STACK, said=key)
+    await account.run(
+        sys.executable, "-m", "taskhook", "vendors", "set", "modellix", "--stack", STACK, said=key
+    )
 
 
 def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:

@@ -33,8 +33,12 @@ def main() -> None:
     try:
         with (folder / LOG).open("wb") as log:
             environment = {**os.environ, "TMPDIR": str(folder)}
-            leader = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, process_group=0)
-        os.write(sys.stdout.fileno(), json.dumps({"folder": str(folder), "group": leader.pid}).encode() + b"\n")
+            leader = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, process_group=0
+            )
+        os.write(
+            sys.stdout.fileno(), json.dumps({"folder": str(folder), "group": leader.pid}).encode() + b"\n"
+        )
         while _lives(leader) and not select.select([sys.stdin], [], [], 0.5)[0]:
             pass
         if not _lives(leader):

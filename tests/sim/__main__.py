@@ -25,10 +25,12 @@ from taskhook.archive import copy
 from taskhook.core import ports
 from taskhook.poller import invocation
 from tests.sim import checks, trouble
+from tests.sim.injector import FaultInjector, Point, methods_of
+from tests.sim.lasting import TROUBLES
 from tests.sim.loop import seeded
+from tests.sim.outcomes import OUTCOMES
 from tests.sim.scenarios import SCENARIOS
 from tests.sim.scene import Scene
-from tests.sim.seam import OUTCOMES, Point, Seam, methods_of
 
 SEED = 20261123
 EACH = 1  # interactions tried per call site, of those that differ in what the tables hold; `--each 3` takes first, last and middle
@@ -64,7 +66,7 @@ def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0)
     scenario = SCENARIOS[name]
     beat = mock.patch.object(invocation, "BEAT", timedelta(seconds=scenario.beat))
     with seeded(seed) as dice, beat, mock.patch.object(copy, "PART", PART):
-        scene = Scene(scenario.deployment(), Seam(dice, plan, storm), scenario.beat)
+        scene = Scene(scenario.deployment(), FaultInjector(dice, plan, storm), scenario.beat)
         scene.run(scenario.script)
     return scene
 
@@ -73,13 +75,16 @@ def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
     """Play a scenario as it should go; give what may go wrong in it, and what did without being asked to."""
     scene = play(name, seed)
     sites: dict[tuple[str, str], list[int]] = {}
-    for (kind, site, _), number in scene.seam.seen.items():
+    for (kind, site, _), number in scene.injector.seen.items():
         sites.setdefault((kind, site), []).append(number)
     points = [
         Point(number, site, outcome)
         for (kind, site), numbers in sites.items()
         for number in sorted(
-            {numbers[min(round(step * (len(numbers) - 1) / max(each - 1, 1)), len(numbers) - 1)] for step in range(each)}
+            {
+                numbers[min(round(step * (len(numbers) - 1) / max(each - 1, 1)), len(numbers) - 1)]
+                for step in range(each)
+            }
         )
         for outcome in OUTCOMES[kind]
     ]
@@ -90,21 +95,25 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
     """Play a scenario once for each point."""
     result = Result()
     for point in points:
-        command = f"python -m tests.sim --seed {seed} --scenario {name} --point '{point.number}:{point.outcome}'"
+        command = (
+            f"python -m tests.sim --seed {seed} --scenario {name} --point '{point.number}:{point.outcome}'"
+        )
         try:
             scene = play(name, seed, plan=point)
         except Exception as error:  # noqa: BLE001  # that is a finding too
-            result.violations.append({"scenario": name, **asdict(point), "command": command, "broken": [repr(error)], "trace": []})
+            result.violations.append(
+                {"scenario": name, **asdict(point), "command": command, "broken": [repr(error)], "trace": []}
+            )
             continue
         result.replays += 1
         found = checks.violations(scene, point.outcome)
         if point.outcome in checks.HARMLESS:
             found += checks.ends(scene, SCENARIOS[name].ends)
-        if scene.seam.diverged or not scene.seam.struck:
+        if scene.injector.diverged or not scene.injector.struck:
             found.append("the replay went another way than the record")
         else:
             result.points.add((name, point.site, point.outcome))
-            result.methods |= {method for method, _ in scene.seam.struck}
+            result.methods |= {method for method, _ in scene.injector.struck}
         if found:
             result.violations.append(
                 {
@@ -113,7 +122,7 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
                     "seed": seed,
                     "command": command,
                     "broken": found,
-                    "trace": scene.seam.trace[-80:],
+                    "trace": scene.injector.trace[-80:],
                 }
             )
     return result
@@ -127,13 +136,21 @@ def storms(name: str, seeds: Iterable[int]) -> Result:
         try:
             scene = play(name, seed, storm=STORM_SHARE)
         except Exception as error:  # noqa: BLE001  # that is a finding too
-            result.violations.append({"scenario": name, "seed": seed, "command": command, "broken": [repr(error)], "trace": []})
+            result.violations.append(
+                {"scenario": name, "seed": seed, "command": command, "broken": [repr(error)], "trace": []}
+            )
             continue
         result.replays += 1
         found = checks.violations(scene, "thaw storm")
         if found:
             result.violations.append(
-                {"scenario": name, "seed": seed, "command": command, "broken": found, "trace": scene.seam.trace[-80:]}
+                {
+                    "scenario": name,
+                    "seed": seed,
+                    "command": command,
+                    "broken": found,
+                    "trace": scene.injector.trace[-80:],
+                }
             )
     return result
 
@@ -141,7 +158,9 @@ def storms(name: str, seeds: Iterable[int]) -> Result:
 def wanted_methods() -> set[str]:
     """List every method of every port."""
     protocols = [
-        value for value in vars(ports).values() if getattr(value, "_is_protocol", False) and value.__module__ == ports.__name__
+        value
+        for value in vars(ports).values()
+        if getattr(value, "_is_protocol", False) and value.__module__ == ports.__name__
     ]
     return {full for _, full in methods_of(*protocols)} - NEVER.keys()
 
@@ -155,7 +174,13 @@ def explore(names: Iterable[str], seed: int, *, quick: bool, each: int, workers:
         if broken:
             command = f"python -m tests.sim --seed {seed} --scenario {name} --point 0:"
             result.violations.append(
-                {"scenario": name, "outcome": "nothing went wrong", "command": command, "broken": broken, "trace": []}
+                {
+                    "scenario": name,
+                    "outcome": "nothing went wrong",
+                    "command": command,
+                    "broken": broken,
+                    "trace": [],
+                }
             )
         if quick:
             points = points[seed % QUICK :: QUICK]
@@ -166,14 +191,19 @@ def explore(names: Iterable[str], seed: int, *, quick: bool, each: int, workers:
     for number, part in enumerate(_work(jobs, workers), start=1):
         result.add(part)
         end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"{number} of {len(jobs)} parts, {len(result.points)} points", end=end, file=sys.stderr, flush=True)
+        print(
+            f"{number} of {len(jobs)} parts, {len(result.points)} points",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
     return result, points_there
 
 
 def lasting(seed: int, workers: int) -> list[dict[str, Any]]:
     """Play the troubles that last; give those that break something."""
     with ProcessPoolExecutor(workers, initializer=_spare_the_collector) as pool:
-        found = {name: pool.submit(trouble.play, name, seed) for name in trouble.TROUBLES}
+        found = {name: pool.submit(trouble.play, name, seed) for name in TROUBLES}
         return [
             {
                 "trouble": name,
@@ -212,19 +242,42 @@ def main() -> int:
         prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write points and violations there")
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help=f"of everything that is drawn (default {SEED})")
-    parser.add_argument("--scenario", choices=sorted(SCENARIOS), metavar="NAME", help=f"only this one, of {', '.join(SCENARIOS)}")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, metavar="N", help=f"of everything that is drawn (default {SEED})"
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=sorted(SCENARIOS),
+        metavar="NAME",
+        help=f"only this one, of {', '.join(SCENARIOS)}",
+    )
     parser.add_argument("--quick", action="store_true", help=f"one of {QUICK} points: to see that it runs")
-    parser.add_argument("--each", type=int, default=EACH, metavar="N", help=f"interactions tried per call site (default {EACH})")
-    parser.add_argument("--points", action="store_true", help="the points alone, without the troubles that last")
-    parser.add_argument("--point", metavar="N:OUTCOME", help="replay one interaction of --scenario, and print its trace")
-    parser.add_argument("--storm", action="store_true", help="play --scenario once with anything going wrong, and print its trace")
+    parser.add_argument(
+        "--each",
+        type=int,
+        default=EACH,
+        metavar="N",
+        help=f"interactions tried per call site (default {EACH})",
+    )
+    parser.add_argument(
+        "--points", action="store_true", help="the points alone, without the troubles that last"
+    )
+    parser.add_argument(
+        "--point", metavar="N:OUTCOME", help="replay one interaction of --scenario, and print its trace"
+    )
+    parser.add_argument(
+        "--storm",
+        action="store_true",
+        help="play --scenario once with anything going wrong, and print its trace",
+    )
     options = parser.parse_args()
     if options.point or options.storm:
         return _show(parser, options)
     began = time.monotonic()
     names = [options.scenario] if options.scenario else list(SCENARIOS)
-    result, points_there = explore(names, options.seed, quick=options.quick, each=options.each, workers=os.cpu_count() or 1)
+    result, points_there = explore(
+        names, options.seed, quick=options.quick, each=options.each, workers=os.cpu_count() or 1
+    )
     if not options.scenario and not options.quick and not options.points:
         result.violations += lasting(options.seed, os.cpu_count() or 1)
     never = sorted(wanted_methods() - result.methods) if not options.scenario and not options.quick else []
@@ -239,7 +292,9 @@ def main() -> int:
     )
     if options.json:
         figures = {"points": len(result.points), "violations": len(result.violations), "missed": missed}
-        options.json.write_text(json.dumps({**figures, "found": result.violations, "never_injected": never}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({**figures, "found": result.violations, "never_injected": never}, indent=2) + "\n"
+        )
     return 1 if result.violations or never or missed else 0
 
 
@@ -251,7 +306,7 @@ def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     scene = play(options.scenario, options.seed, plan=plan, storm=STORM_SHARE if options.storm else 0.0)
     found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
     with contextlib.suppress(BrokenPipeError):
-        print("\n".join([*scene.seam.trace, "", *(found or ["nothing is broken"])]))
+        print("\n".join([*scene.injector.trace, "", *(found or ["nothing is broken"])]))
     return 1 if found else 0
 
 

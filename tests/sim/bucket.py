@@ -24,7 +24,10 @@ class MemoryS3:
         """List what was put."""
         parts = self._parts(request)
         return {
-            "Parts": [{"PartNumber": number, "Size": len(data), "ETag": str(hash(data))} for number, data in sorted(parts.items())]
+            "Parts": [
+                {"PartNumber": number, "Size": len(data), "ETag": str(hash(data))}
+                for number, data in sorted(parts.items())
+            ]
         }
 
     def upload_part(self, **request: Any) -> dict[str, Any]:

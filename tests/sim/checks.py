@@ -3,19 +3,23 @@
 import json
 from bisect import bisect_left
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from taskhook.adapters.dynamodb.items import plain, stored_values
+from taskhook.adapters.dynamodb.items import plain
+from taskhook.adapters.dynamodb.tasks import request_key, task_of
 from taskhook.core import signature
 from taskhook.core.encryption import decrypt
 from taskhook.core.ports import PollKind
 from taskhook.core.schedule import RETRY_WAITS
 from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
-from taskhook.submit.submit import Answer
-from tests.sim.scene import CALLERS, ORIGIN, QUIET_WITHIN, TASKS, TICK, Scene, Upstream, Visit
-from tests.sim.seam import age
+from taskhook.submit.submit import SubmitResult
+from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
+from tests.sim.receivers import Visit
+from tests.sim.scene import QUIET_WITHIN, Scene
 from tests.sim.table import Item
+from tests.sim.vendor import Upstream
 from tests.world import MATERIAL, START
 
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
@@ -39,7 +43,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for task_id in scene.names:
         item = scene.table.peek(TASKS, task_id)
         if item is not None:
-            task = stored_values(item)
+            task = plain(item)
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_task(scene, task, outcome)]
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
@@ -56,14 +60,21 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
 def ends(scene: Scene, wanted: dict[str, str]) -> list[str]:
     """List the tasks that did not end as they do when nothing goes wrong."""
     got = {
-        name: f"{item['state']['S']} {item.get('callback', {'S': 'none'})['S']}" for name in wanted for item in scene.items_of(name)
+        name: f"{item['state']['S']} {item.get('callback', {'S': 'none'})['S']}"
+        for name in wanted
+        for item in scene.items_of(name)
     }
-    return [f"{name} ended {got.get(name)}, not {end}" for name, end in wanted.items() if got.get(name) != end]
+    return [
+        f"{name} ended {got.get(name)}, not {end}" for name, end in wanted.items() if got.get(name) != end
+    ]
 
 
 def _of_quiet(scene: Scene) -> Iterator[str]:
     if scene.ended_at >= QUIET_WITHIN:
-        working = [f"{scene.name_of(item['task_id']['S'])} {item['state']['S']}" for item in scene.table.working(TASKS)]
+        working = [
+            f"{scene.name_of(item['task_id']['S'])} {item['state']['S']}"
+            for item in scene.table.working(TASKS)
+        ]
         yield f"it never gets quiet: {working}"
     for item in scene.table.everything(TASKS):
         task_id = item["task_id"]["S"]
@@ -89,11 +100,18 @@ def _of_payments(scene: Scene) -> Iterator[str]:
 
 def _of_media(scene: Scene) -> Iterator[str]:
     for name, shown in scene.media.shown.items():
-        if not any(shown) and any(f'/{name}"' in stored_values(item)["request"] for item in scene.items_of(name)):
+        if not any(shown) and any(f'/{name}"' in _request_of(scene, item) for item in scene.items_of(name)):
             yield f"{name} is there, and its media were never good"
     for post in scene.vendor.posts:
         if post.sender in scene.media.warned:
             yield f"{post.name} was paid by {post.sender}, who had seen that its media are bad"
+
+
+def _request_of(scene: Scene, item: Item) -> str:
+    kept = scene.table.peek(TASKS, request_key(task_of(plain(item))))
+    assert kept is not None
+    request: str = kept["request"]["S"]
+    return request
 
 
 def _of_budget(scene: Scene) -> Iterator[str]:
@@ -113,16 +131,22 @@ def _of_task(scene: Scene, task: dict[str, Any], outcome: str) -> Iterator[str]:
     if callback == "waiting":
         yield "still waits for its callback when all is quiet"
     told_directly = error == ErrorCode.UPSTREAM_REFUSED and task.get("answer_status") != 200
-    if (callback == "none" and "callback_url" in task and not told_directly) or (callback != "none" and "callback_url" not in task):
+    if (callback == "none" and "callback_url" in task and not told_directly) or (
+        callback != "none" and "callback_url" not in task
+    ):
         yield f"its callback is {callback}, its URL {task.get('callback_url')}, its error {error}"
-    visits = [visit for visit in scene.receivers.visits if visit.headers["x-modellix-task-id"] == task["task_id"]]
+    visits = [
+        visit for visit in scene.receivers.visits if visit.headers["x-modellix-task-id"] == task["task_id"]
+    ]
     answered = [visit for visit in visits if visit.status is not None and 200 <= visit.status < 300]
     if callback == "delivered" and not answered:
         yield "is called delivered, and no receiver said so"
     gone = any(visit.status == 410 for visit in visits)
     if callback == "undelivered" and task.get("attempts", 0) < len(RETRY_WAITS) and not gone:
         yield f"is undelivered after {task.get('attempts')} attempts"
-    if outcome in _EXACT and len(answered) > 1 + sum("redeliver" in invocation.name for invocation in scene.invocations):
+    if outcome in _EXACT and len(answered) > 1 + sum(
+        "redeliver" in invocation.name for invocation in scene.invocations
+    ):
         yield f"was delivered {len(answered)} times"
     if outcome in _PUNCTUAL:
         yield from _of_time(scene, task, [age(visit.at) for visit in visits], outcome)
@@ -134,12 +158,18 @@ def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: s
     slack = SLACK + scene.beat + (0 if scene.deployment.wakes else TICK)
     upstream = scene.vendor.tasks.get(task.get("upstream_task_id", ""))
     found = task.get("error") in {None, ErrorCode.UPSTREAM_FAILED}
-    if visits and upstream is not None and found and not scene.deployment.archives:  # what is copied first has a time of its own
+    if (
+        visits and upstream is not None and found and not scene.deployment.archives
+    ):  # what is copied first has a time of its own
         late = visits[0] - upstream.ends
         may = slack + (0.0 if scene.deployment.holds and not outcome else _until_found(scene, upstream))
         if late > may:
             yield f"was called back {late:.1f} s after its end, not within {may:.1f} s"
-    promised = [float(attempt["next_at"]) / 1000 - START.timestamp() for attempt in task.get("log", []) if "next_at" in attempt]
+    promised = [
+        float(attempt["next_at"]) / 1000 - START.timestamp()
+        for attempt in task.get("log", [])
+        if "next_at" in attempt
+    ]
     if not any("redeliver" in invocation.name for invocation in scene.invocations):
         for number, (due, came) in enumerate(zip(promised, visits[1:], strict=False), start=2):
             if not due - 0.5 <= came <= due + slack:
@@ -175,7 +205,10 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is called unknown, and its id is known"
     if error == ErrorCode.LOST and upstream is not None and upstream.known:
         yield "is called lost, and the vendor has it"
-    if error == ErrorCode.EXPIRED and (task["ended_at"] - task["taken_at"]) / 1000 < scene.deployment.max_task_age.total_seconds():
+    if (
+        error == ErrorCode.EXPIRED
+        and (task["ended_at"] - task["taken_at"]) / 1000 < scene.rules.max_task_age.total_seconds()
+    ):
         yield "expired before its deadline"
 
 
@@ -193,20 +226,27 @@ def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:
         if waited < ARCHIVE_TIME.total_seconds() and not any("given_up" in copy for copy in task["copies"]):
             yield f"has waited only {waited} s for its copy"
         return
-    content, url = scene.bucket.files.get(resource["url"].removeprefix(f"{ORIGIN}/r/")), resource["source_url"]
-    if content not in {scene.originals.content(url, version) for version in range(scene.originals.versions[url] + 1)}:
+    content, url = (
+        scene.bucket.files.get(resource["url"].removeprefix(f"{ORIGIN}/r/")),
+        resource["source_url"],
+    )
+    if content not in {
+        scene.originals.content(url, version) for version in range(scene.originals.versions[url] + 1)
+    }:
         yield f"its copy is none: {content!r}"
-    if waited > ARCHIVE_TIME.total_seconds() + 120 and not scene.seam.struck:
+    if waited > ARCHIVE_TIME.total_seconds() + 120 and not scene.injector.struck:
         yield f"has waited {waited} s for its copy"
 
 
 def _of_answers(scene: Scene, outcome: str) -> Iterator[str]:
     for name, heard in scene.answers.items():
-        answers = [answer for answer in heard if isinstance(answer, Answer)]
+        answers = [answer for answer in heard if isinstance(answer, SubmitResult)]
         if answers and not scene.items_of(name):
             yield f"{name} was answered, and is not there"
         by_message = {(answer.status, answer.task.accepted_at) for answer in answers}
-        if not outcome.startswith("thaw") and len(by_message) != len({accepted_at for _, accepted_at in by_message}):
+        if not outcome.startswith("thaw") and len(by_message) != len(
+            {accepted_at for _, accepted_at in by_message}
+        ):
             yield f"{name} was answered differently: {sorted(str(status) for status, _ in by_message)}"
 
 
@@ -221,7 +261,9 @@ def _of_messages(scene: Scene, outcome: str) -> Iterator[str]:
         for visit in listed:
             yield from (f"{name}: {words}" for words in _of_visit(scene, visit))
         if not outcome.startswith("thaw") and any(
-            one is not other and one.at <= other.at and milliseconds(other.at) / 1000 - START.timestamp() < one.until
+            one is not other
+            and one.at <= other.at
+            and milliseconds(other.at) / 1000 - START.timestamp() < one.until
             for one in listed
             for other in listed
         ):
@@ -233,7 +275,7 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     body = json.loads(visit.body)
     if not State(stored.get("state", {"S": "queued"})["S"]).final:
         yield "was called back before its end was stored"
-    elif stored_values(stored)["message"].encode() != visit.body:
+    elif plain(stored)["message"].encode() != visit.body:
         yield "was called back with another message than the stored one"
     if body["type"] == "prediction.task.succeeded":
         upstream = scene.vendor.tasks[body["data"]["upstream_task_id"]]
@@ -243,8 +285,15 @@ def _of_visit(scene: Scene, visit: Visit) -> Iterator[str]:
     name, stored_secrets = stored["caller"]["S"], plain(caller)["secrets"]
     secrets = [decrypt(secret["value"], material=MATERIAL, context=name) for secret in stored_secrets]
     at, given = int(visit.headers["webhook-timestamp"]), visit.headers["webhook-signature"].split(" ")
-    if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(given):
+    if not {signature.sign(secret, visit.headers["webhook-id"], at, visit.body) for secret in secrets} & set(
+        given
+    ):
         yield "carries no signature of its caller"
+
+
+def age(moment: datetime) -> float:
+    """Tell how many virtual seconds after the start a moment lies."""
+    return (milliseconds(moment) - milliseconds(START)) / 1000
 
 
 def visit_names(scene: Scene, visit: Visit) -> set[str]:

@@ -11,14 +11,24 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from taskhook.core.task import CallbackState, Submission
 from taskhook.poller import invocation
 from tests.sim import checks
+from tests.sim.deployment import Deployment
+from tests.sim.injector import FREEZE, FaultInjector
 from tests.sim.loop import seeded
-from tests.sim.scene import Deployment, Scene
-from tests.sim.seam import FREEZE, Seam
+from tests.sim.scene import Scene
 from tests.world import a_caller
 
 CALLERS = tuple(f"caller{number}" for number in range(6))
 RECEIVERS = ("ok", "ok", "500-ok", "timeout-503-ok", "429-ok", "410-ok", "425-ok", "500")
-FATES = (None, None, Submission.BUSY, Submission.REFUSED, Submission.REFUSED_HERE, Submission.NOT_SENT, "silent", "dropped")
+FATES = (
+    None,
+    None,
+    Submission.BUSY,
+    Submission.REFUSED,
+    Submission.REFUSED_HERE,
+    Submission.NOT_SENT,
+    "silent",
+    "dropped",
+)
 
 
 class Histories(RuleBasedStateMachine):
@@ -38,7 +48,12 @@ class Histories(RuleBasedStateMachine):
         dice = self.room.enter_context(seeded(seed))
         self.room.enter_context(mock.patch.object(invocation, "BEAT", timedelta(seconds=2)))
         deployment = Deployment(places=places, hints=hints and wakes, holds=holds, wakes=wakes, max_queued=3)
-        self.scene = Scene(deployment, Seam(dice, storm=storm), 2.0, people={name: a_caller(name) for name in CALLERS})
+        self.scene = Scene(
+            deployment,
+            FaultInjector(dice, storm=storm),
+            2.0,
+            people={name: a_caller(name) for name in CALLERS},
+        )
         self.scene.begin()
         self.frozen = storm > 0
         self.made: list[tuple[str, str]] = []
@@ -51,14 +66,22 @@ class Histories(RuleBasedStateMachine):
         seconds=st.sampled_from((3.0, 22.0, 90.0)),
         late=st.sampled_from((0.0, 0.0, 6.0)),
     )
-    def submit(self, *, caller: str, key: str | None, receiver: str, fate: Any, seconds: float, late: float) -> None:
+    def submit(
+        self, *, caller: str, key: str | None, receiver: str, fate: Any, seconds: float, late: float
+    ) -> None:
         """Somebody submits; with a key that was used before it is a repeat, or a conflict."""
         name = f"{caller}.{key}" if key else f"{caller}.n{len(self.made)}"
         if (name, caller) not in self.made:
             self.made.append((name, caller))
             self.scene.vendor.times[name] = seconds
             self.scene.vendor.script[name] = [fate] if fate else []
-        self.scene.submit(name, caller=caller, key=key, late=late, callback_url=f"https://{caller}.example.com/{name}/{receiver}")
+        self.scene.submit(
+            name,
+            caller=caller,
+            key=key,
+            late=late,
+            callback_url=f"https://{caller}.example.com/{name}/{receiver}",
+        )
 
     @rule(data=st.data(), what=st.sampled_from(("cancel", "redeliver", "redeliver_many", "listing")))
     def ask(self, *, data: st.DataObject, what: str) -> None:
@@ -111,5 +134,5 @@ class Histories(RuleBasedStateMachine):
         with self.room:
             self.scene.finish()
             found = checks.violations(self.scene, "thaw history" if self.frozen else "history")
-        trace = "\n".join(self.scene.seam.trace[-120:])
+        trace = "\n".join(self.scene.injector.trace[-120:])
         assert not found, f"{found}\n{trace}"

@@ -47,7 +47,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.call_at(self._elapsed + seconds, _end, over)
         await over
 
-    def call_soon[*Ts](self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> asyncio.Handle:
+    def call_soon[*Ts](
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Run it in this round or the next; as the base class, without its checks."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
@@ -86,7 +88,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(  # type: ignore[override]  # what comes back is awaited at once, and need not be a future
         self, _executor: Any, func: Callable[..., Any], *args: Any
     ) -> Any:
-        """Hand a blocking call to the seam; `asyncio.to_thread` awaits what comes back."""
+        """Hand a blocking call to the injector; `asyncio.to_thread` awaits what comes back."""
         assert not args
         return self._threads(func)
 

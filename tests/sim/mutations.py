@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "layers/taskhook/taskhook"
 SOURCES = (
     "adapters/dynamodb/callers.py",
+    "adapters/dynamodb/control.py",
     "adapters/dynamodb/items.py",
     "adapters/dynamodb/tasks.py",
     "archive/copy.py",
@@ -52,10 +53,16 @@ SOURCES = (
 )
 ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
 # Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
-_CLAIMS = {"claimed", "claimed_until", "covered", "LEAST_POST_TIME"}
+_CLAIMS = {"claimed", "claimed_until", "claim_covers_attempt", "LEAST_POST_TIME"}
 _DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
-_CLAIM_TIMES = {"timedelta(seconds=30)": "timedelta(seconds=60)", "timedelta(seconds=60)": "timedelta(seconds=30)"}
-_MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}  # by which a comparison, or what is read again, is wider than it seems to need to be
+_CLAIM_TIMES = {
+    "timedelta(seconds=30)": "timedelta(seconds=60)",
+    "timedelta(seconds=60)": "timedelta(seconds=30)",
+}
+_MARGINS = {
+    "ATTEMPT_TIME",
+    "INDEX_LAG",
+}  # by which a comparison, or what is read again, is wider than it seems to need to be
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
 UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
@@ -67,7 +74,10 @@ OWN_TEST = {  # of a file whose folder does not name it
     "submit/vendor_webhook.py": "hints",
     "tasks/commands.py": "query",
     "tasks/query.py": "query",
-    **{f"poller/{name}.py": "poll" for name in ("archiving", "delivery", "endings", "invocation", "leadership", "queue", "watch")},
+    **{
+        f"poller/{name}.py": "poll"
+        for name in ("archiving", "delivery", "endings", "invocation", "leadership", "queue", "watch")
+    },
 }
 
 
@@ -127,8 +137,10 @@ class _Finder(ast.NodeVisitor):
     # --- conditions and nonces of writes ---------------------------------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """Find the conditions of writes: as a whole, and each of their terms."""
+        """Find the conditions of writes, as a whole and each of their terms, and that a failed one shows what stood there."""
         text = node.value
+        if text == "ALL_OLD":
+            self._add(node, "nonce", '"NONE"')
         if not isinstance(text, str) or not _is_condition(text):
             return
         parts = _SPLIT.split(text)
@@ -143,7 +155,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
             clock = "self._clock" if "self._clock." in self.source else "self.clock"
             self._add(node.left, "time", f"{clock}.now()")
-        if "nonce" in text or "failed.item) ==" in text.replace("))", ")"):
+        if "nonce" in text or "failed.found) ==" in text.replace("))", ")"):
             self._add(node, "nonce", "True")
             self._add(node, "nonce", "False")
         self.generic_visit(node)
@@ -163,8 +175,6 @@ class _Finder(ast.NodeVisitor):
         for keyword in node.keywords:
             if keyword.arg == "served" and self.file != "core/admission.py":
                 self._add(keyword.value, "turn", '""')
-            if keyword.arg == "ReturnValuesOnConditionCheckFailure":
-                self._add(keyword.value, "nonce", '"NONE"')
             if keyword.arg == "claimed_until" and self._text(keyword.value) != "None":
                 self._add(keyword.value, "claim", "None")
         self.generic_visit(node)
@@ -175,7 +185,9 @@ class _Finder(ast.NodeVisitor):
         """Look at what is tested."""
         self._test(node.test)
         text = self._text(node.test)
-        if '"LastEvaluatedKey" not in' in text or (text.endswith("cursor is None") and isinstance(node.body[0], ast.Break)):
+        if '"LastEvaluatedKey" not in' in text or (
+            text.endswith("cursor is None") and isinstance(node.body[0], ast.Break)
+        ):
             self._add(node.test, "paging", "True")
         self.generic_visit(node)
 
@@ -213,7 +225,10 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """Find how long claims last, from when on an index is read again, and the keys that a batch has left out."""
-        name, value = node.targets[0].id if isinstance(node.targets[0], ast.Name) else "", self._text(node.value)
+        name, value = (
+            node.targets[0].id if isinstance(node.targets[0], ast.Name) else "",
+            self._text(node.value),
+        )
         if not self.functions and name.endswith("CLAIM") and value in _CLAIM_TIMES:
             self._add(node.value, "time", _CLAIM_TIMES[value])
         if name == "since":
@@ -293,7 +308,8 @@ class _Finder(ast.NodeVisitor):
 def _is_condition(text: str) -> bool:
     """Tell a condition of a write from the condition of a query and from an update."""
     written = re.fullmatch(
-        r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)( (AND|OR) (attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+))*", text
+        r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)( (AND|OR) (attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+))*",
+        text,
     )
     return written is not None
 
@@ -355,17 +371,29 @@ def _who_notices(file: str, copy: Path, *, quick: bool) -> str:
 
 def _preload() -> None:
     """Load what does not depend on the package, once for all processes."""
-    for name in ("aiohttp", "boto3", "boto3.dynamodb.types", "botocore.session", "httpx", "pydantic", "pytest"):
+    for name in (
+        "aiohttp",
+        "boto3",
+        "boto3.dynamodb.types",
+        "botocore.session",
+        "httpx",
+        "pydantic",
+        "pytest",
+    ):
         importlib.import_module(name)
 
 
 def main() -> int:
     """Remove one thing after the other."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.sim.mutations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.sim.mutations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose name holds it")
-    parser.add_argument("--quick", action="store_true", help="do not ask the whole simulator, only a share of it")
+    parser.add_argument(
+        "--quick", action="store_true", help="do not ask the whole simulator, only a share of it"
+    )
     parser.add_argument("--list", action="store_true", help="name them, and run nothing")
     options = parser.parse_args()
     wanted = [mutation for mutation in find() if options.only in mutation.name]
@@ -376,12 +404,16 @@ def main() -> int:
     _preload()
     began, survivors = time.monotonic(), []
     with multiprocessing.get_context("fork").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
-        for mutation, who, seconds in pool.imap_unordered(partial(notice, quick=options.quick), wanted, chunksize=1):
+        for mutation, who, seconds in pool.imap_unordered(
+            partial(notice, quick=options.quick), wanted, chunksize=1
+        ):
             what = f"{mutation.file}:{mutation.line} {mutation.kind}: {mutation.what[:90]} -> {mutation.becomes[:60]}"
             print(f"{who or 'NOBODY':24} {seconds:5.1f} s  {what}", flush=True)
             if not who:
                 survivors.append(mutation)
-    print(f"\n{len(wanted)} removed, {len(wanted) - len(survivors)} noticed, {time.monotonic() - began:.0f} s")
+    print(
+        f"\n{len(wanted)} removed, {len(wanted) - len(survivors)} noticed, {time.monotonic() - began:.0f} s"
+    )
     return 1 if survivors else 0
 
 

@@ -10,8 +10,9 @@ from taskhook.core import callers
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import PollKind
 from taskhook.core.task import CallbackState, State, Submission, milliseconds
-from taskhook.submit.submit import REPEATED_WITHIN, Answer
-from tests.sim.scene import TASKS, TICK, Deployment, Scene
+from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
+from tests.sim.deployment import TASKS, TICK, Deployment
+from tests.sim.scene import Scene
 
 Script = Callable[[Scene], Awaitable[None]]
 
@@ -44,7 +45,9 @@ async def _insist(scene: Scene, name: str, key: str, **more: Any) -> None:
     for pause in (1, 5, 40, 120, 400):
         visit = scene.submit(name, key=key, **more)
         await visit.ended.wait()
-        if isinstance(visit.answer, Answer) or (isinstance(visit.answer, RejectedError) and visit.answer.status not in {409, 429}):
+        if isinstance(visit.answer, SubmitResult) or (
+            isinstance(visit.answer, RejectedError) and visit.answer.status not in {409, 429}
+        ):
             return
         await asyncio.sleep(pause)
 
@@ -86,19 +89,24 @@ async def counts_its_repeats(scene: Scene) -> None:
                 break  # by then it would be another request
             visit = scene.submit(name, count=count)
             await visit.ended.wait()
-            if isinstance(visit.answer, Answer):
+            if isinstance(visit.answer, SubmitResult):
                 break
             await asyncio.sleep(pause)
 
 
-@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0, signed=True)
+@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0)
 async def waits_for_places(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
         await scene.submit(name, caller=caller).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "failed delivered", "c": "failed delivered"}, beat=4.0, places=1, task_time=90.0)
+@_scenario(
+    {"a": "success delivered", "b": "failed delivered", "c": "failed delivered"},
+    beat=4.0,
+    places=1,
+    task_time=90.0,
+)
 async def cancels(scene: Scene) -> None:
     """Queued tasks taken back, one of them twice; what runs cannot be."""
     for name in ("a", "b", "c"):
@@ -126,7 +134,7 @@ async def has_ugly_media(scene: Scene) -> None:
     await scene.submit("b", late=2).ended.wait()
 
 
-@_scenario({"a": "success delivered"}, signed=True)
+@_scenario({"a": "success delivered"})
 async def uses_the_key_again(scene: Scene) -> None:
     """After 402 the same key may be used again, twice at once."""
     scene.vendor.script["a"] = [Submission.REFUSED_HERE]
@@ -157,7 +165,10 @@ async def balance_is_short(scene: Scene) -> None:
 async def budget_is_short(scene: Scene) -> None:
     """Two requests in six seconds, four tasks, two callers."""
     await asyncio.gather(
-        *(scene.submit(name, caller=who).ended.wait() for name, who in zip("abcd", ("alice", "bob") * 2, strict=True))
+        *(
+            scene.submit(name, caller=who).ended.wait()
+            for name, who in zip("abcd", ("alice", "bob") * 2, strict=True)
+        )
     )
 
 
@@ -294,7 +305,9 @@ def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float 
         await scene.submit("b", callback_url="https://other.example.com/ok", caller="bob").ended.wait()
 
     name = f"receiver_{behaviour.replace('-', '_').replace('+', '_after_')}"
-    SCENARIOS[name] = Scenario(name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, beat)
+    SCENARIOS[name] = Scenario(
+        name, script, lambda: Deployment(task_time=task_time), {"a": end, "b": "success delivered"}, beat
+    )
 
 
 _receiver("503-503-503-ok", "success delivered")
@@ -310,7 +323,7 @@ _receiver("410-ok", "success delivered")
 @_scenario({"a": "success delivered"})
 async def tries_a_receiver(scene: Scene) -> None:
     """Samples first, then the task itself."""
-    await scene.try_out("https://r.example.com/500-ok").ended.wait()
+    await scene.send_test_callbacks("https://r.example.com/500-ok").ended.wait()
     await scene.submit("a").ended.wait()
 
 
@@ -324,7 +337,9 @@ async def delivers_again(scene: Scene) -> None:
     await scene.until(lambda: _is(scene, "a", "delivered") and _attempts(scene, "b") > 1)
     for name in ("a", "b", "a"):
         await scene.redeliver(name).ended.wait()
-    await scene.until(lambda: _is(scene, "c", "undelivered"), 6000, step=20)  # an hour, and until the index shows it
+    await scene.until(
+        lambda: _is(scene, "c", "undelivered"), 6000, step=20
+    )  # an hour, and until the index shows it
     await asyncio.sleep(2)
     await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
 
@@ -407,11 +422,18 @@ async def is_deployed(scene: Scene) -> None:
     for item in scene.items_of("b"):
         scene.table.write(TASKS, item | {"model": {"S": "alibaba/wan9"}, "novelty": {"S": "kept"}})
     now = scene.loop.now()
-    for number, (partition, state) in enumerate((("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))):
+    for number, (partition, state) in enumerate(
+        (("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))
+    ):
         task_id = f"tk_{number:022d}"
         scene.poison.add(task_id)
         at = f"{milliseconds(now):013d}_{task_id}"
-        words = {"task_id": task_id, "work": partition, "work_at": f"alice#{at}" if partition == "queue" else at, "state": state}
+        words = {
+            "task_id": task_id,
+            "work": partition,
+            "work_at": f"alice#{at}" if partition == "queue" else at,
+            "state": state,
+        }
         scene.table.write(TASKS, {name: {"S": word} for name, word in words.items()})
     await scene.submit("c", late=6).ended.wait()
 
@@ -420,7 +442,10 @@ async def is_deployed(scene: Scene) -> None:
 async def is_busy(scene: Scene) -> None:
     """Several callers at once, few places, receivers that fail, a list in between."""
     await asyncio.gather(
-        *(scene.submit(name, caller=who).ended.wait() for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob")))
+        *(
+            scene.submit(name, caller=who).ended.wait()
+            for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob"))
+        )
     )
     await scene.submit("d", callback_url="https://r.example.com/500-timeout-ok").ended.wait()
     await scene.listing("bob").ended.wait()

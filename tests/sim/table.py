@@ -30,10 +30,16 @@ class MemoryDynamo:
         self._keys = keys  # of each table
         self._time = time
         self._past: dict[str, dict[str, list[tuple[float, Item]]]] = {table: {} for table in keys}
-        self._indexed: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # by index and its partition
+        self._indexed: dict[tuple[str, str], dict[str, None]] = defaultdict(
+            dict
+        )  # by index and its partition
         self.lag: Lag = lambda _key: 0.0  # how old what an index or a batch shows of an item is
-        self.page: Callable[[], int] | None = None  # rows after which an answer of an index is cut, and goes on in another
-        self.unprocessed: Callable[[str], bool] = lambda _key: False  # whether a batch leaves a key out this time
+        self.page: Callable[[], int] | None = (
+            None  # rows after which an answer of an index is cut, and goes on in another
+        )
+        self.unprocessed: Callable[[str], bool] = lambda _key: (
+            False
+        )  # whether a batch leaves a key out this time
 
     # --- what a client does ----------------------------------------------------------------------------------------------
 
@@ -60,9 +66,11 @@ class MemoryDynamo:
             elif clause == "REMOVE":
                 item.pop(name, None)
             else:
-                item[name] = {"N": str(Decimal(item.get(name, {"N": "0"})["N"]) + Decimal(values[value]["N"]))}
+                item[name] = {
+                    "N": str(Decimal(item.get(name, {"N": "0"})["N"]) + Decimal(values[value]["N"]))
+                }
         self._store(table, key, item)
-        return {"Attributes": item} if "ReturnValues" in request else {}
+        return {} if request.get("ReturnValues", "NONE") == "NONE" else {"Attributes": item}
 
     def delete_item(self, **request: Any) -> dict[str, Any]:
         """Delete an item, on condition."""
@@ -84,7 +92,11 @@ class MemoryDynamo:
         assert 0 < len(set(keys)) == len(keys) <= GET_MANY
         left = {key for key in keys if self.unprocessed(key)}
         items = [self._then(table, key) for key in keys if key not in left]
-        again = {table: {"Keys": [key for key in wanted["Keys"] if key[self._keys[table]]["S"] in left]}} if left else {}
+        again = (
+            {table: {"Keys": [key for key in wanted["Keys"] if key[self._keys[table]]["S"] in left]}}
+            if left
+            else {}
+        )
         return {"Responses": {table: [item for item in items if item is not None]}, "UnprocessedKeys": again}
 
     def query(self, **request: Any) -> dict[str, Any]:
@@ -152,7 +164,12 @@ class MemoryDynamo:
 
     def working(self, table: str) -> list[Item]:
         """List the items with work to do, and without expiry of their own."""
-        found = {key: self._now(table, key) for (index, _), keys in self._indexed.items() if index == "work" for key in keys}
+        found = {
+            key: self._now(table, key)
+            for (index, _), keys in self._indexed.items()
+            if index == "work"
+            for key in keys
+        }
         return [item for item in found.values() if item is not None and "work" in item]
 
     def peek(self, table: str, key: str) -> Item | None:
@@ -165,7 +182,11 @@ class MemoryDynamo:
 
     def expire(self, table: str, now: float) -> list[Item]:
         """Delete what has expired by `now`, in Unix seconds, as TTL does sooner or later; give what went."""
-        gone = [item for item in self.everything(table) if "expires_at" in item and int(item["expires_at"]["N"]) <= now]
+        gone = [
+            item
+            for item in self.everything(table)
+            if "expires_at" in item and int(item["expires_at"]["N"]) <= now
+        ]
         for item in gone:
             del self._past[table][item[self._keys[table]]["S"]]
         return gone
@@ -192,7 +213,9 @@ class MemoryDynamo:
 
     def _store(self, table: str, key: str, item: Item) -> None:
         if sum(len(name) + len(str(value)) for name, value in item.items()) > MOST_BYTES:
-            raise ClientError({"Error": {"Code": "ValidationException", "Message": "the item is too large"}}, "Write")
+            raise ClientError(
+                {"Error": {"Code": "ValidationException", "Message": "the item is too large"}}, "Write"
+            )
         self._past[table].setdefault(key, []).append((self._time(), item))
         for index, (hash_key, range_key) in _INDEXES.items():
             if hash_key in item and range_key in item:
@@ -200,7 +223,9 @@ class MemoryDynamo:
 
     def _require(self, request: Any, item: Item | None) -> None:
         if "ConditionExpression" in request and not _holds(request, "ConditionExpression", item or {}):
-            answer: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": "the condition failed"}}
+            answer: Any = {
+                "Error": {"Code": "ConditionalCheckFailedException", "Message": "the condition failed"}
+            }
             if request.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD" and item is not None:
                 answer["Item"] = item
             raise ClientError(answer, "Write")
@@ -208,7 +233,9 @@ class MemoryDynamo:
 
 def _holds(request: Any, expression: str, item: Item) -> bool:
     names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
-    return any(all(_met(term, item, names, values) for term in terms) for terms in _alternatives(request[expression]))
+    return any(
+        all(_met(term, item, names, values) for term in terms) for terms in _alternatives(request[expression])
+    )
 
 
 def _met(term: tuple[str, str, str], item: Item, names: Mapping[str, str], values: Item) -> bool:
@@ -271,7 +298,9 @@ def _clauses(expression: str) -> list[tuple[str, str]]:
     """Read an update: clauses with one argument each."""
     words = re.split(r"(?:^|\s)(SET|REMOVE|ADD)\s", expression)
     clauses = [
-        (clause, argument) for clause, listed in zip(words[1::2], words[2::2], strict=True) for argument in listed.split(", ")
+        (clause, argument)
+        for clause, listed in zip(words[1::2], words[2::2], strict=True)
+        for argument in listed.split(", ")
     ]
     for clause, argument in clauses:
         form = {"SET": r"[#\w]+ = :\w+", "REMOVE": r"[#\w]+", "ADD": r"[#\w]+ :\w+"}[clause]

@@ -13,11 +13,31 @@ from taskhook.core.ports import DeliveryError
 
 LINES = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"Content-Length: 5", b"content-length:5", b"Transfer-Encoding: chunked", b"Connection: close", b" folded"]),
-    st.sampled_from([b"Upgrade: websocket", b"Connection: Upgrade", b"Content-Length: 6", b"Transfer-Encoding: gzip", b"X: \0"]),
-    st.sampled_from([b"Sec-WebSocket-Key1: x", b"Content-Encoding: gzip", b"Connection: keep-alive", b"", b"Trailer: X"]),
+    st.sampled_from(
+        [
+            b"Content-Length: 5",
+            b"content-length:5",
+            b"Transfer-Encoding: chunked",
+            b"Connection: close",
+            b" folded",
+        ]
+    ),
+    st.sampled_from(
+        [
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Content-Length: 6",
+            b"Transfer-Encoding: gzip",
+            b"X: \0",
+        ]
+    ),
+    st.sampled_from(
+        [b"Sec-WebSocket-Key1: x", b"Content-Encoding: gzip", b"Connection: keep-alive", b"", b"Trailer: X"]
+    ),
 )
-FIRST = st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.0 503 ", b"HTTP/1.1 204", b"HTTP/1.1 101 Switching", b"HTTP/1.1 100 Go on"])
+FIRST = st.sampled_from(
+    [b"HTTP/1.1 200 OK", b"HTTP/1.0 503 ", b"HTTP/1.1 204", b"HTTP/1.1 101 Switching", b"HTTP/1.1 100 Go on"]
+)
 HEADS = st.builds(
     lambda first, lines, end: end.join([first, *lines]) + end + end,
     FIRST,
@@ -39,7 +59,12 @@ def fed(*pieces: bytes) -> tuple[bytes, bytes] | DeliveryError | None:
     return None
 
 
-@given(data=st.one_of(st.binary(max_size=300), HEADS.flatmap(lambda head: st.binary(max_size=20).map(lambda rest: head + rest))))
+@given(
+    data=st.one_of(
+        st.binary(max_size=300),
+        HEADS.flatmap(lambda head: st.binary(max_size=20).map(lambda rest: head + rest)),
+    )
+)
 def test_pieces_make_no_difference(data: bytes) -> None:
     """Whatever comes, it is understood the same in one piece and byte by byte."""
     assert fed(data) == fed(*(data[at : at + 1] for at in range(len(data))))
@@ -52,7 +77,9 @@ async def test_what_is_passed_on_is_what_every_parser_takes(heads: list[bytes]) 
     if not isinstance(found, tuple):
         return
     loop = asyncio.get_running_loop()
-    parser = HttpResponseParser(ResponseHandler(loop), loop, 65536, max_headers=MOST_HEADERS + 2, read_until_eof=True)
+    parser = HttpResponseParser(
+        ResponseHandler(loop), loop, 65536, max_headers=MOST_HEADERS + 2, read_until_eof=True
+    )
     [(message, _)], upgraded, tail = parser.feed_data(found[0])
     assert (str(message.code).encode(), upgraded, tail) == (found[0][9:12], False, b"")
     assert message.code >= 200 or message.code == 101
@@ -74,9 +101,7 @@ def test_bounds_are_exact(end: bytes) -> None:
 
 def test_only_what_may_serve_is_passed_on() -> None:
     """Framing is our own, cookies and what is longer than any adapter's need are dropped, odd bytes are taken out."""
-    head = (
-        b"HTTP/1.0 302 Found\nLOCATION : /a\x01b\nSet-Cookie: a=b\nX-Long: %b\nX-Folded: a\n  b\nX Y: z\nConnection: keep-alive\n\n"
-    )
+    head = b"HTTP/1.0 302 Found\nLOCATION : /a\x01b\nSet-Cookie: a=b\nX-Long: %b\nX-Folded: a\n  b\nX Y: z\nConnection: keep-alive\n\n"
     assert fed(head % (b"a" * 9000) + b"rest") == (
         b"HTTP/1.1 302 -\r\nlocation: /ab\r\nx-folded: a b\r\n\r\n",
         b"rest",

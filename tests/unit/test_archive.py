@@ -8,12 +8,17 @@ import pytest
 from taskhook.api.answers import task_answer
 from taskhook.archive import copy as archive_module
 from taskhook.archive.copy import CLAIM, Desk, archive, link
-from taskhook.core.errors import ArchiveUnavailableError, RejectedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.errors import (
+    ArchiveUnavailableError,
+    RejectedError,
+    SourceGoneError,
+    SourceUnavailableError,
+)
 from taskhook.core.message import Json
-from taskhook.core.ports import LeaseView, PollKind, PollOutcome
+from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
 from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
-from tests.unit.test_poll import Floor
-from tests.world import FakeOriginals, MemoryArchive, Started, Woken
+from tests.unit.test_poll import PollerWorld
+from tests.world import FakeOriginals, MemoryArchive, RecordingArchiver, RecordingWake
 
 ORIGIN = "https://tasks.example.com"
 URL = "https://files.example.com/task-t.mp4"
@@ -22,14 +27,18 @@ BROKEN = SourceUnavailableError("reset")
 
 
 @dataclass
-class Shelf(Floor):
+class ArchiveWorld(PollerWorld):
     """Both functions' worlds in memory, where results are archived."""
 
-    woken: Woken = field(default_factory=Woken)
+    woken: RecordingWake = field(default_factory=RecordingWake)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.archive, self.originals, self.started = MemoryArchive(), FakeOriginals(self.clock), Started()
+        self.archive, self.originals, self.started = (
+            MemoryArchive(),
+            FakeOriginals(self.clock),
+            RecordingArchiver(),
+        )
         self.originals.files[URL] = bytes(range(35))
         self.rules = replace(self.rules, origin=ORIGIN)
         self.world = replace(self.world, archiver=self.started)
@@ -45,7 +54,10 @@ class Shelf(Floor):
     async def succeed(self, *urls: str) -> Task:
         """Have a task succeed, and wait for its copies."""
         task = await self.add(State.WATCHED)
-        data = {"result": {"resources": [{"url": url, "type": "video"} for url in urls or (URL,)]}, "billing": {"amount": "0.24"}}
+        data = {
+            "result": {"resources": [{"url": url, "type": "video"} for url in urls or (URL,)]},
+            "billing": {"amount": "0.24"},
+        }
         now = self.clock.now()
         tokens = iter(f"{n:032x}" for n in range(100))
         return await self.tasks.swap(task, task.archiving(data, now, new_token=lambda: next(tokens)))
@@ -62,158 +74,175 @@ class Shelf(Floor):
 
 
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def archiver(monkeypatch: pytest.MonkeyPatch) -> ArchiveWorld:
     """Give a fresh world in which parts are short."""
     monkeypatch.setattr(archive_module, "PART", PART)
-    return Shelf()
+    return ArchiveWorld()
 
 
-async def test_from_success_to_a_callback_with_a_stable_link(shelf: Shelf) -> None:
+async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWorld) -> None:
     """The success is stored first and nobody told; the message is rendered when the copy is there."""
-    task = await shelf.add(State.WATCHED)
-    await shelf.tick(task.task_id)
-    archiving = shelf.now_of(task)
-    assert (archiving.state, archiving.message, shelf.started.task_ids) == (State.ARCHIVING, None, [task.task_id])
-    assert task_answer(archiving)["data"]["status"] == "processing"
-    assert shelf.receivers.attempts == []
+    task = await archiver.add(State.WATCHED)
+    await archiver.tick(task.task_id)
+    archiving = archiver.now_of(task)
+    assert (archiving.state, archiving.message, archiver.started.task_ids) == (
+        State.ARCHIVING,
+        None,
+        [task.task_id],
+    )
+    assert task_answer(archiving).body()["data"]["status"] == "processing"
+    assert archiver.receivers.attempts == []
 
-    shelf.originals.pace = timedelta(0)
-    assert await shelf.copy(task) == {"archived": 1}
-    assert shelf.woken.task_ids == [task.task_id]
-    await shelf.tick(task.task_id)
-    ended = shelf.now_of(task)
+    archiver.originals.pace = timedelta(0)
+    assert await archiver.copy(task) == {"archived": 1}
+    assert archiver.woken.task_ids == [task.task_id]
+    await archiver.tick(task.task_id)
+    ended = archiver.now_of(task)
     assert (ended.state, ended.callback, ended.result) == (State.SUCCESS, CallbackState.DELIVERED, None)
-    [resource] = shelf.resources(task)
-    [(key, content)] = shelf.archive.files.items()
-    assert content == shelf.originals.files[URL]
-    assert shelf.archive.media_types[key] == "video/mp4"
+    [resource] = archiver.resources(task)
+    [(key, content)] = archiver.archive.files.items()
+    assert content == archiver.originals.files[URL]
+    assert archiver.archive.media_types[key] == "video/mp4"
     assert resource == {"url": f"{ORIGIN}/r/{key}", "source_url": URL, "archived": True}
-    assert task_answer(ended)["data"]["result"]["resources"] == [resource]
-    [(_, _, _, body)] = shelf.receivers.attempts
+    assert task_answer(ended).body()["data"]["result"]["resources"] == [resource]
+    [(_, _, _, body)] = archiver.receivers.attempts
     assert body.decode() == ended.message
-    assert shelf.tasks.writes == 6  # of which the success, the claim and the end of the copying are the archive's
+    assert (
+        archiver.tasks.writes == 6
+    )  # of which the success, the claim and the end of the copying are the archive's
 
 
-async def test_without_the_archive_nothing_changes(shelf: Shelf) -> None:
+async def test_without_the_archive_nothing_changes(archiver: ArchiveWorld) -> None:
     """The same task in a deployment that does not archive: the same body as ever, and not a write more."""
-    shelf.world = replace(shelf.world, archiver=None)
-    task = await shelf.add(State.WATCHED)
-    await shelf.tick(task.task_id)
-    assert shelf.resources(task) == [{"url": URL}]
-    assert shelf.tasks.writes == 3  # added, ended and claimed at once, delivered
+    archiver.world = replace(archiver.world, archiver=None)
+    task = await archiver.add(State.WATCHED)
+    await archiver.tick(task.task_id)
+    assert archiver.resources(task) == [{"url": URL}]
+    assert archiver.tasks.writes == 3  # added, ended and claimed at once, delivered
 
 
-async def test_a_success_without_files_is_not_archived(shelf: Shelf) -> None:
+async def test_a_success_without_files_is_not_archived(archiver: ArchiveWorld) -> None:
     """There is nothing to wait for."""
-    task = await shelf.add(State.WATCHED)
+    task = await archiver.add(State.WATCHED)
     for data in ({}, {"result": None}, {"result": {"resources": ["x", {"url": 1}]}}):
-        assert task.archiving(data, shelf.clock.now(), new_token=str).copies == ()
-    shelf.vendor.task_time = timedelta(0)
-    shelf.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}}))
-    await shelf.tick(task.task_id)
-    assert (shelf.now_of(task).state, shelf.started.task_ids) == (State.SUCCESS, [])
+        assert task.archiving(data, archiver.clock.now(), new_token=str).copies == ()
+    archiver.vendor.task_time = timedelta(0)
+    archiver.vendor.poll_outcomes.append(
+        PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": []}})
+    )
+    await archiver.tick(task.task_id)
+    assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.SUCCESS, [])
 
 
-async def test_the_callback_waits_a_quarter_of_an_hour(shelf: Shelf) -> None:
+async def test_the_callback_waits_a_quarter_of_an_hour(archiver: ArchiveWorld) -> None:
     """Then it goes out with the vendor's link, and says so; ticks have tried again until then."""
-    task = await shelf.add(State.WATCHED)
-    await shelf.run(timedelta(minutes=17))
-    assert shelf.resources(task) == [{"url": URL, "archived": False}]
-    ended = shelf.now_of(task)
+    task = await archiver.add(State.WATCHED)
+    await archiver.run(timedelta(minutes=17))
+    assert archiver.resources(task) == [{"url": URL, "archived": False}]
+    ended = archiver.now_of(task)
     assert ended.ended_at is not None
     assert ended.archiving_since is not None
     assert timedelta(0) <= ended.ended_at - ended.archiving_since - ARCHIVE_TIME < timedelta(seconds=1)
-    assert 12 <= len(shelf.started.task_ids) <= 16
+    assert 12 <= len(archiver.started.task_ids) <= 16
 
 
-async def test_whoever_sees_the_success_has_it_copied_at_once(shelf: Shelf) -> None:
+async def test_whoever_sees_the_success_has_it_copied_at_once(archiver: ArchiveWorld) -> None:
     """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
-    task = await shelf.add(State.WATCHED)
-    shelf.clock.pass_by(shelf.vendor.task_time)
-    shelf.tasks.lease = LeaseView(holder="another", until=shelf.clock.now() + timedelta(minutes=1))
-    await shelf.tick(ended=(task.task_id,))
-    assert (shelf.now_of(task).state, shelf.started.task_ids) == (State.ARCHIVING, [task.task_id])
+    task = await archiver.add(State.WATCHED)
+    archiver.clock.pass_by(archiver.vendor.task_time)
+    archiver.control.leadership = LeadershipView(
+        holder="another", until=archiver.clock.now() + timedelta(minutes=1)
+    )
+    await archiver.tick(ended=(task.task_id,))
+    assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
 
-async def test_whoever_copies_is_left_alone_until_the_claim_is_over(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_copies_is_left_alone_until_the_claim_is_over(
+    archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody else is asked meanwhile, and the task is not read again and again."""
-    task = await shelf.succeed()
-    until = shelf.clock.now() + timedelta(seconds=40)
-    await shelf.tasks.swap(task, task.copying(task.copies, until=until))
+    task = await archiver.succeed()
+    until = archiver.clock.now() + timedelta(seconds=40)
+    await archiver.tasks.swap(task, task.copying(task.copies, until=until))
     looks = []
-    get = shelf.tasks.get
+    get = archiver.tasks.get
 
     async def counted(task_id: str) -> Task | None:
-        looks.append(shelf.clock.now())
+        looks.append(archiver.clock.now())
         return await get(task_id)
 
-    monkeypatch.setattr(shelf.tasks, "get", counted)
-    await shelf.tick()
+    monkeypatch.setattr(archiver.tasks, "get", counted)
+    await archiver.tick()
     assert [look for look in looks if look < until] == []
-    assert shelf.started.task_ids == [task.task_id]
+    assert archiver.started.task_ids == [task.task_id]
 
 
-async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(
+    archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The index showed the task unclaimed; the table, looked at right before, does not."""
-    shelf.rules = replace(shelf.rules, linger=False)
-    task = await shelf.succeed()
-    get = shelf.tasks.get
+    archiver.rules = replace(archiver.rules, leads=False)
+    task = await archiver.succeed()
+    get = archiver.tasks.get
 
     async def claimed_meanwhile(task_id: str) -> Task | None:
-        if not shelf.now_of(task).claimed(shelf.clock.now()):
-            await shelf.tasks.swap(task, task.copying(task.copies, until=shelf.clock.now() + CLAIM))
+        if not archiver.now_of(task).claimed(archiver.clock.now()):
+            await archiver.tasks.swap(task, task.copying(task.copies, until=archiver.clock.now() + CLAIM))
         return await get(task_id)
 
-    monkeypatch.setattr(shelf.tasks, "get", claimed_meanwhile)
-    await shelf.tick()
-    assert shelf.started.task_ids == []
+    monkeypatch.setattr(archiver.tasks, "get", claimed_meanwhile)
+    await archiver.tick()
+    assert archiver.started.task_ids == []
 
 
-async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(shelf: Shelf) -> None:
+async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(archiver: ArchiveWorld) -> None:
     """Not only by the next tick."""
-    shelf.started.failing = 2
-    task = await shelf.add(State.WATCHED)
-    began = shelf.clock.now()
-    await shelf.tick(task.task_id)
-    assert shelf.started.task_ids == [task.task_id] * 3
-    assert shelf.clock.now() - began - shelf.vendor.task_time < timedelta(seconds=20)
+    archiver.started.failing = 2
+    task = await archiver.add(State.WATCHED)
+    began = archiver.clock.now()
+    await archiver.tick(task.task_id)
+    assert archiver.started.task_ids == [task.task_id] * 3
+    assert archiver.clock.now() - began - archiver.vendor.task_time < timedelta(seconds=20)
 
 
-async def test_switched_off_meanwhile_it_ends_with_the_vendors_link(shelf: Shelf) -> None:
+async def test_switched_off_meanwhile_it_ends_with_the_vendors_link(archiver: ArchiveWorld) -> None:
     """Nobody could follow ours."""
-    task = await shelf.succeed()
-    await shelf.copy(task)
-    shelf.world, shelf.rules = replace(shelf.world, archiver=None), replace(shelf.rules, origin=None)
-    await shelf.tick(task.task_id)
-    assert shelf.resources(task) == [{"url": URL, "type": "video", "archived": False}]
+    task = await archiver.succeed()
+    await archiver.copy(task)
+    archiver.world, archiver.rules = (
+        replace(archiver.world, archiver=None),
+        replace(archiver.rules, origin=None),
+    )
+    await archiver.tick(task.task_id)
+    assert archiver.resources(task) == [{"url": URL, "type": "video", "archived": False}]
 
 
-async def test_files_of_which_one_is_gone(shelf: Shelf) -> None:
+async def test_files_of_which_one_is_gone(archiver: ArchiveWorld) -> None:
     """The callback goes out at once, with what there is; more than a few are never copied."""
     urls = [f"https://files.example.com/{n}.mp4" for n in range(MAX_COPIES + 1)]
-    shelf.originals.files |= dict.fromkeys(urls[1:], b"x" * 20)
-    task = await shelf.succeed(*urls)
-    assert await shelf.copy(task) == {"given_up": 1, "archived": MAX_COPIES - 1}
-    await shelf.tick(task.task_id)
-    said = [(resource["archived"], resource["url"] in urls) for resource in shelf.resources(task)]
+    archiver.originals.files |= dict.fromkeys(urls[1:], b"x" * 20)
+    task = await archiver.succeed(*urls)
+    assert await archiver.copy(task) == {"given_up": 1, "archived": MAX_COPIES - 1}
+    await archiver.tick(task.task_id)
+    said = [(resource["archived"], resource["url"] in urls) for resource in archiver.resources(task)]
     assert said == [(False, True), *[(True, False)] * (MAX_COPIES - 1), (False, True)]
-    assert shelf.told.count("archive.failed") == 1
+    assert archiver.told.count("archive.failed") == 1
 
 
 @pytest.mark.parametrize("tells_size", [True, False])
 @pytest.mark.parametrize("size", [1, PART, PART + 1, 3 * PART])
-async def test_every_size(shelf: Shelf, size: int, tells_size: bool) -> None:  # noqa: FBT001  # a column of the table
+async def test_every_size(archiver: ArchiveWorld, size: int, tells_size: bool) -> None:  # noqa: FBT001  # a column of the table
     """Also where the last part is a whole one, and where the server tells no size."""
-    shelf.originals.files[URL] = bytes(range(size))
-    shelf.originals.tells_size = tells_size
-    assert await shelf.copy(await shelf.succeed()) == {"archived": 1}
-    assert list(shelf.archive.files.values()) == [bytes(range(size))]
+    archiver.originals.files[URL] = bytes(range(size))
+    archiver.originals.tells_size = tells_size
+    assert await archiver.copy(await archiver.succeed()) == {"archived": 1}
+    assert list(archiver.archive.files.values()) == [bytes(range(size))]
 
 
 @pytest.mark.parametrize(("size", "reason"), [(0, "empty"), (101, "too_large")])
 @pytest.mark.parametrize("tells_size", [True, False])
 async def test_what_is_not_archived(
-    shelf: Shelf,
+    archiver: ArchiveWorld,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
     reason: str,
@@ -221,162 +250,166 @@ async def test_what_is_not_archived(
 ) -> None:
     """Nothing, and more than a limit."""
     monkeypatch.setattr(archive_module, "MOST", 100)
-    shelf.originals.files[URL] = b"x" * size
-    shelf.originals.tells_size = tells_size
-    task = await shelf.succeed()
-    assert await shelf.copy(task) == {"given_up": 1}
-    assert shelf.now_of(task).copies[0].given_up == reason
+    archiver.originals.files[URL] = b"x" * size
+    archiver.originals.tells_size = tells_size
+    task = await archiver.succeed()
+    assert await archiver.copy(task) == {"given_up": 1}
+    assert archiver.now_of(task).copies[0].given_up == reason
 
 
-async def test_a_copy_goes_on_where_it_broke_off(shelf: Shelf) -> None:
+async def test_a_copy_goes_on_where_it_broke_off(archiver: ArchiveWorld) -> None:
     """No byte is read twice, within an invocation and after one that ran out of time."""
-    shelf.originals.errors.extend([None, None, BROKEN])
-    task = await shelf.succeed()
-    assert await shelf.copy(task, within=timedelta(seconds=3.5)) == {"left": 1}
-    assert shelf.now_of(task).claimed_until is None
-    assert await shelf.copy(task) == {"archived": 1}
-    assert [start for _, start in shelf.originals.reads] == [0, 10, 20, 20, 30]
-    assert list(shelf.archive.files.values()) == [shelf.originals.files[URL]]
-    assert not shelf.originals.open
+    archiver.originals.errors.extend([None, None, BROKEN])
+    task = await archiver.succeed()
+    assert await archiver.copy(task, within=timedelta(seconds=3.5)) == {"left": 1}
+    assert archiver.now_of(task).claimed_until is None
+    assert await archiver.copy(task) == {"archived": 1}
+    assert [start for _, start in archiver.originals.reads] == [0, 10, 20, 20, 30]
+    assert list(archiver.archive.files.values()) == [archiver.originals.files[URL]]
+    assert not archiver.originals.open
 
 
-async def test_a_killed_copy_is_gone_on_with_when_its_claim_is_over(shelf: Shelf) -> None:
+async def test_a_killed_copy_is_gone_on_with_when_its_claim_is_over(archiver: ArchiveWorld) -> None:
     """Until then nobody else copies; the claim is renewed for as long as somebody does."""
-    shelf.originals.pace = timedelta(seconds=14)
-    task = await shelf.succeed()
-    killed = asyncio.create_task(shelf.copy(task))
-    await shelf.clock.sleep(timedelta(seconds=30))
-    assert await shelf.copy(task) == {}
-    noted = shelf.now_of(task)
-    shelf.tasks.items[task.task_id] = noted.model_copy(update={"nonce": "of whoever comes after the kill"})
+    archiver.originals.pace = timedelta(seconds=14)
+    task = await archiver.succeed()
+    killed = asyncio.create_task(archiver.copy(task))
+    await archiver.clock.sleep(timedelta(seconds=30))
+    assert await archiver.copy(task) == {}
+    noted = archiver.now_of(task)
+    archiver.tasks.items[task.task_id] = noted.model_copy(update={"nonce": "of whoever comes after the kill"})
     await killed  # its next note is refused
-    shelf.tasks.items[task.task_id] = noted
-    await shelf.clock.sleep(CLAIM)
-    reads = len(shelf.originals.reads)
-    assert await shelf.copy(task) == {"archived": 1}
-    assert shelf.originals.reads[reads][1] >= PART
-    assert list(shelf.archive.files.values()) == [shelf.originals.files[URL]]
+    archiver.tasks.items[task.task_id] = noted
+    await archiver.clock.sleep(CLAIM)
+    reads = len(archiver.originals.reads)
+    assert await archiver.copy(task) == {"archived": 1}
+    assert archiver.originals.reads[reads][1] >= PART
+    assert list(archiver.archive.files.values()) == [archiver.originals.files[URL]]
 
 
-async def test_whoever_finished_and_was_killed_is_believed(shelf: Shelf) -> None:
+async def test_whoever_finished_and_was_killed_is_believed(archiver: ArchiveWorld) -> None:
     """The file is there, the upload is not, and the task does not know it yet."""
-    task = await shelf.succeed()
+    task = await archiver.succeed()
     key = task.copies[0].key(task.task_id)
     copies = (task.copies[0].model_copy(update={"upload": "ended", "size": 35, "tag": "v1"}),)
-    await shelf.tasks.swap(task, task.copying(copies, until=None))
-    shelf.archive.files[key] = b"all of it"
-    assert await shelf.copy(task) == {"archived": 1}
-    assert shelf.originals.reads == []
+    await archiver.tasks.swap(task, task.copying(copies, until=None))
+    archiver.archive.files[key] = b"all of it"
+    assert await archiver.copy(task) == {"archived": 1}
+    assert archiver.originals.reads == []
 
 
-async def test_an_upload_that_was_removed_is_begun_anew(shelf: Shelf) -> None:
+async def test_an_upload_that_was_removed_is_begun_anew(archiver: ArchiveWorld) -> None:
     """Neither the file nor the upload is there."""
-    task = await shelf.succeed()
+    task = await archiver.succeed()
     copies = (task.copies[0].model_copy(update={"upload": "removed", "size": 35, "tag": "v1"}),)
-    await shelf.tasks.swap(task, task.copying(copies, until=None))
-    assert await shelf.copy(task) == {"archived": 1}
+    await archiver.tasks.swap(task, task.copying(copies, until=None))
+    assert await archiver.copy(task) == {"archived": 1}
 
 
-async def test_a_file_that_changes_is_copied_anew(shelf: Shelf) -> None:
+async def test_a_file_that_changes_is_copied_anew(archiver: ArchiveWorld) -> None:
     """A copy is never made of two versions."""
-    task = await shelf.succeed()
-    copying = asyncio.create_task(shelf.copy(task))
-    await shelf.clock.sleep(timedelta(seconds=2.5))
-    shelf.originals.files[URL], shelf.originals.tags[URL] = b"y" * 45, "v2"
+    task = await archiver.succeed()
+    copying = asyncio.create_task(archiver.copy(task))
+    await archiver.clock.sleep(timedelta(seconds=2.5))
+    archiver.originals.files[URL], archiver.originals.tags[URL] = b"y" * 45, "v2"
     assert await copying == {"archived": 1}
-    assert list(shelf.archive.files.values()) == [b"y" * 45]
-    assert shelf.archive.uploads == {}
+    assert list(archiver.archive.files.values()) == [b"y" * 45]
+    assert archiver.archive.uploads == {}
 
 
-async def test_three_failures_in_a_row_are_left_to_the_tick(shelf: Shelf) -> None:
+async def test_three_failures_in_a_row_are_left_to_the_tick(archiver: ArchiveWorld) -> None:
     """Each part that was put makes the count begin anew."""
-    shelf.originals.errors.extend([BROKEN, BROKEN, None, BROKEN, BROKEN, None, BROKEN, BROKEN, BROKEN])
-    task = await shelf.succeed()
-    assert await shelf.copy(task) == {"left": 1}
-    assert shelf.woken.task_ids == []
-    assert not shelf.now_of(task).claimed(shelf.clock.now())
-    assert await shelf.copy(task) == {"archived": 1}
+    archiver.originals.errors.extend([BROKEN, BROKEN, None, BROKEN, BROKEN, None, BROKEN, BROKEN, BROKEN])
+    task = await archiver.succeed()
+    assert await archiver.copy(task) == {"left": 1}
+    assert archiver.woken.task_ids == []
+    assert not archiver.now_of(task).claimed(archiver.clock.now())
+    assert await archiver.copy(task) == {"archived": 1}
 
 
-async def test_an_archive_that_does_not_answer_is_asked_again(shelf: Shelf) -> None:
+async def test_an_archive_that_does_not_answer_is_asked_again(archiver: ArchiveWorld) -> None:
     """Whichever call it is."""
     for failing in range(1, 3):
-        shelf.archive.failing = failing
-        task = await shelf.succeed()
-        assert await shelf.copy(task) == {"archived": 1}
-        shelf.tasks.items.clear()
+        archiver.archive.failing = failing
+        task = await archiver.succeed()
+        assert await archiver.copy(task) == {"archived": 1}
+        archiver.tasks.items.clear()
 
 
-async def test_an_ended_task_is_left_alone(shelf: Shelf) -> None:
+async def test_an_ended_task_is_left_alone(archiver: ArchiveWorld) -> None:
     """Ended while copying: the message is rendered, so the copy comes too late and writes nothing."""
-    task = await shelf.succeed()
-    copying = asyncio.create_task(shelf.copy(task))
-    await shelf.clock.sleep(timedelta(seconds=1.5))
-    claimed = shelf.now_of(task)
-    now = shelf.clock.now()
-    ended = await shelf.tasks.swap(claimed, claimed.archived(ORIGIN, now, retention=timedelta(days=7), claim=now))
+    task = await archiver.succeed()
+    copying = asyncio.create_task(archiver.copy(task))
+    await archiver.clock.sleep(timedelta(seconds=1.5))
+    claimed = archiver.now_of(task)
+    now = archiver.clock.now()
+    ended = await archiver.tasks.swap(
+        claimed, claimed.archived(ORIGIN, now, retention=timedelta(days=7), claim=now)
+    )
     assert await copying == {}
-    assert shelf.now_of(task) == ended
-    assert await shelf.copy(task) == {}
-    assert shelf.woken.task_ids == []
+    assert archiver.now_of(task) == ended
+    assert await archiver.copy(task) == {}
+    assert archiver.woken.task_ids == []
 
 
-async def test_a_poisoned_copy_is_told_without_its_text(shelf: Shelf) -> None:
+async def test_a_poisoned_copy_is_told_without_its_text(archiver: ArchiveWorld) -> None:
     """Nothing of a stranger's error reaches the log but its class."""
-    shelf.originals.errors.append(ZeroDivisionError("https://files.example.com/?signature=secret"))
-    task = await shelf.succeed()
-    assert await shelf.copy(task) == {}
-    [facts] = [facts for event, facts in shelf.told.events if event == "task.crashed"]
+    archiver.originals.errors.append(ZeroDivisionError("https://files.example.com/?signature=secret"))
+    task = await archiver.succeed()
+    assert await archiver.copy(task) == {}
+    [facts] = [facts for event, facts in archiver.told.events if event == "task.crashed"]
     assert facts == {"task_id": task.task_id, "error": "ZeroDivisionError"}
 
 
-async def test_nothing_told_names_a_link(shelf: Shelf) -> None:
+async def test_nothing_told_names_a_link(archiver: ArchiveWorld) -> None:
     """Neither the vendor's nor ours, nor the token in it."""
-    shelf.originals.errors.extend([SourceUnavailableError("reset"), None, SourceGoneError("status_403")])
-    task = await shelf.succeed()
-    await shelf.copy(task)
-    await shelf.tick(task.task_id)
-    told = repr(shelf.told.events)
+    archiver.originals.errors.extend([SourceUnavailableError("reset"), None, SourceGoneError("status_403")])
+    task = await archiver.succeed()
+    await archiver.copy(task)
+    await archiver.tick(task.task_id)
+    told = repr(archiver.told.events)
     assert "archive.failed" in told
     assert "files.example.com" not in told
     assert task.copies[0].token not in told
 
 
-async def test_few_are_copied_at_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_are_copied_at_once(archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others wait until one is done, and lose no minute with it."""
     monkeypatch.setattr("taskhook.poller.archiving.ARCHIVES_AT_ONCE", 2)
     tasks = []
     for n in range(5):
-        task = await shelf.add(State.WATCHED, name=str(n))
-        shelf.originals.files[f"https://files.example.com/task-{n}.mp4"] = b"x"
+        task = await archiver.add(State.WATCHED, name=str(n))
+        archiver.originals.files[f"https://files.example.com/task-{n}.mp4"] = b"x"
         tasks.append(task)
-    ticking = asyncio.create_task(shelf.tick())
-    await shelf.clock.sleep(timedelta(seconds=40))
-    assert len(set(shelf.started.task_ids)) == 2
+    ticking = asyncio.create_task(archiver.tick())
+    await archiver.clock.sleep(timedelta(seconds=40))
+    assert len(set(archiver.started.task_ids)) == 2
     for _ in range(5):
-        for task_id in shelf.started.task_ids:
-            await archive([task_id], hard_stop=shelf.clock.now() + timedelta(minutes=1), desk=shelf.desk)
-        await shelf.clock.sleep(timedelta(seconds=8))
-    assert set(shelf.started.task_ids) == {task.task_id for task in tasks}
+        for task_id in archiver.started.task_ids:
+            await archive(
+                [task_id], hard_stop=archiver.clock.now() + timedelta(minutes=1), desk=archiver.desk
+            )
+        await archiver.clock.sleep(timedelta(seconds=8))
+    assert set(archiver.started.task_ids) == {task.task_id for task in tasks}
     await ticking
-    await shelf.tick(*shelf.woken.task_ids)
-    assert {shelf.now_of(task).state for task in tasks} == {State.SUCCESS}
+    await archiver.tick(*archiver.woken.task_ids)
+    assert {archiver.now_of(task).state for task in tasks} == {State.SUCCESS}
 
 
-async def test_a_link_leads_to_the_file(shelf: Shelf) -> None:
+async def test_a_link_leads_to_the_file(archiver: ArchiveWorld) -> None:
     """As long as it is kept, also when the task is not; anything else is a 404, and a silent archive a 503."""
-    task = await shelf.succeed()
-    await shelf.copy(task)
-    [key] = shelf.archive.files
-    shelf.tasks.items.clear()
-    assert await link(key, archive=shelf.archive) == f"https://bucket.example.com/{key}?signature=1"
+    task = await archiver.succeed()
+    await archiver.copy(task)
+    [key] = archiver.archive.files
+    archiver.tasks.items.clear()
+    assert await link(key, archive=archiver.archive) == f"https://bucket.example.com/{key}?signature=1"
     for wrong in (key[:-1] + "g", key.replace("/0/", "/1/"), "../" + key, key + "/", key.upper(), ""):
         with pytest.raises(RejectedError) as rejected:
-            await link(wrong, archive=shelf.archive)
+            await link(wrong, archive=archiver.archive)
         assert rejected.value.status == 404
-    shelf.archive.failing = 1
+    archiver.archive.failing = 1
     with pytest.raises(RejectedError) as rejected:
-        await link(key, archive=shelf.archive)
+        await link(key, archive=archiver.archive)
     assert rejected.value.status == 503
     with pytest.raises(ArchiveUnavailableError):
         raise rejected.value.__cause__ or AssertionError

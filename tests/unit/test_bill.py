@@ -1,13 +1,15 @@
-"""What is billed by the size of an item: each write of an ordinary task, with URLs as long as signed ones, is one unit."""
+"""What is billed by the size of an item: the write units of an ordinary task, from its submit to its delivery."""
 
+import math
 import secrets
 from datetime import timedelta
 
 import pytest
 
-from taskhook.adapters.dynamodb.items import attributes, item, packed, stored_values
+from taskhook.adapters.dynamodb.items import Attributes, item
+from taskhook.adapters.dynamodb.tasks import request_key, values_of
 from taskhook.core.message import minified
-from taskhook.core.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task
+from taskhook.core.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
 from tests.local.emulator import size
 from tests.world import START
 
@@ -16,7 +18,7 @@ RETENTION = timedelta(days=30)
 
 
 def a_url(length: int) -> str:
-    """Make a URL that nobody can compress by much, as signed ones are."""
+    """Make a URL of that length."""
     return f"https://files.example.com/{secrets.token_urlsafe(length)}"[:length]
 
 
@@ -40,8 +42,20 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
     upstream_task_id = f"task-{secrets.token_hex(12)}"
     taken = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200)
     watched = submitting.submitted(taken, START, retention=RETENTION)
-    video = {"url": a_url(90), "type": "video", "width": 1280, "height": 720, "format": "mp4", "role": "primary", "size": 123456}
-    data = {"result": {"resources": [video]}, "billing": {"amount": "0.2400"}, "result_expires_at": 1796075999265}
+    video = {
+        "url": a_url(90),
+        "type": "video",
+        "width": 1280,
+        "height": 720,
+        "format": "mp4",
+        "role": "primary",
+        "size": 123456,
+    }
+    data = {
+        "result": {"resources": [video]},
+        "billing": {"amount": "0.2400"},
+        "result_expires_at": 1796075999265,
+    }
     ended = watched.succeeded(data, START, retention=RETENTION, claim=START + timedelta(seconds=30))
     attempt = Attempt(at=START, status=200, ms=120, answer="ok")
     return [
@@ -52,14 +66,40 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
     ]
 
 
-def test_a_message_that_was_stored_without_a_look_beside_it_is_read_as_it_was() -> None:
-    """So did an earlier version, and its tasks are still there."""
-    ended = from_submit_to_delivery(60)[2]
-    stored = item(attributes(ended) | {"message": packed(ended.message or "")})
-    assert stored_values(stored)["message"] == ended.message
+def rows_of(values: Attributes) -> set[tuple[str, ...]]:
+    """List the rows of the indexes that an item has: of each that is put or taken away, DynamoDB bills a unit."""
+    indexes = ("caller", "listed"), ("work", "work_at")
+    return {
+        (*keys, *(str(values[key]) for key in keys))
+        for keys in indexes
+        if keys[0] in values and keys[1] in values
+    }
 
 
-@pytest.mark.parametrize("url_bytes", [60, 100, 130, 200, 300, 500])
-def test_each_write_of_an_ordinary_task_is_one_unit(url_bytes: int) -> None:
-    """The request of a task with long URLs is stored apart; all else fits, up to the delivery and its log."""
-    assert [size(item(attributes(task))) <= UNIT for task in from_submit_to_delivery(url_bytes)] == [True] * 4
+def units(tasks: list[Task]) -> list[int]:
+    """Bill each write of a task, its request's first: what the item weighs before or after, and the rows that change."""
+    request = {
+        "task_id": request_key(tasks[0]),
+        "request": tasks[0].request,
+        "expires_at": milliseconds(START) // 1000,
+    }
+    billed, before = [math.ceil(size(item(request)) / UNIT)], Attributes()
+    for task in tasks:
+        after = values_of(task)
+        weight = max(size(item(before)), size(item(after)))
+        billed.append(math.ceil(weight / UNIT) + len(rows_of(before) ^ rows_of(after)))
+        before = after
+    return billed
+
+
+@pytest.mark.parametrize(
+    ("url_bytes", "billed"),
+    [
+        (60, [1, 3, 1, 2, 3]),
+        (200, [1, 3, 1, 2, 3]),
+        (500, [2, 3, 1, 2, 3]),  # as long as signed ones
+    ],
+)
+def test_an_ordinary_task_takes_ten_write_units(url_bytes: int, billed: list[int]) -> None:
+    """Its request, and four writes of its own; the contract allows fourteen, with what the budget and a leader write."""
+    assert units(from_submit_to_delivery(url_bytes)) == billed

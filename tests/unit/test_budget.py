@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core import admission, rate_limit
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ def test_a_reserve_is_left_to_submits() -> None:
 
 def test_a_place_is_filled_at_once_and_one_more_is_tried_once_a_minute() -> None:
     """After a refusal at two running: with one running now, with two after a minute."""
-    gate = Gate().refused(2, NOW)
+    gate = AdmissionState().refused(2, NOW)
     assert gate.waiting
     assert gate.next_try(1, NOW) == NOW
     assert gate.next_try(2, NOW) == NOW + admission.PROBE
@@ -43,41 +43,47 @@ def test_a_place_is_filled_at_once_and_one_more_is_tried_once_a_minute() -> None
 
 def test_nothing_is_known_before_the_first_refusal() -> None:
     """Then there is nothing to wait for."""
-    assert Gate().next_try(1000, NOW) == NOW
+    assert AdmissionState().next_try(1000, NOW) == NOW
 
 
 def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
     """The next one may be tried at once, until the vendor refuses again; one that found a free slot shows nothing."""
-    gate = Gate().refused(2, NOW)
+    gate = AdmissionState().refused(2, NOW)
     assert gate.taken(2, served="").next_try(3, NOW) == NOW
     assert gate.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
 
 
 def test_a_refusal_with_nothing_running_waits_too() -> None:
     """Somebody else fills the vendor's places; it is not asked in a circle."""
-    assert Gate().refused(0, NOW).next_try(0, NOW) == NOW + admission.PROBE
+    assert AdmissionState().refused(0, NOW).next_try(0, NOW) == NOW + admission.PROBE
 
 
 @pytest.mark.parametrize("retry_after_s", [0, 1, 59, 600])
 def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retry_after_s: int) -> None:
     """A vendor that says `Retry-After: 1` to each refusal for want of a slot is not asked every second."""
     wait = timedelta(seconds=retry_after_s)
-    assert Gate().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(admission.PROBE, wait)
+    assert AdmissionState().refused(2, NOW, retry_after=wait).next_try(2, NOW) == NOW + max(
+        admission.PROBE, wait
+    )
 
 
 def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
     """10 s after the third, doubling to 5 min while nothing free is answered either; a clear answer ends it."""
-    gate, pauses = Gate(), []
+    gate, pauses = AdmissionState(), []
     for number in range(12):
         gate = gate.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else gate.unanswered(NOW)
         pauses.append(round((gate.next_try(0, NOW) - NOW).total_seconds()))
     assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
-    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (True, False, NOW)
+    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (
+        True,
+        False,
+        NOW,
+    )
 
 
 def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:
     """Where the vendor answers what is free and loses submits, each probe costs a task."""
-    gate = Gate()
+    gate = AdmissionState()
     for _ in range(admission.MOST_UNKNOWN + 1):
         gate = gate.outcome_unknown(NOW)
     assert gate.next_try(0, NOW) == NOW + admission.LONGEST_PAUSE
@@ -85,7 +91,7 @@ def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:
 
 def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
     """Only a row of them speaks of an outage."""
-    gate = Gate()
+    gate = AdmissionState()
     for _ in range(5):
         gate = gate.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, served="")
     assert not gate.in_trouble
@@ -95,7 +101,7 @@ def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
 def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -> None:
     """Before the third unknown outcome in a row, a pause is one that the vendor asked for."""
     until = NOW + timedelta(minutes=10)
-    gate = Gate(unknown=unknown).pause(until)
+    gate = AdmissionState(unknown=unknown).pause(until)
     assert gate.answered().unknown == 0
     assert gate.answered().next_try(0, NOW) == (NOW if gate.in_trouble else until)
     assert gate.taken(0, served="").next_try(0, NOW) == (NOW if gate.in_trouble else until)
@@ -103,13 +109,13 @@ def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -
 
 def test_a_pause_of_every_request_holds_for_submits_too() -> None:
     """And a shorter one later on does not cut it short."""
-    gate = Gate().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))
+    gate = AdmissionState().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))
     assert gate.next_try(0, NOW) == NOW + timedelta(minutes=30)
 
 
 def test_a_pause_is_kept() -> None:
     """Free places do not help while the key is refused."""
-    gate = Gate().pause(NOW + timedelta(seconds=30))
+    gate = AdmissionState().pause(NOW + timedelta(seconds=30))
     assert gate.paused(NOW)
     assert gate.next_try(0, NOW) == NOW + timedelta(seconds=30)
     assert not gate.paused(NOW + timedelta(seconds=30))

@@ -68,7 +68,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("authorization", REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "cached"])
-async def test_every_refusal_costs_the_same(monkeypatch: pytest.MonkeyPatch, authorization: str | None, cached: bool) -> None:  # noqa: FBT001
+async def test_every_refusal_costs_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+    authorization: str | None,
+    cached: bool,  # noqa: FBT001
+) -> None:
     """One read and two comparisons, first time and later, so that time tells no name: neither which exist nor which are at work."""
     disabled = a_caller("bob").model_copy(update={"disabled": True})
     gone = a_caller("carol")

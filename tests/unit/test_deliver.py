@@ -12,10 +12,19 @@ from taskhook.core.message import Json
 from taskhook.core.ports import Credential, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
-from taskhook.delivery.attempt import Courier, attempt
+from taskhook.delivery import samples  # pytest would take `TestResult` for a test
+from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
-from taskhook.delivery.samples import Tried, try_out
-from tests.world import START, FakeReceivers, MemoryCallers, MemoryTasks, Told, VirtualClock, a_caller
+from tests.world import (
+    START,
+    FakeReceivers,
+    MemoryCallers,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    VirtualClock,
+    a_caller,
+)
 
 ALICE = a_caller("alice")
 RETENTION = timedelta(days=7)
@@ -23,16 +32,17 @@ JITTER = 0.1
 
 
 @dataclass
-class Office:
+class DeliveryWorld:
     """A courier's world in memory, with one ended task."""
 
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
-    told: Told = field(default_factory=Told)
+    control: MemoryControl = field(default_factory=MemoryControl)
+    told: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
         self.receivers = FakeReceivers(self.clock)
-        self.courier = Courier(
+        self.courier = DeliveryPorts(
             tasks=self.tasks,
             callbacks=self.receivers,
             callers=MemoryCallers(ALICE),
@@ -55,12 +65,20 @@ class Office:
             state=State.WATCHED,
             callback=CallbackState.WAITING,
         )
-        return await self.tasks.add(task.succeeded({}, START, retention=RETENTION, claim=START + timedelta(seconds=30)))
+        return await self.tasks.add(
+            task.succeeded({}, START, retention=RETENTION, claim=START + timedelta(seconds=30))
+        )
 
     async def through(self, task: Task, *replies: Reply | int | str) -> Task:
         """Make attempts at their times until the receiver has said all this."""
         for said in replies:
-            reply = said if isinstance(said, Reply) else Reply(status=said) if isinstance(said, int) else Reply(error=said)
+            reply = (
+                said
+                if isinstance(said, Reply)
+                else Reply(status=said)
+                if isinstance(said, int)
+                else Reply(error=said)
+            )
             self.receivers.replies = deque([reply])
             assert task.callback is CallbackState.WAITING
             if task.next_attempt_at is not None:
@@ -80,9 +98,9 @@ def about(planned: timedelta) -> tuple[timedelta, timedelta]:
 
 
 @pytest.fixture
-def office() -> Office:
+def world() -> DeliveryWorld:
     """Give a fresh world."""
-    return Office()
+    return DeliveryWorld()
 
 
 SECONDS, MINUTES, HOURS = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -107,22 +125,31 @@ SECONDS, MINUTES, HOURS = timedelta(seconds=1), timedelta(minutes=1), timedelta(
         ((503,) * 9 + (409,), 10 * SECONDS),
     ],
 )
-async def test_what_follows_from_what_a_receiver_said(office: Office, replies: tuple[int | str, ...], planned: timedelta) -> None:
+async def test_what_follows_from_what_a_receiver_said(
+    world: DeliveryWorld, replies: tuple[int | str, ...], planned: timedelta
+) -> None:
     """The wait after each story, by the schedule or by the answer."""
-    task = await office.through(await office.ended(), *replies)
+    task = await world.through(await world.ended(), *replies)
     low, high = about(planned)
-    assert low <= office.wait(task) <= high
+    assert low <= world.wait(task) <= high
     assert task.attempts == len(replies)
 
 
 @pytest.mark.parametrize(
     "replies",
-    [(410, 410), (410, 503, "reset", 410), (409, 410, 425, 410), ("dns",) * 10, (500, 302, 404, *[503] * 7), (503,) * 9 + (410,)],
+    [
+        (410, 410),
+        (410, 503, "reset", 410),
+        (409, 410, 425, 410),
+        ("dns",) * 10,
+        (500, 302, 404, *[503] * 7),
+        (503,) * 9 + (410,),
+    ],
 )
-async def test_what_ends_it(office: Office, replies: tuple[int | str, ...]) -> None:
+async def test_what_ends_it(world: DeliveryWorld, replies: tuple[int | str, ...]) -> None:
     """Gone twice, or ten counted attempts."""
-    task = await office.through(await office.ended(), *replies)
-    assert (task.callback, task.work, task.log[-1].next_at) == (CallbackState.UNDELIVERED, None, None)
+    task = await world.through(await world.ended(), *replies)
+    assert (task.callback, task.work_key, task.log[-1].next_at) == (CallbackState.UNDELIVERED, None, None)
 
 
 @pytest.mark.parametrize(
@@ -133,37 +160,41 @@ async def test_what_ends_it(office: Office, replies: tuple[int | str, ...]) -> N
         (5 * HOURS, 10 * MINUTES, 10 * MINUTES),
     ],
 )
-async def test_a_receiver_may_ask_for_patience(office: Office, asked: timedelta, least: timedelta, most: timedelta) -> None:
+async def test_a_receiver_may_ask_for_patience(
+    world: DeliveryWorld, asked: timedelta, least: timedelta, most: timedelta
+) -> None:
     """Up to ten minutes at first, and never less than the schedule's own wait."""
-    task = await office.through(await office.ended(), Reply(status=503, retry_after=asked))
-    assert least <= office.wait(task) <= most
+    task = await world.through(await world.ended(), Reply(status=503, retry_after=asked))
+    assert least <= world.wait(task) <= most
 
 
-async def test_a_message_asked_for_again_has_a_round_of_its_own(office: Office) -> None:
+async def test_a_message_asked_for_again_has_a_round_of_its_own(world: DeliveryWorld) -> None:
     """The schedule begins anew, the count and the log go on, and what the receiver said before is forgotten."""
-    task = await office.through(await office.ended(), 409, 409, 410, 410)
+    task = await world.through(await world.ended(), 409, 409, 410, 410)
     assert task.callback is CallbackState.UNDELIVERED
-    task = await office.tasks.swap(task, task.redelivered(office.clock.now()))
-    task = await office.through(task, *[409] * 5, 410)
+    task = await world.tasks.swap(task, task.redelivered(world.clock.now()))
+    task = await world.through(task, *[409] * 5, 410)
     low, high = about(HOURS)
-    assert low <= office.wait(task) <= high
-    task = await office.through(task, *[500] * 9)
+    assert low <= world.wait(task) <= high
+    task = await world.through(task, *[500] * 9)
     assert (task.callback, task.attempts, len(task.log)) == (CallbackState.UNDELIVERED, 4 + 6 + 9, 19)
-    counts = [headers["x-modellix-retry-count"] for _, _, headers, _ in office.receivers.attempts]
+    counts = [headers["x-modellix-retry-count"] for _, _, headers, _ in world.receivers.attempts]
     assert counts == [str(number) for number in range(19)]
-    assert len({headers["webhook-id"] for _, _, headers, _ in office.receivers.attempts}) == 1
-    assert {body for *_, body in office.receivers.attempts} == {(task.message or "").encode()}
+    assert len({headers["webhook-id"] for _, _, headers, _ in world.receivers.attempts}) == 1
+    assert {body for *_, body in world.receivers.attempts} == {(task.message or "").encode()}
 
 
-async def test_the_log_says_when_and_what(office: Office) -> None:
+async def test_the_log_says_when_and_what(world: DeliveryWorld) -> None:
     """One entry, one line, one metric for each attempt."""
-    task = await office.through(await office.ended(), Reply(status=503, answer="later", elapsed=timedelta(milliseconds=100)), 200)
+    task = await world.through(
+        await world.ended(), Reply(status=503, answer="later", elapsed=timedelta(milliseconds=100)), 200
+    )
     first, last = task.log
     assert (first.status, first.answer, first.ms, first.at) == (503, "later", 100, START)
     assert first.next_at is not None
     assert timedelta(seconds=4) < first.next_at - first.at < timedelta(seconds=6)
     assert (last.status, last.next_at) == (200, None)
-    [(_, one), (_, two)] = [told for told in office.told.events if told[0] == "callback.attempted"]
+    [(_, one), (_, two)] = [told for told in world.told.events if told[0] == "callback.attempted"]
     assert (one["status"], one["attempt"], one["state"], two["status"], two["attempt"], two["state"]) == (
         503,
         1,
@@ -174,18 +205,18 @@ async def test_the_log_says_when_and_what(office: Office) -> None:
     )
 
 
-async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(office: Office) -> None:
+async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(world: DeliveryWorld) -> None:
     """The first attempt writes once, a later one claims first; and who is overtaken sends nothing."""
-    task = await office.ended()
-    writes = office.tasks.writes
-    task = await office.through(task, 500)
-    assert office.tasks.writes == writes + 1
+    task = await world.ended()
+    writes = world.tasks.writes
+    task = await world.through(task, 500)
+    assert world.tasks.writes == writes + 1
     old = task
-    task = await office.through(task, 500)
-    assert office.tasks.writes == writes + 3
+    task = await world.through(task, 500)
+    assert world.tasks.writes == writes + 3
     with pytest.raises(StaleTaskError):
-        await attempt(old, office.courier)
-    assert len(office.receivers.attempts) == 2
+        await attempt(old, world.courier)
+    assert len(world.receivers.attempts) == 2
 
 
 class SlowTasks(MemoryTasks):
@@ -207,17 +238,19 @@ class SlowTasks(MemoryTasks):
     ("write_seconds", "claims"),
     [((0.1,), 1), ((15,), 1), ((15.1, 0.1), 2), ((18.5, 15), 2), ((29.9, 0), 2), ((60, 1), 2)],
 )
-async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(write_seconds: tuple[float, ...], claims: int) -> None:
+async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(
+    write_seconds: tuple[float, ...], claims: int
+) -> None:
     """The clock is looked at after the claim's write: no other invocation may claim before the 15 s of the attempt are over."""
     clock = VirtualClock()
     tasks = SlowTasks(clock)
-    office = Office(clock=clock, tasks=tasks)
-    task = await office.ended()
+    world = DeliveryWorld(clock=clock, tasks=tasks)
+    task = await world.ended()
     clock.pass_by(timedelta(minutes=1))
     before = tasks.writes
     tasks.write_times.extend(timedelta(seconds=seconds) for seconds in write_seconds)
-    done = await attempt(task, office.courier)
-    [(sent_at, _, headers, _)] = office.receivers.attempts
+    done = await attempt(task, world.courier)
+    [(sent_at, _, headers, _)] = world.receivers.attempts
     assert sent_at == START + timedelta(minutes=1, seconds=sum(write_seconds))
     assert headers["webhook-timestamp"] == str(int(sent_at.timestamp()))
     assert (done.callback, tasks.writes - before) == (CallbackState.DELIVERED, claims + 1)
@@ -227,60 +260,68 @@ async def test_a_table_too_slow_for_a_claim_keeps_the_attempt_from_being_made() 
     """Nothing is sent; the claim ends by itself, and the next invocation goes on."""
     clock = VirtualClock()
     tasks = SlowTasks(clock)
-    office = Office(clock=clock, tasks=tasks)
-    task = await office.ended()
+    world = DeliveryWorld(clock=clock, tasks=tasks)
+    task = await world.ended()
     clock.pass_by(timedelta(minutes=1))
     tasks.write_times.extend([timedelta(seconds=15.1)] * 5)
     with pytest.raises(StoreUnavailableError):
-        await attempt(task, office.courier)
-    assert (office.receivers.attempts, tasks.items["tk_1"].callback) == ([], CallbackState.WAITING)
+        await attempt(task, world.courier)
+    assert (world.receivers.attempts, tasks.items["tk_1"].callback) == ([], CallbackState.WAITING)
 
 
 @pytest.mark.parametrize(("left", "writes"), [(15, 1), (14.9, 2)])
-async def test_a_claim_that_is_borne_already_must_cover_the_attempt(office: Office, left: float, writes: int) -> None:
+async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
+    world: DeliveryWorld, left: float, writes: int
+) -> None:
     """The 30 s of the terminal write serve for 15 s; from then on the attempt is claimed anew, for 30 s from then."""
-    task = await office.ended()
+    task = await world.ended()
     assert task.claimed_until == START + timedelta(seconds=30)
-    office.clock.pass_by(timedelta(seconds=30 - left))
-    before = office.tasks.writes
+    world.clock.pass_by(timedelta(seconds=30 - left))
+    before = world.tasks.writes
     seen: list[Task] = []
-    send = office.receivers.send
+    send = world.receivers.send
 
     async def look(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        seen.append(office.tasks.items["tk_1"])
+        seen.append(world.tasks.items["tk_1"])
         return await send(url, headers, body)
 
-    office.receivers.send = look  # type: ignore[method-assign]  # looks at the table while the receiver has the request
-    began = office.clock.now()
-    await attempt(task, office.courier)
-    assert office.tasks.writes == before + writes
+    world.receivers.send = look  # type: ignore[method-assign]  # looks at the table while the receiver has the request
+    began = world.clock.now()
+    await attempt(task, world.courier)
+    assert world.tasks.writes == before + writes
     assert seen[0].claimed_until == (START if writes == 1 else began) + timedelta(seconds=30)
 
 
-async def test_a_breaker_that_opens_is_reported_once(office: Office) -> None:
+async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> None:
     """With the caller, the host, what happened, and for how long the breaker is open."""
-    await office.through(await office.ended(), *["timeout"] * FAILURES)
-    [(_, facts)] = [told for told in office.told.events if told[0] == "receiver.rested"]
-    assert facts == {"caller": "alice", "host": "r.example.com", "status": None, "error": "timeout", "seconds": 60.0}
+    await world.through(await world.ended(), *["timeout"] * FAILURES)
+    [(_, facts)] = [told for told in world.told.events if told[0] == "receiver.circuit_opened"]
+    assert facts == {
+        "caller": "alice",
+        "host": "r.example.com",
+        "status": None,
+        "error": "timeout",
+        "seconds": 60.0,
+    }
 
 
 # --- a receiver tried out --------------------------------------------------------------------------------------------------
 
 
-async def tried(office: Office, body: Json, caller: object = None) -> list[Tried]:
+async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:
     """Try a receiver out as alice."""
-    return await try_out(
+    return await samples.send_test_callbacks(
         body,
         caller=ALICE if caller is None else caller,  # type: ignore[arg-type]  # a caller
         targets=TargetPolicy(),
-        rate=office.tasks,
-        callbacks=office.receivers,
-        clock=office.clock,
-        reporter=office.told,
+        rate=world.control,
+        callbacks=world.receivers,
+        clock=world.clock,
+        reporter=world.told,
     )
 
 
-async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(office: Office) -> None:
+async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(world: DeliveryWorld) -> None:
     """With the secrets that are valid now; what was said is told as in the attempt log."""
     rotated = ALICE.model_copy(
         update={
@@ -291,12 +332,12 @@ async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(office: 
             )
         }
     )
-    office.receivers.replies.extend([Reply(status=204), Reply(error="timeout")])
-    success, failure = await tried(office, {"callback_url": "https://r.example.com/hook"}, rotated)
+    world.receivers.replies.extend([Reply(status=204), Reply(error="timeout")])
+    success, failure = await tried(world, {"callback_url": "https://r.example.com/hook"}, rotated)
     assert (success.delivered, failure.delivered) == (True, False)
     assert (success.reply.status, failure.reply.error) == (204, "timeout")
     types = []
-    for _, url, headers, body in office.receivers.attempts:
+    for _, url, headers, body in world.receivers.attempts:
         assert url == "https://r.example.com/hook"
         assert len(headers["webhook-signature"].split(" ")) == 2
         expected = Webhook(ALICE.secrets[0].value).sign(headers["webhook-id"], START, body.decode())
@@ -305,38 +346,40 @@ async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(office: 
         assert json.loads(body)["data"]["reference"] == "sample"
         assert headers["x-modellix-event"] == types[-1]
     assert types == ["prediction.task.succeeded", "prediction.task.failed"]
-    assert len({headers["webhook-id"] for _, _, headers, _ in office.receivers.attempts}) == 2
-    assert (office.tasks.writes, office.told.count("callback.tried")) == (0, 2)
+    assert len({headers["webhook-id"] for _, _, headers, _ in world.receivers.attempts}) == 2
+    assert (world.tasks.writes, world.told.count("callback.tested")) == (0, 2)
 
 
-async def test_the_callers_default_is_tried_where_none_is_named(office: Office) -> None:
+async def test_the_callers_default_is_tried_where_none_is_named(world: DeliveryWorld) -> None:
     """And where there is no default either, the request is wrong."""
-    await tried(office, {}, ALICE.model_copy(update={"callback_url": "https://default.example.com/"}))
-    assert {url for _, url, _, _ in office.receivers.attempts} == {"https://default.example.com/"}
+    await tried(world, {}, ALICE.model_copy(update={"callback_url": "https://default.example.com/"}))
+    assert {url for _, url, _, _ in world.receivers.attempts} == {"https://default.example.com/"}
     with pytest.raises(RejectedError, match="'callback_url'"):
-        await tried(office, {})
+        await tried(world, {})
 
 
-async def test_receiver_tests_have_the_rate_of_redeliveries(office: Office) -> None:
+async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld) -> None:
     """Some are made at once; then a 429 tells when to come again, and nothing is sent. A wrong request costs nothing."""
     here: Json = {"callback_url": "https://r.example.com/hook"}
-    office.receivers.answer_time = timedelta(0)
+    world.receivers.answer_time = timedelta(0)
     for _ in range(20):
         with pytest.raises(RejectedError, match="'callback_url'"):
-            await tried(office, {})
+            await tried(world, {})
     for _ in range(6):
-        await tried(office, here)
+        await tried(world, here)
     with pytest.raises(RejectedError) as rejected:
-        await tried(office, here)
+        await tried(world, here)
     assert (rejected.value.status, rejected.value.retry_after) == (429, 2)
-    assert len(office.receivers.attempts) == 12
-    await tried(office, here, a_caller("bob"))
-    office.clock.pass_by(timedelta(seconds=2))
-    await tried(office, here)
-    now = office.clock.now()
-    await office.tasks.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))  # by redeliveries
+    assert len(world.receivers.attempts) == 12
+    await tried(world, here, a_caller("bob"))
+    world.clock.pass_by(timedelta(seconds=2))
+    await tried(world, here)
+    now = world.clock.now()
+    await world.control.reserve_deliveries(
+        "alice", 100, now=now, latest=now + timedelta(minutes=1)
+    )  # by redeliveries
     with pytest.raises(RejectedError) as rejected:
-        await tried(office, here)
+        await tried(world, here)
     assert rejected.value.retry_after == 102
 
 
@@ -350,30 +393,30 @@ async def test_receiver_tests_have_the_rate_of_redeliveries(office: Office) -> N
         {"url": "https://r.example.com/"},
     ],
 )
-async def test_a_target_that_is_no_callbacks_is_not_tried(office: Office, body: Json) -> None:
+async def test_a_target_that_is_no_callbacks_is_not_tried(world: DeliveryWorld, body: Json) -> None:
     """The same rules as for a submit, before anything is sent."""
     with pytest.raises(RejectedError) as rejected:
-        await tried(office, body)
-    assert (rejected.value.status, office.receivers.attempts) == (400, [])
+        await tried(world, body)
+    assert (rejected.value.status, world.receivers.attempts) == (400, [])
 
 
 # --- a claim that covers its attempt: what no test noticed before ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("passed_s", [0, 14, 16, 20, 29, 31, 300])
-async def test_the_claim_lasts_as_long_as_the_attempt_may(office: Office, passed_s: int) -> None:
+async def test_the_claim_lasts_as_long_as_the_attempt_may(world: DeliveryWorld, passed_s: int) -> None:
     """However old the claim of the terminal write is: when the request leaves, no other may begin for 15 s."""
-    task = await office.ended()
-    office.clock.pass_by(timedelta(seconds=passed_s))
-    sent, covered_until = office.receivers.send, []
+    task = await world.ended()
+    world.clock.pass_by(timedelta(seconds=passed_s))
+    sent, covered_until = world.receivers.send, []
 
     async def send(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        covered_until.append(office.tasks.items[task.task_id].claimed_until)
+        covered_until.append(world.tasks.items[task.task_id].claimed_until)
         return await sent(url, headers, body)
 
-    office.receivers.send = send  # type: ignore[method-assign]  # a look at the table when the request leaves
-    await attempt(task, office.courier)
+    world.receivers.send = send  # type: ignore[method-assign]  # a look at the table when the request leaves
+    await attempt(task, world.courier)
     [until] = covered_until
-    [(at, *_)] = office.receivers.attempts
+    [(at, *_)] = world.receivers.attempts
     assert until is not None
     assert until - at >= timedelta(seconds=15)

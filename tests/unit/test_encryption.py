@@ -28,7 +28,10 @@ def test_equal_texts_look_different_and_show_nothing() -> None:
     secret = signature.new_secret()
     one, other = (encrypt(secret, material="m", context="alice") for _ in range(2))
     assert one != other
-    assert base64.b64decode(one.removeprefix("v1:"))[16:-32] != base64.b64decode(other.removeprefix("v1:"))[16:-32]
+    assert (
+        base64.b64decode(one.removeprefix("v1:"))[16:-32]
+        != base64.b64decode(other.removeprefix("v1:"))[16:-32]
+    )
     assert secret.removeprefix("whsec_") not in one
 
 
@@ -42,7 +45,9 @@ def test_every_changed_bit_is_noticed() -> None:
             decrypt("v1:" + base64.b64encode(changed).decode(), material="m", context="alice")
 
 
-@pytest.mark.parametrize("stored", ["", "v1:", "v1:AAAA", "whsec_AAAA", "v2:" + "A" * 96, "v1:" + "A" * 96, "v1:ü", "v1:%%%"])
+@pytest.mark.parametrize(
+    "stored", ["", "v1:", "v1:AAAA", "whsec_AAAA", "v2:" + "A" * 96, "v1:" + "A" * 96, "v1:ü", "v1:%%%"]
+)
 def test_what_is_not_encrypted_is_told(stored: str) -> None:
     """A plain secret that somebody wrote into the table never signs."""
     with pytest.raises(DecryptionError):

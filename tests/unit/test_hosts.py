@@ -54,7 +54,9 @@ def after(*recorded: Reply, state: BreakerState | None = None) -> BreakerState:
 
 
 @given(recorded=st.lists(st.tuples(replies, st.timedeltas(timedelta(0), timedelta(minutes=20))), max_size=60))
-def test_a_host_always_has_a_slot_and_its_breaker_is_open_for_a_bounded_time(recorded: list[tuple[Reply, timedelta]]) -> None:
+def test_a_host_always_has_a_slot_and_its_breaker_is_open_for_a_bounded_time(
+    recorded: list[tuple[Reply, timedelta]],
+) -> None:
     """Whatever it does, it is not shut out for good, and it gets no more than one host may have."""
     state, now = BreakerState(), START
     for reply, passed in recorded:
@@ -98,7 +100,9 @@ def test_what_was_never_sent_says_nothing_of_the_host(error: str) -> None:
         (timedelta(days=1), MAX_RETRY_AFTER),
     ],
 )
-def test_a_throttling_host_gets_a_pause_and_half_the_slots(status: int, asked: timedelta | None, wait: timedelta) -> None:
+def test_a_throttling_host_gets_a_pause_and_half_the_slots(
+    status: int, asked: timedelta | None, wait: timedelta
+) -> None:
     """For as long as it asks for, within bounds."""
     state = after(Reply(status=status, retry_after=asked), state=BreakerState(slots=20, answered=True))
     assert (state.slots, state.open_until) == (10, START + wait)
@@ -163,7 +167,10 @@ def deliveries() -> Deliveries:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_thousand_silent_hosts_of_one_caller_leave_slots_for_another(deliveries: Deliveries, known: bool) -> None:  # noqa: FBT001
+def test_a_thousand_silent_hosts_of_one_caller_leave_slots_for_another(
+    deliveries: Deliveries,
+    known: bool,  # noqa: FBT001
+) -> None:
     """They hold their slots to the end; even where they had answered before, another caller's attempt starts at once."""
     for number in range(1000):
         if known:
@@ -329,7 +336,9 @@ def test_those_that_wait_for_a_host_whose_breaker_opens_are_dropped(deliveries: 
 
 
 @pytest.mark.parametrize("reply", [Reply(status=429, retry_after=timedelta(minutes=10)), DOWN])
-def test_what_a_caller_meets_at_a_shared_host_says_nothing_to_another(deliveries: Deliveries, reply: Reply) -> None:
+def test_what_a_caller_meets_at_a_shared_host_says_nothing_to_another(
+    deliveries: Deliveries, reply: Reply
+) -> None:
     """The one's breaker is open; the other's first attempts go out, as many as to any host."""
     deliveries.offer("mallory", "shared", 10)
     deliveries.offer("alice", "shared", 10)
@@ -368,7 +377,9 @@ def test_a_hundred_thousand_candidates_stay_few_in_memory(deliveries: Deliveries
 
 
 @pytest.mark.parametrize(("answers", "room"), [(0, FIRST_SLOTS), (1, FIRST_SLOTS + 1), (30, HOST_SLOTS)])
-def test_room_for_a_host_is_in_proportion_to_its_slots(deliveries: Deliveries, answers: int, room: int) -> None:
+def test_room_for_a_host_is_in_proportion_to_its_slots(
+    deliveries: Deliveries, answers: int, room: int
+) -> None:
     """A host that has not answered fills no memory."""
     deliveries.answered("alice", "host", answers)
     assert deliveries.offer("alice", "host", 1000) == room * WAITING_PER_SLOT
@@ -392,7 +403,11 @@ def test_an_id_waits_once_and_may_be_withdrawn(deliveries: Deliveries) -> None:
     candidate = Candidate("tk", "alice", "host", Order.FIRST)
     assert deliveries.hosts.offer(candidate)
     assert deliveries.hosts.offer(candidate)
-    assert (deliveries.hosts.waiting(), "tk" in deliveries.hosts, "other" in deliveries.hosts) == (1, True, False)
+    assert (deliveries.hosts.waiting(), "tk" in deliveries.hosts, "other" in deliveries.hosts) == (
+        1,
+        True,
+        False,
+    )
     deliveries.hosts.withdraw("other")
     deliveries.hosts.withdraw("tk")
     assert (deliveries.hosts.waiting(), "tk" in deliveries.hosts, deliveries.hosts.next()) == (0, False, None)
@@ -497,7 +512,9 @@ AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 
 def test_a_host_is_name_and_port() -> None:
     """Two servers on one machine are two hosts; a name in capitals is the same."""
-    task = Task(task_id="t", caller="a", model="m", request="", fingerprint="", accepted_at=START, state=State.QUEUED)
+    task = Task(
+        task_id="t", caller="a", model="m", request="", fingerprint="", accepted_at=START, state=State.QUEUED
+    )
     urls = ("https://a.example.com/x?y", "https://A.example.com:8443/", None)
     hosts = [host_of(task.model_copy(update={"callback_url": url})) for url in urls]
     assert hosts == ["a.example.com", "a.example.com:8443", ""]

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from taskhook.adapters.aws.secrets import StackSecret, StoredKey
-from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.core.encryption import derived_key
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 
@@ -83,7 +83,9 @@ async def test_keys_of_one_secret_are_read_together() -> None:
         *map(refused, BROKEN),
     ],
 )
-async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_configuration(answer: Any) -> None:
+async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_configuration(
+    answer: Any,
+) -> None:
     """No repetition cures it."""
     with pytest.raises(KeyUnusableError):
         await stored(answer)[0](fresh=False)
@@ -100,18 +102,24 @@ async def test_a_secret_that_cannot_be_read_now_is_read_later(answer: Exception)
 
 async def test_each_task_has_a_token_of_its_own() -> None:
     """One that two processes with the same deployment key agree on."""
-    one, other = (HookUrls("https://x", stored(held("material"))[0]) for _ in range(2))
+    one, other = (SignedWebhookUrls("https://x", stored(held("material"))[0]) for _ in range(2))
     url = await one.url("tk_1")
     assert url is not None
     token = url.removeprefix("https://x/hooks/tk_1/")
     assert await other.valid("tk_1", token) is True
-    assert [await other.valid("tk_2", token), await other.valid("tk_1", "x"), await other.valid("tk_1", "ü")] == [False] * 3
+    assert [
+        await other.valid("tk_2", token),
+        await other.valid("tk_1", "x"),
+        await other.valid("tk_1", "ü"),
+    ] == [False] * 3
 
 
-@pytest.mark.parametrize("answer", [held(""), refused("AccessDeniedException"), refused("ThrottlingException")])
+@pytest.mark.parametrize(
+    "answer", [held(""), refused("AccessDeniedException"), refused("ThrottlingException")]
+)
 async def test_without_the_key_there_is_no_address_and_no_verdict(answer: Any) -> None:
     """A submit goes on without, and a webhook is asked to come again."""
-    hooks = HookUrls("https://x", stored(answer)[0])
+    hooks = SignedWebhookUrls("https://x", stored(answer)[0])
     assert (await hooks.url("tk_1"), await hooks.valid("tk_1", "token")) == (None, None)
 
 
@@ -124,11 +132,15 @@ async def test_a_key_that_takes_long_keeps_no_submit_waiting(monkeypatch: pytest
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
-    assert await asyncio.wait_for(HookUrls("https://x", hangs).url("tk_1"), timeout=10) is None
+    assert await asyncio.wait_for(SignedWebhookUrls("https://x", hangs).url("tk_1"), timeout=10) is None
 
 
 def test_each_use_has_a_key_of_its_own() -> None:
     """Whoever learns one learns nothing of another, nor of the material."""
-    keys = {derived_key("material", "hook tokens"), derived_key("material", "signing secrets"), derived_key("other", "hook tokens")}
+    keys = {
+        derived_key("material", "hook tokens"),
+        derived_key("material", "signing secrets"),
+        derived_key("other", "hook tokens"),
+    }
     assert len(keys) == 3
     assert {len(key) for key in keys} == {32}

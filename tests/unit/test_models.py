@@ -9,21 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.models import MAX_URL, Judgement, MediaRule, Verdict
+from taskhook.core.limits import MAX_URL
+from taskhook.core.models import Judgement, MediaRule, Verdict
 from taskhook.core.targets import TargetPolicy
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELS
 from tests.vectors import ALLOWED, FORBIDDEN, naming
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, a_caller
 
 MIX = "alibaba/wan2.2-animate-mix"
 MOVE = "alibaba/wan2.2-animate-move"
-FIELDS = {"image_url": "https://example.com/a.jpg", "video_url": "http://example.com/b.mp4", "mode": "wan-std"}
+FIELDS = {
+    "image_url": "https://example.com/a.jpg",
+    "video_url": "http://example.com/b.mp4",
+    "mode": "wan-std",
+}
 HOOK = "https://hooks.example.com/taskhook"
 ABSENT = object()
 
 # Never a valid value of any field, whatever the type it asks for.
-WRONG_TYPES: tuple[object, ...] = (None, 1, 1.5, [], ["https://example.com/a"], {}, {"url": "https://example.com/a"})
+WRONG_TYPES: tuple[object, ...] = (
+    None,
+    1,
+    1.5,
+    [],
+    ["https://example.com/a"],
+    {},
+    {"url": "https://example.com/a"},
+)
 
 
 def read(
@@ -34,10 +47,10 @@ def read(
     default_url: str | None = None,
     webhook_url: str | None = None,
     key: str | None = None,
-) -> Order:
+) -> SubmitRequest:
     """Read a submit that differs from a valid one by these fields; ABSENT leaves one out."""
     body = {name: value for name, value in {**FIELDS, **(fields or {})}.items() if value is not ABSENT}
-    return Order.read(
+    return SubmitRequest.read(
         slug,
         body,
         caller=a_caller(caller).model_copy(update={"callback_url": default_url}),
@@ -61,13 +74,23 @@ def refused(status: int, *named: str, fields: Mapping[str, Any] | None = None, *
 @pytest.mark.parametrize("slug", sorted(MODELS))
 def test_valid_request_is_read(slug: str) -> None:
     """A valid submit becomes what the vendor gets: the caller's own fields, minified, and nothing of ours."""
-    order = read({"callback_url": HOOK, "reference": "order 7"}, slug=slug)
-    assert (order.model, order.callback_url, order.reference) == (slug, HOOK, "order 7")
-    assert order.request == '{"image_url":"https://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
+    request = read({"callback_url": HOOK, "reference": "order 7"}, slug=slug)
+    assert (request.model, request.callback_url, request.reference) == (slug, HOOK, "order 7")
+    assert (
+        request.request
+        == '{"image_url":"https://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
+    )
 
 
 @pytest.mark.parametrize(
-    "fields", [{"mode": "wan-pro"}, {"check_image": False}, {"check_image": True}, {"reference": "x" * 200}, {"reference": ""}]
+    "fields",
+    [
+        {"mode": "wan-pro"},
+        {"check_image": False},
+        {"check_image": True},
+        {"reference": "x" * 200},
+        {"reference": ""},
+    ],
 )
 def test_optional_values_are_read(fields: dict[str, Any]) -> None:
     """Every documented value of an optional field is taken, and reaches the vendor if it is the model's."""
@@ -76,7 +99,15 @@ def test_optional_values_are_read(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "slug", ["alibaba/wan2.2", "alibaba/wan2.2-animate-mix/async", "ALIBABA/wan2.2-animate-mix", "/", "", "x/y\u202e"]
+    "slug",
+    [
+        "alibaba/wan2.2",
+        "alibaba/wan2.2-animate-mix/async",
+        "ALIBABA/wan2.2-animate-mix",
+        "/",
+        "",
+        "x/y\u202e",
+    ],
 )
 def test_unknown_model_is_not_found(slug: str) -> None:
     """A model that is not known here is a 404 that lists those that are."""
@@ -94,12 +125,18 @@ def test_missing_field_is_named(name: str) -> None:
 def test_every_wrong_field_is_named() -> None:
     """All that is wrong is told at once, not one thing at a time."""
     refused(
-        400, "image_url", "video_url", "mode", "extra", fields={"image_url": ABSENT, "video_url": 1, "mode": "fast", "extra": 1}
+        400,
+        "image_url",
+        "video_url",
+        "mode",
+        "extra",
+        fields={"image_url": ABSENT, "video_url": 1, "mode": "fast", "extra": 1},
     )
 
 
 @pytest.mark.parametrize(
-    "name", ["extra", "Mode", "callbackUrl", "webhook_url", "watermark", "", "mode ", "__class__", "a.b", "x" * 100]
+    "name",
+    ["extra", "Mode", "callbackUrl", "webhook_url", "watermark", "", "mode ", "__class__", "a.b", "x" * 100],
 )
 def test_extra_field_is_named(name: str) -> None:
     """A field that the model does not take is refused, for a typing error would cost money silently."""
@@ -143,7 +180,9 @@ def test_check_image_is_a_boolean_and_nothing_like_one(value: object) -> None:
     refused(400, "check_image", fields={"check_image": value})
 
 
-@pytest.mark.parametrize("value", ["", "wan", "WAN-STD", "wan-std ", " wan-pro", "wan_std", "wan-std,wan-pro"])
+@pytest.mark.parametrize(
+    "value", ["", "wan", "WAN-STD", "wan-std ", " wan-pro", "wan_std", "wan-std,wan-pro"]
+)
 def test_unknown_mode_is_refused_with_the_known_ones(value: str) -> None:
     """An unknown mode is refused by a message that lists the modes."""
     with pytest.raises(RejectedError, match=r"'mode'.*'wan-std' or 'wan-pro'"):
@@ -302,11 +341,13 @@ def test_defaults_spelled_out_are_defaults_left_out(spelled_out: dict[str, Any])
 def test_order_of_fields_does_not_matter() -> None:
     """A client that writes its JSON in another order repeats itself all the same."""
     caller = a_caller()
-    orders = [
-        Order.read(MIX, body, caller=caller, targets=TargetPolicy(), webhook_url=None, idempotency_key="k")
+    requests = [
+        SubmitRequest.read(
+            MIX, body, caller=caller, targets=TargetPolicy(), webhook_url=None, idempotency_key="k"
+        )
         for body in (FIELDS, dict(reversed(FIELDS.items())))
     ]
-    assert orders[0].fingerprint == orders[1].fingerprint
+    assert requests[0].fingerprint == requests[1].fingerprint
 
 
 def test_callback_url_in_body_or_header_is_the_same_request() -> None:
@@ -345,7 +386,11 @@ def test_different_requests_have_different_fingerprints() -> None:
         assert read(**DIFFERENT[one]).fingerprint != read(**DIFFERENT[other]).fingerprint, (one, other)
 
 
-@given(references=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), min_size=2, max_size=2, unique=True))
+@given(
+    references=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=200), min_size=2, max_size=2, unique=True
+    )
+)
 def test_fingerprint_tells_references_apart(references: list[str]) -> None:
     """Two references are one request only if they are equal."""
     one, other = ({"reference": reference} for reference in references)
@@ -368,7 +413,11 @@ def test_id_follows_from_caller_and_key(key: str) -> None:
 )
 def test_other_keys_and_callers_get_other_ids(keys: list[str]) -> None:
     """Two keys, or one key of two callers, never meet; nor can a caller's name run over into the key."""
-    ids = {read(key=key, caller=caller).task_id for key in keys for caller in ("alice", "bob", "alice" + keys[0][:1])}
+    ids = {
+        read(key=key, caller=caller).task_id
+        for key in keys
+        for caller in ("alice", "bob", "alice" + keys[0][:1])
+    }
     assert len(ids) == 6
 
 
@@ -417,7 +466,9 @@ def test_what_is_certain_is_wrong_whatever_else_is_not_known(doubt: str) -> None
         (IMAGE_RULE, {"tracks": ()}),
     ],
 )
-def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(rule: MediaRule, changes: dict[str, Any]) -> None:
+def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(
+    rule: MediaRule, changes: dict[str, Any]
+) -> None:
     """The reason of the doubt is told."""
     good = GOOD_IMAGE if rule is IMAGE_RULE else GOOD_VIDEO
     assert rule.judge(good.model_copy(update=changes)).verdict is Verdict.WRONG
@@ -433,7 +484,11 @@ def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(rule:
         (VIDEO_RULE, {"seconds": ()}, "unknown duration"),
         (VIDEO_RULE, {"cut_off": True}, "cut off"),
         (IMAGE_RULE, {"size": None, "doubt": "unknown size"}, "unknown size"),
-        (VIDEO_RULE, {"format": "", "size": None, "doubt": "host answers with a page"}, "host answers with a page"),
+        (
+            VIDEO_RULE,
+            {"format": "", "size": None, "doubt": "host answers with a page"},
+            "host answers with a page",
+        ),
         (VIDEO_RULE, {"tracks": (), "doubt": "too much to read"}, "too much to read"),
     ],
 )
@@ -453,7 +508,11 @@ def test_a_video_of_sound_alone_is_named_as_that(tracks: tuple[str, ...]) -> Non
 
 def test_a_video_is_as_long_as_its_longest_and_shortest_say_together() -> None:
     """Where file and track differ, only what both break is broken."""
-    for seconds, verdict in (((1.9, 2.0), Verdict.FINE), ((29.9, 30.1), Verdict.FINE), ((1.8, 1.9), Verdict.WRONG)):
+    for seconds, verdict in (
+        ((1.9, 2.0), Verdict.FINE),
+        ((29.9, 30.1), Verdict.FINE),
+        ((1.8, 1.9), Verdict.WRONG),
+    ):
         assert VIDEO_RULE.judge(GOOD_VIDEO.model_copy(update={"seconds": seconds})).verdict is verdict
 
 

@@ -9,7 +9,7 @@ LEAST = {
     "condition": 20,
     "dedupe": 26,
     "guard": 12,
-    "nonce": 15,
+    "nonce": 12,
     "paging": 7,
     "time": 10,
     "turn": 3,
@@ -18,22 +18,25 @@ LEAST = {
 NAMED = {
     "adapters/dynamodb/tasks.py DynamoTasks.add: condition: 'attribute_not_exists(task_id)'",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: condition: 'nonce = :old'",
-    "adapters/dynamodb/tasks.py DynamoTasks.take: condition: 'attribute_not_exists(holder) OR holder = :seen OR holder = :holder'",
-    "adapters/dynamodb/tasks.py DynamoTasks.release: condition: 'holder = :holder'",
-    "adapters/dynamodb/tasks.py DynamoTasks.set_gate: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
-    "adapters/dynamodb/tasks.py DynamoTasks.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
+    (
+        "adapters/dynamodb/control.py DynamoControl.acquire: condition: "
+        "'attribute_not_exists(leader) OR leader = :seen OR leader = :leader'"
+    ),
+    "adapters/dynamodb/control.py DynamoControl.resign: condition: 'leader = :leader'",
+    "adapters/dynamodb/control.py DynamoControl.set_admission: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
+    "adapters/dynamodb/control.py DynamoControl.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
     "adapters/dynamodb/callers.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
     "adapters/dynamodb/tasks.py DynamoTasks.add: nonce: current.nonce != task.nonce",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
-    'adapters/dynamodb/tasks.py DynamoTasks._rows: paging: answer.get("LastEvaluatedKey")'.replace('"', "'"),
-    "delivery/attempt.py covered: time: now + ATTEMPT_TIME",
+    "adapters/dynamodb/items.py Table.query: paging: answer.get('LastEvaluatedKey')",
+    "delivery/attempt.py claim_covers_attempt: time: now + ATTEMPT_TIME",
     "delivery/attempt.py _claimed: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
     "poller/queue.py Queue._serve: write-ahead: await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
     "poller/watch.py Watch._due: time: task.submitted_at or task.accepted_at",
     "poller/watch.py Watch._polled: time: asked_at",
     "poller/watch.py Watch.find: time: self._newest - INDEX_LAG",
     "submit/submit.py _accept: write-ahead: await tasks.add(wanted)",
-    "submit/submit.py _begin: dedupe: task.fingerprint != order.fingerprint",
+    "submit/submit.py _begin: dedupe: task.fingerprint != request.fingerprint",
     "submit/payment.py pay: claim: end - payer.clock.now() < LEAST_POST_TIME",
 }
 

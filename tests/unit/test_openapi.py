@@ -47,7 +47,9 @@ def test_the_parameters_examples_are_as_their_schemas() -> None:
 
 def test_every_operation_says_what_it_is() -> None:
     """A summary in words, a known chapter, a name of its own."""
-    operations = [one for item in {**document()["paths"], **document()["webhooks"]}.values() for one in item.values()]
+    operations = [
+        one for item in {**document()["paths"], **document()["webhooks"]}.values() for one in item.values()
+    ]
     assert len({one["operationId"] for one in operations}) == len(operations)
     assert {tag for one in operations for tag in one["tags"]} == {tag["name"] for tag in document()["tags"]}
     assert all(one["summary"].endswith(".") for one in operations)
@@ -58,7 +60,9 @@ def test_a_callbacks_example_bears_its_signature(event: str) -> None:
     """The example can be used to try out a verifier: same body, same headers, the secret of the secrets' example."""
     callback = document()["webhooks"][event]["post"]
     headers = {one["name"]: one["example"] for one in callback["parameters"]}
-    answer = document()["paths"]["/api/v1/callbacks/secret"]["get"]["responses"]["200"]["content"]["application/json"]
+    answer = document()["paths"]["/api/v1/callbacks/secret"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ]
     [secret] = answer["example"]["data"]["secrets"]
     body = minified(callback["requestBody"]["content"]["application/json"]["example"]).encode()
     signed = signature.sign(secret["secret"], headers["webhook-id"], int(headers["webhook-timestamp"]), body)

@@ -8,13 +8,23 @@ import pytest
 
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
+from taskhook.core.limits import MAX_REDELIVERED
 from taskhook.core.ports import BalanceOutcome
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Attempt, CallbackState, State, Task
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
-from taskhook.tasks.query import MAX_AGAIN, Filter
-from tests.world import START, FakeVendor, MemoryTasks, Told, VirtualClock, Woken, a_caller
+from taskhook.tasks.query import Filter, RedeliveryFilter
+from tests.world import (
+    START,
+    FakeVendor,
+    MemoryControl,
+    MemoryTasks,
+    RecordingReporter,
+    RecordingWake,
+    VirtualClock,
+    a_caller,
+)
 
 ALICE = a_caller("alice")
 
@@ -59,7 +69,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
             tasks=tasks,
             wake=None,
             clock=VirtualClock(),
-            reporter=Told(),
+            reporter=RecordingReporter(),
             retention=timedelta(days=7),
         )
     assert rejected.value.status == 409
@@ -80,7 +90,9 @@ async def test_an_answer_comes_as_soon_as_the_task_has_ended(tasks: MemoryTasks)
     assert task is not None
     waiting = asyncio.create_task(waited(tasks, clock, task.task_id))
     await clock.sleep(timedelta(seconds=5.5))
-    await tasks.swap(task, task.succeeded({"result": {}}, clock.now(), retention=timedelta(days=7), claim=clock.now()))
+    await tasks.swap(
+        task, task.succeeded({"result": {}}, clock.now(), retention=timedelta(days=7), claim=clock.now())
+    )
     ended = await waiting
     assert (ended.state, ended.request) == (State.SUCCESS, "{}")
     assert clock.now() - START <= timedelta(seconds=6.5)
@@ -100,7 +112,7 @@ async def test_an_answer_waits_no_longer_than_it_may(tasks: MemoryTasks, seconds
 async def test_what_is_anothers_is_not_waited_for(tasks: MemoryTasks) -> None:
     """It does not exist, at once."""
     clock = VirtualClock()
-    for task_id in (a_task(99).task_id, a_task(50).task_id, "lease"):
+    for task_id in (a_task(99).task_id, a_task(50).task_id, "leadership"):
         with pytest.raises(RejectedError) as rejected:
             await waited(tasks, clock, task_id)
         assert rejected.value.status == 404
@@ -122,7 +134,7 @@ def test_wait_is_true_or_false(value: str) -> None:
 
 def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
     """Make an account at that vendor."""
-    return Account(vendor=vendor, allowance=Allowance(MemoryTasks(), requests_per_minute), clock=clock)
+    return Account(vendor=vendor, allowance=Allowance(MemoryControl(), requests_per_minute), clock=clock)
 
 
 async def test_the_balance_is_asked_for_once_a_minute() -> None:
@@ -188,7 +200,10 @@ ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
         (BalanceOutcome(answered=True, status=404), 502),
         (BalanceOutcome(answered=False, status=429), 503),
         (BalanceOutcome(answered=False), 503),
-        *((BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502) for odd in ODD_BALANCES),
+        *(
+            (BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
+            for odd in ODD_BALANCES
+        ),
         (BalanceOutcome(answered=True, status=200, body={"data": []}), 502),
     ],
 )
@@ -259,7 +274,7 @@ def test_a_bad_filter_is_refused_by_name(parameters: dict[str, str], name: str) 
 
 async def test_anothers_task_does_not_exist(tasks: MemoryTasks) -> None:
     """Callers never see each other; odd ids are not even looked up."""
-    for task_id in (a_task(99, "bob").task_id, "tk_", "lease", "tk_" + "x" * 22):
+    for task_id in (a_task(99, "bob").task_id, "tk_", "leadership", "tk_" + "x" * 22):
         with pytest.raises(RejectedError) as rejected:
             await query.show(task_id, caller=ALICE, tasks=tasks)
         assert rejected.value.status == 404
@@ -269,17 +284,21 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
     """Messages and requests count; the cursor goes on from there, and nothing is left out."""
     tasks = MemoryTasks()
     for number in range(60):
-        await tasks.add(a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})}))
+        await tasks.add(
+            a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})})
+        )
     found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
     assert 20 < len(found) < 30
     rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
     more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
-    assert [task.task_id for task in found + rest + more] == [a_task(number).task_id for number in reversed(range(60))]
+    assert [task.task_id for task in found + rest + more] == [
+        a_task(number).task_id for number in reversed(range(60))
+    ]
 
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     """A running task shows status, upstream id, reference and the callback's state."""
-    answer = answers.task_answer(a_task(1))
+    answer = answers.task_answer(a_task(1)).body()
     assert (answer["code"], answer["message"]) == (0, "success")
     assert answer["data"] == {
         "status": "processing",
@@ -297,7 +316,9 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
 def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None:
     """In the form of the vendor's own times."""
     times = {"submitted_at": START, "taken_at": START + timedelta(seconds=1)}
-    data = answers.task_answer(a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"}))["data"]
+    data = answers.task_answer(
+        a_task(1).model_copy(update={**times, "callback_url": "https://x.example.com/"})
+    ).body()["data"]
     assert (data["submitted_at"], data["taken_at"], data["callback_url"]) == (
         1795435200000,
         1795435201000,
@@ -308,9 +329,12 @@ def test_the_answer_has_the_times_that_have_come_and_the_callbacks_url() -> None
 
 async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     """What the receiver gets and what a poll gets are the same."""
-    data = {"result": {"resources": [{"url": "https://x.example.com/1.mp4"}]}, "billing": {"amount": "0.2400"}}
+    data = {
+        "result": {"resources": [{"url": "https://x.example.com/1.mp4"}]},
+        "billing": {"amount": "0.2400"},
+    }
     ended = a_task(1).succeeded(data, START, retention=timedelta(days=7), claim=START)
-    answer = answers.task_answer(ended)
+    answer = answers.task_answer(ended).body()
     assert answer["data"]["status"] == "success"
     assert answer["data"]["result"] == data["result"]
     assert answer["data"]["billing"] == {"amount": "0.2400"}
@@ -335,17 +359,19 @@ def an_ended(number: int, callback: CallbackState, caller: str = "alice") -> Tas
         return ended
     made = Attempt(at=START, status=200 if callback is DELIVERED else 500)
     retry_at = START + timedelta(hours=20) if callback is CallbackState.WAITING else None
-    return ended.attempted(made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION)
+    return ended.attempted(
+        made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION
+    )
 
 
-class Desk:
+class RedeliveryWorld:
     """What redelivery needs, in memory."""
 
     def __init__(self) -> None:
-        self.tasks = MemoryTasks()
-        self.wake = Woken()
+        self.tasks, self.control = MemoryTasks(), MemoryControl()
+        self.wake = RecordingWake()
         self.clock = VirtualClock(START + timedelta(hours=2))
-        self.told = Told()
+        self.told = RecordingReporter()
 
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
@@ -353,7 +379,7 @@ class Desk:
             task.task_id,
             caller=ALICE,
             tasks=self.tasks,
-            rate=self.tasks,
+            rate=self.control,
             wake=self.wake,
             clock=self.clock,
             reporter=self.told,
@@ -362,11 +388,11 @@ class Desk:
     async def redelivery(self, **body: Any) -> commands.Redelivery:
         """Redeliver many."""
         return await commands.redeliver_many(
-            Filter.read_again(body),
+            RedeliveryFilter.read(body),
             caller=ALICE,
             history=self.tasks,
             tasks=self.tasks,
-            rate=self.tasks,
+            rate=self.control,
             wake=self.wake,
             clock=self.clock,
             reporter=self.told,
@@ -380,7 +406,11 @@ class Desk:
     def waiting(self) -> list[int]:
         """Tell which tasks wait to be delivered within an hour and a half."""
         soon = self.clock.now() + timedelta(minutes=90)
-        found = [task for task in self.tasks.items.values() if task.next_attempt_at is not None and task.next_attempt_at < soon]
+        found = [
+            task
+            for task in self.tasks.items.values()
+            if task.next_attempt_at is not None and task.next_attempt_at < soon
+        ]
         return sorted(int(task.task_id[3:]) for task in found)
 
     def due(self) -> list[timedelta]:
@@ -392,20 +422,29 @@ class Desk:
 @pytest.mark.parametrize("callback", [UNDELIVERED, DELIVERED, CallbackState.WAITING])
 async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackState) -> None:
     """Whether it came, was given up, or waits for hours: due now, the same message, and the poller is woken."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, callback))
-    again = await desk.one(task)
-    assert again == desk.tasks.items[task.task_id]
-    assert (again.callback, again.next_attempt_at, again.expires_at) == (CallbackState.WAITING, desk.clock.now(), None)
-    assert (again.message, again.webhook_id, again.attempts, again.tried) == (task.message, task.webhook_id, 1, 0)
-    assert (desk.wake.task_ids, desk.told.count("callback.redelivered")) == ([task.task_id], 1)
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, callback))
+    again = await world.one(task)
+    assert again == world.tasks.items[task.task_id]
+    assert (again.callback, again.next_attempt_at, again.expires_at) == (
+        CallbackState.WAITING,
+        world.clock.now(),
+        None,
+    )
+    assert (again.message, again.webhook_id, again.attempts, again.attempts_this_round) == (
+        task.message,
+        task.webhook_id,
+        1,
+        0,
+    )
+    assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
 
 
 async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
     """The conflict says why, and nothing is written."""
-    desk = Desk()
+    world = RedeliveryWorld()
     refused = an_ended(3, UNDELIVERED).model_copy(update={"callback": CallbackState.NONE})
-    now = desk.clock.now()
+    now = world.clock.now()
     claimed = an_ended(4, CallbackState.WAITING).claim_delivery(until=now + timedelta(seconds=1))
     for task, why in (
         (a_task(1), "has not ended, it is processing"),
@@ -413,130 +452,132 @@ async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
         (refused, "refused in the answer to its submit"),
         (claimed, "being delivered right now"),
     ):
-        stored = await desk.tasks.add(task)
+        stored = await world.tasks.add(task)
         with pytest.raises(RejectedError, match=why) as rejected:
-            await desk.one(stored)
+            await world.one(stored)
         assert rejected.value.status == 409
-        assert desk.tasks.items[task.task_id] == stored
-    assert desk.wake.task_ids == []
+        assert world.tasks.items[task.task_id] == stored
+    assert world.wake.task_ids == []
 
 
 async def test_anothers_message_cannot_be_delivered_again() -> None:
     """It does not exist, by id or in bulk."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, UNDELIVERED, "bob"))
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, UNDELIVERED, "bob"))
     with pytest.raises(RejectedError) as rejected:
-        await desk.one(task)
+        await world.one(task)
     assert rejected.value.status == 404
-    assert await desk.many() == (0, None)
-    assert desk.tasks.items[task.task_id] == task
+    assert await world.many() == (0, None)
+    assert world.tasks.items[task.task_id] == task
 
 
 async def test_who_is_overtaken_delivers_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that is claimed between the read and the write wins."""
-    desk = Desk()
-    task = await desk.tasks.add(an_ended(1, CallbackState.WAITING))
-    read = desk.tasks.get
+    world = RedeliveryWorld()
+    task = await world.tasks.add(an_ended(1, CallbackState.WAITING))
+    read = world.tasks.get
 
     async def read_and_be_overtaken(task_id: str) -> Task | None:
         found = await read(task_id)
         assert found is not None
-        await desk.tasks.swap(found, found.claim_delivery(until=desk.clock.now() + timedelta(seconds=30)))
+        await world.tasks.swap(found, found.claim_delivery(until=world.clock.now() + timedelta(seconds=30)))
         return found
 
-    monkeypatch.setattr(desk.tasks, "get", read_and_be_overtaken)
+    monkeypatch.setattr(world.tasks, "get", read_and_be_overtaken)
     with pytest.raises(RejectedError, match="right now"):
-        await desk.one(task)
-    assert desk.tasks.items[task.task_id].claimed(desk.clock.now())
+        await world.one(task)
+    assert world.tasks.items[task.task_id].claimed(world.clock.now())
 
 
 async def test_many_are_delivered_again_by_state_and_time() -> None:
     """Only what is asked for: by default what was given up; one wake for all."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(12):
-        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 2 else DELIVERED))
-    await desk.tasks.add(an_ended(12, CallbackState.WAITING))
-    await desk.tasks.add(an_ended(13, CallbackState.NONE))
-    assert await desk.many(since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:09Z") == (3, None)
-    assert desk.waiting() == [3, 5, 7]
-    assert len(desk.wake.task_ids) == 1
-    assert await desk.many(state="delivered", since="2026-11-23T12:00:10Z") == (1, None)
-    assert desk.waiting() == [3, 5, 7, 10]
-    assert await desk.many(since="2027-01-01") == (0, None)
-    assert len(desk.wake.task_ids) == 2
+        await world.tasks.add(an_ended(number, UNDELIVERED if number % 2 else DELIVERED))
+    await world.tasks.add(an_ended(12, CallbackState.WAITING))
+    await world.tasks.add(an_ended(13, CallbackState.NONE))
+    assert await world.many(since="2026-11-23T12:00:03Z", until="2026-11-23T12:00:09Z") == (3, None)
+    assert world.waiting() == [3, 5, 7]
+    assert len(world.wake.task_ids) == 1
+    assert await world.many(state="delivered", since="2026-11-23T12:00:10Z") == (1, None)
+    assert world.waiting() == [3, 5, 7, 10]
+    assert await world.many(since="2027-01-01") == (0, None)
+    assert len(world.wake.task_ids) == 2
 
 
 async def test_redeliveries_go_out_a_second_apart() -> None:
     """However many calls ask for how many: nine bulk calls are no burst, and each says when its last message is due."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(120):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    done = await desk.redelivery(limit=50)
-    assert (done.count, done.last_attempt_at) == (50, desk.clock.now() + timedelta(seconds=49))
-    done = await desk.redelivery(limit=500)
-    assert (done.count, done.last_attempt_at) == (70, desk.clock.now() + timedelta(seconds=119))
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    done = await world.redelivery(limit=50)
+    assert (done.count, done.last_attempt_at) == (50, world.clock.now() + timedelta(seconds=49))
+    done = await world.redelivery(limit=500)
+    assert (done.count, done.last_attempt_at) == (70, world.clock.now() + timedelta(seconds=119))
     for _ in range(7):
-        assert await desk.redelivery(limit=500) == commands.Redelivery(count=0, last_attempt_at=None, cursor=None)
-    again = await desk.one(desk.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
-    assert again.next_attempt_at == desk.clock.now() + timedelta(seconds=120)
-    assert desk.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
+        assert await world.redelivery(limit=500) == commands.Redelivery(
+            count=0, last_attempt_at=None, cursor=None
+        )
+    again = await world.one(world.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
+    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=120)
+    assert world.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
 
 
 async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
     """After an hour of silence the first message is due at once, the second a second later; another caller is not affected."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(4):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    await desk.redelivery(limit=2)
-    desk.clock.pass_by(timedelta(hours=1))
-    await desk.tasks.reserve_deliveries("bob", 500, now=desk.clock.now(), latest=desk.clock.now())
-    done = await desk.redelivery(limit=2)
-    assert done.last_attempt_at == desk.clock.now() + timedelta(seconds=1)
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    await world.redelivery(limit=2)
+    world.clock.pass_by(timedelta(hours=1))
+    await world.control.reserve_deliveries("bob", 500, now=world.clock.now(), latest=world.clock.now())
+    done = await world.redelivery(limit=2)
+    assert done.last_attempt_at == world.clock.now() + timedelta(seconds=1)
 
 
 async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
     """A bulk call stops there, and its cursor goes on later; what cannot even begin is a 429 that says when to come again."""
-    desk = Desk()
-    now = desk.clock.now()
+    world = RedeliveryWorld()
+    now = world.clock.now()
     for number in range(300):
-        await desk.tasks.add(an_ended(number, UNDELIVERED))
-    await desk.tasks.reserve_deliveries("alice", 3550, now=now, latest=now)
-    done = await desk.redelivery(limit=500)
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    await world.control.reserve_deliveries("alice", 3550, now=now, latest=now)
+    done = await world.redelivery(limit=500)
     assert (done.count, done.last_attempt_at) == (100, now + timedelta(seconds=3649))
-    for refused in (desk.redelivery(cursor=done.cursor), desk.one(desk.tasks.items["tk_" + "0" * 22])):
+    for refused in (world.redelivery(cursor=done.cursor), world.one(world.tasks.items["tk_" + "0" * 22])):
         with pytest.raises(RejectedError) as rejected:
             await refused
         assert (rejected.value.status, rejected.value.retry_after) == (429, 50)
-    desk.clock.pass_by(timedelta(seconds=50))
-    assert (await desk.redelivery(cursor=done.cursor)).count == 100
-    assert desk.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
+    world.clock.pass_by(timedelta(seconds=50))
+    assert (await world.redelivery(cursor=done.cursor)).count == 100
+    assert world.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 500])
 async def test_following_the_cursor_delivers_each_once(limit: int) -> None:
     """Whatever the page, every message goes out again once."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(250):
-        await desk.tasks.add(an_ended(number, UNDELIVERED if number % 5 else DELIVERED))
+        await world.tasks.add(an_ended(number, UNDELIVERED if number % 5 else DELIVERED))
     counts: list[int] = []
     cursor: str | None = None
     while not counts or cursor is not None:
-        count, cursor = await desk.many(limit=limit, **({"cursor": cursor} if cursor else {}))
+        count, cursor = await world.many(limit=limit, **({"cursor": cursor} if cursor else {}))
         counts.append(count)
     assert (sum(counts), max(counts)) == (200, min(limit, 200))
-    assert desk.waiting() == [number for number in range(250) if number % 5]
-    assert desk.tasks.writes == 250 + 200
+    assert world.waiting() == [number for number in range(250) if number % 5]
+    assert world.tasks.writes == 250 + 200
 
 
 async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
     """Then the answer is what was found so far, and the cursor goes on."""
-    desk = Desk()
+    world = RedeliveryWorld()
     for number in range(1500):
-        await desk.tasks.add(an_ended(number, DELIVERED if number else UNDELIVERED))
-    count, cursor = await desk.many()
+        await world.tasks.add(an_ended(number, DELIVERED if number else UNDELIVERED))
+    count, cursor = await world.many()
     assert count == 0
     assert cursor is not None
-    assert await desk.many(cursor=cursor) == (1, None)
+    assert await world.many(cursor=cursor) == (1, None)
 
 
 @pytest.mark.parametrize(
@@ -548,7 +589,7 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
         ({"since": "yesterday"}, "since"),
         ({"until": []}, "until"),
         ({"limit": 0}, "limit"),
-        ({"limit": MAX_AGAIN + 1}, "limit"),
+        ({"limit": MAX_REDELIVERED + 1}, "limit"),
         ({"limit": True}, "limit"),
         ({"limit": "5"}, "limit"),
         ({"limit": 1.5}, "limit"),
@@ -560,5 +601,29 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
 def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) -> None:
     """The message names the field."""
     with pytest.raises(RejectedError, match=f"parameter '{name}'") as rejected:
-        Filter.read_again(body)
+        RedeliveryFilter.read(body)
     assert rejected.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"limit": "101"}, "'limit' must be less than or equal to 100"),
+        ({"limit": "x"}, "'limit' must be a valid integer, unable to parse string as an integer"),
+        ({"status": "done"}, "'status' must be 'pending', 'processing', 'success' or 'failed'"),
+        ({"since": "soon"}, "'since' must be an ISO 8601 time such as 2026-11-23T15:04:05Z"),
+        ({"cursor": "x"}, "'cursor' must be the next_cursor of an answer"),
+        ({"page": "2"}, "'page' is not known; a listing takes since, until, cursor, status, callback, limit"),
+    ],
+)
+def test_the_message_says_what_would_be_right(parameters: dict[str, str], sentence: str) -> None:
+    """A sentence about the parameter, and one for each where several are wrong."""
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read(parameters)
+    assert rejected.value.message == f"Invalid parameters: parameter {sentence}"
+    with pytest.raises(RejectedError) as rejected:
+        Filter.read({"callback": "?"} | parameters)
+    assert (
+        f"; parameter {sentence}" in rejected.value.message
+        or f"parameter {sentence}; " in rejected.value.message
+    )

@@ -16,12 +16,18 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     def tell(event: str, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
         metrics.clear_metrics()
-        logger = Logger(service=uuid.uuid4().hex, stream=lines)  # one of that name may be kept, with its stream
+        logger = Logger(
+            service=uuid.uuid4().hex, stream=lines
+        )  # one of that name may be kept, with its stream
         LogReporter(logger, metrics).tell(event, **facts)
         metrics.flush_metrics()
         written = json.loads(capsys.readouterr().out)
         [declared] = written.pop("_aws")["CloudWatchMetrics"]
-        assert (declared["Namespace"], declared["Dimensions"], written.pop("service")) == ("taskhook", [["service"]], "shop")
+        assert (declared["Namespace"], declared["Dimensions"], written.pop("service")) == (
+            "taskhook",
+            [["service"]],
+            "shop",
+        )
         assert {metric["Name"] for metric in declared["Metrics"]} == set(written)
         return json.loads(lines.getvalue()), written
 
@@ -34,18 +40,26 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
         ("task.ended", {"state": "failed"}, {"TaskEndedFailed": [1.0]}),
         ("task.submitted", {"outcome": "not_sent"}, {"TaskSubmittedNotSent": [1.0]}),
         ("vendor.paused", {"reason": "throttled", "seconds": 5.0}, {"VendorPausedThrottled": [1.0]}),
-        ("vendor.polled", {"count": 57, "deadline_used": 12.5}, {"VendorPolled": [57.0], "DeadlineUsed": [12.5]}),
+        (
+            "vendor.polled",
+            {"count": 57, "deadline_used": 12.5},
+            {"VendorPolled": [57.0], "DeadlineUsed": [12.5]},
+        ),
         ("callback.attempted", {"state": "delivered", "late_s": 0.0}, {"Lateness": [0.0]}),
         ("task.accepted", {"queued": None}, {"TaskAccepted": [1.0]}),
         ("task.submitted", {"outcome": "refused_here"}, {"VendorRefused": [1.0]}),
         ("vendor.paused", {"reason": "key_refused"}, {"VendorRefused": [1.0]}),
     ],
 )
-def test_an_outcome_is_a_line_and_a_count(told: Any, event: str, facts: dict[str, Any], metrics: dict[str, Any]) -> None:
+def test_an_outcome_is_a_line_and_a_count(
+    told: Any, event: str, facts: dict[str, Any], metrics: dict[str, Any]
+) -> None:
     """What is measured stands in the line too, and in the metrics of this stack alone; nothing is said of what is not known."""
     line, counted = told(event, **facts)
     assert line["message"] == event
-    assert {name: line[name] for name in facts if name in line} == {k: v for k, v in facts.items() if v is not None}
+    assert {name: line[name] for name in facts if name in line} == {
+        k: v for k, v in facts.items() if v is not None
+    }
     assert counted == metrics
 
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core import schedule
-from taskhook.core.schedule import GONE_WAIT, MOST_PATIENCE, MOST_SOON, SOON_WAIT, means_soon, next_poll, retry_wait
+from taskhook.core.schedule import (
+    GONE_WAIT,
+    MOST_PATIENCE,
+    MOST_SOON,
+    SOON_WAIT,
+    means_soon,
+    next_poll,
+    retry_wait,
+)
 
 DAY = timedelta(hours=24)
 ZERO = timedelta(0)
@@ -65,7 +73,9 @@ def test_points_do_not_depend_on_who_asks(age: timedelta, first: timedelta) -> N
 
 
 @given(age=ages, nearer=st.floats(0, 1), first=firsts)
-def test_every_age_between_two_points_has_the_same_next_one(age: timedelta, nearer: float, first: timedelta) -> None:
+def test_every_age_between_two_points_has_the_same_next_one(
+    age: timedelta, nearer: float, first: timedelta
+) -> None:
     """Asking again while waiting does not move the point."""
     point = next_poll(age, first=first)
     between = age + (point - age - MICROSECOND) * nearer
@@ -86,14 +96,18 @@ def test_first_points_of_the_typical_minimum() -> None:
 
 def test_immediate_polls_start_at_once() -> None:
     """A deployment that polls immediately asks at the vendor's acceptance, then 2 s later."""
-    points = [point.total_seconds() for point in chain(-MICROSECOND, first=IMMEDIATE, until=timedelta(seconds=6))]
+    points = [
+        point.total_seconds() for point in chain(-MICROSECOND, first=IMMEDIATE, until=timedelta(seconds=6))
+    ]
     assert points == [0, 2, 4, 6]
 
 
 def test_retries_are_ten_attempts_over_the_standard_time() -> None:
     """Ten attempts, nine waits of the standard's schedule, 75 h 35 min 5 s in all; after the tenth there is none."""
     waits = [retry_wait(attempts, jitter=0.5) for attempts in range(1, 11)]
-    assert waits[:-1] == [timedelta(seconds=s) for s in (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)]
+    assert waits[:-1] == [
+        timedelta(seconds=s) for s in (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+    ]
     assert waits[-1] is None
     assert sum((wait for wait in waits if wait), ZERO) == timedelta(hours=75, minutes=35, seconds=5)
     assert len(schedule.RETRY_WAITS) == 10
@@ -177,7 +191,9 @@ def test_retry_after_adds_no_attempt(tried: int, jitter: float, asked: timedelta
 def test_soon_is_believed_five_times(status: int) -> None:
     """Then it is an answer like any other, and the schedule goes on where it was."""
     assert [means_soon(status, soon) for soon in range(7)] == [True] * 5 + [False] * 2
-    assert [retry_wait(3, jitter=0.5, status=status, soon=soon) for soon in range(5)] == [SOON_WAIT] * MOST_SOON
+    assert [retry_wait(3, jitter=0.5, status=status, soon=soon) for soon in range(5)] == [
+        SOON_WAIT
+    ] * MOST_SOON
     assert retry_wait(3, jitter=0.5, status=status, soon=5) == timedelta(minutes=30)
 
 

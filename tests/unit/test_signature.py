@@ -18,11 +18,15 @@ BODY = b'{"test": 2432232314}'
 SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 secrets = st.binary(min_size=24, max_size=64).map(lambda key: "whsec_" + base64.b64encode(key).decode())
-message_ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="."), min_size=1, max_size=64)
+message_ids = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="."), min_size=1, max_size=64
+)
 bodies = st.text().map(str.encode)  # the reference reads a body as UTF-8
 # Within the reference's tolerance of 300 s, at any fraction of a second and in any zone.
 moments = st.builds(
-    lambda seconds, minutes: (datetime.now(UTC) + timedelta(seconds=seconds)).astimezone(timezone(timedelta(minutes=minutes))),
+    lambda seconds, minutes: (datetime.now(UTC) + timedelta(seconds=seconds)).astimezone(
+        timezone(timedelta(minutes=minutes))
+    ),
     st.floats(-200, 200),
     st.integers(-14 * 60, 14 * 60),
 )
@@ -65,8 +69,15 @@ def test_we_sign_what_the_reference_signs(secret: str, message_id: str, timestam
     assert signature.sign(secret, message_id, timestamp, body.encode()) == reference
 
 
-@given(pair=st.lists(secrets, min_size=3, max_size=3, unique=True), message_id=message_ids, at=moments, body=bodies)
-def test_during_rotation_either_secret_verifies(pair: list[str], message_id: str, at: datetime, body: bytes) -> None:
+@given(
+    pair=st.lists(secrets, min_size=3, max_size=3, unique=True),
+    message_id=message_ids,
+    at=moments,
+    body=bodies,
+)
+def test_during_rotation_either_secret_verifies(
+    pair: list[str], message_id: str, at: datetime, body: bytes
+) -> None:
     """With two valid secrets a receiver that holds either one accepts; a third secret does not."""
     new, old, stranger = pair
     headers = signature.headers([new, old], message_id, at, body)
@@ -82,7 +93,9 @@ def test_tampered_body_fails(secret: str, message_id: str, at: datetime, body: b
     assert not verifies(secret, signature.headers([secret], message_id, at, body), tampered)
 
 
-@given(secret=secrets, ids=st.lists(message_ids, min_size=2, max_size=2, unique=True), at=moments, body=bodies)
+@given(
+    secret=secrets, ids=st.lists(message_ids, min_size=2, max_size=2, unique=True), at=moments, body=bodies
+)
 def test_tampered_id_fails(secret: str, ids: list[str], at: datetime, body: bytes) -> None:
     """Under another message's id the reference refuses."""
     headers = signature.headers([secret], ids[0], at, body) | {"webhook-id": ids[1]}
@@ -96,14 +109,18 @@ def test_tampered_id_fails(secret: str, ids: list[str], at: datetime, body: byte
     body=bodies,
     shift=st.integers(1, 90).flatmap(lambda s: st.sampled_from([s, -s])),
 )
-def test_tampered_timestamp_fails(secret: str, message_id: str, at: datetime, body: bytes, shift: int) -> None:
+def test_tampered_timestamp_fails(
+    secret: str, message_id: str, at: datetime, body: bytes, shift: int
+) -> None:
     """A timestamp moved within the tolerance no longer fits the signature."""
     headers = signature.headers([secret], message_id, at, body)
     headers["webhook-timestamp"] = str(int(headers["webhook-timestamp"]) + shift)
     assert not verifies(secret, headers, body)
 
 
-@pytest.mark.parametrize("age", [timedelta(seconds=310), timedelta(days=1), timedelta(seconds=-310), timedelta(days=-1)])
+@pytest.mark.parametrize(
+    "age", [timedelta(seconds=310), timedelta(days=1), timedelta(seconds=-310), timedelta(days=-1)]
+)
 def test_replayed_message_fails(age: timedelta) -> None:
     """A message replayed outside the tolerance is refused although its signature is right."""
     assert not verifies(SECRET, signature.headers([SECRET], MESSAGE_ID, datetime.now(UTC) - age, BODY), BODY)
@@ -113,7 +130,9 @@ def test_replayed_message_fails(age: timedelta) -> None:
 def test_signatures_are_joined_by_exactly_one_space(count: int) -> None:
     """The reference stumbles over an empty list item, so the list has none."""
     at = datetime.now(UTC)
-    listed = signature.headers([signature.new_secret() for _ in range(count)], MESSAGE_ID, at, BODY)["webhook-signature"].split(" ")
+    listed = signature.headers([signature.new_secret() for _ in range(count)], MESSAGE_ID, at, BODY)[
+        "webhook-signature"
+    ].split(" ")
     assert len(listed) == count
     assert all(item.startswith("v1,") and len(item) == 47 for item in listed)
 
@@ -125,7 +144,9 @@ def test_zone_of_the_attempt_does_not_matter(offset_h: int) -> None:
     assert signature.headers([SECRET], MESSAGE_ID, at, BODY)["webhook-signature"] == SIGNATURE
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff\xfe\x00", bytes(range(256)), b"%d %s %%", b"a.b.c", b"x" * 400_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xfe\x00", bytes(range(256)), b"%d %s %%", b"a.b.c", b"x" * 400_000]
+)
 def test_exact_bytes_are_signed(body: bytes) -> None:
     """The signature is the HMAC of `id.timestamp.body` for any bytes, readable or not."""
     key = base64.b64decode(SECRET.removeprefix("whsec_"))
@@ -139,7 +160,13 @@ def test_secret_works_without_its_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["whsec_not base64!", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", "whsec_ÄÖÜ", "whsk_MfKQ9r8GKYqrTwjUPD8ILPZI"]
+    "secret",
+    [
+        "whsec_not base64!",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS",
+        "whsec_ÄÖÜ",
+        "whsk_MfKQ9r8GKYqrTwjUPD8ILPZI",
+    ],
 )
 def test_secret_that_is_not_base64_is_an_error(secret: str) -> None:
     """A damaged secret never signs: a lenient decoder would drop characters and sign with another key."""

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.progress import Progress
 from tests.sim.__main__ import SEED, play
 from tests.sim.histories import Histories
-from tests.sim.seam import Point
+from tests.sim.injector import Point
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,13 +49,17 @@ def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
 def test_no_history_of_many_callers_breaks_anything() -> None:
     """Whatever they ask for, and whoever is killed or frozen meanwhile."""
     rules = settings(
-        max_examples=100, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=100,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Histories, settings=rules)
 
 
-def test_an_item_that_cannot_be_read_keeps_nobody_lingering() -> None:
-    """The simulator found a poller that wrote the lease every two seconds, for as long as such an item stood in the queue."""
+def test_an_item_that_cannot_be_read_keeps_no_leader() -> None:
+    """The simulator found a poller that wrote the leadership every two seconds, for as long as such an item stood in the queue."""
     scene = play("is_deployed", SEED, plan=Point(-1, "", ""))
-    ticks = len(scene.invocations)
-    assert sum("Lease.take" in line for line in scene.seam.trace) <= 2 * ticks
+    acquired = sum("LeadershipStore.acquire" in line for line in scene.injector.trace)
+    assert 0 < acquired <= 2 * len(scene.invocations)

@@ -78,9 +78,22 @@ def test_what_hangs_fails_alone(tmp_path: Path) -> None:
     """Every other test is run, each failure names its reason, and the last line is pytest's."""
     (tmp_path / "test_hangs.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\ntimeout = 1\n")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-ra", "--tb=short", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        "-ra",
+        "--tb=short",
+        str(tmp_path),
+    ]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert re.search(r"=+ 6 failed, 2 passed, 4 errors in ", ran.stdout.splitlines()[-1]), ran.stdout + ran.stderr
+    assert re.search(r"=+ 6 failed, 2 passed, 4 errors in ", ran.stdout.splitlines()[-1]), (
+        ran.stdout + ran.stderr
+    )
     assert ran.stdout.count("stuck: not through after 1 s") >= 8
     assert "in test_waits_for_a_lock" in ran.stdout  # where the thread stood
     assert "test_waits_for_what_never_comes" in ran.stdout  # where the task stood

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
-from taskhook.core.targets import MAX_URL, MEDIA, TargetPolicy, is_public
+from taskhook.core.limits import MAX_URL
+from taskhook.core.targets import MEDIA, TargetPolicy, is_public
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()
@@ -54,7 +55,9 @@ def test_allowed_url_passes() -> None:
             PUBLIC.check_url(url)
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"]
+)
 def test_public_address_passes(address: str) -> None:
     """A public unicast address may be connected to."""
     assert is_public(address)
@@ -63,7 +66,18 @@ def test_public_address_passes(address: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "localhost", "example.com", "1.1.1", "0x1010101", "16843009", "1.1.1.1/32", "1.1.1.1 ", "[2606:4700::1]", "01.1.1.1"],
+    [
+        "",
+        "localhost",
+        "example.com",
+        "1.1.1",
+        "0x1010101",
+        "16843009",
+        "1.1.1.1/32",
+        "1.1.1.1 ",
+        "[2606:4700::1]",
+        "01.1.1.1",
+    ],
 )
 def test_what_is_not_an_address_is_not_public(text: str) -> None:
     """Only a plain numeric address can be public."""
@@ -71,7 +85,9 @@ def test_what_is_not_an_address_is_not_public(text: str) -> None:
 
 
 @given(address=st.ip_addresses())
-def test_nothing_is_public_that_the_standard_library_calls_special(address: IPv4Address | IPv6Address) -> None:
+def test_nothing_is_public_that_the_standard_library_calls_special(
+    address: IPv4Address | IPv6Address,
+) -> None:
     """For any address, Python's copy of IANA's registries is never stricter than ours."""
     if not address.is_global or address.is_multicast or address.is_reserved or address.is_link_local:
         assert not is_public(str(address))
@@ -96,7 +112,12 @@ def test_no_form_that_carries_an_ipv4_address_is_public(address: IPv4Address) ->
 @pytest.mark.parametrize("policy", [PUBLIC, RELAXED], ids=["public", "relaxed"])
 def test_characters_that_parsers_disagree_about_are_refused(policy: TargetPolicy) -> None:
     """White space, control characters, delimiters and non-ASCII are refused anywhere in a URL."""
-    urls = ("https://example.com/{}", "https://exam{}ple.com/", "{}https://example.com/", "https://example.com/?a={}b")
+    urls = (
+        "https://example.com/{}",
+        "https://exam{}ple.com/",
+        "{}https://example.com/",
+        "https://example.com/?a={}b",
+    )
     codes = (*range(0x21), *b'"<>\\^`{|}', 0x7F, 0x80, 0xE9, 0x2028, 0x202E, 0x1F600)
     odd = [url.replace("{}", chr(code)) for code in codes for url in urls]
     assert [url for url in odd if allowed(policy, url)] == []
@@ -127,7 +148,8 @@ OWN = "https://hook.example.com"
     ],
 )
 @pytest.mark.parametrize(
-    "own_origin", [OWN, "https://Hook.example.com/", "https://hook.example.com:8443", "https://hook.example.com./"]
+    "own_origin",
+    [OWN, "https://Hook.example.com/", "https://hook.example.com:8443", "https://hook.example.com./"],
 )
 def test_own_host_is_refused_on_every_port(own_origin: str, url: str) -> None:
     """A deployment never calls itself, however its name is written, whatever else answers on its host."""
@@ -214,7 +236,9 @@ def test_relaxed_connects_anywhere(address: str) -> None:
     RELAXED.check_address(address)
 
 
-@pytest.mark.parametrize("url", ["http://example.com/a.jpg", "http://example.com:80/a.jpg", "https://example.com:8443/a.jpg"])
+@pytest.mark.parametrize(
+    "url", ["http://example.com/a.jpg", "http://example.com:80/a.jpg", "https://example.com:8443/a.jpg"]
+)
 def test_media_may_also_come_over_http(url: str) -> None:
     """The vendor fetches both."""
     PUBLIC.check_url(url, MEDIA)

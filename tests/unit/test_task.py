@@ -21,7 +21,7 @@ from taskhook.core.task import (
     SubmitOutcome,
     Task,
 )
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import read_submission
 from tests.world import START, a_caller
 
@@ -40,17 +40,25 @@ DATA: Json = {
 def accepted(*, url: str | None = HOOK, paying: bool = True, reference: str | None = None) -> Task:
     """Make a task as submit does: about to be paid, or queued."""
     body = BODY | ({"callback_url": url} if url else {}) | ({"reference": reference} if reference else {})
-    order = Order.read(
-        "alibaba/wan2.2-animate-mix", body, caller=a_caller(), targets=TargetPolicy(), webhook_url=None, idempotency_key="k"
+    request = SubmitRequest.read(
+        "alibaba/wan2.2-animate-mix",
+        body,
+        caller=a_caller(),
+        targets=TargetPolicy(),
+        webhook_url=None,
+        idempotency_key="k",
     )
-    return order.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
+    return request.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
 
 
 def outcome(submission: Submission, status: int = 0, message: str = "the vendor's words") -> SubmitOutcome:
     """Make the outcome of a paid POST."""
     taken = submission is Submission.TAKEN
     return SubmitOutcome(
-        submission=submission, upstream_task_id="task-1" if taken else "", status=status, message="" if taken else message
+        submission=submission,
+        upstream_task_id="task-1" if taken else "",
+        status=status,
+        message="" if taken else message,
     )
 
 
@@ -61,7 +69,9 @@ def watched(*, url: str | None = HOOK) -> Task:
 
 def succeeded(data: Json | None = None, *, url: str | None = HOOK, reference: str | None = None) -> Task:
     """Make a task that ended well."""
-    taken = accepted(url=url, reference=reference).submitted(outcome(Submission.TAKEN, 200), START, retention=RETENTION)
+    taken = accepted(url=url, reference=reference).submitted(
+        outcome(Submission.TAKEN, 200), START, retention=RETENTION
+    )
     return taken.succeeded(DATA if data is None else data, START, retention=RETENTION, claim=START + CLAIM)
 
 
@@ -136,17 +146,25 @@ class TaskMachine(RuleBasedStateMachine):
     @rule(submission=st.sampled_from([Submission.NOT_SENT, Submission.BUSY]))
     def requeue(self, submission: Submission) -> None:
         """Learn that nothing was taken, for a reason that passes."""
-        legal = {State.SUBMITTING, State.RESCUE}
-        if self.step(legal, lambda: self.task.submitted(outcome(submission, 429), self.now, retention=RETENTION)):
-            assert (self.task.state, self.task.claimed_until, self.task.submitted_at) == (State.QUEUED, None, None)
+        legal = {State.SUBMITTING, State.UNKNOWN}
+        if self.step(
+            legal, lambda: self.task.submitted(outcome(submission, 429), self.now, retention=RETENTION)
+        ):
+            assert (self.task.state, self.task.claimed_until, self.task.submitted_at) == (
+                State.QUEUED,
+                None,
+                None,
+            )
 
     @rule(submission=st.sampled_from([Submission.REFUSED, Submission.REFUSED_HERE]))
     def refuse(self, submission: Submission) -> None:
         """Learn that the vendor refuses."""
         before = self.task
         status = 422 if submission is Submission.REFUSED else 401
-        legal = {State.SUBMITTING, State.RESCUE}
-        if self.step(legal, lambda: self.task.submitted(outcome(submission, status), self.now, retention=RETENTION)):
+        legal = {State.SUBMITTING, State.UNKNOWN}
+        if self.step(
+            legal, lambda: self.task.submitted(outcome(submission, status), self.now, retention=RETENTION)
+        ):
             if submission is Submission.REFUSED_HERE and before.answer_status is not None:
                 assert self.task.state is State.QUEUED
             else:
@@ -157,9 +175,15 @@ class TaskMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         """Learn that the vendor took the task, perhaps late."""
-        legal = {State.SUBMITTING, State.RESCUE}
-        if self.step(legal, lambda: self.task.submitted(outcome(Submission.TAKEN, 200), self.now, retention=RETENTION)):
-            assert (self.task.state, self.task.upstream_task_id, self.task.taken_at) == (State.WATCHED, "task-1", self.now)
+        legal = {State.SUBMITTING, State.UNKNOWN}
+        if self.step(
+            legal, lambda: self.task.submitted(outcome(Submission.TAKEN, 200), self.now, retention=RETENTION)
+        ):
+            assert (self.task.state, self.task.upstream_task_id, self.task.taken_at) == (
+                State.WATCHED,
+                "task-1",
+                self.now,
+            )
 
     @rule(reaped=st.booleans())
     def doubt(self, reaped: bool) -> None:  # noqa: FBT001  # hypothesis fills it
@@ -167,14 +191,18 @@ class TaskMachine(RuleBasedStateMachine):
         ambiguous = outcome(Submission.AMBIGUOUS, 500)
         if self.step(
             {State.SUBMITTING},
-            lambda: self.task.doubted() if reaped else self.task.submitted(ambiguous, self.now, retention=RETENTION),
+            lambda: (
+                self.task.mark_unknown()
+                if reaped
+                else self.task.submitted(ambiguous, self.now, retention=RETENTION)
+            ),
         ):
-            assert (self.task.state, self.task.claimed_until) == (State.RESCUE, None)
+            assert (self.task.state, self.task.claimed_until) == (State.UNKNOWN, None)
 
     @rule()
     def adopt(self) -> None:
         """Hear the task's name from the vendor."""
-        if self.step({State.RESCUE}, lambda: self.task.adopted("task-2", self.now)):
+        if self.step({State.UNKNOWN}, lambda: self.task.recovered("task-2", self.now)):
             assert (self.task.state, self.task.upstream_task_id) == (State.WATCHED, "task-2")
 
     @rule()
@@ -193,7 +221,9 @@ class TaskMachine(RuleBasedStateMachine):
     def succeed(self, slot: bool) -> None:  # noqa: FBT001  # filled in
         """Hear of the success, with a slot for the first delivery or without."""
         claim = self.now + CLAIM if slot else None
-        if self.step({State.WATCHED}, lambda: self.task.succeeded(DATA, self.now, retention=RETENTION, claim=claim)):
+        if self.step(
+            {State.WATCHED}, lambda: self.task.succeeded(DATA, self.now, retention=RETENTION, claim=claim)
+        ):
             waits = self.task.callback_url is not None
             assert self.task.state is State.SUCCESS
             assert self.task.claimed(self.now) is (slot and waits)
@@ -203,17 +233,28 @@ class TaskMachine(RuleBasedStateMachine):
     def fail(self, error: ErrorCode) -> None:
         """End badly."""
         unpaid = error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}
-        legal = {State.QUEUED} if unpaid else {State.WATCHED, State.RESCUE}
-        if self.step(legal, lambda: self.task.failed(error, "why", self.now, retention=RETENTION, claim=self.now + CLAIM)):
+        legal = {State.QUEUED} if unpaid else {State.WATCHED, State.UNKNOWN}
+        if self.step(
+            legal,
+            lambda: self.task.failed(error, "why", self.now, retention=RETENTION, claim=self.now + CLAIM),
+        ):
             assert (self.task.state, self.task.error) == (State.FAILED, error)
             assert (self.task.callback is CallbackState.WAITING) is (self.task.callback_url is not None)
 
     @rule(files=st.integers(0, 3))
     def archive(self, files: int) -> None:
         """Succeed, where results are archived."""
-        data = {"result": {"resources": [{"url": f"https://files.example.com/{n}.mp4"} for n in range(files)]}}
-        if self.step({State.WATCHED}, lambda: self.task.archiving(data, self.now, new_token=lambda: "t" * 32)):
-            assert (self.task.state, len(self.task.copies), self.task.archiving_since) == (State.ARCHIVING, files, self.now)
+        data = {
+            "result": {"resources": [{"url": f"https://files.example.com/{n}.mp4"} for n in range(files)]}
+        }
+        if self.step(
+            {State.WATCHED}, lambda: self.task.archiving(data, self.now, new_token=lambda: "t" * 32)
+        ):
+            assert (self.task.state, len(self.task.copies), self.task.archiving_since) == (
+                State.ARCHIVING,
+                files,
+                self.now,
+            )
             assert self.task.copied is (files == 0)
 
     @rule(settled=st.booleans(), on=st.booleans())
@@ -228,10 +269,17 @@ class TaskMachine(RuleBasedStateMachine):
     def end_archiving(self, linked: bool) -> None:  # noqa: FBT001  # filled in
         """End with what is copied."""
         before, origin = self.task, "https://tasks.example.com" if linked else None
-        if self.step({State.ARCHIVING}, lambda: self.task.archived(origin, self.now, retention=RETENTION, claim=self.now + CLAIM)):
+        if self.step(
+            {State.ARCHIVING},
+            lambda: self.task.archived(origin, self.now, retention=RETENTION, claim=self.now + CLAIM),
+        ):
             listed = json.loads(self.task.message or "")["data"]["result"]["resources"]
-            assert [file["archived"] for file in listed] == [copy.archived and linked for copy in before.copies]
-            assert [file.get("source_url", file["url"]) for file in listed] == [before.original(copy) for copy in before.copies]
+            assert [file["archived"] for file in listed] == [
+                copy.archived and linked for copy in before.copies
+            ]
+            assert [file.get("source_url", file["url"]) for file in listed] == [
+                before.original(copy) for copy in before.copies
+            ]
             assert self.task.result is None
 
     @rule()
@@ -245,7 +293,11 @@ class TaskMachine(RuleBasedStateMachine):
     @rule()
     def claim_delivery(self) -> None:
         """Claim an attempt."""
-        if self.step({State.SUCCESS, State.FAILED}, lambda: self.task.claim_delivery(until=self.now + CLAIM), delivering=True):
+        if self.step(
+            {State.SUCCESS, State.FAILED},
+            lambda: self.task.claim_delivery(until=self.now + CLAIM),
+            delivering=True,
+        ):
             assert self.task.claimed(self.now)
 
     @rule(
@@ -263,15 +315,34 @@ class TaskMachine(RuleBasedStateMachine):
         if self.step(
             {State.SUCCESS, State.FAILED},
             lambda: self.task.attempted(
-                made, delivered=delivered, retry_at=retry_at, now=self.now, retention=RETENTION, soon=soon, gone=gone
+                made,
+                delivered=delivered,
+                retry_at=retry_at,
+                now=self.now,
+                retention=RETENTION,
+                soon=soon,
+                gone=gone,
             ),
             delivering=True,
         ):
-            expected = CallbackState.DELIVERED if delivered else CallbackState.WAITING if again else CallbackState.UNDELIVERED
+            expected = (
+                CallbackState.DELIVERED
+                if delivered
+                else CallbackState.WAITING
+                if again
+                else CallbackState.UNDELIVERED
+            )
             assert (self.task.callback, self.task.next_attempt_at) == (expected, retry_at)
-            assert (self.task.attempts, self.task.log[-1], self.task.claimed_until) == (before.attempts + 1, made, None)
-            assert (self.task.tried, self.task.soon) == (before.tried + (not soon), before.soon + soon)
-            assert self.task.gone is (before.gone or gone)
+            assert (self.task.attempts, self.task.log[-1], self.task.claimed_until) == (
+                before.attempts + 1,
+                made,
+                None,
+            )
+            assert (self.task.attempts_this_round, self.task.uncounted) == (
+                before.attempts_this_round + (not soon),
+                before.uncounted + soon,
+            )
+            assert self.task.answered_gone is (before.answered_gone or gone)
 
     @rule()
     def redeliver(self) -> None:
@@ -282,23 +353,37 @@ class TaskMachine(RuleBasedStateMachine):
                 before.redelivered(self.now)
         elif self.step({State.SUCCESS, State.FAILED}, lambda: self.task.redelivered(self.now)):
             self.through = False
-            assert self.task.work is not None
-            assert self.task.work[0] == "retry"
+            assert self.task.work_key is not None
+            assert self.task.work_key[0] == "retry"
             expected = (self.now, before.caller, before.host, 3)
-            assert RetryKey.read(self.task.work[1]) == expected
-            assert (self.task.tried, self.task.soon, self.task.gone, self.task.claimed_until) == (0, 0, False, None)
+            assert RetryKey.read(self.task.work_key[1]) == expected
+            assert (
+                self.task.attempts_this_round,
+                self.task.uncounted,
+                self.task.answered_gone,
+                self.task.claimed_until,
+            ) == (
+                0,
+                0,
+                False,
+                None,
+            )
             assert (self.task.message, self.task.webhook_id) == (before.message, before.webhook_id)
             assert (self.task.attempts, self.task.log) == (before.attempts, before.log)
 
     @invariant()
     def work_or_expiry(self) -> None:
         """An item has work to do or a date of expiry, never both and never neither."""
-        assert (self.task.work is None) is (self.task.expires_at is not None)
+        assert (self.task.work_key is None) is (self.task.expires_at is not None)
 
     @invariant()
     def expiry_leaves_the_retention_time(self) -> None:
         """What expires stays for the whole retention time after its end."""
-        assert self.task.expires_at is None or self.task.ended_at is None or self.task.expires_at >= self.task.ended_at + RETENTION
+        assert (
+            self.task.expires_at is None
+            or self.task.ended_at is None
+            or self.task.expires_at >= self.task.ended_at + RETENTION
+        )
 
     @invariant()
     def message_is_rendered_once(self) -> None:
@@ -328,11 +413,11 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def sort_key_never_moves(self) -> None:
         """Whatever the way, `watch` is sorted by acceptance, and the first delivery is still part of it."""
-        if self.task.work is not None:
-            partition, key = self.task.work
+        if self.task.work_key is not None:
+            partition, key = self.task.work_key
             if partition == "watch":
-                assert key == self.first.listed
-            if self.task.state in {State.SUBMITTING, State.WATCHED, State.RESCUE, State.ARCHIVING} or (
+                assert key == self.first.created_key
+            if self.task.state in {State.SUBMITTING, State.WATCHED, State.UNKNOWN, State.ARCHIVING} or (
                 self.task.state.final and self.task.attempts == 0 and self.task.next_attempt_at is None
             ):
                 assert partition == "watch"
@@ -342,10 +427,12 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def first_answer_stays(self) -> None:
         """What the submitter was told is told to every repeat."""
-        told = None if self.task.answer_status is None else (self.task.answer_status, self.task.answer_message)
+        told = (
+            None if self.task.answer_status is None else (self.task.answer_status, self.task.answer_message)
+        )
         assert self.told in {None, told}
         self.told = told
-        if self.task.state in {State.QUEUED, State.RESCUE, State.WATCHED, State.ARCHIVING}:
+        if self.task.state in {State.QUEUED, State.UNKNOWN, State.WATCHED, State.ARCHIVING}:
             assert told is not None
 
     @invariant()
@@ -361,13 +448,24 @@ class TaskMachine(RuleBasedStateMachine):
     @invariant()
     def identity_stays(self) -> None:
         """What makes the task that task never changes."""
-        names = ("task_id", "caller", "model", "request", "fingerprint", "callback_url", "reference", "accepted_at")
+        names = (
+            "task_id",
+            "caller",
+            "model",
+            "request",
+            "fingerprint",
+            "callback_url",
+            "reference",
+            "accepted_at",
+        )
         assert [getattr(self.task, name) for name in names] == [getattr(self.first, name) for name in names]
 
 
 def test_state_machine() -> None:
     """Any order of transitions keeps to the documented ones, and to every rule about what a task holds."""
-    run_state_machine_as_test(TaskMachine, settings=settings(max_examples=300, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        TaskMachine, settings=settings(max_examples=300, stateful_step_count=40, deadline=None)
+    )
 
 
 # --- the ways through it --------------------------------------------------------------------------------------------------
@@ -379,26 +477,40 @@ def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
     taken = submitting.submitted(outcome(Submission.TAKEN, 200), START, retention=RETENTION)
     ended = taken.succeeded(DATA, START, retention=RETENTION, claim=START + CLAIM)
     claimed = ended.claim_delivery(until=START + CLAIM)
-    assert {task.work for task in (submitting, taken, ended, claimed)} == {("watch", submitting.listed)}
-    done = claimed.attempted(Attempt(at=START, status=200), delivered=True, retry_at=None, now=START, retention=RETENTION)
-    assert (done.work, done.expires_at) == (None, START + RETENTION)
+    assert {task.work_key for task in (submitting, taken, ended, claimed)} == {
+        ("watch", submitting.created_key)
+    }
+    done = claimed.attempted(
+        Attempt(at=START, status=200), delivered=True, retry_at=None, now=START, retention=RETENTION
+    )
+    assert (done.work_key, done.expires_at) == (None, START + RETENTION)
 
 
 def test_sort_key_is_the_same_through_doubt_and_rescue() -> None:
     """An ambiguous task stays where it is, too, until it is adopted or given up."""
     submitting = accepted()
-    doubted = submitting.doubted()
-    adopted = doubted.adopted("task-1", START)
-    given_up = doubted.failed(ErrorCode.SUBMISSION_UNKNOWN, "never learnt", START, retention=RETENTION, claim=START + CLAIM)
-    assert {task.work for task in (submitting, doubted, adopted, given_up)} == {("watch", submitting.listed)}
+    doubted = submitting.mark_unknown()
+    adopted = doubted.recovered("task-1", START)
+    given_up = doubted.failed(
+        ErrorCode.SUBMISSION_UNKNOWN, "never learnt", START, retention=RETENTION, claim=START + CLAIM
+    )
+    assert {task.work_key for task in (submitting, doubted, adopted, given_up)} == {
+        ("watch", submitting.created_key)
+    }
 
 
 def test_retry_is_sorted_by_its_time() -> None:
     """From the second attempt on, the next attempt's time is the sort key."""
     later, soon = (
         succeeded()
-        .attempted(Attempt(at=START, status=500), delivered=False, retry_at=START + wait, now=START, retention=RETENTION)
-        .work
+        .attempted(
+            Attempt(at=START, status=500),
+            delivered=False,
+            retry_at=START + wait,
+            now=START,
+            retention=RETENTION,
+        )
+        .work_key
         for wait in (timedelta(hours=24), timedelta(seconds=5))
     )
     assert later is not None
@@ -410,34 +522,55 @@ def test_queue_is_sorted_by_caller_and_time() -> None:
     """One query finds a caller's oldest queued task."""
     task = accepted(paying=False)
     other = task.model_copy(update={"accepted_at": START + timedelta(seconds=1), "task_id": "tk_0"})
-    assert task.work is not None
-    assert other.work is not None
-    assert task.work[0] == "queue"
-    assert task.work[1].startswith("alice#")
-    assert task.work[1] < other.work[1]
+    assert task.work_key is not None
+    assert other.work_key is not None
+    assert task.work_key[0] == "queue"
+    assert task.work_key[1].startswith("alice#")
+    assert task.work_key[1] < other.work_key[1]
 
 
 def test_direct_refusal_answers_and_does_not_call_back() -> None:
     """A submitter who was refused has been told; a callback would tell it twice."""
     task = accepted().submitted(outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION)
-    assert (task.state, task.error, task.callback) == (State.FAILED, ErrorCode.UPSTREAM_REFUSED, CallbackState.NONE)
-    assert (task.answer_status, task.answer_message, task.expires_at) == (422, "no such mode", START + RETENTION)
+    assert (task.state, task.error, task.callback) == (
+        State.FAILED,
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.NONE,
+    )
+    assert (task.answer_status, task.answer_message, task.expires_at) == (
+        422,
+        "no such mode",
+        START + RETENTION,
+    )
     assert not task.reusable
 
 
 def test_refusal_from_the_queue_calls_back() -> None:
     """A submitter who was told 200 learns of the refusal by its callback."""
-    task = answered(accepted(paying=False)).submitted(outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION)
-    assert (task.state, task.error, task.callback) == (State.FAILED, ErrorCode.UPSTREAM_REFUSED, CallbackState.WAITING)
+    task = answered(accepted(paying=False)).submitted(
+        outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION
+    )
+    assert (task.state, task.error, task.callback) == (
+        State.FAILED,
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.WAITING,
+    )
     assert (task.answer_status, task.next_attempt_at) == (200, START)
-    assert json.loads(task.message or "")["data"]["error"] == {"code": "upstream_refused", "message": "no such mode"}
+    assert json.loads(task.message or "")["data"]["error"] == {
+        "code": "upstream_refused",
+        "message": "no such mode",
+    }
 
 
 @pytest.mark.parametrize("status", [401, 402])
 def test_own_trouble_ends_a_direct_submit_with_502(status: int) -> None:
     """Where this deployment's key or balance is refused, the submitter hears 502 and may use its key again."""
     task = accepted().submitted(outcome(Submission.REFUSED_HERE, status), START, retention=RETENTION)
-    assert (task.state, task.error, task.callback) == (State.FAILED, ErrorCode.UPSTREAM_REFUSED, CallbackState.NONE)
+    assert (task.state, task.error, task.callback) == (
+        State.FAILED,
+        ErrorCode.UPSTREAM_REFUSED,
+        CallbackState.NONE,
+    )
     assert (task.answer_status, task.reusable) == (502, True)
 
 
@@ -446,7 +579,7 @@ def test_what_is_refused_for_now_goes_back_to_the_queue(submission: Submission) 
     """A queued task waits on, at its old place, with its 200."""
     queued = accepted(paying=False)
     task = answered(queued).submitted(outcome(submission), START, retention=RETENTION)
-    assert (task.state, task.answer_status, task.work) == (State.QUEUED, 200, queued.work)
+    assert (task.state, task.answer_status, task.work_key) == (State.QUEUED, 200, queued.work_key)
 
 
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT])
@@ -460,8 +593,10 @@ def test_direct_submit_is_queued_with_200(submission: Submission) -> None:
 def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> None:  # noqa: FBT001  # a column of the table
     """A direct submitter hears 502 with the task's id and the order not to resubmit; a queued one has its 200."""
     task = accepted(paying=paying)
-    task = (task if paying else answered(task)).submitted(outcome(Submission.AMBIGUOUS, 500), START, retention=RETENTION)
-    assert (task.state, task.answer_status) == (State.RESCUE, status)
+    task = (task if paying else answered(task)).submitted(
+        outcome(Submission.AMBIGUOUS, 500), START, retention=RETENTION
+    )
+    assert (task.state, task.answer_status) == (State.UNKNOWN, status)
     if paying:
         assert task.task_id in (task.answer_message or "")
         assert "do not resubmit" in (task.answer_message or "")
@@ -470,13 +605,13 @@ def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> Non
 def test_late_doubt_adds_nothing_to_a_rescue() -> None:
     """Once a claim was reaped, only what settles the matter counts."""
     with pytest.raises(IllegalTransitionError):
-        accepted().doubted().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
+        accepted().mark_unknown().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
 
 
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE])
 def test_late_proof_that_nothing_was_taken_queues_a_rescued_task(submission: Submission) -> None:
     """The submitter was told that the outcome is unknown; now it is known, and the callback will come."""
-    task = accepted().doubted().submitted(outcome(submission, 429), START, retention=RETENTION)
+    task = accepted().mark_unknown().submitted(outcome(submission, 429), START, retention=RETENTION)
     assert (task.state, task.answer_status) == (State.QUEUED, 502)
 
 
@@ -485,7 +620,9 @@ def test_attempt_is_illegal_before_the_end() -> None:
     task = watched()
     assert task.callback is CallbackState.WAITING
     with pytest.raises(IllegalTransitionError):
-        task.attempted(Attempt(at=START, status=200), delivered=True, retry_at=None, now=START, retention=RETENTION)
+        task.attempted(
+            Attempt(at=START, status=200), delivered=True, retry_at=None, now=START, retention=RETENTION
+        )
 
 
 def test_log_keeps_the_last_attempts() -> None:
@@ -493,7 +630,11 @@ def test_log_keeps_the_last_attempts() -> None:
     task = succeeded()
     for number in range(MAX_LOG + 5):
         task = task.attempted(
-            Attempt(at=START, status=500 + number), delivered=False, retry_at=START, now=START, retention=RETENTION
+            Attempt(at=START, status=500 + number),
+            delivered=False,
+            retry_at=START,
+            now=START,
+            retention=RETENTION,
         )
     assert (task.attempts, len(task.log), task.log[-1].status) == (25, 20, 524)
 
@@ -535,7 +676,10 @@ def test_message_of_a_failure(code: ErrorCode) -> None:
     task = before.failed(code, "x" * 5000, START, retention=RETENTION, claim=START + CLAIM)
     body = json.loads(task.message or "")
     assert (body["type"], task.event) == ("prediction.task.failed", "prediction.task.failed")
-    assert (body["data"]["status"], body["data"]["error"]) == ("failed", {"code": code, "message": "x" * MAX_NOTE})
+    assert (body["data"]["status"], body["data"]["error"]) == (
+        "failed",
+        {"code": code, "message": "x" * MAX_NOTE},
+    )
     assert body["message"] == "x" * MAX_NOTE
 
 
@@ -551,19 +695,34 @@ def test_vendor_cannot_speak_for_us() -> None:
         "error": "x",
     }
     data = json.loads(succeeded(hostile).message or "")["data"]
-    assert data == {"status": "success", "task_id": accepted().task_id, "upstream_task_id": "task-1", "model_id": accepted().model}
+    assert data == {
+        "status": "success",
+        "task_id": accepted().task_id,
+        "upstream_task_id": "task-1",
+        "model_id": accepted().model,
+    }
 
 
 def resources(count: int, filler: str) -> list[Json]:
     """Make this many results."""
-    return [{"url": f"https://files.example.com/{number}.mp4", "type": "video", "note": filler} for number in range(count)]
+    return [
+        {"url": f"https://files.example.com/{number}.mp4", "type": "video", "note": filler}
+        for number in range(count)
+    ]
 
 
 HUGE: dict[str, Json] = {
     "metadata": {"result": {"resources": resources(3, ""), "metadata": "m" * 300_000}},
     "metadata in many bytes": {"result": {"resources": resources(3, ""), "metadata": "\u4e2d" * 100_000}},
-    "characters few, bytes many": {"result": {"resources": resources(3, ""), "extensions": "\U0001f600" * 70_000}},
-    "extensions": {"result": {"resources": resources(3, ""), "extensions": {str(number): number for number in range(40_000)}}},
+    "characters few, bytes many": {
+        "result": {"resources": resources(3, ""), "extensions": "\U0001f600" * 70_000}
+    },
+    "extensions": {
+        "result": {
+            "resources": resources(3, ""),
+            "extensions": {str(number): number for number in range(40_000)},
+        }
+    },
     "resources": {"result": {"resources": resources(6000, "")}},
     "resources in many bytes": {"result": {"resources": resources(2000, "\U0001f600" * 50)}},
     "one resource": {"result": {"resources": resources(1, "\u4e2d" * 200_000)}},
@@ -590,7 +749,9 @@ def test_huge_answer_is_truncated_and_says_so(data: Json) -> None:
         assert body["data"][name] == small[name]
 
 
-@pytest.mark.parametrize("name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"])
+@pytest.mark.parametrize(
+    "name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"]
+)
 def test_truncation_keeps_the_result(name: str) -> None:
     """As long as the resources fit, all of them are kept."""
     assert json.loads(succeeded(HUGE[name]).message or "")["data"]["result"]["resources"] == resources(3, "")
@@ -695,12 +856,18 @@ def test_meaning_of_every_status() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
 @pytest.mark.parametrize(
-    "body", [TAKEN_BODY, {"data": {"task_id": "task-1"}}, {"code": 0, "data": {"task_id": "task-1", "x": 1}, "y": 2}]
+    "body",
+    [TAKEN_BODY, {"data": {"task_id": "task-1"}}, {"code": 0, "data": {"task_id": "task-1", "x": 1}, "y": 2}],
 )
 def test_taken_names_the_task(status: int, body: Json) -> None:
     """A string id under any 2xx is a taken task; `code` may be left out."""
     read = read_submission(status, body)
-    assert (read.submission, read.upstream_task_id, read.status, read.message) == (Submission.TAKEN, "task-1", status, "")
+    assert (read.submission, read.upstream_task_id, read.status, read.message) == (
+        Submission.TAKEN,
+        "task-1",
+        status,
+        "",
+    )
 
 
 NO_OBJECTS: tuple[object, ...] = (None, [], "task-1", 1, {}, [{"task_id": "task-1"}])

@@ -72,7 +72,9 @@ def test_a_submit_is_answered_in_time(call: timedelta) -> None:
 def test_a_late_submit_posts_nothing_that_would_be_cut_off() -> None:
     """Where the POST begins, its address for the vendor's webhook included, its time ends before the answer is due."""
     latest = ANSWER_TIME - LEAST_POST_TIME
-    assert latest + webhook_urls._HOOK_TIME + STORE_TRY < ANSWER_DUE  # the hook took long: not sent, and stored
+    assert (
+        latest + webhook_urls._HOOK_TIME + STORE_TRY < ANSWER_DUE
+    )  # the hook took long: not sent, and stored
 
 
 def test_every_other_request_ends_before_the_function_does(call: timedelta) -> None:

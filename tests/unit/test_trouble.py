@@ -1,6 +1,7 @@
 import pytest
 
-from tests.sim.trouble import TROUBLES, play
+from tests.sim.lasting import TROUBLES
+from tests.sim.trouble import play
 
 
 @pytest.mark.parametrize("name", TROUBLES)

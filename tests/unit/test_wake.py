@@ -8,7 +8,7 @@ import pytest
 from taskhook.adapters.aws.lambdas import LambdaWake
 from taskhook.core.ports import PollKind, PollOutcome
 from taskhook.poller.invocation import ends_of
-from tests.world import Told
+from tests.world import RecordingReporter
 
 
 class Functions:
@@ -23,11 +23,16 @@ class Functions:
 
 
 @pytest.mark.parametrize(("size", "handed_on"), [(10, True), (190_000, True), (210_000, False)])
-async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(size: int, handed_on: bool) -> None:  # noqa: FBT001  # a parameter
+async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(
+    size: int,
+    handed_on: bool,  # noqa: FBT001
+) -> None:  # a parameter
     """An asynchronous invocation takes 256 KB; who is woken without it asks again."""
     functions = Functions()
-    told = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}})
-    await LambdaWake(cast("Any", functions), "poll", Told()).wake("tk_1", ended=True, told=told)
+    told = PollOutcome(
+        kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}}
+    )
+    await LambdaWake(cast("Any", functions), "poll", RecordingReporter()).wake("tk_1", ended=True, told=told)
     [request] = functions.invoked
     assert (request["FunctionName"], request["InvocationType"]) == ("poll", "Event")
     assert ends_of(json.loads(request["Payload"])) == {"tk_1": told if handed_on else None}
@@ -36,5 +41,5 @@ async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(size:
 async def test_a_task_to_look_after_is_named() -> None:
     """It has not ended, so nothing was said."""
     functions = Functions()
-    await LambdaWake(cast("Any", functions), "poll", Told()).wake("tk_1")
+    await LambdaWake(cast("Any", functions), "poll", RecordingReporter()).wake("tk_1")
     assert json.loads(functions.invoked[0]["Payload"]) == {"accepted": ["tk_1"]}

@@ -2,9 +2,9 @@
 
 The map, from the inside out; imports point inwards only, which import-linter checks:
 
-pure       task (states, transitions, bodies), schedule (when to poll and retry), budget, signature, targets, models
-ports      what the use cases need from the world, and what may go wrong there
-use cases  submit (accept, and the one code path that pays), poll (the loop), hints, deliver, archive, query, callers
-edges      api (routes and envelope), openapi, __main__ (the admin command), settings, wiring
-adapters   dynamodb, vendor, callbacks, media, originals, fetch, archive_s3, guard, surroundings: vendor error in, port error out
+core       task (states, transitions), message, ports, errors, schedule, signature, targets, admission, rate_limit: pure
+vendors    one pure file for each vendor: its models, and what its answers mean
+adapters   http, dynamodb, aws: vendor error in, port error out
+use cases  submit, delivery, archive, tasks (what a caller sees and does), and over them the poller
+edges      wiring (App), settings, api (routes, answers, the OpenAPI document), __main__ (the admin command)
 """

@@ -39,14 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
     """Leave at once: a request under way is in a thread that cannot be stopped."""
-    os.write(sys.stderr.fileno(), b"\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n")
+    os.write(
+        sys.stderr.fileno(),
+        b"\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n",
+    )
     os._exit(INTERRUPTED)
 
 
 def _callers(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
     now = datetime.now(UTC)
     key = StoredKey(StackSecret(client("secretsmanager"), resource(options.stack, "Secret")), DEPLOYMENT_KEY)
-    admin = DynamoCallers(client("dynamodb"), resource(options.stack, "Callers"), clock=SystemClock(), deployment_key=key)
+    admin = DynamoCallers(
+        client("dynamodb"), resource(options.stack, "Callers"), clock=SystemClock(), deployment_key=key
+    )
     match options.command:
         case "add":
             return _add(options, admin, now)
@@ -64,9 +69,15 @@ def _callers(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
 
 async def _add(options: argparse.Namespace, admin: DynamoCallers, now: datetime) -> None:
     _warn_of_http(options.callback_url)
-    caller, token, secret = await callers.add(options.name, callback_url=options.callback_url, now=now, admin=admin)
+    caller, token, secret = await callers.add(
+        options.name, callback_url=options.callback_url, now=now, admin=admin
+    )
     shown = {"caller": caller.caller, "token": token, "signing_secret": secret}
-    _show(options, shown, note="Keep both now: the token is stored only as a hash, and the secret is not shown again here.")
+    _show(
+        options,
+        shown,
+        note="Keep both now: the token is stored only as a hash, and the secret is not shown again here.",
+    )
 
 
 async def _list(options: argparse.Namespace, admin: DynamoCallers) -> None:
@@ -101,7 +112,11 @@ async def _rotate(options: argparse.Namespace, admin: DynamoCallers, now: dateti
     note = "Keep it now: it is not shown again here."
     if caller.disabled:
         note += f" The caller stays disabled: `taskhook callers enable {options.name}` lets it submit again."
-    _show(options, {"caller": options.name, what: fresh, "old_valid_until": until, "disabled": caller.disabled}, note=note)
+    _show(
+        options,
+        {"caller": options.name, what: fresh, "old_valid_until": until, "disabled": caller.disabled},
+        note=note,
+    )
 
 
 async def _update(options: argparse.Namespace, admin: DynamoCallers) -> None:
@@ -138,14 +153,20 @@ async def _vendors(options: argparse.Namespace) -> None:
         return
     key = checked_key(_typed_or_piped(options.name)) if options.command == "set" else ""
     await secret.store(options.name, key)
-    use = "read it when the vendor refuses the one they hold" if key else "that hold the old one go on with it while they are warm"
+    use = (
+        "read it when the vendor refuses the one they hold"
+        if key
+        else "that hold the old one go on with it while they are warm"
+    )
     _show(options, {"vendor": options.name, "key": bool(key)}, note=f"Functions {use}.")
 
 
 def _typed_or_piped(vendor: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.read()
-    at_once = signal.signal(signal.SIGINT, signal.default_int_handler)  # getpass has to give the terminal its echo back
+    at_once = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # getpass has to give the terminal its echo back
     try:
         return getpass.getpass(f"API key of {vendor}: ")
     except KeyboardInterrupt:
@@ -191,7 +212,9 @@ def _duration(text: str) -> timedelta:
 
 def _name(text: str) -> str:
     if callers.NAME.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens"
+        )
     return text
 
 
@@ -208,7 +231,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, *, examples: str = "", **more: Any) -> None:
         epilog = f"examples:\n{examples}" if examples else None
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, epilog=epilog, **more)
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, epilog=epilog, **more
+        )
 
     @override
     def error(self, message: str) -> NoReturn:
@@ -245,7 +270,9 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
     common.add_argument("--stack", default="taskhook", help="the stack's name (default: %(default)s)")
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     named = _Parser(add_help=False)
-    named.add_argument("name", metavar="NAME", type=_name, help="the caller's name: a-z, 0-9 and inner hyphens, at most 32")
+    named.add_argument(
+        "name", metavar="NAME", type=_name, help="the caller's name: a-z, 0-9 and inner hyphens, at most 32"
+    )
 
     add = commands.add_parser(
         "add",
@@ -258,7 +285,10 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
   taskhook callers add shop --stack taskhook-test --json > shop.json""",
     )
     add.add_argument(
-        "--callback-url", metavar="URL", type=_callback_url, help="where results go when a submit names no callback URL"
+        "--callback-url",
+        metavar="URL",
+        type=_callback_url,
+        help="where results go when a submit names no callback URL",
     )
     commands.add_parser(
         "list",
@@ -281,7 +311,9 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
     )
     which = rotate.add_mutually_exclusive_group(required=True)
     which.add_argument("--token", action="store_true", help="a new token")
-    which.add_argument("--secret", action="store_true", help="a new signing secret; old and new both sign during the overlap")
+    which.add_argument(
+        "--secret", action="store_true", help="a new signing secret; old and new both sign during the overlap"
+    )
     rotate.add_argument(
         "--overlap",
         type=_duration,
@@ -300,7 +332,11 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
     )
     where = update.add_mutually_exclusive_group(required=True)
     where.add_argument("--callback-url", metavar="URL", type=_callback_url, help="the new default")
-    where.add_argument("--no-callback-url", action="store_true", help="none: tasks without a URL of their own are only watched")
+    where.add_argument(
+        "--no-callback-url",
+        action="store_true",
+        help="none: tasks without a URL of their own are only watched",
+    )
     commands.add_parser(
         "disable",
         parents=[named, common],

@@ -68,15 +68,23 @@ def explain(error: Exception) -> str:
     """Put an expected error into one sentence that ends with what to do."""
     match error:
         case StoreUnavailableError():
-            what, advice = f"the table of callers did not answer: {error}", _ADVICE.get(str(error), "try again")
+            what, advice = (
+                f"the table of callers did not answer: {error}",
+                _ADVICE.get(str(error), "try again"),
+            )
         case KeyUnusableError() | KeyUnavailableError():
             what, advice = f"the stack's secret cannot be used: {error}", _ADVICE.get(str(error), "")
         case ClientError() | BotoCoreError():
             code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
             what = str(error)
-            advice = _ADVICE.get(code, "try again; `aws sts get-caller-identity` tells whether AWS can be reached")
+            advice = _ADVICE.get(
+                code, "try again; `aws sts get-caller-identity` tells whether AWS can be reached"
+            )
         case ValidationError():
-            what, advice = f"a record in the table of callers cannot be read: {error}", "delete it there, and add the caller again"
+            what, advice = (
+                f"a record in the table of callers cannot be read: {error}",
+                "delete it there, and add the caller again",
+            )
         case _:
             what, advice = str(error), ""
     return "; ".join(part for part in (what.rstrip("."), advice) if part)

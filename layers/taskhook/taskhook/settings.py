@@ -65,7 +65,7 @@ class Settings(BaseModel):
     first_poll: FirstPoll
     requests_per_minute: int
     long_poll: Switch
-    hints: Switch
+    vendor_webhooks: Switch
     media_checks: MediaChecks
     max_queued: int
     max_task_hours: int
@@ -75,7 +75,9 @@ class Settings(BaseModel):
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
         """Raises `pydantic.ValidationError`, which names every variable that is missing or wrong."""
-        return cls.model_validate({name: environment[name.upper()] for name in cls.model_fields if name.upper() in environment})
+        return cls.model_validate(
+            {name: environment[name.upper()] for name in cls.model_fields if name.upper() in environment}
+        )
 
     @property
     def max_task_age(self) -> timedelta:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property
@@ -16,9 +16,10 @@ from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
 from taskhook.adapters.aws.s3 import CLIENT, S3Archive
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
 from taskhook.adapters.aws.telemetry import LogReporter
-from taskhook.adapters.aws.webhook_urls import HookUrls
+from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
@@ -33,22 +34,22 @@ from taskhook.core.ports import (
     Archiver,
     CallbackSender,
     Clock,
-    Hooks,
     MediaProbe,
     Originals,
     Reporter,
     TaskApi,
     Wake,
+    WebhookUrls,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import HARD_STOP
+from taskhook.core.task import EXPIRY_GRACE
 from taskhook.poller.work import Rules, World
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
-from taskhook.submit.media import Inspector
-from taskhook.submit.payment import Payer
-from taskhook.submit.submit import Door
-from taskhook.submit.vendor_webhook import HintDesk
+from taskhook.submit.media import MediaInspection
+from taskhook.submit.payment import PaymentPorts
+from taskhook.submit.submit import AdmissionPorts
+from taskhook.submit.vendor_webhook import WebhookPorts
 from taskhook.tasks.account import Account
 from taskhook.vendors import modellix
 
@@ -57,7 +58,9 @@ _AWS_THREADS = 32
 # between two tries. tests/unit/test_times.py adds them up for every path of every function.
 CONNECT_S, READ_S, TRIES = 1, 2, 2
 WAKE_READ_S = 1  # in a single try: there is the tick
-API_TIME = timedelta(seconds=12)  # for what a request of the API does once it is known whose it is, submits apart
+API_TIME = timedelta(
+    seconds=12
+)  # for what a request of the API does once it is known whose it is, submits apart
 TEST_TIME = timedelta(seconds=5)  # of an attempt at a receiver under test
 
 
@@ -138,15 +141,24 @@ class App:
 
     @cached_property
     def tasks(self) -> DynamoTasks:
-        """The tasks, their indexes and the control items beside them."""
+        """The tasks and their indexes."""
         own = self.settings
-        kept = own.max_queue_age + own.max_task_age + HARD_STOP + own.retention
-        return DynamoTasks(self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept)
+        kept = own.max_queue_age + own.max_task_age + EXPIRY_GRACE + own.retention
+        return DynamoTasks(
+            self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept
+        )
+
+    @cached_property
+    def control(self) -> DynamoControl:
+        """What the invocations share beside the tasks: leadership, admission, budget, rates of deliveries."""
+        return DynamoControl(self.dynamodb, self.settings.tasks_table, clock=self.clock)
 
     @cached_property
     def callers(self) -> DynamoCallers:
         """The callers."""
-        return DynamoCallers(self.dynamodb, self.settings.callers_table, clock=self.clock, deployment_key=self.deployment_key)
+        return DynamoCallers(
+            self.dynamodb, self.settings.callers_table, clock=self.clock, deployment_key=self.deployment_key
+        )
 
     @cached_property
     def secret(self) -> StackSecret:
@@ -173,7 +185,7 @@ class App:
     @cached_property
     def allowance(self) -> Allowance:
         """How many requests to the vendor this process has leave for."""
-        return Allowance(self.tasks, self.settings.requests_per_minute)
+        return Allowance(self.control, self.settings.requests_per_minute)
 
     @cached_property
     def account(self) -> Account:
@@ -181,11 +193,14 @@ class App:
         return Account(vendor=self.vendor, allowance=self.allowance, clock=self.clock)
 
     @cached_property
-    def webhook_urls(self) -> Hooks | None:
+    def webhook_urls(self) -> WebhookUrls | None:
         """The addresses for the vendor's webhooks; None where they are switched off, or would be acted on by the tick only."""
-        if self.settings.hints is Switch.OFF or self.settings.callback_latency is CallbackLatency.ECONOMY:
+        if (
+            self.settings.vendor_webhooks is Switch.OFF
+            or self.settings.callback_latency is CallbackLatency.ECONOMY
+        ):
             return None
-        return HookUrls(self.settings.public_url, self.deployment_key)
+        return SignedWebhookUrls(self.settings.public_url, self.deployment_key)
 
     # --- callers' URLs ---------------------------------------------------------------------------------------------------
 
@@ -221,24 +236,34 @@ class App:
             return None
         return self.wake_of(self.settings.poll_function)
 
-    def wake_of(self, function: str) -> Wake:
-        """Make the way to start a function that waits for this one."""
-        return LambdaWake(self._client("lambda", tries=1, read_s=WAKE_READ_S), function, self.reporter)
+    @cached_property
+    def wake_of(self) -> Callable[[str], Wake]:
+        """The way to start a poll function, by its name."""
+        client = self._client("lambda", tries=1, read_s=WAKE_READ_S)
+        return lambda function: LambdaWake(client, function, self.reporter)
 
     @cached_property
     def archiver(self) -> Archiver | None:
         """The way to have results archived; None where they are not."""
         if not self.settings.archive_function:
             return None
-        wakes = None if self.settings.callback_latency is CallbackLatency.ECONOMY else self.settings.aws_lambda_function_name
-        return LambdaArchiver(self._client("lambda", tries=1), self.settings.archive_function, self.reporter, wakes=wakes)
+        wakes = (
+            None
+            if self.settings.callback_latency is CallbackLatency.ECONOMY
+            else self.settings.aws_lambda_function_name
+        )
+        return LambdaArchiver(
+            self._client("lambda", tries=1), self.settings.archive_function, self.reporter, wakes=wakes
+        )
 
     @cached_property
     def archive(self) -> Archive | None:
         """Where results are kept; None where they are not."""
         if not self.settings.results_bucket:
             return None
-        return S3Archive(self._client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), self.settings.results_bucket)
+        return S3Archive(
+            self._client("s3", connect_s=20, read_s=20, tries=3, **CLIENT), self.settings.results_bucket
+        )
 
     @cached_property
     def originals(self) -> Originals:
@@ -248,15 +273,19 @@ class App:
     # --- what each use case takes ----------------------------------------------------------------------------------------
 
     @cached_property
-    def inspector(self) -> Inspector | None:
+    def inspector(self) -> MediaInspection | None:
         """How media are looked at before a task is taken; None where the deployment does not want it."""
         checks = self.settings.media_checks
-        return None if checks is MediaChecks.OFF else Inspector(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
+        return (
+            None
+            if checks is MediaChecks.OFF
+            else MediaInspection(probe=self.media_probe, enforce=checks is MediaChecks.ENFORCE)
+        )
 
     @cached_property
-    def payer(self) -> Payer:
+    def payer(self) -> PaymentPorts:
         """What it takes to pay for a task."""
-        return Payer(
+        return PaymentPorts(
             tasks=self.tasks,
             vendor=self.vendor,
             hooks=self.webhook_urls,
@@ -266,27 +295,27 @@ class App:
         )
 
     @cached_property
-    def door(self) -> Door:
+    def door(self) -> AdmissionPorts:
         """What stands between a submit and the vendor."""
-        return Door(
+        return AdmissionPorts(
             queue=self.tasks,
-            gates=self.tasks,
+            admission=self.control,
             allowance=self.allowance,
-            lease=self.tasks,
+            leadership=self.control,
             wake=self.wake,
             max_queued=self.settings.max_queued,
         )
 
     @cached_property
-    def vendor_webhooks(self) -> HintDesk | None:
+    def vendor_webhooks(self) -> WebhookPorts | None:
         """What it takes to check a vendor webhook; None where none are asked for."""
         if self.webhook_urls is None or self.wake is None:
             return None
-        return HintDesk(
+        return WebhookPorts(
             hooks=self.webhook_urls,
             tasks=self.tasks,
             vendor=self.vendor,
-            lease=self.tasks,
+            leadership=self.control,
             allowance=self.allowance,
             wake=self.wake,
             clock=self.clock,
@@ -305,7 +334,7 @@ class App:
             requests_per_minute=own.requests_per_minute,
             long_poll=own.long_poll is Switch.ON,
             immediate=own.first_poll is FirstPoll.IMMEDIATE,
-            linger=own.callback_latency is CallbackLatency.FAST,
+            leads=own.callback_latency is CallbackLatency.FAST,
             origin=own.public_url if own.results_bucket else None,
         )
 
@@ -315,9 +344,9 @@ class App:
         return World(
             tasks=self.tasks,
             work=self.tasks,
-            lease=self.tasks,
-            gates=self.tasks,
-            budget=self.tasks,
+            leadership=self.control,
+            admission=self.control,
+            budget=self.control,
             vendor=self.vendor,
             hooks=self.webhook_urls,
             callbacks=self.callbacks,
@@ -329,7 +358,9 @@ class App:
 
     def archiving(self, wakes: str | None) -> Desk:
         """What it takes to archive; `wakes` is the function that waits for it."""
-        assert self.archive is not None, "the archive function exists where results are archived, and nowhere else"  # noqa: S101
+        assert self.archive is not None, (  # noqa: S101
+            "the archive function exists where results are archived, and nowhere else"
+        )
         return Desk(
             tasks=self.tasks,
             archive=self.archive,
@@ -346,7 +377,15 @@ class App:
         """The session that all clients come from."""
         return boto3.Session()
 
-    def _client(self, service: Any, *, tries: int = TRIES, connect_s: int = CONNECT_S, read_s: int = READ_S, **more: Any) -> Any:
+    def _client(
+        self,
+        service: Any,
+        *,
+        tries: int = TRIES,
+        connect_s: int = CONNECT_S,
+        read_s: int = READ_S,
+        **more: Any,
+    ) -> Any:
         config = Config(
             connect_timeout=connect_s,
             read_timeout=read_s,

@@ -50,7 +50,12 @@ class _Pipe:
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
-_LOAD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06  # classic BPF: a word of `struct seccomp_data`, jumps, a verdict
+_LOAD, _IF_EQUAL, _IF_SET, _RETURN = (
+    0x20,
+    0x15,
+    0x45,
+    0x06,
+)  # classic BPF: a word of `struct seccomp_data`, jumps, a verdict
 _NUMBER, _ARCHITECTURE, _THIRD_ARGUMENT = 0, 4, 32  # where they are in it, the low half of the argument
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # EPERM; the process
 _PROT_EXEC = 4
@@ -113,7 +118,9 @@ def _prctl(option: int, *arguments: Any) -> bool:
     if prctl is None:
         return False
     padded = [*arguments, 0, 0, 0, 0][:4]
-    return bool(prctl(option, *(ctypes.c_ulong(value) if isinstance(value, int) else value for value in padded)) == 0)
+    return bool(
+        prctl(option, *(ctypes.c_ulong(value) if isinstance(value, int) else value for value in padded)) == 0
+    )
 
 
 def hide_memory() -> None:

@@ -1,78 +1,339 @@
-"""The answers of the API."""
+"""The answers of the API: each is one of these models, and OpenAPI's schemas follow from them.
+
+A field with a default is left out where it was not given. What vendors say, and what earlier versions have stored, is passed
+on as it is: `SkipValidation` describes it, and refuses nothing.
+"""
 
 import json
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializeAsAny, SkipValidation
+
+from taskhook.core import task as stored
 from taskhook.core.message import Json
-from taskhook.core.ports import (
-    Reply,
-)
-from taskhook.core.task import Attempt, Task, milliseconds
+from taskhook.core.models import Model
+from taskhook.core.ports import Credential, DeliveryError
+from taskhook.core.task import CallbackState, ErrorCode, Moment, State
+from taskhook.delivery.samples import TestResult
 from taskhook.tasks.commands import Redelivery
-from taskhook.tasks.query import STATUSES
-from taskhook.vendors.modellix import MODELS
+from taskhook.tasks.query import STATUSES, Status
+
+_NO_STATUS = f"Why no status came, and what to do. {'. '.join(f'`{error}`: {error.advice}' for error in DeliveryError)}."
 
 
-def task_answer(task: Task) -> Json:
-    """Render the vendor's task answer, with what only taskhook knows: upstream id, reference, callback, times, the request."""
-    body: Json = json.loads(task.message) if task.message else {}
-    data: Json = body.get("data") or {"status": STATUSES[task.state], "task_id": task.task_id, "model_id": task.model}
-    ours = {"upstream_task_id": task.upstream_task_id, "reference": task.reference, "callback_url": task.callback_url}
-    data |= {name: value for name, value in ours.items() if value is not None}
-    if task.unchecked:
-        data["unchecked"] = task.unchecked
-    data["callback"] = {
-        "state": task.callback,
-        "attempts": task.attempts,
-        "next_attempt_at": iso(task.next_attempt_at),
-        "log": [_entry(attempt) for attempt in task.log],
-    }
-    times = {
+def iso(moment: datetime) -> str:
+    """Write a moment as answers do."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, PlainSerializer(iso), Field(json_schema_extra={"format": "date-time"})]
+Cursor = Annotated[str | None, Field(description="null: there is no more.")]
+ReceiversStatus = Annotated[int | None, Field(description="The receiver's.")]
+WhyNoStatus = Annotated[SkipValidation[DeliveryError] | None, Field(description=_NO_STATUS)]
+Took = Annotated[int, Field(description="How long it took.")]
+Said = Annotated[
+    str, Field(description="Where a redirect leads (`-> URL`, without its query), then what was said.")
+]
+
+
+class Answer(BaseModel):
+    """What a call is answered, or a part of that."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def body(self) -> Json:
+        """Give it as it goes over the wire."""
+        return self.model_dump(exclude_unset=True, warnings=False)
+
+
+class Success(Answer):
+    """The envelope of every answer but errors and the list of models."""
+
+    code: Literal[0]
+    message: str
+    data: SerializeAsAny[Answer]
+
+
+class Error(Answer):
+    """Why a call has failed."""
+
+    code: int = Field(description="The HTTP status.")
+    message: str
+
+
+class Nothing(Answer):
+    """There is nothing to say."""
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------------
+
+
+class GetResult(Answer):
+    """Where to ask for the result."""
+
+    method: str
+    url: str
+
+
+class Submitted(Answer):
+    """A task that was accepted, in the vendor's form."""
+
+    status: Status
+    task_id: str
+    model_id: str
+    get_result: GetResult
+
+
+class Resource(Answer):
+    """A file of a result."""
+
+    model_config = ConfigDict(extra="allow")
+
+    url: str | None = None
+    type: str | None = None
+
+
+class Result(Answer):
+    """The vendor's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    resources: list[Resource] | None = None
+
+
+class Failure(Answer):
+    """Why a task has failed."""
+
+    code: ErrorCode
+    message: str
+
+
+class Attempt(Answer):
+    """One attempt to deliver a callback."""
+
+    at: Time
+    status: ReceiversStatus = None
+    error: WhyNoStatus = None
+    ms: Took
+    answer: Said
+    next_at: Time | None = None
+
+
+class Callback(Answer):
+    """What became of a task's callback."""
+
+    state: CallbackState
+    attempts: int = Field(description=f"All that were ever made; `log` has the last {stored.MAX_LOG}.")
+    next_attempt_at: Time | None
+    log: list[Attempt]
+
+
+class Task(Answer):
+    """A task as its vendor answers, with what only taskhook knows; whatever else the vendor says is there too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Status
+    task_id: str
+    upstream_task_id: str | None = Field(default=None, description="The vendor's own id.")
+    model_id: str
+    reference: str | None = Field(default=None, description="Yours.")
+    result: SkipValidation[Result] | None = None
+    duration: Any = Field(default=None, description="The vendor's: how long it took, in milliseconds.")
+    billing: SkipValidation[Json] | None = Field(default=None, description="The vendor's.")
+    result_expires_at: Any = Field(
+        default=None, description="Until when the vendor keeps the result, in its own form."
+    )
+    truncated: SkipValidation[bool] | None = Field(
+        default=None, description="The vendor's answer was too large to be kept whole."
+    )
+    error: SkipValidation[Failure] | None = None
+    callback_url: str | None = Field(default=None, description="Where the callback goes.")
+    unchecked: dict[str, str] | None = Field(
+        default=None, description="Why an input's media could not be checked."
+    )
+    callback: Callback
+    created_at: Moment = Field(description="When it was accepted. Unix milliseconds, as all four.")
+    submitted_at: Moment | None = Field(default=None, description="When the paid request went out.")
+    taken_at: Moment | None = Field(default=None, description="When the vendor was known to have it.")
+    ended_at: Moment | None = Field(default=None, description="When its end was known.")
+    stage: State = Field(
+        description="Where it stands here. `queued`: waits for a place at the vendor, and can be canceled; "
+        "`unknown`: whether the vendor took it is not known, and being watched.",
+    )
+    request: Json | None = Field(default=None, description="What the vendor was sent.")
+
+
+class TaskList(Answer):
+    """A page of tasks, newest first."""
+
+    tasks: list[Task]
+    next_cursor: Cursor
+
+
+class Redelivered(Answer):
+    """How many messages go out again: they are spread by the caller's rate."""
+
+    count: int
+    last_attempt_at: Time | None = Field(description="When the last of them is due; null: there is none.")
+    next_cursor: Cursor
+
+
+# --- callbacks and deployment ---------------------------------------------------------------------------------------------
+
+
+class Secret(Answer):
+    """A secret that signs callbacks."""
+
+    secret: str
+    expires_at: Time | None = Field(description="null: for good.")
+
+
+class Secrets(Answer):
+    """The secrets that sign now."""
+
+    secrets: list[Secret]
+
+
+class Sample(Answer):
+    """What a receiver said to a sample, in the words of the attempt log."""
+
+    type: str
+    webhook_id: str
+    delivered: bool
+    status: ReceiversStatus = None
+    error: WhyNoStatus = None
+    answer: Said
+    ms: Took
+
+
+class Samples(Answer):
+    """What a receiver said to one sample of each event."""
+
+    samples: list[Sample]
+
+
+class KeyValidity(Answer):
+    """Whether a token is good."""
+
+    is_valid: bool
+
+
+class Balance(Answer):
+    """What is left of the account at the vendor."""
+
+    balance: float
+
+
+class KnownModel(Answer):
+    """A model that can be asked for."""
+
+    slug: str
+    type: str
+    description: str
+
+
+class Models(Answer):
+    """The known models."""
+
+    models: list[KnownModel]
+
+
+# --- made from what the use cases give --------------------------------------------------------------------------------------
+
+
+def success(data: Answer, message: str = "success") -> Success:
+    """Put an answer into its envelope."""
+    return Success(code=0, message=message, data=data)
+
+
+def submitted(task: stored.Task, origin: str) -> Submitted:
+    """Say of an accepted task what its submitter is told; `origin` is the one that callers use."""
+    url = f"{origin}/api/v1/tasks/{task.task_id}"
+    got = GetResult(method="GET", url=url)
+    return Submitted(status=Status.PENDING, task_id=task.task_id, model_id=task.model, get_result=got)
+
+
+def task_answer(task: stored.Task) -> Success:
+    """Render the vendor's task answer; the message is the callback's where there is one."""
+    said = _said(task)
+    return success(_shown(task, said), said.get("message", "success"))
+
+
+def task_list(tasks: Sequence[stored.Task], cursor: str | None) -> TaskList:
+    """Give a page of tasks, each as it is answered alone."""
+    return TaskList(tasks=[_shown(task, _said(task)) for task in tasks], next_cursor=cursor)
+
+
+def _said(task: stored.Task) -> Json:
+    said: Json = json.loads(task.message or "{}")
+    return said
+
+
+def _shown(task: stored.Task, said: Json) -> Task:
+    """Show a task with what its message says; of a name that is ours, what the vendor says is left out."""
+    ours: Json = {
+        "status": STATUSES[task.state],
+        "task_id": task.task_id,
+        "upstream_task_id": task.upstream_task_id,
+        "model_id": task.model,
+        "reference": task.reference,
+        "callback_url": task.callback_url,
+        "unchecked": task.unchecked or None,
+        "callback": Callback(
+            state=task.callback,
+            attempts=task.attempts,
+            next_attempt_at=task.next_attempt_at,
+            log=[Attempt.model_validate(_given(dict(attempt))) for attempt in task.log],
+        ),
         "created_at": task.accepted_at,
         "submitted_at": task.submitted_at,
         "taken_at": task.taken_at,
         "ended_at": task.ended_at,
+        "stage": task.state,
+        "request": json.loads(task.request) if task.request is not None else None,
     }
-    data |= {name: milliseconds(moment) for name, moment in times.items() if moment is not None}
-    data["stage"] = task.state
-    if task.request is not None:
-        data["request"] = json.loads(task.request)
-    return {"code": 0, "message": body.get("message", "success"), "data": data}
+    theirs = {name: value for name, value in said.get("data", {}).items() if name not in ours}
+    return Task.model_validate(theirs | _given(ours))
 
 
-def submitted_data(task: Task, origin: str) -> Json:
-    """Say of an accepted task what its submitter is told, in the vendor's form; `origin` is the one that callers use."""
-    url = f"{origin}/api/v1/tasks/{task.task_id}"
-    return {
-        "status": "pending",
-        "task_id": task.task_id,
-        "model_id": task.model,
-        "get_result": {"method": "GET", "url": url},
-    }
+def redelivered(done: Redelivery) -> Redelivered:
+    """Tell how many messages go out again, and when the last of them does."""
+    return Redelivered(count=done.count, last_attempt_at=done.last_attempt_at, next_cursor=done.cursor)
 
 
-def models_answer() -> Json:
-    """List the known models; the vendor's answer has no envelope here."""
-    return {"models": [{"slug": model.slug, "type": model.kind, "description": model.description} for model in MODELS.values()]}
+def secrets(valid: Sequence[Credential]) -> Secrets:
+    """List secrets in the clear."""
+    return Secrets(secrets=[Secret(secret=one.value, expires_at=one.expires_at) for one in valid])
 
 
-def redelivery_answer(done: Redelivery) -> Json:
-    """Tell how many messages go out again, and when the last of them does: they are spread by the caller's rate."""
-    return {"count": done.count, "last_attempt_at": iso(done.last_attempt_at), "next_cursor": done.cursor}
+def samples(results: Iterable[TestResult]) -> Samples:
+    """Tell what a receiver said to each sample."""
+    return Samples(samples=[_sample(one) for one in results])
 
 
-def tried_answer(sample: Task, reply: Reply, *, delivered: bool) -> Json:
-    """Tell what a receiver said to a sample, in the words of the attempt log."""
-    said = reply.model_dump(include={"status", "error", "answer"}, exclude_none=True)
+def _sample(result: TestResult) -> Sample:
+    sent, reply = result.sample, result.reply
+    said = _given({"status": reply.status, "error": reply.error})
     ms = round(reply.elapsed / timedelta(milliseconds=1))
-    return {"type": sample.event, "webhook_id": sample.webhook_id, "delivered": delivered, **said, "ms": ms}
+    told = {
+        "type": sent.event,
+        "webhook_id": sent.webhook_id,
+        "delivered": result.delivered,
+        "answer": reply.answer,
+        "ms": ms,
+    }
+    return Sample.model_validate(told | said)
 
 
-def _entry(attempt: Attempt) -> Json:
-    times = {"at": iso(attempt.at), "next_at": iso(attempt.next_at)}
-    return attempt.model_dump(mode="json", exclude_none=True) | {name: time for name, time in times.items() if time is not None}
+def models(known: Iterable[Model]) -> Models:
+    """List models; the vendor's answer has no envelope here."""
+    return Models(
+        models=[KnownModel(slug=one.slug, type=one.kind, description=one.description) for one in known]
+    )
 
 
-def iso(moment: datetime | None) -> str | None:
-    """Write a moment as answers do."""
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _given(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value is not None}

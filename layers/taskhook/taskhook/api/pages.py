@@ -5,12 +5,12 @@ import hashlib
 import re
 from pathlib import Path
 
-_PART = re.compile(r"/\* ([a-z]+\.(?:css|js)) \*/")
+_PART = re.compile(r"/\* ((?:[a-z_]+/)?[a-z_]+\.(?:css|js)) \*/")
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def read(folder: Path, name: str) -> str:
-    """Read a page, with its styles and scripts where it names them: one answer is the whole of it."""
+    """Read a page, with its styles and scripts where it names them, in its order: one answer is the whole of it."""
     html = (folder / f"{name}.html").read_text(encoding="utf-8")
     return _PART.sub(lambda part: (folder / part[1]).read_text(encoding="utf-8"), html)
 

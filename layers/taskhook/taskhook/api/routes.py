@@ -1,8 +1,6 @@
 """Routes and envelope: HTTP in, one use case, HTTP out. The only importer of the HTTP resolver."""
 
-import base64
 import hashlib
-import json
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -11,21 +9,21 @@ from typing import Any
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from taskhook.api import answers, openapi, pages
+from taskhook.api import answers, openapi, pages, strict_json
 from taskhook.archive.copy import link
 from taskhook.core import callers
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
 from taskhook.core.ports import Caller
-from taskhook.delivery.samples import try_out
-from taskhook.submit.request import Order
+from taskhook.delivery.samples import send_test_callbacks
+from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
-from taskhook.submit.vendor_webhook import hint
+from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
-from taskhook.tasks.query import Filter
+from taskhook.tasks.query import Filter, RedeliveryFilter
+from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
 
-MAX_BODY = 64 * 1024
 RESERVED = frozenset({"tasks", "callbacks", "apikey", "models", "team", "media"})  # never a provider
 NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
 CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
@@ -51,7 +49,7 @@ def submit_task(provider: str, model: str) -> Response[str]:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     arrived_at: datetime = resolver.context["arrived_at"]
     caller = _caller()
-    order = Order.read(
+    request = SubmitRequest.read(
         f"{provider}/{model}",
         _body(),
         caller=caller,
@@ -61,9 +59,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
         retry_count=resolver.current_event.headers.get("x-stainless-retry-count"),
     )
     remaining = timedelta(milliseconds=resolver.lambda_context.get_remaining_time_in_millis())
-    answer = _app().run(
+    result = _app().run(
         submit(
-            order,
+            request,
             caller=caller,
             arrived_at=arrived_at,
             claim=remaining + CLAIM_MARGIN,
@@ -73,9 +71,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
         ),
         limit=None,  # it has a time of its own, of which a paid POST must not be robbed
     )
-    if answer.status != HTTPStatus.OK:
-        return _error(answer.status, answer.message)
-    return _success(answers.submitted_data(answer.task, _app().settings.public_url))
+    if result.status != HTTPStatus.OK:
+        return _error(result.status, result.message)
+    return _success(answers.submitted(result.task, _app().settings.public_url))
 
 
 @resolver.get("/api/v1/tasks/<task_id>")
@@ -86,10 +84,13 @@ def show_task(task_id: str) -> Response[str]:
     if query.is_waiting(resolver.current_event.query_string_parameters or {}):
         until = arrived_at + ANSWER_TIME
         limit = arrived_at + ANSWER_DUE - _app().clock.now()
-        task = _app().run(query.wait(task_id, caller=caller, tasks=_app().tasks, clock=_app().clock, until=until), limit=limit)
+        task = _app().run(
+            query.wait(task_id, caller=caller, tasks=_app().tasks, clock=_app().clock, until=until),
+            limit=limit,
+        )
     else:
         task = _app().run(query.show(task_id, caller=caller, tasks=_app().tasks))
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @resolver.get("/api/v1/tasks")
@@ -98,7 +99,7 @@ def list_tasks() -> Response[str]:
     caller = _caller()
     wanted = Filter.read(resolver.current_event.query_string_parameters or {})
     tasks, cursor = _app().run(query.list_tasks(wanted, caller=caller, history=_app().tasks))
-    return _success({"tasks": [answers.task_answer(task)["data"] for task in tasks], "next_cursor": cursor})
+    return _success(answers.task_list(tasks, cursor))
 
 
 @resolver.post("/api/v1/tasks/<task_id>/cancel")
@@ -115,7 +116,7 @@ def cancel_task(task_id: str) -> Response[str]:
             retention=_app().settings.retention,
         )
     )
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @resolver.post("/api/v1/tasks/<task_id>/redeliver")
@@ -126,13 +127,13 @@ def redeliver_task(task_id: str) -> Response[str]:
             task_id,
             caller=_caller(),
             tasks=_app().tasks,
-            rate=_app().tasks,
+            rate=_app().control,
             wake=_app().wake,
             clock=_app().clock,
             reporter=_app().reporter,
         )
     )
-    return _json(HTTPStatus.OK, answers.task_answer(task))
+    return _answer(answers.task_answer(task))
 
 
 @resolver.post("/api/v1/tasks/redeliver")
@@ -141,17 +142,17 @@ def redeliver_tasks() -> Response[str]:
     caller = _caller()
     done = _app().run(
         commands.redeliver_many(
-            Filter.read_again(_body()),
+            RedeliveryFilter.read(_body()),
             caller=caller,
             history=_app().tasks,
             tasks=_app().tasks,
-            rate=_app().tasks,
+            rate=_app().control,
             wake=_app().wake,
             clock=_app().clock,
             reporter=_app().reporter,
         )
     )
-    return _success(answers.redelivery_answer(done))
+    return _success(answers.redelivered(done))
 
 
 # --- callbacks ------------------------------------------------------------------------------------------------------------
@@ -160,37 +161,36 @@ def redeliver_tasks() -> Response[str]:
 @resolver.get("/api/v1/callbacks/secret")
 def show_secrets() -> Response[str]:
     """Give the secrets that sign the caller's callbacks."""
-    valid = _signing_caller().signing(_app().clock.now())
-    return _success({"secrets": [{"secret": one.value, "expires_at": answers.iso(one.expires_at)} for one in valid]})
+    return _success(answers.secrets(_signing_caller().signing(_app().clock.now())))
 
 
 @resolver.post("/api/v1/callbacks/test")
 def try_receiver() -> Response[str]:
     """Send samples to a receiver, and tell what it said."""
     caller = _signing_caller()
-    tried = _app().run(
-        try_out(
+    results = _app().run(
+        send_test_callbacks(
             _body(),
             caller=caller,
             targets=_app().targets,
-            rate=_app().tasks,
+            rate=_app().control,
             callbacks=_app().test_callbacks,
             clock=_app().clock,
             reporter=_app().reporter,
         )
     )
-    return _success({"samples": [answers.tried_answer(one.sample, one.reply, delivered=one.delivered) for one in tried]})
+    return _success(answers.samples(results))
 
 
 @resolver.post("/hooks/<task_id>/<token>")
-def take_hint(task_id: str, token: str) -> Response[str]:
-    """Take the vendor's own webhook, as a hint."""
+def take_webhook(task_id: str, token: str) -> Response[str]:
+    """Take the vendor's own webhook, which is not believed."""
     desk = _app().vendor_webhooks
     if desk is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     upstream_task_id = resolver.current_event.headers.get("x-modellix-task-id", "")
-    _app().run(hint(task_id, token, upstream_task_id, desk=desk))
-    return _success({})
+    _app().run(check_webhook(task_id, token, upstream_task_id, desk=desk))
+    return _success(answers.Nothing())
 
 
 @resolver.get("/r/<task_id>/<n>/<token>")
@@ -210,21 +210,21 @@ def follow_link(task_id: str, n: str, token: str) -> Response[str]:
 @resolver.get("/api/v1/apikey/validate")
 def validate_key() -> Response[str]:
     """Tell whether the token is good, without a 401."""
-    return _success({"is_valid": _authenticated() is not None})
+    return _success(answers.KeyValidity(is_valid=_authenticated() is not None))
 
 
 @resolver.get("/api/v1/team/balance")
 def show_balance() -> Response[str]:
     """Tell what is left of the account at the vendor that pays for all callers."""
     _caller()
-    return _success({"balance": _app().run(_app().account.balance())})
+    return _success(answers.Balance(balance=_app().run(_app().account.balance())))
 
 
 @resolver.get("/api/v1/models")
 def list_models() -> Response[str]:
     """List the known models."""
     _caller()
-    return _json(HTTPStatus.OK, answers.models_answer())
+    return _answer(answers.models(MODELS.values()))
 
 
 # --- for people, and for machines that want to know -------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def show_docs() -> Response[str]:
 @resolver.get("/openapi.json", compress=True)
 def describe() -> Response[str]:
     """Describe this API in OpenAPI 3.1."""
-    return _cached(content_types.APPLICATION_JSON, minified(openapi.document(_app().settings.public_url)), {})
+    return _cached(content_types.APPLICATION_JSON, openapi.text(_app().settings.public_url), {})
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------------
@@ -298,7 +298,8 @@ def _caller() -> Caller:
     caller = _authenticated()
     if caller is None:
         raise RejectedError(
-            HTTPStatus.UNAUTHORIZED, "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment"
+            HTTPStatus.UNAUTHORIZED,
+            "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment",
         )
     return caller
 
@@ -309,51 +310,18 @@ def _signing_caller() -> Caller:
 
 
 def _body() -> Json:
-    """Read the body as one JSON object, strictly: bounded, no duplicate keys, no NaN. Raises RejectedError."""
-    raw = resolver.current_event.body or ""
-    try:
-        content = base64.b64decode(raw) if resolver.current_event.is_base64_encoded else raw.encode(errors="replace")
-    except ValueError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body is not base64") from error
-    if len(content) > MAX_BODY:
-        raise RejectedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Invalid parameters: the body is larger than {MAX_BODY} bytes")
-    try:
-        body = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the JSON is nested too deeply") from error
-    except ValueError as error:
-        raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid format: invalid JSON format ({error})") from error
-    if not isinstance(body, dict):
-        raise RejectedError(HTTPStatus.BAD_REQUEST, "Invalid format: the body must be a JSON object")
-    return body
+    event = resolver.current_event
+    return strict_json.read(event.body or "", is_base64=bool(event.is_base64_encoded))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Json:
-    read = dict(pairs)
-    if len(read) != len(pairs):
-        raise ValueError("a key is given twice")
-    if not all(map(_is_text, read)):
-        raise ValueError("a key is no text")
-    return read
-
-
-def _is_text(name: str) -> bool:
-    """Tell whether a string can be sent: half a surrogate pair, which JSON can spell, cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _success(data: Json) -> Response[str]:
-    return _json(HTTPStatus.OK, {"code": 0, "message": "success", "data": data})
+def _success(data: answers.Answer) -> Response[str]:
+    return _answer(answers.success(data))
 
 
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
     """Say what is wrong. Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated."""
     headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
-    return _json(status, {"code": int(status), "message": message}, headers)
+    return _answer(answers.Error(code=status, message=message), status=status, headers=headers)
 
 
 def _page(name: str) -> Response[str]:
@@ -366,16 +334,24 @@ def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[s
     etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'  # weak: the same for the compressed and the plain form
     headers = {"Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept-Encoding", **headers}
     if etag in (resolver.current_event.headers.get("if-none-match") or ""):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, content_type=content_type, body="", headers=headers, compress=False)
+        return Response(
+            status_code=HTTPStatus.NOT_MODIFIED,
+            content_type=content_type,
+            body="",
+            headers=headers,
+            compress=False,
+        )
     if resolver.current_event.http_method == "HEAD":
         body = ""
     return Response(status_code=HTTPStatus.OK, content_type=content_type, body=body, headers=headers)
 
 
-def _json(status: int, body: Json, headers: dict[str, str] | None = None) -> Response[str]:
+def _answer(
+    answer: answers.Answer, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response[str]:
     return Response(
         status_code=int(status),
         content_type=content_types.APPLICATION_JSON,
-        body=minified(body),
+        body=minified(answer.body()),
         headers={"Cache-Control": "no-store", **(headers or {})},
     )

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import (
     ArchiveUnavailableError,
@@ -69,9 +70,15 @@ async def link(key: str, *, archive: Archive) -> str:
     try:
         url = await archive.link(key) if _KEY.fullmatch(key) else None
     except ArchiveUnavailableError as error:
-        raise RejectedError(503, "Service unavailable: the archive did not answer, try again", retry_after=5) from error
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the archive did not answer, try again",
+            retry_after=5,
+        ) from error
     if url is None:
-        raise RejectedError(404, "Resource not found: there is no such result, or it is not kept any more")
+        raise RejectedError(
+            HTTPStatus.NOT_FOUND, "Resource not found: there is no such result, or it is not kept any more"
+        )
     return url
 
 
@@ -82,8 +89,12 @@ async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[
         if task is None or task.state is not State.ARCHIVING or task.copied or task.claimed(now):
             return
         task = await desk.tasks.swap(task, task.copying(task.copies, until=now + CLAIM))
-        copies = await _run_with_heartbeat(_Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by))
-        done.update("archived" if copy.archived else "given_up" if copy.settled else "left" for copy in copies)
+        copies = await _run_with_heartbeat(
+            _Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by)
+        )
+        done.update(
+            "archived" if copy.archived else "given_up" if copy.settled else "left" for copy in copies
+        )
     except (StaleTaskError, StoreUnavailableError):
         return  # another invocation has it, or the tick comes back for it
     except Exception as error:  # noqa: BLE001  # its text may hold a link; the tick comes back for it
@@ -91,7 +102,13 @@ async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[
         return
     if all(copy.settled for copy in copies):
         archived = sum(copy.archived for copy in copies)
-        desk.reporter.tell("task.archived", task_id=task_id, caller=task.caller, files=archived, given_up=len(copies) - archived)
+        desk.reporter.tell(
+            "task.archived",
+            task_id=task_id,
+            caller=task.caller,
+            files=archived,
+            given_up=len(copies) - archived,
+        )
         if desk.wake is not None:
             await desk.wake.wake(task_id)
 
@@ -110,7 +127,9 @@ async def _run_with_heartbeat(copying: "_Copying", stop: datetime) -> list[Copy]
             heartbeat.cancel()
             if not work.done() and desk.clock.now() < stop:
                 try:
-                    task = await desk.tasks.swap(task, task.copying(tuple(copying.copies), until=desk.clock.now() + CLAIM))
+                    task = await desk.tasks.swap(
+                        task, task.copying(tuple(copying.copies), until=desk.clock.now() + CLAIM)
+                    )
                 except StoreUnavailableError:
                     continue  # the claim lasts for more than one heartbeat
     finally:
@@ -189,7 +208,12 @@ class _Copying:
                 break
         await archive.finish(key, self.copies[place].upload or "")
         self._save(place, archived=True)
-        self._tell("result.archived", place, bytes=at, seconds=round((self.desk.clock.now() - began).total_seconds(), 3))
+        self._tell(
+            "result.archived",
+            place,
+            bytes=at,
+            seconds=round((self.desk.clock.now() - began).total_seconds(), 3),
+        )
 
     async def _uploaded_parts(self, place: int) -> list[int]:
         """List the sizes of the parts that are there already; a file that is there is settled."""
@@ -224,4 +248,6 @@ class _Copying:
 
     def _tell(self, event: str, place: int, **facts: str | float | None) -> None:
         task = self.task
-        self.desk.reporter.tell(event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts)
+        self.desk.reporter.tell(
+            event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts
+        )

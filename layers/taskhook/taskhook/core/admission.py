@@ -1,4 +1,4 @@
-"""How many requests the vendor gets, and how many of its places are filled: pure arithmetic over time windows and refusals."""
+"""How many requests the vendor gets, and how many of its slots are filled: pure arithmetic over time windows and refusals."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each pro
 LONGEST_PAUSE = timedelta(minutes=5)
 
 
-class Gate(BaseModel):
+class AdmissionState(BaseModel):
     """What is known of the way to the vendor: whether tasks wait before it, how many it runs at once, and until when to pause.
 
     While anything waits, submits queue behind it without asking, so that no task overtakes another.
@@ -22,9 +22,11 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     waiting: bool = False
-    places: int | None = None  # running tasks at which the vendor refused one more; None: not known
+    slots: int | None = None  # running tasks at which the vendor refused one more; None: not known
     probed_at: Moment | None = None  # when the last such refusal came
-    paused_until: Moment | None = None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
+    paused_until: Moment | None = (
+        None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
+    )
     polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
     unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
     served: str = ""  # the caller whose turn was last, where more than one waits
@@ -42,53 +44,59 @@ class Gate(BaseModel):
     def next_try(self, running: int, now: datetime) -> datetime:
         """Tell when one more task may be submitted while `running` are: now where a slot is free, else at the next probe."""
         soonest = self._paused_until(now)
-        if self.places is None or running < self.places or self.probed_at is None:
+        if self.slots is None or running < self.slots or self.probed_at is None:
             return soonest
         return max(soonest, self.probed_at + PROBE)
 
     def _paused_until(self, now: datetime) -> datetime:
         return max(now, self.paused_until or now, self.polls_paused_until or now)
 
-    def refused(self, running: int, now: datetime, *, retry_after: timedelta | None = None) -> "Gate":
+    def refused(
+        self, running: int, now: datetime, *, retry_after: timedelta | None = None
+    ) -> "AdmissionState":
         """Learn from a refusal: the vendor has as many slots as were filled; `retry_after` only makes the wait longer."""
-        known = self.answered().model_copy(update={"waiting": True, "places": running, "probed_at": now})
+        known = self.answered().model_copy(update={"waiting": True, "slots": running, "probed_at": now})
         return known if retry_after is None else known.pause(now + retry_after)
 
-    def taken(self, running: int, *, served: str) -> "Gate":
+    def taken(self, running: int, *, served: str) -> "AdmissionState":
         """Learn from an acceptance while `running` others ran: where that is more than was known, the limit is not known."""
-        places = self.places if self.places is None or running < self.places else None
-        return self.answered().model_copy(update={"places": places, "served": served})
+        slots = self.slots if self.slots is None or running < self.slots else None
+        return self.answered().model_copy(update={"slots": slots, "served": served})
 
-    def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "Gate":
+    def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
         One that was a probe has been spent although the vendor answers what is free: so the next one is as rare as can be.
         It was its caller's turn (`served`; None: no turn was taken), so that the next probe is another caller's.
         """
-        gate = self.model_copy(update={"unknown": self.unknown + 1, "served": self.served if served is None else served})
+        admission = self.model_copy(
+            update={"unknown": self.unknown + 1, "served": self.served if served is None else served}
+        )
         if self.in_trouble:
-            return gate.pause(now + LONGEST_PAUSE)
-        return gate.pause(now + FIRST_PAUSE) if gate.in_trouble else gate
+            return admission.pause(now + LONGEST_PAUSE)
+        return admission.pause(now + FIRST_PAUSE) if admission.in_trouble else admission
 
-    def unanswered(self, now: datetime) -> "Gate":
+    def unanswered(self, now: datetime) -> "AdmissionState":
         """Learn from a free probe without an answer: the pause doubles."""
         pause = min(FIRST_PAUSE * 2 ** min(self.unknown + 1 - MOST_UNKNOWN, 10), LONGEST_PAUSE)
         return self.model_copy(update={"unknown": self.unknown + 1}).pause(now + pause)
 
-    def answered(self) -> "Gate":
+    def answered(self) -> "AdmissionState":
         """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
         if not self.unknown:
             return self
-        return self.model_copy(update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until})
+        return self.model_copy(
+            update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until}
+        )
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
         """Order the callers' oldest tasks by whose turn it is: by name, beginning after the caller that was served last."""
         return sorted(heads, key=lambda task: (task.caller <= self.served, task.caller))
 
-    def pause(self, until: datetime) -> "Gate":
+    def pause(self, until: datetime) -> "AdmissionState":
         """Submit nothing before `until`; a longer pause stays."""
         return self.model_copy(update={"paused_until": max(until, self.paused_until or until)})
 
-    def pause_polls(self, until: datetime) -> "Gate":
+    def pause_polls(self, until: datetime) -> "AdmissionState":
         """Ask the vendor nothing before `until`; a longer pause stays."""
         return self.model_copy(update={"polls_paused_until": max(until, self.polls_paused_until or until)})

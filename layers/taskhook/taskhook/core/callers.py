@@ -18,7 +18,9 @@ DEFAULT_OVERLAP = timedelta(hours=24)
 _CHANGED = "caller {!r} was changed at the same time; try again"
 
 
-async def authenticate(authorization: str | None, *, callers: CallerDirectory, now: datetime) -> Caller | None:
+async def authenticate(
+    authorization: str | None, *, callers: CallerDirectory, now: datetime
+) -> Caller | None:
     """Find the caller of an `Authorization` header; None when it is missing, malformed, wrong, expired or disabled.
 
     Every None costs the same: one read of the table, and two comparisons. So its time tells no caller's name. A token that
@@ -36,12 +38,16 @@ async def authenticate(authorization: str | None, *, callers: CallerDirectory, n
 
 def _proves(hashed: str, caller: Caller | None, now: datetime) -> bool:
     """Compare with each valid token of an enabled caller, or with a dummy where there is none."""
-    stored = [token.value for token in caller.tokens if token.valid(now)] if caller and not caller.disabled else []
+    stored = (
+        [token.value for token in caller.tokens if token.valid(now)] if caller and not caller.disabled else []
+    )
     matched = [hmac.compare_digest(hashed, one) for one in stored or [_DUMMY_HASH]]
     return any(matched)
 
 
-async def add(name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin) -> tuple[Caller, str, str]:
+async def add(
+    name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin
+) -> tuple[Caller, str, str]:
     """Make a caller; give it, its token (stored as a hash) and its signing secret (stored encrypted). Raises CallerError."""
     if not NAME.fullmatch(name):
         raise CallerError(f"{name!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens")
@@ -54,11 +60,15 @@ async def add(name: str, *, callback_url: str | None, now: datetime, admin: Call
         created_at=now,
     )
     if not await admin.add(caller):
-        raise CallerError(f"caller {name!r} exists already; `callers rotate {name} --token` makes a new token for it")
+        raise CallerError(
+            f"caller {name!r} exists already; `callers rotate {name} --token` makes a new token for it"
+        )
     return caller, token, secret
 
 
-async def rotate_token(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
+async def rotate_token(
+    name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin
+) -> tuple[Caller, str]:
     """Make a new token; the old ones go on working for `overlap`. Raises CallerError."""
     caller = await _existing(name, admin)
     token = _new_token(name)
@@ -66,7 +76,9 @@ async def rotate_token(name: str, *, overlap: timedelta, now: datetime, admin: C
     return await _stored(caller, caller.model_copy(update={"tokens": tokens}), admin), token
 
 
-async def rotate_secret(name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin) -> tuple[Caller, str]:
+async def rotate_secret(
+    name: str, *, overlap: timedelta, now: datetime, admin: CallerAdmin
+) -> tuple[Caller, str]:
     """Make a new signing secret; for `overlap` the old ones sign too. Raises CallerError."""
     caller = await _existing(name, admin)
     secret = signature.new_secret()
@@ -94,7 +106,9 @@ async def remove(name: str, *, admin: CallerAdmin) -> Caller:
     """Delete a disabled caller with its tokens and signing secrets: its callbacks cannot be signed any more. Raises CallerError."""
     caller = await _existing(name, admin)
     if not caller.disabled:
-        raise CallerError(f"caller {name!r} is enabled; `callers disable {name}` first, and let its waiting callbacks go out")
+        raise CallerError(
+            f"caller {name!r} is enabled; `callers disable {name}` first, and let its waiting callbacks go out"
+        )
     if not await admin.remove(caller):
         raise CallerError(_CHANGED.format(name))
     return caller

@@ -23,7 +23,11 @@ def kept_data(data: Json) -> Json:
     shortened: Json = {
         "result": {"resources": resources if isinstance(resources, list) else []},
         "truncated": True,
-        **{name: kept[name] for name in ("billing", "result_expires_at") if name in kept and _size(kept[name]) < MAX_NOTE},
+        **{
+            name: kept[name]
+            for name in ("billing", "result_expires_at")
+            if name in kept and _size(kept[name]) < MAX_NOTE
+        },
     }
     while _size(shortened) > MAX_VENDOR_DATA:
         listed = shortened["result"]["resources"]
@@ -58,7 +62,11 @@ def file_numbers(data: Json) -> list[int]:
     result = data.get("result")
     resources = result.get("resources") if isinstance(result, dict) else None
     listed = resources if isinstance(resources, list) else []
-    return [n for n, resource in enumerate(listed) if isinstance(resource, dict) and isinstance(resource.get("url"), str)]
+    return [
+        n
+        for n, resource in enumerate(listed)
+        if isinstance(resource, dict) and isinstance(resource.get("url"), str)
+    ]
 
 
 def minified(value: object) -> str:

@@ -9,9 +9,6 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-MAX_URL = 2048
-
-
 # --- media -------------------------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +67,11 @@ class MediaRule:
             return Judgement(self.field, Verdict.WRONG, wrong)
         seen = self.track in facts.tracks and facts.width and (facts.seconds or self.least_seconds is None)
         if facts.format and seen and facts.size is not None:
-            return Judgement(self.field, Verdict.UNCHECKED, "cut off") if facts.cut_off else Judgement(self.field, Verdict.FINE)
+            return (
+                Judgement(self.field, Verdict.UNCHECKED, "cut off")
+                if facts.cut_off
+                else Judgement(self.field, Verdict.FINE)
+            )
         why = facts.doubt or ("unknown duration" if facts.format else "unknown format")
         return Judgement(self.field, Verdict.UNCHECKED, why)
 
@@ -113,7 +114,9 @@ class MediaRule:
         allowed = f"it must be {self.least_seconds:g} to {self.most_seconds:g} s"
         if min(facts.seconds) > self.most_seconds:
             return f"{measured} {min(facts.seconds):.3f} s long; {allowed}"
-        if max(facts.seconds) < self.least_seconds and not facts.doubt:  # more of it may lie where was not looked
+        if (
+            max(facts.seconds) < self.least_seconds and not facts.doubt
+        ):  # more of it may lie where was not looked
             return f"{measured} {max(facts.seconds):.3f} s long; {allowed}"
         return None
 

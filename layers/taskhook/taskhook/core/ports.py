@@ -10,14 +10,16 @@ from typing import Annotated, Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.message import Json
 from taskhook.core.models import MediaFacts
 from taskhook.core.task import Moment, SubmitOutcome, Task
 
-HINT_TRUST = timedelta(hours=1)  # how long one true hint makes others expected
+WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others expected
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
-ATTEMPT_TIME = timedelta(seconds=15)  # of a delivery, in all; what a claim must still cover when the first byte is sent
+ATTEMPT_TIME = timedelta(
+    seconds=15
+)  # of a delivery, in all; what a claim must still cover when the first byte is sent
 SLOTS = 300  # deliveries at once
 HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun
@@ -28,7 +30,7 @@ HOLDS_AT_ONCE = 100
 class TaskStore(Protocol):
     """The tasks, each read and written consistently. Every method may raise StoreUnavailableError.
 
-    A task may come without its request, from here and from the index of work; `whole` adds it.
+    A task comes without its request, from here and from the index of work; `with_request` adds it.
     """
 
     async def add(self, task: Task) -> Task:
@@ -43,10 +45,12 @@ class TaskStore(Protocol):
         What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and left out.
         """
 
-    async def whole(self, task: Task) -> Task:
+    async def with_request(self, task: Task) -> Task:
         """Give the task with its request; without, where that is kept no longer."""
 
-    async def reserve(self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime) -> str:
+    async def reserve(
+        self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
+    ) -> str:
         """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
 
         `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
@@ -94,7 +98,7 @@ class WorkIndex(Protocol):
 
 
 class TaskPage(BaseModel):
-    """A page of a caller's tasks, newest first and whole; `cursor` is None on the last."""
+    """A page of a caller's tasks, newest first, each with its request; `cursor` is None on the last."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -109,19 +113,19 @@ class TaskHistory(Protocol):
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
 
 
-class LeaseView(BaseModel):
+class LeadershipView(BaseModel):
     """The leader, until when it leads, whose polls it has the vendor hold, and when a vendor webhook last proved true.
 
-    `left_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
+    `drained_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    holder: str = ""
+    leader: str = ""
     until: Moment | None = None
     held_models: tuple[str, ...] = ()
-    hinted_at: Moment | None = None
-    left_at: Moment | None = None
+    webhook_at: Moment | None = None
+    drained_at: Moment | None = None
 
     def alive(self, now: datetime) -> bool:
         """Whether a leader is there."""
@@ -131,40 +135,40 @@ class LeaseView(BaseModel):
         """Whether a held poll brings the news of this model's tasks."""
         return self.alive(now) and model in self.held_models
 
-    def hints(self, now: datetime) -> bool:
-        """Whether the vendor's hints are known to come."""
-        return self.hinted_at is not None and now < self.hinted_at + HINT_TRUST
+    def webhooks_come(self, now: datetime) -> bool:
+        """Whether vendor webhooks are known to come."""
+        return self.webhook_at is not None and now < self.webhook_at + WEBHOOK_TRUST
 
 
-class Lease(Protocol):
+class LeadershipStore(Protocol):
     """The leadership of pollers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
 
-    async def view(self) -> LeaseView:
-        """Read the lease as of now."""
+    async def view(self) -> LeadershipView:
+        """Read the leadership as of now."""
 
-    async def take(self, seen: LeaseView, new: LeaseView, *, takeover: bool) -> bool:
-        """Store `new` as holder, if the holder is still the one `seen`, or in any case when `takeover`."""
+    async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        """Store `new` as leader, if the leader is still the one `seen`, or in any case when `takeover`."""
 
-    async def release(self, holder: str, *, left_at: datetime | None = None) -> None:
-        """Give the lease up if `holder` still has it; `left_at` says that nothing was due by then."""
+    async def resign(self, leader: str, *, drained_at: datetime | None = None) -> None:
+        """Give the leadership up if `leader` still has it; `drained_at` says that nothing was due by then."""
 
-    async def hinted(self, at: datetime | None) -> None:
-        """Remember when a hint last proved true; None forgets it."""
+    async def webhook_came(self, at: datetime | None) -> None:
+        """Remember when a vendor webhook last proved true; None forgets it."""
 
-    async def hand_over(self, holder: str, unserved: Mapping[str, datetime]) -> None:
-        """Leave to the successor of `holder` which poll times were due and not served."""
+    async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
+        """Leave to the successor of `leader` which poll times were due and not served."""
 
-    async def handed_over(self, holder: str) -> dict[str, datetime] | None:
-        """Read what `holder` has left; None where it has said nothing (yet)."""
+    async def handed_over(self, leader: str) -> dict[str, datetime] | None:
+        """Read what `leader` has left; None where it has said nothing (yet)."""
 
 
-class Gates(Protocol):
-    """The gate before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+class AdmissionStore(Protocol):
+    """The admission before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
 
-    async def gate(self) -> Gate:
+    async def admission(self) -> AdmissionState:
         """Read it."""
 
-    async def set_gate(self, old: Gate, new: Gate) -> Gate:
+    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then. Nothing is lost with a change that was too late."""
 
 
@@ -178,15 +182,17 @@ class Budget(Protocol):
 class DeliveryRate(Protocol):
     """Each caller's rate of deliveries beyond first rounds. May raise StoreUnavailableError."""
 
-    async def reserve_deliveries(self, caller: str, count: int, *, now: datetime, latest: datetime) -> datetime:
+    async def reserve_deliveries(
+        self, caller: str, count: int, *, now: datetime, latest: datetime
+    ) -> datetime:
         """Reserve `count` moments, EXTRA_DELIVERY_GAP apart, the first as soon as may be; give the first.
 
         Nothing is reserved where the first would be after `latest`. Moments that are not used lapse.
         """
 
 
-class Hooks(Protocol):
-    """The addresses at which the vendor may leave hints; the token in them is derived, nothing is stored. Never raises."""
+class WebhookUrls(Protocol):
+    """The addresses for vendor webhooks; the token in them is derived, nothing is stored. Never raises."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address for a task, None where it cannot be made."""
@@ -209,13 +215,15 @@ class Credential(BaseModel):
 
 
 class Caller(BaseModel):
-    """A holder of a token of this deployment."""
+    """A leader of a token of this deployment."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     caller: str
     tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]  # encrypted, but where `CallerDirectory.find` gave them
+    secrets: Annotated[
+        tuple[Credential, ...], Field(min_length=1)
+    ]  # encrypted, but where `CallerDirectory.find` gave them
     callback_url: str | None = None
     disabled: bool = False
     created_at: Moment
@@ -280,7 +288,9 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
-    retry_after: timedelta | None = None  # for how long the vendor wants to be left alone, whatever it said of the task
+    retry_after: timedelta | None = (
+        None  # for how long the vendor wants to be left alone, whatever it said of the task
+    )
 
 
 class ApiKey(Protocol):
@@ -288,16 +298,6 @@ class ApiKey(Protocol):
 
     async def __call__(self, *, fresh: bool) -> str:
         """Give the key."""
-
-
-class VendorAnswers(Protocol):
-    """What a vendor's answers mean; each file in `vendors` is one. Pure."""
-
-    def read_submission(self, status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
-        """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
-
-    def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
-        """Read a 2xx about a task; what is not about this task, or has no status, says nothing."""
 
 
 class BalanceOutcome(BaseModel):
@@ -322,7 +322,7 @@ class TaskApi(Protocol):
     ) -> SubmitOutcome:
         """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
 
-        `hook` is where the vendor may leave a hint when the task has ended. `admit` is asked right before each request
+        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before each request
         leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
@@ -345,28 +345,55 @@ class DeliveryError(StrEnum):
         return made
 
     DNS = "dns", "no such name: mend the URL or the DNS record"
-    DNS_UNAVAILABLE = "dns_unavailable", "the name's DNS servers gave no answer: look at the zone and its servers"
-    NO_ADDRESS = "no_address", "the name has no address that can be reached from here, often IPv6 only: add an A record"
-    FORBIDDEN_TARGET = "forbidden_target", "the URL or an address of its name is not public, or is this deployment's: use another"
+    DNS_UNAVAILABLE = (
+        "dns_unavailable",
+        "the name's DNS servers gave no answer: look at the zone and its servers",
+    )
+    NO_ADDRESS = (
+        "no_address",
+        "the name has no address that can be reached from here, often IPv6 only: add an A record",
+    )
+    FORBIDDEN_TARGET = (
+        "forbidden_target",
+        "the URL or an address of its name is not public, or is this deployment's: use another",
+    )
     REFUSED = "refused", "nothing listens there: start the receiver, or mend the port"
     UNREACHABLE = "unreachable", "no route to the address: look at firewall and DNS record"
-    RESET = "reset", "the connection was closed before an answer: look into the log of the receiver or its proxy"
-    TIMEOUT = "timeout", "no answer within 15 s: answer at once and work afterwards; or a firewall drops packets"
+    RESET = (
+        "reset",
+        "the connection was closed before an answer: look into the log of the receiver or its proxy",
+    )
+    TIMEOUT = (
+        "timeout",
+        "no answer within 15 s: answer at once and work afterwards; or a firewall drops packets",
+    )
     TLS_UNKNOWN_CA = (
         "tls_unknown_ca",
         "self-signed, or an intermediate certificate is missing: serve the whole chain of a public CA",
     )
     TLS_WRONG_NAME = "tls_wrong_name", "the certificate is for another name: get one for the URL's host"
-    TLS_EXPIRED = "tls_expired", "the certificate has expired or is not valid yet: renew it, or mend the clock"
+    TLS_EXPIRED = (
+        "tls_expired",
+        "the certificate has expired or is not valid yet: renew it, or mend the clock",
+    )
     TLS_VERSION = "tls_version", "only TLS 1.1 or older is spoken: switch TLS 1.2 or 1.3 on"
-    TLS_CLIENT_CERT = "tls_client_cert", "a client certificate is wanted, and there is none: rely on the signature instead"
+    TLS_CLIENT_CERT = (
+        "tls_client_cert",
+        "a client certificate is wanted, and there is none: rely on the signature instead",
+    )
     TLS_NOT_SPOKEN = "tls_not_spoken", "the port speaks no TLS: mend the port, or put a TLS proxy in front"
-    TLS = "tls", "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2"
+    TLS = (
+        "tls",
+        "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2",
+    )
     HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"
     HEADER_TOO_LARGE = "header_too_large", "the answer has headers over 256 KB, or more than 1,000: send less"
     TOO_MANY_INTERIM = "too_many_interim", "more than 10 interim (1xx) answers: send the final one"
     INVALID_ANSWER = "invalid_answer", "what came is not HTTP: mend the port or the receiver"
-    CALLER_UNREADABLE = "caller_unreadable", "this deployment cannot read the signing secret: tell its operator"
+    CALLER_UNREADABLE = (
+        "caller_unreadable",
+        "this deployment cannot read the signing secret: tell its operator",
+    )
     CONNECTION = "connection", "it failed in another way: look into the log of the receiver or its proxy"
 
 
@@ -377,7 +404,9 @@ class Reply(BaseModel):
 
     status: int | None = None
     error: str | None = None  # a DeliveryError
-    answer: str = ""  # where a redirect leads; then the first words of what was said, as one line of printable text
+    answer: str = (
+        ""  # where a redirect leads; then the first words of what was said, as one line of printable text
+    )
     retry_after: timedelta | None = None  # what the receiver asks for, from now on
     elapsed: timedelta = timedelta(0)
 

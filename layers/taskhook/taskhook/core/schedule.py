@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from datetime import timedelta
 from functools import cache
+from http import HTTPStatus
 
 MIN_GAP = timedelta(seconds=2)
 MAX_GAP = timedelta(seconds=60)
@@ -23,10 +24,13 @@ RETRY_WAITS = (
 )
 RETRY_JITTER = 0.1  # of the wait, to either side
 MOST_PATIENCE = timedelta(minutes=10)  # granted to a receiver's Retry-After, where twice the wait is less
-_SOON = {409, 425}  # the receiver is at it right now, or wants to be sure that this is no replay
+_SOON = {
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_EARLY,
+}  # the receiver is at it right now, or wants to be sure that this is no replay
 SOON_WAIT = timedelta(seconds=10)
 MOST_SOON = 5
-GONE = 410  # often means "being deployed": believed the second time
+GONE = HTTPStatus.GONE  # often means "being deployed": believed the second time
 GONE_WAIT = timedelta(hours=1)
 
 

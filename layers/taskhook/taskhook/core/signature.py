@@ -26,12 +26,16 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def headers(signing_secrets: Iterable[str], message_id: str, attempted_at: datetime, body: bytes) -> dict[str, str]:
+def headers(
+    signing_secrets: Iterable[str], message_id: str, attempted_at: datetime, body: bytes
+) -> dict[str, str]:
     """Render the three headers of one attempt; every valid secret signs, so that a receiver may hold either during rotation."""
     timestamp = int(attempted_at.timestamp())
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         # Exactly one space: the reference library stumbles over an empty list item.
-        "webhook-signature": " ".join(sign(secret, message_id, timestamp, body) for secret in signing_secrets),
+        "webhook-signature": " ".join(
+            sign(secret, message_id, timestamp, body) for secret in signing_secrets
+        ),
     }

@@ -7,11 +7,17 @@ Sources: IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890),
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from taskhook.core.errors import ForbiddenTargetError, NotPublicError
+from pydantic import Field
 
-MAX_URL = 2048
+from taskhook.core.errors import ForbiddenTargetError, NotPublicError
+from taskhook.core.limits import MAX_URL
+
+CallbackUrl = Annotated[
+    str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})
+]  # `TargetPolicy` judges it
 
 _FORBIDDEN_V4 = [
     ip_network(network)
@@ -52,8 +58,10 @@ _FORBIDDEN_V6 = [
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # an interface identifier that carries an IPv4 address (RFC 5214)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_FIRST_FREE_PORT = 1024  # those below are for the services of the system
 # Stricter than urlsplit: no text around brackets, no zone id, no port with a sign, a leading zero or a digit that is none.
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]+)(:([1-9][0-9]{0,4})?)?")
+_MAX_NAME = 253  # characters (RFC 1035)
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 # RFC 6761 and 6762, ICANN's private-use and never-delegated names, and what routers and offices call their own.
 _LOCAL_NAMES = (
@@ -86,7 +94,9 @@ class TargetPolicy:
         if len(url) > MAX_URL:
             raise ForbiddenTargetError(f"is {len(url)} characters long; at most {MAX_URL} are allowed")
         if not url.isascii() or any(character <= " " or character in '\\"<>^`{|}\x7f' for character in url):
-            raise ForbiddenTargetError("must be printable ASCII without spaces; percent-encode everything else")
+            raise ForbiddenTargetError(
+                "must be printable ASCII without spaces; percent-encode everything else"
+            )
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -99,10 +109,14 @@ class TargetPolicy:
             raise ForbiddenTargetError("must not carry a user name or password")
         if "#" in url:
             raise ForbiddenTargetError("must not carry a fragment")
-        if not self.relaxed and port is not None and port not in use.ports and port < 1024:  # noqa: PLR2004  # the rule's own number
-            raise ForbiddenTargetError(f"must use port {', '.join(map(str, use.ports))} or one from 1024 to 65535")
+        if not self.relaxed and port is not None and port not in use.ports and port < _FIRST_FREE_PORT:
+            raise ForbiddenTargetError(
+                f"must use port {', '.join(map(str, use.ports))} or one from {_FIRST_FREE_PORT} to 65535"
+            )
         if parts.netloc and not _AUTHORITY.fullmatch(parts.netloc):
-            raise ForbiddenTargetError("must name its host, and a port if any, in the plain form: host, IPv4 or [IPv6], :port")
+            raise ForbiddenTargetError(
+                "must name its host, and a port if any, in the plain form: host, IPv4 or [IPv6], :port"
+            )
         if any(own and self._is_own(url, own) for own in self.own_origins):
             raise ForbiddenTargetError("must not point at this deployment")
         self._check_host(parts.netloc, parts.hostname or "")
@@ -130,9 +144,11 @@ class TargetPolicy:
                 raise NotPublicError("host is not a plain dotted IPv4 or bracketed IPv6 address") from error
             self.check_address(str(address))
             return
-        if not _NAME.fullmatch(name) or len(name) > 253:  # noqa: PLR2004  # RFC 1035
+        if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise ForbiddenTargetError("host is not a valid name; write international names as xn--…")
-        if not self.relaxed and ("." not in name or any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)):
+        if not self.relaxed and (
+            "." not in name or any(name == local or name.endswith("." + local) for local in _LOCAL_NAMES)
+        ):
             raise NotPublicError("host is not a public name")
 
 

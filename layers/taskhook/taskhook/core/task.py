@@ -4,7 +4,7 @@ r"""A task: its states, the only transitions between them, and the bodies render
               refused for now / not sent
    queued  <-----------------------------  submitting  ---- taken ---->  watched  ---->  success | failed
       |  \------- claimed to be paid ---------->  |                          ^               ^
-      |                                           +-- ambiguous -->  rescue --+---------------+  (submission_unknown)
+      |                                           +-- ambiguous --> unknown --+---------------+  (submission_unknown)
       +---- expired, canceled ----------------------------------------------------------------+
 
    watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -25,10 +26,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, linked, minified, rendered
 
-RESCUE_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
+UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
-HARD_STOP = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
+EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
 ARCHIVE_TIME = timedelta(minutes=15)  # how long a callback waits for its results to be archived
 MAX_COPIES = 10  # result files of one task that are archived; no known model has more
 MAX_LOG = 20
@@ -41,7 +42,7 @@ class State(StrEnum):
     QUEUED = "queued"
     SUBMITTING = "submitting"
     WATCHED = "watched"
-    RESCUE = "rescue"
+    UNKNOWN = "unknown"
     ARCHIVING = "archiving"
     SUCCESS = "success"
     FAILED = "failed"
@@ -182,7 +183,9 @@ class Task(BaseModel):
     task_id: str
     caller: str
     model: str
-    request: str | None = None  # minified JSON, the bytes that the vendor gets; None where it was not read with the rest
+    request: str | None = (
+        None  # minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart
+    )
     fingerprint: str
     callback_url: str | None = None
     reference: str | None = None
@@ -195,7 +198,7 @@ class Task(BaseModel):
     submitted_at: Moment | None = None  # when the paid POST was claimed
     answer_status: int | None = None  # what the submitter was told; None: nothing yet
     answer_message: str | None = None
-    doubted_once: bool = False  # the submitter was told that the outcome is unknown
+    told_unknown: bool = False  # the submitter was told that the outcome is unknown
     upstream_task_id: str | None = None
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
@@ -209,9 +212,11 @@ class Task(BaseModel):
     callback: CallbackState = CallbackState.NONE
     attempts: int = 0  # all that were ever made
     asked_again: bool = False  # the message was, by its caller
-    earlier: int = 0  # attempts before that
-    soon: int = 0  # since then, those that the receiver answered with "soon", which the schedule does not count
-    gone: bool = False  # since then, whether it has answered 410
+    attempts_before_round: int = 0  # attempts before that
+    uncounted: int = (
+        0  # since then, those that the receiver answered with "soon", which the schedule does not count
+    )
+    answered_gone: bool = False  # since then, whether it has answered 410
     next_attempt_at: Moment | None = None
     log: tuple[Attempt, ...] = ()
     expires_at: Moment | None = None
@@ -229,25 +234,25 @@ class Task(BaseModel):
         return "prediction.task.succeeded" if self.state is State.SUCCESS else "prediction.task.failed"
 
     @property
-    def listed(self) -> str:
+    def created_key(self) -> str:
         """The sort key among the caller's tasks: by acceptance, unique."""
         return f"{milliseconds(self.accepted_at):013d}_{self.task_id}"
 
     @property
-    def work(self) -> tuple[str, str] | None:
+    def work_key(self) -> tuple[str, str] | None:
         """Partition and sort key in the index of work to do; None when there is none.
 
         `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so that an
         ordinary task rewrites the index only once, at its end. The key in `retry` is read by `RetryKey`.
         """
         if self.state is State.QUEUED:
-            return "queue", f"{self.caller}#{self.listed}"
+            return "queue", f"{self.caller}#{self.created_key}"
         if not self.state.final:
-            return "watch", self.listed
+            return "watch", self.created_key
         if self.callback is not CallbackState.WAITING:
             return None
         if self.next_attempt_at is None:
-            return "watch", self.listed
+            return "watch", self.created_key
         due = f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
         return "retry", f"{due}#{self.caller}#{self.host}#{self.round}"
 
@@ -257,8 +262,8 @@ class Task(BaseModel):
 
         Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
         """
-        told = self.answer_status == 502 and self.callback is CallbackState.NONE  # noqa: PLR2004  # HTTP
-        return told and not self.doubted_once and self.error is ErrorCode.UPSTREAM_REFUSED
+        told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
+        return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
     def host(self) -> str:
@@ -273,9 +278,9 @@ class Task(BaseModel):
         return 2 if self.attempts else 1
 
     @property
-    def tried(self) -> int:
+    def attempts_this_round(self) -> int:
         """How many attempts of the schedule's present round have been made."""
-        return self.attempts - self.earlier - self.soon
+        return self.attempts - self.attempts_before_round - self.uncounted
 
     @property
     def archive_by(self) -> datetime:
@@ -304,13 +309,16 @@ class Task(BaseModel):
         return self._to(state=State.SUBMITTING, submitted_at=now, claimed_until=until)
 
     def submitted(self, outcome: SubmitOutcome, now: datetime, *, retention: timedelta) -> Self:
-        """Submitting → what the vendor's answer means; also rescue → that, when a late answer settles it after all."""
-        self._require(State.SUBMITTING, State.RESCUE)
+        """Submitting → what the vendor's answer means; also unknown → that, when a late answer settles it after all."""
+        self._require(State.SUBMITTING, State.UNKNOWN)
         answered = self.answer_status is not None
         match outcome.submission:
             case Submission.TAKEN:
-                return self._answered(200)._to(
-                    state=State.WATCHED, upstream_task_id=outcome.upstream_task_id, taken_at=now, claimed_until=None
+                return self._answered(HTTPStatus.OK)._to(
+                    state=State.WATCHED,
+                    upstream_task_id=outcome.upstream_task_id,
+                    taken_at=now,
+                    claimed_until=None,
                 )
             case Submission.BUSY | Submission.NOT_SENT:
                 return self._requeued()
@@ -320,23 +328,32 @@ class Task(BaseModel):
                 told = self._answered(outcome.status, outcome.message)
                 if outcome.submission is Submission.REFUSED_HERE:
                     trouble = f"Upstream refused: this deployment's key or balance, nothing was paid ({outcome.message})"
-                    told = self._answered(502, trouble[:MAX_NOTE])
+                    told = self._answered(HTTPStatus.BAD_GATEWAY, trouble[:MAX_NOTE])
                 return told._failed(
-                    ErrorCode.UPSTREAM_REFUSED, outcome.message, now, retention=retention, call_back=answered, claim=None
+                    ErrorCode.UPSTREAM_REFUSED,
+                    outcome.message,
+                    now,
+                    retention=retention,
+                    call_back=answered,
+                    claim=None,
                 )
             case Submission.AMBIGUOUS:
-                return self.doubted()
+                return self.mark_unknown()
 
-    def doubted(self) -> Self:
-        """Submitting → rescue: whether the vendor took the task is not known, and must not be tried out."""
+    def mark_unknown(self) -> Self:
+        """Submitting → unknown: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
-        message = f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
-        told = self.doubted_once or self.answer_status is None
-        return self._answered(502, message)._to(state=State.RESCUE, claimed_until=None, doubted_once=told)
+        message = (
+            f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
+        )
+        told = self.told_unknown or self.answer_status is None
+        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(
+            state=State.UNKNOWN, claimed_until=None, told_unknown=told
+        )
 
-    def adopted(self, upstream_task_id: str, now: datetime) -> Self:
-        """Rescue → watched: the vendor's own word has named the task."""
-        self._require(State.RESCUE)
+    def recovered(self, upstream_task_id: str, now: datetime) -> Self:
+        """Unknown → watched: the vendor's own word has named the task."""
+        self._require(State.UNKNOWN)
         return self._to(state=State.WATCHED, upstream_task_id=upstream_task_id, taken_at=now)
 
     def missing(self, now: datetime) -> Self:
@@ -355,21 +372,31 @@ class Task(BaseModel):
         The same write claims the first delivery until `claim`; where that cannot be made at once (None), it is due from now on.
         """
         self._require(State.WATCHED)
-        return self._to(state=State.SUCCESS)._ended("success", kept_data(data), now, retention=retention, claim=claim)
+        return self._to(state=State.SUCCESS)._ended(
+            "success", kept_data(data), now, retention=retention, claim=claim
+        )
 
     def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
         """Watched → archiving: keep the vendor's `data` until its files are copied, or the time for that is up."""
         self._require(State.WATCHED)
         kept = kept_data(data)
         copies = tuple(Copy(n=n, token=new_token()) for n in file_numbers(kept)[:MAX_COPIES])
-        return self._to(state=State.ARCHIVING, result=minified(kept), archiving_since=now, missing_since=None, copies=copies)
+        return self._to(
+            state=State.ARCHIVING,
+            result=minified(kept),
+            archiving_since=now,
+            missing_since=None,
+            copies=copies,
+        )
 
     def copying(self, copies: tuple[Copy, ...], *, until: datetime | None) -> Self:
         """Claim the copying until `until`, or give it up (None); remember how far it has come."""
         self._require(State.ARCHIVING)
         return self._to(copies=copies, claimed_until=until)
 
-    def archived(self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
+    def archived(
+        self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None
+    ) -> Self:
         """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest.
 
         `claim` as in `succeeded`.
@@ -378,12 +405,14 @@ class Task(BaseModel):
         ended = self._to(state=State.SUCCESS, result=None)
         return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
-    def failed(self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
-        """Queued, watched or rescue → failed; `claim` as in `succeeded`."""
+    def failed(
+        self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None
+    ) -> Self:
+        """Queued, watched or unknown → failed; `claim` as in `succeeded`."""
         if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
         else:
-            self._require(State.WATCHED, State.RESCUE)
+            self._require(State.WATCHED, State.UNKNOWN)
         return self._failed(error, message, now, retention=retention, call_back=True, claim=claim)
 
     def deferred(self, now: datetime) -> Self:
@@ -417,14 +446,16 @@ class Task(BaseModel):
             raise IllegalTransitionError(f"{self.state}/{self.callback} takes no attempt")
         recorded = self._to(
             attempts=self.attempts + 1,
-            soon=self.soon + soon,
-            gone=self.gone or gone,
+            uncounted=self.uncounted + soon,
+            answered_gone=self.answered_gone or gone,
             log=(*self.log, attempt)[-MAX_LOG:],
             claimed_until=None,
             next_attempt_at=retry_at,
         )
         if delivered:
-            return recorded._to(callback=CallbackState.DELIVERED, next_attempt_at=None, expires_at=now + retention)
+            return recorded._to(
+                callback=CallbackState.DELIVERED, next_attempt_at=None, expires_at=now + retention
+            )
         if retry_at is None:
             return recorded._to(callback=CallbackState.UNDELIVERED, expires_at=now + retention)
         return recorded
@@ -436,9 +467,9 @@ class Task(BaseModel):
         return self._to(
             callback=CallbackState.WAITING,
             asked_again=True,
-            earlier=self.attempts,
-            soon=0,
-            gone=False,
+            attempts_before_round=self.attempts,
+            uncounted=0,
+            answered_gone=False,
             claimed_until=None,
             next_attempt_at=at,
             expires_at=None,
@@ -453,20 +484,38 @@ class Task(BaseModel):
 
     def _answered(self, status: int, message: str | None = None) -> Self:
         """Fix what the submitter is told, for the first answer and every repeat; a queued task has its 200 already."""
-        return self if self.answer_status is not None else self._to(answer_status=status, answer_message=message)
+        return (
+            self
+            if self.answer_status is not None
+            else self._to(answer_status=int(status), answer_message=message)
+        )
 
     def _requeued(self) -> Self:
-        return self._answered(200)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
+        return self._answered(HTTPStatus.OK)._to(state=State.QUEUED, claimed_until=None, submitted_at=None)
 
     def _failed(
-        self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, call_back: bool, claim: datetime | None
+        self,
+        error: ErrorCode,
+        message: str,
+        now: datetime,
+        *,
+        retention: timedelta,
+        call_back: bool,
+        claim: datetime | None,
     ) -> Self:
         task, message = self._to(state=State.FAILED, error=error), message[:MAX_NOTE]
         data: Json = {"error": {"code": error, "message": message}}
         return task._ended(message, data, now, retention=retention, call_back=call_back, claim=claim)
 
     def _ended(
-        self, message: str, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None, call_back: bool = True
+        self,
+        message: str,
+        data: Json,
+        now: datetime,
+        *,
+        retention: timedelta,
+        claim: datetime | None,
+        call_back: bool = True,
     ) -> Self:
         waiting = call_back and self.callback_url is not None
         ended = self._to(ended_at=now, missing_since=None)
@@ -482,7 +531,9 @@ class Task(BaseModel):
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""
-        keys = {copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None}
+        keys = {
+            copy.n: copy.key(self.task_id) for copy in self.copies if copy.archived and origin is not None
+        }
         return linked(json.loads(self.result or "{}"), {n: f"{origin}/r/{key}" for n, key in keys.items()})
 
     def _render(self, message: str, data: Json) -> str:

@@ -3,20 +3,32 @@
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core import schedule, signature
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, Caller, CallerDirectory, Clock, Reply, Reporter, TaskStore
+from taskhook.core.ports import (
+    ATTEMPT_TIME,
+    CallbackSender,
+    Caller,
+    CallerDirectory,
+    Clock,
+    Reply,
+    Reporter,
+    TaskStore,
+)
 from taskhook.core.task import Attempt, CallbackState, Task
 from taskhook.delivery.hosts import Hosts, host_of
 
 CLAIM = timedelta(seconds=30)
 TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
-CLAIM_WRITES = 2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
+CLAIM_WRITES = (
+    2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
+)
 
 
 @dataclass(frozen=True)
-class Courier:
+class DeliveryPorts:
     """What it takes to deliver."""
 
     tasks: TaskStore
@@ -28,12 +40,12 @@ class Courier:
     retention: timedelta
 
 
-def covered(task: Task, now: datetime) -> bool:
+def claim_covers_attempt(task: Task, now: datetime) -> bool:
     """Tell whether the claim that the task bears, if it is the asker's own, lasts for a whole attempt from now."""
     return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
 
 
-async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = None) -> Task:
+async def attempt(task: Task, courier: DeliveryPorts, *, ran_until: datetime | None = None) -> Task:
     """Make the next delivery attempt and store what came of it.
 
     `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
@@ -64,14 +76,14 @@ async def attempt(task: Task, courier: Courier, *, ran_until: datetime | None = 
     return await courier.tasks.swap(task, after)
 
 
-async def _claimed(task: Task, courier: Courier) -> Task:
+async def _claimed(task: Task, courier: DeliveryPorts) -> Task:
     """Claim the task so that a whole attempt from now on is covered: the clock is looked at after the claim's write."""
     for _ in range(CLAIM_WRITES):
         now = courier.clock.now()
-        if covered(task, now):
+        if claim_covers_attempt(task, now):
             return task
         task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
-    if not covered(task, courier.clock.now()):
+    if not claim_covers_attempt(task, courier.clock.now()):
         raise StoreUnavailableError("a claim's write takes longer than the claim can spare")
     return task
 
@@ -79,15 +91,15 @@ async def _claimed(task: Task, courier: Courier) -> Task:
 def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -> Task:
     """Say what follows from one attempt: delivered, again at its time, or given up."""
     delivered = is_delivered(reply)
-    soon = schedule.means_soon(reply.status, task.soon)
+    soon = schedule.means_soon(reply.status, task.uncounted)
     wait = None
     if not delivered:
         wait = schedule.retry_wait(
-            task.tried + 1,
+            task.attempts_this_round + 1,
             jitter=random.random(),  # spreads load
             status=reply.status,
-            soon=task.soon,
-            gone=task.gone,
+            soon=task.uncounted,
+            gone=task.answered_gone,
             retry_after=reply.retry_after,
         )
     retry_at = None if wait is None else now + wait
@@ -100,29 +112,31 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
         next_at=retry_at,
     )
     gone = reply.status == schedule.GONE
-    return task.attempted(made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone)
+    return task.attempted(
+        made, delivered=delivered, retry_at=retry_at, now=now, retention=retention, soon=soon, gone=gone
+    )
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
     """Tell how long the receiver has waited at most; None where it still does, or has asked for the message again."""
     ended_at = ran_until or task.ended_at
-    if task.callback is not CallbackState.DELIVERED or task.earlier or ended_at is None:
+    if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
     return round((now - ended_at).total_seconds(), 2)
 
 
 def is_delivered(reply: Reply) -> bool:
     """Whether the receiver has the message: any 2xx says so."""
-    return reply.status is not None and 200 <= reply.status < 300  # noqa: PLR2004  # HTTP
+    return reply.status is not None and HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
 
 
-def _record(task: Task, reply: Reply, courier: Courier) -> None:
+def _record(task: Task, reply: Reply, courier: DeliveryPorts) -> None:
     """Let the caller's other callbacks to this host profit from what this one met."""
     host = host_of(task)
     opened = courier.hosts.record(task.caller, host, reply)
     if opened is not None:
         courier.reporter.tell(
-            "receiver.rested",
+            "receiver.circuit_opened",
             caller=task.caller,
             host=host,
             status=reply.status,
@@ -131,7 +145,7 @@ def _record(task: Task, reply: Reply, courier: Courier) -> None:
         )
 
 
-async def _caller(task: Task, courier: Courier) -> Caller | None:
+async def _caller(task: Task, courier: DeliveryPorts) -> Caller | None:
     """Find whose secret signs; None where the record is gone or broken, which the schedule gives time to mend."""
     try:
         return await courier.callers.find(task.caller)

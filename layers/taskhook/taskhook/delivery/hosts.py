@@ -16,7 +16,9 @@ RESERVED_SLOTS = 60  # of them for callers that hold none
 HOST_SLOTS = 20  # at most, for one host of one caller
 FIRST_SLOTS = 3  # for a host that has not answered yet
 FAILURES = 5  # in a row without an answer, which open the breaker
-OPEN_TIME = timedelta(seconds=60)  # of a breaker that failures have opened; then one attempt tries the host again
+OPEN_TIME = timedelta(
+    seconds=60
+)  # of a breaker that failures have opened; then one attempt tries the host again
 MIN_RETRY_AFTER = timedelta(seconds=5)
 MAX_RETRY_AFTER = timedelta(minutes=10)
 WAITING_PER_SLOT = 20  # candidates for one host that wait in memory
@@ -26,7 +28,10 @@ FEW_WAITING = 20
 IDLE_HOSTS = 5000  # without attempts or candidates, of which something learnt is remembered
 
 _THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
-_NOT_ATTEMPTED = {"caller_unreadable", "forbidden_target"}  # nothing was sent, so nothing was learnt of the host
+_NOT_ATTEMPTED = {
+    "caller_unreadable",
+    "forbidden_target",
+}  # nothing was sent, so nothing was learnt of the host
 
 
 class Order(IntEnum):
@@ -62,7 +67,9 @@ class BreakerState:
 
     def record(self, reply: Reply, now: datetime) -> "BreakerState":
         """Learn from one attempt. Any answer shows that the host is up; what it says of the message is the schedule's matter."""
-        if reply.error in _NOT_ATTEMPTED or self.is_open(now):  # what was under way when the breaker opened is no news
+        if reply.error in _NOT_ATTEMPTED or self.is_open(
+            now
+        ):  # what was under way when the breaker opened is no news
             return self
         if reply.status in _THROTTLING:
             wait = min(max(reply.retry_after or MIN_RETRY_AFTER, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
@@ -116,7 +123,9 @@ class Hosts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._hosts: dict[tuple[str, str], _Host] = {}
-        self._idle: dict[tuple[str, str], None] = {}  # known hosts without attempts or candidates, longest idle first
+        self._idle: dict[
+            tuple[str, str], None
+        ] = {}  # known hosts without attempts or candidates, longest idle first
         self._callers: dict[str, _Caller] = {}  # with attempts or candidates
         self._caller_turns: dict[str, None] = {}  # callers with candidates; the first one is next
         self._waiting: dict[str, Candidate] = {}
@@ -133,7 +142,9 @@ class Hosts:
             not known.state.is_open(self._clock.now())
             and known.held < known.state.slots
             and Order.FIRST not in known.waiting
-            and self._may_start(self._callers.get(caller) or _Caller(), Order.FIRST, answered=known.state.answered)
+            and self._may_start(
+                self._callers.get(caller) or _Caller(), Order.FIRST, answered=known.state.answered
+            )
         )
         if fits:
             self._take(caller, host)
@@ -291,7 +302,11 @@ class Hosts:
         if its is not None:
             for order in Order:
                 for answered in (True, False):
-                    ready = order in known.waiting and known.held < known.state.slots and known.state.answered is answered
+                    ready = (
+                        order in known.waiting
+                        and known.held < known.state.slots
+                        and known.state.answered is answered
+                    )
                     self._line_up(its, (order, answered), host, ready=ready)
             if any(its.waiting.values()):
                 self._caller_turns.setdefault(caller)

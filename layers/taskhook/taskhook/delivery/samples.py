@@ -4,18 +4,30 @@ import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from taskhook.core import parameters
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json
 from taskhook.core.ports import CallbackSender, Caller, Clock, DeliveryRate, Reply, Reporter
-from taskhook.core.targets import TargetPolicy
+from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import CallbackState, ErrorCode, State, Task
 from taskhook.delivery.attempt import TESTS_AHEAD, is_delivered, send_attempt
 from taskhook.vendors.modellix import MODELS
 
 
+class ReceiverTest(BaseModel):
+    """What a test of a receiver takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    callback_url: CallbackUrl | None = Field(default=None, description="Without it the caller's default.")
+
+
 @dataclass(frozen=True)
-class Tried:
+class TestResult:
     """What a receiver said to a sample."""
 
     sample: Task
@@ -27,7 +39,7 @@ class Tried:
         return is_delivered(self.reply)
 
 
-async def try_out(
+async def send_test_callbacks(
     body: Json,
     *,
     caller: Caller,
@@ -36,7 +48,7 @@ async def try_out(
     callbacks: CallbackSender,
     clock: Clock,
     reporter: Reporter,
-) -> list[Tried]:
+) -> list[TestResult]:
     """Send a signed sample of each event type to a receiver, once, as a callback would be sent.
 
     `callbacks` limits the attempt's time: the submit function waits for it. Raises RejectedError, 429 where the caller's
@@ -48,26 +60,33 @@ async def try_out(
     first = await rate.reserve_deliveries(caller.caller, len(samples), now=now, latest=latest)
     if first > latest:
         message = "Too many requests: redeliveries wait or receivers were tested just now; both share one rate of 60 a minute"
-        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+        raise RejectedError(
+            HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds())
+        )
     replies = await asyncio.gather(*(send_attempt(sample, caller, now, callbacks) for sample in samples))
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
-        reporter.tell("callback.tried", caller=caller.caller, type=sample.event, status=reply.status, error=reply.error, ms=ms)
-    return [Tried(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
+        reporter.tell(
+            "callback.tested",
+            caller=caller.caller,
+            type=sample.event,
+            status=reply.status,
+            error=reply.error,
+            ms=ms,
+        )
+    return [TestResult(sample, reply) for sample, reply in zip(samples, replies, strict=True)]
 
 
 def _receiver(body: Json, caller: Caller, targets: TargetPolicy) -> str:
     """Read which receiver to try: the one named, or the caller's default. Raises RejectedError."""
-    if unknown := sorted(set(body) - {"callback_url"}):
-        raise RejectedError(400, f"Invalid parameters: parameter '{unknown[0][:100]}' is not known; a test takes callback_url")
-    url = body.get("callback_url", caller.callback_url)
-    if not isinstance(url, str):
-        raise RejectedError(400, "Invalid parameters: parameter 'callback_url' must be a URL, for there is no default")
+    url = parameters.read(ReceiverTest, body, what="a test").callback_url or caller.callback_url
+    if url is None:
+        raise parameters.wrong("callback_url", "must be a URL, for there is no default")
     try:
         targets.check_url(url)
     except ForbiddenTargetError as error:
-        raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
+        raise parameters.wrong("callback_url", error) from error
     return url
 
 
@@ -88,10 +107,13 @@ def _samples(url: str, caller: Caller, now: datetime) -> list[Task]:
         callback=CallbackState.WAITING,
     )
     succeeding, failing = (
-        watched.model_copy(update={"task_id": f"tk_{name:_<22}"}) for name in ("sample_success", "sample_failure")
+        watched.model_copy(update={"task_id": f"tk_{name:_<22}"})
+        for name in ("sample_success", "sample_failure")
     )
     data: Json = {"result": {"resources": [{"url": "https://example.com/sample.mp4", "type": "video"}]}}
     return [
         succeeding.succeeded(data, now, retention=timedelta(0), claim=now),
-        failing.failed(ErrorCode.UPSTREAM_FAILED, "a sample of a failure", now, retention=timedelta(0), claim=now),
+        failing.failed(
+            ErrorCode.UPSTREAM_FAILED, "a sample of a failure", now, retention=timedelta(0), claim=now
+        ),
     ]

@@ -10,7 +10,9 @@ from taskhook.poller.endings import Endings
 from taskhook.poller.work import TICK, World
 
 ARCHIVES_AT_ONCE = 25  # invocations that copy; the account's others are for submits
-ARCHIVE_LOOK = timedelta(seconds=5)  # by then an invocation that was started has claimed its task, or is done with it
+ARCHIVE_LOOK = timedelta(
+    seconds=5
+)  # by then an invocation that was started has claimed its task, or is done with it
 STEPS = 32  # under way
 
 
@@ -45,11 +47,17 @@ class Archiving:
     def keep(self, task: Task) -> bool:
         """Look after a task; at once where it has just begun to wait."""
         entry = self._entries.get(task.task_id)
-        due = self._started if self._is_over(task) else min(task.archive_by, task.claimed_until or self._started)
+        due = (
+            self._started
+            if self._is_over(task)
+            else min(task.archive_by, task.claimed_until or self._started)
+        )
         if entry is None:
             self._entries[task.task_id] = _Entry(due, task.claimed_until)
             return (
-                task.archiving_since is not None and task.archiving_since >= self._started and not task.claimed(self._clock.now())
+                task.archiving_since is not None
+                and task.archiving_since >= self._started
+                and not task.claimed(self._clock.now())
             )
         entry.claimed_until = task.claimed_until
         entry.due = max(due, entry.not_before or due)
@@ -109,7 +117,9 @@ class Archiving:
     def _may_start(self, now: datetime) -> bool:
         """Whether one more invocation may copy; where not, those that do are looked at again, for some are done."""
         copying = [
-            entry for entry in self._entries.values() if entry.sent_at or (entry.claimed_until and now < entry.claimed_until)
+            entry
+            for entry in self._entries.values()
+            if entry.sent_at or (entry.claimed_until and now < entry.claimed_until)
         ]
         if len(copying) < ARCHIVES_AT_ONCE:
             return True

@@ -8,7 +8,7 @@ from itertools import islice
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.ports import SLOTS, Row
 from taskhook.core.task import CallbackState, RetryKey, Task
-from taskhook.delivery.attempt import Courier, attempt, covered
+from taskhook.delivery.attempt import DeliveryPorts, attempt, claim_covers_attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.endings import Endings
 from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
@@ -42,7 +42,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._courier = Courier(
+        self._courier = DeliveryPorts(
             tasks=world.tasks,
             callbacks=world.callbacks,
             callers=world.callers,
@@ -54,11 +54,15 @@ class Delivery:
         self._whole: dict[str, Task] = {}  # tasks whose attempt follows at once
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
-        self._misplaced: dict[str, None] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
+        self._misplaced: dict[
+            str, None
+        ] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
         self._deferring: set[str] = set()
         self._later: list[tuple[datetime, str, Candidate]] = []  # a heap
         self._planned: dict[str, datetime] = {}  # what stands in it, by task
-        self._read_at: dict[str, datetime] = {}  # tasks read for an attempt; the index may still show their old rows
+        self._read_at: dict[
+            str, datetime
+        ] = {}  # tasks read for an attempt; the index may still show their old rows
         self._looked_until: datetime | None = None
         self._next_row_at: datetime | None = None  # of the first row that was too early to keep
         self._left_out = False  # rows were seen that there was no room for
@@ -96,7 +100,11 @@ class Delivery:
             self._next_row_at = key.due
             return False
         read_at = self._read_at.get(row.task_id)
-        if (read_at is None or key.due > read_at) and not self._is_running(row.task_id) and not self.knows(row.task_id):
+        if (
+            (read_at is None or key.due > read_at)
+            and not self._is_running(row.task_id)
+            and not self.knows(row.task_id)
+        ):
             self._plan(Candidate(row.task_id, key.caller, key.host, Order(key.round)), key.due, now)
         return True
 
@@ -209,7 +217,7 @@ class Delivery:
             return task
         if mine is None and (task.claimed(now) or (task.next_attempt_at or now) > now):
             return task
-        if self._closed() and not (mine is not None and covered(mine, now)):
+        if self._closed() and not (mine is not None and claim_covers_attempt(mine, now)):
             return task
         self._endings.steps["delivered"] += 1
         return await attempt(task, self._courier, ran_until=self._endings.ran_until.get(task_id))

@@ -21,27 +21,38 @@ class Endings:
         self._hosts = hosts
         self.steps = steps
         self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
-        self.ran_until: dict[str, datetime] = {}  # when the vendor's task is last known to have run; what follows may be lateness
+        self.ran_until: dict[
+            str, datetime
+        ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
 
     async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
         """End a task with the vendor's success, or begin to archive its results."""
         if self._world.archiver is not None and self._rules.origin is not None:
-            archiving = task.archiving(outcome.data, self._world.clock.now(), new_token=lambda: secrets.token_hex(16))
+            archiving = task.archiving(
+                outcome.data, self._world.clock.now(), new_token=lambda: secrets.token_hex(16)
+            )
             if archiving.copies:
                 return await self._world.tasks.swap(task, archiving)
         return await self._end(
             task,
-            lambda now, claim: task.succeeded(outcome.data, now, retention=self._rules.retention, claim=claim),
+            lambda now, claim: task.succeeded(
+                outcome.data, now, retention=self._rules.retention, claim=claim
+            ),
             ran_until=ran_until,
         )
 
     async def archived(self, task: Task) -> Task:
         """End a task whose results are archived, or can wait for that no longer."""
         return await self._end(
-            task, lambda now, claim: task.archived(self._rules.origin, now, retention=self._rules.retention, claim=claim)
+            task,
+            lambda now, claim: task.archived(
+                self._rules.origin, now, retention=self._rules.retention, claim=claim
+            ),
         )
 
-    async def failed(self, task: Task, error: ErrorCode, message: str, *, ran_until: datetime | None = None) -> Task:
+    async def failed(
+        self, task: Task, error: ErrorCode, message: str, *, ran_until: datetime | None = None
+    ) -> Task:
         """End a task as failed."""
         return await self._end(
             task,
@@ -50,7 +61,11 @@ class Endings:
         )
 
     async def _end(
-        self, task: Task, ended: Callable[[datetime, datetime | None], Task], *, ran_until: datetime | None = None
+        self,
+        task: Task,
+        ended: Callable[[datetime, datetime | None], Task],
+        *,
+        ran_until: datetime | None = None,
     ) -> Task:
         """Store the end. Without a free slot the first delivery is left to the schedule of attempts, due at once."""
         now = self._world.clock.now()

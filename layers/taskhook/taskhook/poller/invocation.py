@@ -30,7 +30,7 @@ class PollReport:
     """What one invocation did, by kind of step."""
 
     steps: dict[str, int]
-    lingered: bool
+    led: bool
 
 
 def ends_of(event: Json) -> Ends:
@@ -41,7 +41,13 @@ def ends_of(event: Json) -> Ends:
 
 
 async def poll(
-    *, accepted: Iterable[str] = (), ended: Ends | None = None, scheduled: bool, hard_stop: datetime, rules: Rules, world: World
+    *,
+    accepted: Iterable[str] = (),
+    ended: Ends | None = None,
+    scheduled: bool,
+    hard_stop: datetime,
+    rules: Rules,
+    world: World,
 ) -> PollReport:
     """Serve the ids of a wake, then whatever else is due; stay as the leader while more is due before the next tick.
 
@@ -64,7 +70,9 @@ class _Invocation:
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
         self._pacing = pacing = Pacing(rules, world, started=self._started)
-        self._leadership = Leadership(secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing)
+        self._leadership = Leadership(
+            secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing
+        )
         self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
         hosts = Hosts(world.clock)
         endings = Endings(rules=rules, world=world, hosts=hosts, steps=scheduler.steps)
@@ -107,7 +115,7 @@ class _Invocation:
             await self._take_up(accepted, ended)
             if scheduled:
                 await self._scheduler.find()
-            if self._rules.linger and self._has_work():
+            if self._rules.leads and self._has_work():
                 await self._acquire(takeover=scheduled)
             if self._pacing.leads:
                 await self._lead(scanned=scheduled)
@@ -118,7 +126,7 @@ class _Invocation:
                 await self._serve_once()
         finally:
             await self._leave()
-        return PollReport(steps=dict(self._scheduler.steps), lingered=self._pacing.leads)
+        return PollReport(steps=dict(self._scheduler.steps), led=self._pacing.leads)
 
     async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
         for task_id in accepted:
@@ -131,7 +139,7 @@ class _Invocation:
     async def _acquire(self, *, takeover: bool) -> bool:
         acquired = await self._leadership.acquire(takeover=takeover, beat=BEAT)
         if acquired:
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
             self._watch.replan_all()
         return acquired
 
@@ -152,10 +160,10 @@ class _Invocation:
     async def _scan(self) -> bool:
         """Look at the leadership and for work; False where another invocation leads."""
         try:
-            webhooks_came = self._pacing.view.hints(self._clock.now())
+            webhooks_came = self._pacing.view.webhooks_come(self._clock.now())
             if not await self._leadership.refresh():
                 return False
-            if self._pacing.view.hints(self._clock.now()) is not webhooks_came:
+            if self._pacing.view.webhooks_come(self._clock.now()) is not webhooks_came:
                 self._watch.replan_pending()
             await self._inherit()
             await self._scheduler.find()
@@ -203,7 +211,7 @@ class _Invocation:
     async def _pacing_known(self) -> None:
         """Read how long the vendor wants to be left alone, where it is about to be asked."""
         if self._has_work():
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
 
     async def _leave(self) -> None:
         """Resign first, for no task must be left to this invocation while it drains; then let finish what has begun."""
@@ -234,7 +242,9 @@ class _Invocation:
         """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
         watch, reporter = self._watch, self._world.reporter
         if watch.asked:
-            reporter.tell("vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1))
+            reporter.tell(
+                "vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1)
+            )
         if watch.unanswered:
             reporter.tell("vendor.unavailable", count=watch.unanswered, error=watch.complaint)
         if (waited := self._queue.longest_wait) is not None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import LeaseView
+from taskhook.core.ports import LeadershipView
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, TICK, Rules, World
 
@@ -29,33 +29,33 @@ class Leadership:
     async def acquire(self, *, takeover: bool, beat: timedelta) -> bool:
         """Become the leader, in place of another one where `takeover`. Raises StoreUnavailableError."""
         now, pacing = self._clock.now(), self._pacing
-        view = pacing.view = await self._world.lease.view()
+        view = pacing.view = await self._world.leadership.view()
         alive = view.alive(now)
         if alive and not takeover:
             return False
         if alive:  # vendor webhooks that came until now were left to its held polls, so these must be held on
             for model in view.held_models:
-                if self._world.habits.holding(model, now) is None:
-                    self._world.habits.found(model, now, holds=True)
-        if not await self._world.lease.take(view, self._mine(), takeover=takeover):
+                if self._world.long_poll_support.holding(model, now) is None:
+                    self._world.long_poll_support.found(model, now, holds=True)
+        if not await self._world.leadership.acquire(view, self._mine(), takeover=takeover):
             return False
         if alive:  # it serves the poll times up to its last beat, sees within SCAN that another leads, and says what it leaves
             pacing.polled_until = pacing.looked_until = now - 2 * beat
-            self._predecessor, self._taken_over_at = view.holder, now
-        elif view.left_at is not None:
-            pacing.polled_until = max(pacing.polled_until, view.left_at)
+            self._predecessor, self._taken_over_at = view.leader, now
+        elif view.drained_at is not None:
+            pacing.polled_until = max(pacing.polled_until, view.drained_at)
         self.holds = pacing.leads = True
         return True
 
     async def refresh(self) -> bool:
         """Look whether this invocation still leads, and say what it holds. Raises StoreUnavailableError."""
-        self._pacing.view = await self._world.lease.view()
-        if self._pacing.view.holder != self._name:
+        self._pacing.view = await self._world.leadership.view()
+        if self._pacing.view.leader != self._name:
             return False
         if (
             self._pacing.view.held_models != self._mine().held_models
         ):  # found out meanwhile; then webhooks are not waited for, or are
-            await self._world.lease.take(self._pacing.view, self._mine(), takeover=False)
+            await self._world.leadership.acquire(self._pacing.view, self._mine(), takeover=False)
         return True
 
     async def inherited(self) -> dict[str, datetime] | None:
@@ -66,7 +66,7 @@ class Leadership:
         """
         if not self._predecessor:
             return None
-        left = await self._world.lease.handed_over(self._predecessor)
+        left = await self._world.leadership.handed_over(self._predecessor)
         if left is None:
             if self._clock.now() < self._taken_over_at + HAND_OVER:
                 return None
@@ -77,14 +77,14 @@ class Leadership:
 
     async def resign(self, *, served_until: datetime | None = None) -> None:
         """Give the leadership up; `served_until` says that nothing was due by then. Raises StoreUnavailableError."""
-        await self._world.lease.release(self._name, left_at=served_until)
+        await self._world.leadership.resign(self._name, drained_at=served_until)
         self.holds = False
 
     async def leave_to_successor(self, unserved: Mapping[str, datetime]) -> None:
         """Say which poll times this invocation leaves unserved."""
         with contextlib.suppress(StoreUnavailableError):
-            await self._world.lease.hand_over(self._name, unserved)
+            await self._world.leadership.hand_over(self._name, unserved)
 
-    def _mine(self) -> LeaseView:
-        held = self._world.habits.held_models() if self._rules.long_poll else ()
-        return LeaseView(holder=self._name, until=self._hard_stop, held_models=held)
+    def _mine(self) -> LeadershipView:
+        held = self._world.long_poll_support.held_models() if self._rules.long_poll else ()
+        return LeadershipView(leader=self._name, until=self._hard_stop, held_models=held)

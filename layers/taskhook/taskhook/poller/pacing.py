@@ -4,9 +4,9 @@ import contextlib
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit, schedule
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeaseView, PollKind, PollOutcome
+from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeadershipView, PollKind, PollOutcome
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
@@ -24,12 +24,12 @@ class Pacing:
         self._rules = rules
         self._world = world
         self._clock = world.clock
-        self._support = world.habits
+        self._support = world.long_poll_support
         limit = rate_limit.window_limit(rules.requests_per_minute)
         self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
-        self.gate = Gate()  # as it was last read
+        self.admission = AdmissionState()  # as it was last read
         self.leads = False  # whether this invocation is the leader
-        self.view = LeaseView()  # as it was last read
+        self.view = LeadershipView()  # as it was last read
         # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not known.
         self.polled_until = self.looked_until = started - TICK
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
@@ -38,7 +38,9 @@ class Pacing:
 
     # --- when a task is polled next --------------------------------------------------------------------------------------
 
-    def next_poll(self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False) -> datetime:
+    def next_poll(
+        self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False
+    ) -> datetime:
         """Tell when a task is polled next: by the schedule, rarely where vendor webhooks come, at once where polls are held.
 
         A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after it. `plain`
@@ -63,13 +65,13 @@ class Pacing:
         return self._webhooks_come() and not self.holding(task, plain=plain)
 
     def _webhooks_come(self) -> bool:
-        return self.view.hints(self._clock.now())
+        return self.view.webhooks_come(self._clock.now())
 
     async def doubt_webhooks(self) -> None:
         """Trust vendor webhooks no longer when a task has ended without one; the next true one is trusted again."""
-        self.view = self.view.model_copy(update={"hinted_at": None})
+        self.view = self.view.model_copy(update={"webhook_at": None})
         with contextlib.suppress(StoreUnavailableError):
-            await self._world.lease.hinted(None)
+            await self._world.leadership.webhook_came(None)
 
     # --- held polls ------------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,9 @@ class Pacing:
 
     def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
         """Tell whether the next poll is to show if the vendor holds it: a held one is cheaper than a webhook."""
-        return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(task, plain=plain)
+        return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(
+            task, plain=plain
+        )
 
     def believe_held_polls(self, now: datetime) -> bool:
         """Take a poll without an answer for held, before it is over; True where that is news."""
@@ -148,7 +152,7 @@ class Pacing:
 
     def paused_until(self, now: datetime) -> datetime:
         """Tell from when on the vendor may be asked; `now` where it may be."""
-        return max(now, self.gate.polls_paused_until or now)
+        return max(now, self.admission.polls_paused_until or now)
 
     async def obey(self, outcome: PollOutcome) -> None:
         """Leave the vendor alone for as long as it asks, also in the invocations that follow."""
@@ -166,23 +170,23 @@ class Pacing:
             return
         reason = "key_refused" if key_refused else "throttled"
         self._world.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
-        await self.store(self.gate.pause_polls(now + pause))
+        await self.store(self.admission.pause_polls(now + pause))
 
-    async def read_gate(self) -> None:
+    async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.gate = self._merged(await self._world.gates.gate())
+        self.admission = self._merged(await self._world.admission.admission())
 
-    async def store(self, gate: Gate) -> None:
+    async def store(self, admission: AdmissionState) -> None:
         """Store what was learnt of the way to the vendor, where it is news; obeyed here even where the table is away."""
-        if gate == self.gate:
+        if admission == self.admission:
             return
-        old, self.gate = self.gate, gate
+        old, self.admission = self.admission, admission
         with contextlib.suppress(StoreUnavailableError):
-            self.gate = self._merged(await self._world.gates.set_gate(old, gate))
+            self.admission = self._merged(await self._world.admission.set_admission(old, admission))
 
-    def _merged(self, stored: Gate) -> Gate:
+    def _merged(self, stored: AdmissionState) -> AdmissionState:
         """Keep a pause of our own that another invocation's write has passed over."""
-        mine = self.gate.polls_paused_until
+        mine = self.admission.polls_paused_until
         return stored if mine is None else stored.pause_polls(mine)
 
     # --- requests --------------------------------------------------------------------------------------------------------

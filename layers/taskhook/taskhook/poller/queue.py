@@ -10,7 +10,7 @@ from taskhook.core.task import ErrorCode, State, Submission, SubmitOutcome, Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
-from taskhook.submit.payment import Payer, pay
+from taskhook.submit.payment import PaymentPorts, pay
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
@@ -46,11 +46,15 @@ class Queue:
         self._started = started
         self._blocked_until = started
         self._budget_until = started  # no request is left before
-        self._answered_until = started  # the vendor has answered what is free: the next request may be a task's
-        self._named: dict[str, None] = {}  # tasks that a wake or a step has named; the index may show them late
+        self._answered_until = (
+            started  # the vendor has answered what is free: the next request may be a task's
+        )
+        self._named: dict[
+            str, None
+        ] = {}  # tasks that a wake or a step has named; the index may show them late
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
-        self._payer = Payer(
+        self._payer = PaymentPorts(
             tasks=world.tasks,
             vendor=world.vendor,
             hooks=world.hooks,
@@ -65,7 +69,7 @@ class Queue:
         self._waits = self._waits or await self._world.work.queue_waits()
         if self._waits:
             self._watch.queue_seen()
-            await self._pacing.read_gate()
+            await self._pacing.read_admission()
 
     def takes(self, task: Task) -> bool:
         """Whether it is queued."""
@@ -98,10 +102,12 @@ class Queue:
             return None
         now = self._clock.now()
         due = max(self._due(now), self._only_skipped_until)
-        return due if due > now else self._started  # for want of a request it is waited, not left to the next invocation
+        return (
+            due if due > now else self._started
+        )  # for want of a request it is waited, not left to the next invocation
 
     def _due(self, now: datetime) -> datetime:
-        return max(self._blocked_until, self._pacing.gate.next_try(self._watch.running(), now))
+        return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
         """Start when there is a way to the vendor."""
@@ -110,13 +116,15 @@ class Queue:
 
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
-        await self._pacing.read_gate()
+        await self._pacing.read_admission()
         self._only_skipped_until = self._started
         found = False
         while heads := await self._heads():
             found, served = True, False
-            over_age = [head for head in heads if self._is_over_age(head)]  # they end whatever the vendor says to the others
-            for head in over_age or self._pacing.gate.in_turn(heads):
+            over_age = [
+                head for head in heads if self._is_over_age(head)
+            ]  # they end whatever the vendor says to the others
+            for head in over_age or self._pacing.admission.in_turn(heads):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
                         waited = self._clock.now() - min(head.accepted_at for head in heads)
@@ -128,7 +136,9 @@ class Queue:
                 except StoreUnavailableError:
                     raise
                 except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
-                    self._world.reporter.tell("task.crashed", task_id=head.task_id, error=type(error).__name__)
+                    self._world.reporter.tell(
+                        "task.crashed", task_id=head.task_id, error=type(error).__name__
+                    )
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
@@ -139,9 +149,9 @@ class Queue:
             return None
         if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
-        await self._pacing.read_gate()  # a submit may have set `waiting` since
-        await self._pacing.store(self._pacing.gate.model_copy(update={"waiting": False}))
-        self._waits = self._pacing.gate.waiting  # set again in this very moment: look again
+        await self._pacing.read_admission()  # a submit may have set `waiting` since
+        await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
+        self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
         return None
 
     async def _heads(self) -> list[Task]:
@@ -170,7 +180,7 @@ class Queue:
             return await self._expire(task, "waited too long for a free slot at the vendor")
         if self._due(now) > now:
             return False
-        task = await self._world.tasks.whole(task)
+        task = await self._world.tasks.with_request(task)
         if task.request is None:
             return await self._expire(task, "was kept without a request that can be read")
         if not await self._vendor_answers() or not await self._request_is_left():
@@ -193,21 +203,27 @@ class Queue:
 
     async def _vendor_answers(self) -> bool:
         """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
-        if not self._pacing.gate.in_trouble or self._clock.now() < self._answered_until:
+        if not self._pacing.admission.in_trouble or self._clock.now() < self._answered_until:
             return True
         if not await self._request_is_left():
             return False
         if (await self._world.vendor.balance()).answered:
-            self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW  # where a window has one request, it is the next one's
+            self._answered_until = (
+                self._clock.now() + 2 * rate_limit.WINDOW
+            )  # where a window has one request, it is the next one's
             return True
-        await self._pacing.store(self._pacing.gate.unanswered(self._clock.now()))
+        await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
         return False
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
-        ended = task.failed(ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None)
+        ended = task.failed(
+            ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None
+        )
         stored = await self._world.tasks.swap(task, ended)
-        self._world.reporter.tell("task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error)
+        self._world.reporter.tell(
+            "task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error
+        )
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
 
@@ -215,26 +231,28 @@ class Queue:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
         goes_on = await self._learn_of(outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
-            await self._pacing.store(self._pacing.gate.pause(self._clock.now() + outcome.retry_after))
+            await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
         return goes_on
 
     async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
-        now, gate = self._clock.now(), self._pacing.gate
+        now, admission = self._clock.now(), self._pacing.admission
         match outcome.submission:
             case Submission.BUSY:
-                await self._pacing.store(gate.refused(running, now, retry_after=outcome.retry_after))
+                await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
-                await self._pacing.store(gate.answered().pause(now + PAUSE_LONG))
-                self._world.reporter.tell("vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds())
+                await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
+                self._world.reporter.tell(
+                    "vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds()
+                )
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(gate.outcome_unknown(now, served=served))
-                return not self._pacing.gate.in_trouble
+                await self._pacing.store(admission.outcome_unknown(now, served=served))
+                return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(gate.taken(running, served=served))
+                await self._pacing.store(admission.taken(running, served=served))
                 return True
             case Submission.REFUSED:
-                await self._pacing.store(gate.answered())
+                await self._pacing.store(admission.answered())
                 return True
         return False

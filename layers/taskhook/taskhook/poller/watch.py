@@ -9,7 +9,16 @@ from datetime import UTC, datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.ports import PollKind, PollOutcome, Row
-from taskhook.core.task import HARD_STOP, LOST_AGE, LOST_CONFIRMATION, RESCUE_TIME, ErrorCode, State, Submission, Task
+from taskhook.core.task import (
+    EXPIRY_GRACE,
+    LOST_AGE,
+    LOST_CONFIRMATION,
+    UNKNOWN_TIME,
+    ErrorCode,
+    State,
+    Submission,
+    Task,
+)
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing, urgency
@@ -21,7 +30,7 @@ WIDE_SCAN = timedelta(seconds=10)  # between looks from further back
 CLOCK_SKEW = timedelta(minutes=5)
 MOST_LEFT = 2000  # unserved poll times that a leader hands over
 
-_OURS = {State.SUBMITTING, State.WATCHED, State.RESCUE}
+_OURS = {State.SUBMITTING, State.WATCHED, State.UNKNOWN}
 
 
 @dataclass(slots=True)
@@ -41,7 +50,9 @@ class _Entry:
     plain_next: bool = False  # nor is the next one
     answered: bool = True  # the vendor answered its last poll
     asked: bool = False  # by this invocation
-    ran_until: datetime | None = None  # when the vendor's task is last known to have run; what follows may be lateness
+    ran_until: datetime | None = (
+        None  # when the vendor's task is last known to have run; what follows may be lateness
+    )
 
 
 class Watch:
@@ -69,9 +80,13 @@ class Watch:
         self._is_running = is_running
         self._known = known
         self._track = track  # hands a task that was read to the kind that takes it
-        self._started = started  # of the invocation: what was due by then is served once by one that does not lead
+        self._started = (
+            started  # of the invocation: what was due by then is served once by one that does not lead
+        )
         self._entries: dict[str, _Entry] = {}
-        self._later: dict[str, tuple[float, float]] = {}  # not in memory: when due, and accepted, in Unix seconds
+        self._later: dict[
+            str, tuple[float, float]
+        ] = {}  # not in memory: when due, and accepted, in Unix seconds
         self._overdue: dict[str, tuple[float, float]] = {}  # the same, of what is due
         self._by_due: list[tuple[float, str]] = []  # a heap over _later
         self._newest: datetime | None = None
@@ -128,7 +143,9 @@ class Watch:
             accepted = _accepted(row)
             age = self._pacing.polled_until.timestamp() - accepted
             self._set_aside(
-                row.task_id, accepted + schedule.next_poll(timedelta(seconds=age), first=timedelta(0)).total_seconds(), accepted
+                row.task_id,
+                accepted + schedule.next_poll(timedelta(seconds=age), first=timedelta(0)).total_seconds(),
+                accepted,
             )
 
     def _set_aside(self, task_id: str, due: float, accepted: float) -> None:
@@ -167,7 +184,9 @@ class Watch:
         entry, now = self._entries.get(task.task_id), self._clock.now()
         if entry is None:
             self.drop(task.task_id)
-            entry = self._entries[task.task_id] = _Entry(task, self._due(task, after=self._pacing.polled_until))
+            entry = self._entries[task.task_id] = _Entry(
+                task, self._due(task, after=self._pacing.polled_until)
+            )
             left = self._given.pop(task.task_id, None)
             if left is not None and task.state is State.WATCHED:
                 entry.unserved, entry.due = left, min(entry.due, left)
@@ -177,7 +196,9 @@ class Watch:
         entry.due = max(again, entry.not_before or again)
         if len(self._entries) > LOADED and entry.due > now + SCAN and not entry.webhook:
             del self._entries[task.task_id]
-            self._set_aside(task.task_id, entry.due.timestamp(), (task.taken_at or task.accepted_at).timestamp())
+            self._set_aside(
+                task.task_id, entry.due.timestamp(), (task.taken_at or task.accepted_at).timestamp()
+            )
         return False
 
     def keep_ended(self, task: Task, outcome: PollOutcome | None) -> None:
@@ -192,7 +213,9 @@ class Watch:
     def leave_to_leader(self) -> None:
         """Keep only what cannot wait for the leader's next scan: a task that is known to have ended."""
         for task_id in [
-            task_id for task_id, entry in self._entries.items() if entry.task.state is State.WATCHED and not entry.webhook
+            task_id
+            for task_id, entry in self._entries.items()
+            if entry.task.state is State.WATCHED and not entry.webhook
         ]:
             del self._entries[task_id]
 
@@ -226,14 +249,16 @@ class Watch:
         match task.state:
             case State.SUBMITTING:
                 return self._started
-            case State.RESCUE:
-                return (task.submitted_at or task.accepted_at) + RESCUE_TIME
+            case State.UNKNOWN:
+                return (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
             case _ if entry is None:
                 return self._pacing.next_poll(task, after=after)
             case _ if entry.plain_next:
                 return now  # its held poll was refused, and may have been the one that mattered
             case _:
-                return self._pacing.next_poll(task, after=after, answered=entry.answered, plain=self._is_plain(entry))
+                return self._pacing.next_poll(
+                    task, after=after, answered=entry.answered, plain=self._is_plain(entry)
+                )
 
     def _is_plain(self, entry: _Entry) -> bool:
         return entry.plain_next or (entry.plain_until is not None and self._clock.now() < entry.plain_until)
@@ -244,7 +269,10 @@ class Watch:
         free_at = self._pacing.paused_until(now)
         if free_at <= now:
             free_at = self._started  # for want of a request it is waited, not left to the next invocation
-        times = [max(entry.due, free_at) if self._asks_vendor(entry) else entry.due for entry in self._entries.values()]
+        times = [
+            max(entry.due, free_at) if self._asks_vendor(entry) else entry.due
+            for entry in self._entries.values()
+        ]
         if self._overdue:
             times.append(free_at)
         if self._by_due:
@@ -264,7 +292,9 @@ class Watch:
         now = self._clock.now()
         for entry in self._idle():
             if entry.due > now:
-                due = self._pacing.next_poll(entry.task, after=now, answered=entry.answered, plain=self._is_plain(entry))
+                due = self._pacing.next_poll(
+                    entry.task, after=now, answered=entry.answered, plain=self._is_plain(entry)
+                )
                 entry.due = max(due, entry.not_before or now)
 
     def _idle(self) -> list[_Entry]:
@@ -290,7 +320,9 @@ class Watch:
             if entry.task.state is State.WATCHED and entry.due <= now and not self._is_running(task_id)
         ]
         waiting += [(task_id, due, accepted) for task_id, (due, accepted) in self._overdue.items()]
-        waiting = heapq.nsmallest(MOST_LEFT, waiting, key=lambda one: urgency(one[1], one[2], now.timestamp()))
+        waiting = heapq.nsmallest(
+            MOST_LEFT, waiting, key=lambda one: urgency(one[1], one[2], now.timestamp())
+        )
         return {task_id: datetime.fromtimestamp(due, UTC) for task_id, due, _ in waiting}
 
     def inherit(self, left: Mapping[str, datetime]) -> None:
@@ -328,17 +360,27 @@ class Watch:
 
     async def _admit_polls(self, polls: list[str], now: datetime, due_by: datetime) -> list[str]:
         slots = self._pacing.free_slots()
-        room = await self._pacing.room(min(len(polls) + len(self._overdue), slots), expected=self._expected(now))
+        room = await self._pacing.room(
+            min(len(polls) + len(self._overdue), slots), expected=self._expected(now)
+        )
         if room == 0:
             return []
-        waiting = [(task_id, self._entries[task_id].due.timestamp(), _since(self._entries[task_id].task)) for task_id in polls]
+        waiting = [
+            (task_id, self._entries[task_id].due.timestamp(), _since(self._entries[task_id].task))
+            for task_id in polls
+        ]
         waiting += [(task_id, due, accepted) for task_id, (due, accepted) in self._overdue.items()]
         chosen = heapq.nsmallest(room, waiting, key=lambda one: urgency(one[1], one[2], now.timestamp()))
         await self._load([task_id for task_id, *_ in chosen if task_id in self._overdue])
         started = []
         for task_id, *_ in chosen:
             entry = self._entries.get(task_id)
-            if entry is None or self._is_running(task_id) or entry.due > max(due_by, now) or not self._asks_vendor(entry):
+            if (
+                entry is None
+                or self._is_running(task_id)
+                or entry.due > max(due_by, now)
+                or not self._asks_vendor(entry)
+            ):
                 continue  # read just now, and not due after all, or begun by another event meanwhile
             entry.hold = self._pacing.may_hold(entry.task, plain=self._is_plain(entry))
             if not entry.hold and not self._pacing.plain_is_free():
@@ -351,7 +393,9 @@ class Watch:
     def _expected(self, now: datetime) -> int:
         """Count the requests that are likely to be made by the end of the budget's window."""
         end = rate_limit.window_end(now)
-        return sum(entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items())
+        return sum(
+            entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items()
+        )
 
     def _asks_vendor(self, entry: _Entry) -> bool:
         watched = entry.task.state is State.WATCHED and entry.known_outcome is None
@@ -379,7 +423,7 @@ class Watch:
                 return await self._look_again(task)
             case State.SUBMITTING:
                 return await self._mark_unknown(task)
-            case State.RESCUE:
+            case State.UNKNOWN:
                 return await self._endings.failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
                 )
@@ -458,9 +502,13 @@ class Watch:
             case PollKind.SUCCEEDED:
                 return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
             case PollKind.FAILED:
-                return await self._endings.failed(task, ErrorCode.UPSTREAM_FAILED, outcome.message, ran_until=entry.ran_until)
+                return await self._endings.failed(
+                    task, ErrorCode.UPSTREAM_FAILED, outcome.message, ran_until=entry.ran_until
+                )
             case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:
-                return await self._endings.failed(task, ErrorCode.EXPIRED, "the task was not done by its deadline")
+                return await self._endings.failed(
+                    task, ErrorCode.EXPIRED, "the task was not done by its deadline"
+                )
             case PollKind.PENDING if task.missing_since is not None:
                 return await self._world.tasks.swap(task, task.found())
             case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
@@ -473,14 +521,18 @@ class Watch:
         if task.missing_since is None:
             return await self._world.tasks.swap(task, task.missing(asked_at))
         if asked_at >= task.missing_since + LOST_CONFIRMATION:
-            return await self._endings.failed(task, ErrorCode.LOST, "the vendor does not know the task any more")
+            return await self._endings.failed(
+                task, ErrorCode.LOST, "the vendor does not know the task any more"
+            )
         return task
 
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""
-        self._endings.steps["reaped"] += 1
-        unknown = await self._world.tasks.swap(task, task.doubted())
-        self._world.reporter.tell("task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS)
+        self._endings.steps["marked_unknown"] += 1
+        unknown = await self._world.tasks.swap(task, task.mark_unknown())
+        self._world.reporter.tell(
+            "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
+        )
         return unknown
 
     async def _look_again(self, task: Task) -> Task:
@@ -498,7 +550,9 @@ class Watch:
         return current
 
     def _past_hard_stop(self, task: Task) -> bool:
-        return self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + HARD_STOP
+        return (
+            self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + EXPIRY_GRACE
+        )
 
 
 def _accepted(row: Row) -> float:

@@ -6,17 +6,17 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from taskhook.core.ports import (
+    AdmissionStore,
     Archiver,
     Budget,
     CallbackSender,
     CallerDirectory,
     Clock,
-    Gates,
-    Hooks,
-    Lease,
+    LeadershipStore,
     Reporter,
     TaskApi,
     TaskStore,
+    WebhookUrls,
     WorkIndex,
 )
 from taskhook.core.task import Task
@@ -40,7 +40,7 @@ class Rules:
     max_queue_age: timedelta
     requests_per_minute: int = 1000
     immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
-    linger: bool = True
+    leads: bool = True
     long_poll: bool = True
     origin: str | None = None  # of links to archived results; None: results are not archived
 
@@ -51,17 +51,17 @@ class World:
 
     tasks: TaskStore
     work: WorkIndex
-    lease: Lease
-    gates: Gates
+    leadership: LeadershipStore
+    admission: AdmissionStore
     budget: Budget
     vendor: TaskApi
-    hooks: Hooks | None
+    hooks: WebhookUrls | None
     callbacks: CallbackSender
     callers: CallerDirectory
     clock: Clock
     reporter: Reporter
     archiver: Archiver | None = None
-    habits: LongPollSupport = field(default_factory=LongPollSupport)
+    long_poll_support: LongPollSupport = field(default_factory=LongPollSupport)
 
 
 class Work(Protocol):

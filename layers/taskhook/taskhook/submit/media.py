@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.models import Judgement, Verdict
@@ -12,13 +13,15 @@ from taskhook.core.ports import (
     MediaProbe,
     Reporter,
 )
-from taskhook.submit.request import Order
+from taskhook.submit.request import SubmitRequest
 
-PROBE_TIME = timedelta(seconds=3)  # for all media of a request together, out of the time that the POST does not need
+PROBE_TIME = timedelta(
+    seconds=3
+)  # for all media of a request together, out of the time that the POST does not need
 
 
 @dataclass(frozen=True)
-class Inspector:
+class MediaInspection:
     """How media are looked at before a task is taken."""
 
     probe: MediaProbe
@@ -26,26 +29,37 @@ class Inspector:
 
 
 async def inspect(
-    order: Order, *, caller: Caller, until: datetime, inspector: Inspector | None, clock: Clock, reporter: Reporter
+    request: SubmitRequest,
+    *,
+    caller: Caller,
+    until: datetime,
+    inspector: MediaInspection | None,
+    clock: Clock,
+    reporter: Reporter,
 ) -> dict[str, str]:
     """Look at all media at once, within PROBE_TIME and not past `until`; tell what could not be checked.
 
     Raises RejectedError where something is wrong.
     """
-    if inspector is None or not order.media:
+    if inspector is None or not request.media:
         return {}
     limit = min(PROBE_TIME, until - clock.now())
     if limit <= timedelta(0):
-        judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in order.media]
+        judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in request.media]
     else:
-        seen = await asyncio.gather(*(inspector.probe.look(url, limit=limit) for _, url in order.media))
-        judged = [rule.judge(facts) for (rule, _), facts in zip(order.media, seen, strict=True)]
+        seen = await asyncio.gather(*(inspector.probe.look(url, limit=limit) for _, url in request.media))
+        judged = [rule.judge(facts) for (rule, _), facts in zip(request.media, seen, strict=True)]
     for one in judged:
         if one.verdict is not Verdict.FINE:
             reporter.tell(
-                "media.checked", caller=caller.caller, model=order.model, input=one.field, outcome=one.verdict, reason=one.reason
+                "media.checked",
+                caller=caller.caller,
+                model=request.model,
+                input=one.field,
+                outcome=one.verdict,
+                reason=one.reason,
             )
     wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
     if wrong and inspector.enforce:
-        raise RejectedError(400, ". ".join(wrong))
+        raise RejectedError(HTTPStatus.BAD_REQUEST, ". ".join(wrong))
     return {one.field: one.reason for one in judged if one.verdict is not Verdict.FINE}

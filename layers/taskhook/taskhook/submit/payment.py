@@ -10,15 +10,17 @@ from taskhook.core.ports import (
     LEAST_POST_TIME,
     Admit,
     Clock,
-    Hooks,
     Reporter,
     TaskApi,
     TaskStore,
+    WebhookUrls,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Submission, SubmitOutcome, Task
 
-SETTLE_TIME = timedelta(seconds=8)  # past the end of a POST's time, for storing what came of it, where no caller waits
+SETTLE_TIME = timedelta(
+    seconds=8
+)  # past the end of a POST's time, for storing what came of it, where no caller waits
 
 STORE_TRY = timedelta(seconds=2.5)  # for storing an outcome once
 
@@ -28,12 +30,12 @@ _STORE_STEP = timedelta(seconds=0.5)
 
 
 @dataclass(frozen=True)
-class Payer:
+class PaymentPorts:
     """What it takes to pay for a task."""
 
     tasks: TaskStore
     vendor: TaskApi
-    hooks: Hooks | None  # None: the vendor is not asked for hints
+    hooks: WebhookUrls | None  # None: the vendor is not asked for webhooks
     clock: Clock
     reporter: Reporter
     retention: timedelta
@@ -43,7 +45,7 @@ async def pay(
     task: Task,
     *,
     deadline: datetime,
-    payer: Payer,
+    payer: PaymentPorts,
     allowance: "Allowance | None" = None,
     settle_by: datetime | None = None,
 ) -> tuple[Task, SubmitOutcome]:
@@ -57,13 +59,17 @@ async def pay(
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
-    elif end - payer.clock.now() < LEAST_POST_TIME:  # or thawed too late: another process may be deciding about the task
+    elif (
+        end - payer.clock.now() < LEAST_POST_TIME
+    ):  # or thawed too late: another process may be deciding about the task
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
         admit = {"admit": _admission(task, allowance, payer.clock)} if allowance is not None else {}
         limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
-        outcome = await payer.vendor.submit(task.model, task.request.encode(), hook=hook, limit=limit, **admit)
+        outcome = await payer.vendor.submit(
+            task.model, task.request.encode(), hook=hook, limit=limit, **admit
+        )
     payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
         "task.submitted",
         task_id=task.task_id,
@@ -90,16 +96,24 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
     return admit
 
 
-async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datetime | None = None) -> Task:
+async def _settle(
+    task: Task, outcome: SubmitOutcome, payer: PaymentPorts, until: datetime | None = None
+) -> Task:
     """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
     until, told = until or payer.clock.now() + SETTLE_TIME, False
     while True:
         left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
         try:
             async with asyncio.timeout(left.total_seconds()):
-                return await payer.tasks.swap(task, task.submitted(outcome, payer.clock.now(), retention=payer.retention))
+                return await payer.tasks.swap(
+                    task, task.submitted(outcome, payer.clock.now(), retention=payer.retention)
+                )
         except StaleTaskError as stale:
-            if stale.current is None or stale.current.state is not State.RESCUE or outcome.submission is Submission.AMBIGUOUS:
+            if (
+                stale.current is None
+                or stale.current.state is not State.UNKNOWN
+                or outcome.submission is Submission.AMBIGUOUS
+            ):
                 return stale.current or task
             task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
             continue
@@ -113,5 +127,5 @@ async def _settle(task: Task, outcome: SubmitOutcome, payer: Payer, until: datet
                 )
             told = True
         if payer.clock.now() + _STORE_STEP >= until:
-            return task.doubted() if task.state is State.SUBMITTING else task
+            return task.mark_unknown() if task.state is State.SUBMITTING else task
         await payer.clock.sleep(_STORE_STEP)

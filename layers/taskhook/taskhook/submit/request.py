@@ -7,32 +7,42 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from taskhook.core import parameters
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
+from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
 from taskhook.core.message import Json, minified
-from taskhook.core.models import MediaRule, Model
+from taskhook.core.models import MediaRule
 from taskhook.core.ports import (
     Caller,
 )
-from taskhook.core.targets import TargetPolicy
+from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import CallbackState, State, Task
 from taskhook.vendors.modellix import MODELS
 
+RETRY_COUNT = "[0-9]{1,3}"  # how a client that counts its repeats does it
 
-class _OwnFields(BaseModel):
+
+class OwnFields(BaseModel):
     """What a submit may hold beside the model's own fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    callback_url: str | None = None
-    reference: str | None = Field(default=None, max_length=200)
+    callback_url: CallbackUrl | None = Field(
+        default=None,
+        description="Where the signed result is posted; without it the caller's default, or none.",
+    )
+    reference: str | None = Field(
+        default=None, max_length=MAX_REFERENCE, description="Comes back in answers and callback."
+    )
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """A valid submit request: what the vendor gets, where the result goes, and under which id."""
 
     task_id: str
@@ -63,25 +73,35 @@ class Order:
         """
         model = MODELS.get(slug)
         if model is None:
-            raise RejectedError(404, f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}")
-        if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):  # noqa: PLR2004  # the contract's number
-            raise RejectedError(400, "Invalid parameters: header 'Idempotency-Key' must be 1 to 255 printable characters")
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND,
+                f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}",
+            )
+        if idempotency_key is not None and not (
+            0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()
+        ):
+            message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+            raise RejectedError(HTTPStatus.BAD_REQUEST, message)
         try:
-            own = _OwnFields.model_validate(body)
+            own = OwnFields.model_validate(body)
             fields = model.request.model_validate(
-                {name: value for name, value in body.items() if name not in _OwnFields.model_fields}
+                {name: value for name, value in body.items() if name not in OwnFields.model_fields}
             )
         except ValidationError as error:
-            raise RejectedError(400, _explain(error, model)) from error
+            known = (*model.request.model_fields, *OwnFields.model_fields)
+            raise parameters.rejected(error, what="this model", known=known) from error
         if webhook_url is not None and own.callback_url is not None and webhook_url != own.callback_url:
-            raise RejectedError(400, "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one")
+            raise RejectedError(
+                HTTPStatus.BAD_REQUEST,
+                "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one",
+            )
         callback_url = own.callback_url if own.callback_url is not None else webhook_url
         if callback_url is not None:
             try:
                 targets.check_url(callback_url)
             except ForbiddenTargetError as error:
-                raise RejectedError(400, f"Invalid parameters: parameter 'callback_url' {error}") from error
-        counted = re.fullmatch("[0-9]{1,3}", retry_count or "")
+                raise parameters.wrong("callback_url", error) from error
+        counted = re.fullmatch(RETRY_COUNT, retry_count or "")
         identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
         return cls(
             task_id=_task_id(caller.caller, idempotency_key),
@@ -99,7 +119,9 @@ class Order:
             retry_count=int(counted[0]) if counted else None,
         )
 
-    def task(self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None) -> Task:
+    def task(
+        self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None
+    ) -> Task:
         """Make the task: submitting under a claim, or queued where there is no time to pay before the answer is due."""
         paying = claimed_until is not None
         return Task(
@@ -115,27 +137,9 @@ class Order:
             state=State.SUBMITTING if paying else State.QUEUED,
             submitted_at=now if paying else None,
             claimed_until=claimed_until,
-            answer_status=None if paying else 200,
+            answer_status=None if paying else HTTPStatus.OK,
             callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
         )
-
-
-def _explain(error: ValidationError, model: Model) -> str:
-    """Say in the vendor's manner what is wrong with which field, and what to do about it."""
-    known = ", ".join((*model.request.model_fields, *_OwnFields.model_fields))
-    complaints = []
-    for detail in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in detail["loc"])[:100]
-        match detail["type"]:
-            case "missing":
-                complaints.append(f"parameter '{name}' is required")
-            case "extra_forbidden":
-                complaints.append(f"parameter '{name}' is not known; this model takes {known}")
-            case "value_error":
-                complaints.append(f"parameter '{name}' {detail['ctx']['error']}")
-            case _:
-                complaints.append(f"parameter '{name}': {detail['msg'][:1].lower()}{detail['msg'][1:]}")
-    return "Invalid parameters: " + "; ".join(complaints[:10])
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:

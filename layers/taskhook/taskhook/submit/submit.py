@@ -4,35 +4,38 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
-from taskhook.core.admission import Gate
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import (
     LEAST_POST_TIME,
+    AdmissionStore,
     Caller,
     Clock,
-    Gates,
-    Lease,
+    LeadershipStore,
     TaskStore,
     Wake,
     WorkIndex,
 )
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Submission, SubmitOutcome, Task
-from taskhook.submit.media import Inspector, inspect
-from taskhook.submit.payment import STORE_TRY_LEAST, Payer, pay
-from taskhook.submit.request import Order
+from taskhook.submit.media import MediaInspection, inspect
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
+from taskhook.submit.request import SubmitRequest
 
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
-REPEATED_WITHIN = timedelta(minutes=2)  # how long after a request without a key its client may say that it repeats it
+REPEATED_WITHIN = timedelta(
+    minutes=2
+)  # how long after a request without a key its client may say that it repeats it
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
 
 @dataclass(frozen=True)
-class Answer:
+class SubmitResult:
     """What the submitter is told of the task; `message` is empty where all is well."""
 
     status: int
@@ -41,27 +44,27 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Door:
+class AdmissionPorts:
     """What stands between a submit and the vendor."""
 
     queue: WorkIndex
-    gates: Gates
+    admission: AdmissionStore
     allowance: Allowance
-    lease: Lease
+    leadership: LeadershipStore
     wake: Wake | None  # None: the tick is enough
     max_queued: int
 
 
 async def submit(
-    order: Order,
+    request: SubmitRequest,
     *,
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: Inspector | None,
-    payer: Payer,
-    door: Door,
-) -> Answer:
+    inspector: MediaInspection | None,
+    payer: PaymentPorts,
+    door: AdmissionPorts,
+) -> SubmitResult:
     """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
 
     `claim` is how long no other invocation may touch the task: longer than this function can live. Raises RejectedError, and
@@ -72,65 +75,89 @@ async def submit(
     try:
         async with _until(settle_by, payer.clock):
             begun = await _begin(
-                order, caller=caller, arrived_at=arrived_at, claim=claim, inspector=inspector, payer=payer, door=door
+                request,
+                caller=caller,
+                arrived_at=arrived_at,
+                claim=claim,
+                inspector=inspector,
+                payer=payer,
+                door=door,
             )
-    except TimeoutError as error:  # what was being written may be there; then it is reaped, and never paid for
+    except (
+        TimeoutError
+    ) as error:  # what was being written may be there; then it is reaped, and never paid for
         raise StoreUnavailableError("no answer in time") from error
-    if isinstance(begun, Answer):
+    if isinstance(begun, SubmitResult):
         return begun
-    (task, gate), outcome = begun, None
+    (task, admission), outcome = begun, None
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
-        task, outcome = await pay(task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by)
+        task, outcome = await pay(
+            task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by
+        )
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payer.clock):
             if outcome is not None:
-                await _record_answer(door, gate, outcome, payer.clock.now())
+                await _record_answer(door, admission, outcome, payer.clock.now())
             await _follow_up(task, outcome, door, payer.clock)
     return _answer(task)
 
 
 async def _begin(
-    order: Order,
+    request: SubmitRequest,
     *,
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: Inspector | None,
-    payer: Payer,
-    door: Door,
-) -> tuple[Task, Gate] | Answer:
-    """Store the task, submitting or queued, by what the gate says; or give the first answer again where its key is known."""
+    inspector: MediaInspection | None,
+    payer: PaymentPorts,
+    door: AdmissionPorts,
+) -> tuple[Task, AdmissionState] | SubmitResult:
+    """Store the task, submitting or queued, by what the admission says; or give the first answer again where its key is known."""
     deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
-    order = await _recognised(order, caller=caller, arrived_at=arrived_at, payer=payer)
-    first = await payer.tasks.get(order.task_id) if order.keyed else None
-    gate = Gate()
+    request = await _recognised(request, caller=caller, arrived_at=arrived_at, payer=payer)
+    first = await payer.tasks.get(request.task_id) if request.keyed else None
+    admission = AdmissionState()
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
-            order, caller=caller, until=until, inspector=inspector, clock=payer.clock, reporter=payer.reporter
+            request,
+            caller=caller,
+            until=until,
+            inspector=inspector,
+            clock=payer.clock,
+            reporter=payer.reporter,
         )
         now = payer.clock.now()
-        gate = await door.gates.gate()
-        paying = now + LEAST_POST_TIME <= deadline and _is_open(gate, now) and await door.allowance.take(now)
+        admission = await door.admission.admission()
+        paying = (
+            now + LEAST_POST_TIME <= deadline and _is_open(admission, now) and await door.allowance.take(now)
+        )
         waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
         if waiting >= door.max_queued:
             message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
-            raise RejectedError(429, message, retry_after=60)
-        wanted = order.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
+            raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
+        wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payer.tasks)
     else:
         waiting, task, is_new = 0, first, False
     if not is_new:
-        if task.fingerprint != order.fingerprint:
-            raise RejectedError(422, "Invalid parameters: header 'Idempotency-Key' was used before with a different request")
-        return await _first_answer(task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock)
+        if task.fingerprint != request.fingerprint:
+            raise RejectedError(
+                HTTPStatus.UNPROCESSABLE_CONTENT,
+                "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
+            )
+        return await _first_answer(
+            task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock
+        )
     queued = waiting + 1 if task.state is State.QUEUED else None
-    payer.reporter.tell("task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued)
-    return task, gate
+    payer.reporter.tell(
+        "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
+    )
+    return task, admission
 
 
-async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: Door, clock: Clock) -> None:
+async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: AdmissionPorts, clock: Clock) -> None:
     """Tell the poller, and later submits, what has become of the task."""
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
@@ -145,61 +172,69 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
     return asyncio.timeout(max(0.0, (moment - clock.now()).total_seconds()))
 
 
-async def _recognised(order: Order, *, caller: Caller, arrived_at: datetime, payer: Payer) -> Order:
+async def _recognised(
+    request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts
+) -> SubmitRequest:
     """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
 
     What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
     """
-    if order.keyed or order.retry_count is None:
-        return order
+    if request.keyed or request.retry_count is None:
+        return request
     task_id = await payer.tasks.reserve(
-        f"{caller.caller}#{order.fingerprint}",
-        order.task_id,
-        repeat=order.retry_count > 0,
+        f"{caller.caller}#{request.fingerprint}",
+        request.task_id,
+        repeat=request.retry_count > 0,
         now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
         until=payer.clock.now() + REPEATED_WITHIN,
     )
-    return replace(order, task_id=task_id, keyed=task_id != order.task_id)
+    return replace(request, task_id=task_id, keyed=task_id != request.task_id)
 
 
-async def _is_watched(door: Door, now: datetime) -> bool:
+async def _is_watched(door: AdmissionPorts, now: datetime) -> bool:
     """Tell whether a leader is there, which finds the task by itself: it looks every two seconds, and once more as it leaves."""
     try:
-        return (await door.lease.view()).alive(now)
+        return (await door.leadership.view()).alive(now)
     except StoreUnavailableError:
         return False
 
 
-def _is_open(gate: Gate, now: datetime) -> bool:
+def _is_open(admission: AdmissionState, now: datetime) -> bool:
     """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
 
     While it is, only the poller submits, one task at a time.
     """
-    return not gate.waiting and not gate.paused(now) and not gate.in_trouble
+    return not admission.waiting and not admission.paused(now) and not admission.in_trouble
 
 
-async def _record_answer(door: Door, before: Gate, outcome: SubmitOutcome, now: datetime) -> None:
+async def _record_answer(
+    door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
+) -> None:
     """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
-    if not unknown and (before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}):
+    if not unknown and (
+        before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
+    ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        gate = await door.gates.gate()
-        await door.gates.set_gate(gate, gate.outcome_unknown(now) if unknown else gate.answered())
+        admission = await door.admission.admission()
+        await door.admission.set_admission(
+            admission, admission.outcome_unknown(now) if unknown else admission.answered()
+        )
 
 
-async def _close_gate(door: Door, *, waits: bool, until: datetime | None) -> None:
+async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
     """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
 
-    The poller opens the gate when no task waits any more.
+    The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        gate = await door.gates.gate()
-        closed = gate.model_copy(update={"waiting": gate.waiting or waits})
+        admission = await door.admission.admission()
+        closed = admission.model_copy(update={"waiting": admission.waiting or waits})
         if until is not None:
             closed = closed.pause(until)
-        if closed != gate:
-            await door.gates.set_gate(gate, closed)
+        if closed != admission:
+            await door.admission.set_admission(admission, closed)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
@@ -218,18 +253,22 @@ async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
         return stale.current, False
 
 
-async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> Answer:
+async def _first_answer(task: Task, *, deadline: datetime, tasks: TaskStore, clock: Clock) -> SubmitResult:
     """Give a repeat the first answer, waiting for it while the first request is still in flight."""
     while task.answer_status is None and task.claimed(clock.now()):
         if clock.now() >= deadline:
-            raise RejectedError(409, "Conflict: the first request, which this one repeats, is still in flight", retry_after=2)
+            raise RejectedError(
+                HTTPStatus.CONFLICT,
+                "Conflict: the first request, which this one repeats, is still in flight",
+                retry_after=2,
+            )
         await clock.sleep(_REPEAT_STEP)
         task = await tasks.get(task.task_id) or task
     return _answer(task)
 
 
-def _answer(task: Task) -> Answer:
+def _answer(task: Task) -> SubmitResult:
     if task.answer_status is None:  # died before it knew; the poller will say the same
-        task = task.doubted()
-    status = task.answer_status or 200
-    return Answer(status, task.answer_message or "", task)
+        task = task.mark_unknown()
+    status = task.answer_status or HTTPStatus.OK
+    return SubmitResult(status, task.answer_message or "", task)

@@ -1,28 +1,40 @@
-"""Hints: the vendor's own webhook says that a task has ended. Never believed: the vendor is asked, with our key."""
+"""The vendor's own webhook says that a task has ended. Never believed: the vendor is asked, with our key."""
 
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError, StaleTaskError
-from taskhook.core.ports import Clock, Hooks, Lease, LeaseView, PollKind, PollOutcome, Reporter, TaskApi, TaskStore, Wake
+from taskhook.core.ports import (
+    Clock,
+    LeadershipStore,
+    LeadershipView,
+    PollKind,
+    PollOutcome,
+    Reporter,
+    TaskApi,
+    TaskStore,
+    Wake,
+    WebhookUrls,
+)
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import State, Task
 
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
-_REFRESH = timedelta(minutes=10)  # between two notes that hints come
+_REFRESH = timedelta(minutes=10)  # between two notes that webhooks come
 _KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
 
 
 @dataclass(frozen=True)
-class HintDesk:
-    """What it takes to check a hint."""
+class WebhookPorts:
+    """What it takes to check a vendor webhook."""
 
-    hooks: Hooks
+    hooks: WebhookUrls
     tasks: TaskStore
     vendor: TaskApi
-    lease: Lease
+    leadership: LeadershipStore
     allowance: Allowance
     wake: Wake
     clock: Clock
@@ -30,43 +42,67 @@ class HintDesk:
     looked_at: dict[str, datetime]  # kept while the process stays warm
 
 
-async def hint(task_id: str, token: str, upstream_task_id: str, *, desk: HintDesk) -> None:
-    """Check a hint about a task: wake the poller if it has ended, adopt the vendor's task if ours was ambiguous.
+async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk: WebhookPorts) -> None:
+    """Check what a webhook says of a task: wake the poller if it has ended, recover it if its submit was ambiguous.
 
     Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a while.
     """
     known = await desk.hooks.valid(task_id, token)
     if known is None:
-        raise RejectedError(503, "Service unavailable: the token cannot be checked right now", retry_after=5)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the token cannot be checked right now",
+            retry_after=5,
+        )
     task = await desk.tasks.get(task_id) if known else None
     if task is None:
-        raise RejectedError(404, "Resource not found: there is no such hook")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such hook")
     if task.state is State.SUBMITTING:
-        raise RejectedError(503, "Service unavailable: the submit is still in flight", retry_after=5)
-    if task.state not in {State.WATCHED, State.RESCUE} or not (task.upstream_task_id or upstream_task_id):
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the submit is still in flight",
+            retry_after=5,
+        )
+    if task.state not in {State.WATCHED, State.UNKNOWN} or not (task.upstream_task_id or upstream_task_id):
         return
-    now, lease = desk.clock.now(), await desk.lease.view()
-    if task.state is State.WATCHED and lease.holds(task.model, now):
+    now, leadership = desk.clock.now(), await desk.leadership.view()
+    if task.state is State.WATCHED and leadership.holds(task.model, now):
         return  # that poll has the same news
     outcome = await _ask(task, upstream_task_id, now, desk)
-    if outcome.kind is PollKind.MISSING and task.state is State.RESCUE:
+    if outcome.kind is PollKind.MISSING and task.state is State.UNKNOWN:
         return  # not a task of ours
     if outcome.kind not in _KNOWN:
-        raise RejectedError(503, "Service unavailable: the vendor gave no answer about the task", retry_after=5)
-    if task.state is State.RESCUE:
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor gave no answer about the task",
+            retry_after=5,
+        )
+    if task.state is State.UNKNOWN:
         await _adopt(task, upstream_task_id, desk)
-    if outcome.kind is PollKind.PENDING:  # the hint is early, and no other will come
-        raise RejectedError(503, "Service unavailable: the vendor does not show the end of the task yet", retry_after=2)
+    if outcome.kind is PollKind.PENDING:  # the webhook is early, and no other will come
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor does not show the end of the task yet",
+            retry_after=2,
+        )
     # What was said of an adopted task is asked again, of the one that is stored now.
-    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, lease, now, desk)
+    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, leadership, now, desk)
 
 
-async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk) -> PollOutcome:
+async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: WebhookPorts) -> PollOutcome:
     """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
     if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
-        raise RejectedError(503, "Service unavailable: the task was looked at a moment ago", retry_after=1)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the task was looked at a moment ago",
+            retry_after=1,
+        )
     if not await desk.allowance.take(now):
-        raise RejectedError(503, "Service unavailable: no request to the vendor is left for now", retry_after=6)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: no request to the vendor is left for now",
+            retry_after=6,
+        )
     _remember(desk.looked_at, task.task_id, now)
     outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
     desk.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
@@ -75,18 +111,20 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: HintDesk)
     return outcome
 
 
-async def _tell_poller(task_id: str, told: PollOutcome | None, lease: LeaseView, now: datetime, desk: HintDesk) -> None:
-    """Wake the poller for a task that has ended, and let it know that hints come."""
-    if lease.hinted_at is None or now >= lease.hinted_at + _REFRESH:
-        await desk.lease.hinted(now)
+async def _tell_poller(
+    task_id: str, told: PollOutcome | None, leadership: LeadershipView, now: datetime, desk: WebhookPorts
+) -> None:
+    """Wake the poller for a task that has ended, and let it know that webhooks come."""
+    if leadership.webhook_at is None or now >= leadership.webhook_at + _REFRESH:
+        await desk.leadership.webhook_came(now)
     await desk.wake.wake(task_id, ended=True, told=told)
 
 
-async def _adopt(task: Task, upstream_task_id: str, desk: HintDesk) -> None:
+async def _adopt(task: Task, upstream_task_id: str, desk: WebhookPorts) -> None:
     """Give an ambiguous task the id under which the vendor, asked with our key, knows it."""
     with contextlib.suppress(StaleTaskError):  # another invocation has settled it
-        await desk.tasks.swap(task, task.adopted(upstream_task_id, desk.clock.now()))
-        desk.reporter.tell("task.rescued", task_id=task.task_id, caller=task.caller)
+        await desk.tasks.swap(task, task.recovered(upstream_task_id, desk.clock.now()))
+        desk.reporter.tell("task.recovered", task_id=task.task_id, caller=task.caller)
         await desk.wake.wake(task.task_id)
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import BalanceOutcome, Clock, TaskApi
@@ -28,18 +29,30 @@ class Account:
         now = self.clock.now()
         if self.said is None or self.kept_until is None or now >= self.kept_until:
             if not await self.allowance.take(now):
-                raise RejectedError(503, "Service unavailable: no request to the vendor is left right now", retry_after=6)
+                raise RejectedError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "Service unavailable: no request to the vendor is left right now",
+                    retry_after=6,
+                )
             self.said = await self.vendor.balance()
-            self.kept_until = self.clock.now() + (_BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT)
+            self.kept_until = self.clock.now() + (
+                _BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT
+            )
         balance = _balance(self.said)
         if balance is not None:
             return balance
-        if self.said.status in {401, 402}:
-            raise RejectedError(502, "Upstream refused: this deployment's key or balance")
+        if self.said.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}:
+            raise RejectedError(HTTPStatus.BAD_GATEWAY, "Upstream refused: this deployment's key or balance")
         if self.said.answered:
-            raise RejectedError(502, "Upstream failed: the vendor's answer holds no balance")
+            raise RejectedError(
+                HTTPStatus.BAD_GATEWAY, "Upstream failed: the vendor's answer holds no balance"
+            )
         again = round(_BALANCE_AGAIN / timedelta(seconds=1))
-        raise RejectedError(503, "Service unavailable: the vendor does not answer", retry_after=again)
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: the vendor does not answer",
+            retry_after=again,
+        )
 
 
 def _balance(said: BalanceOutcome) -> float | None:
@@ -47,4 +60,4 @@ def _balance(said: BalanceOutcome) -> float | None:
     data = said.body.get("data")
     balance = data.get("balance") if isinstance(data, dict) else None
     is_number = isinstance(balance, int | float) and not isinstance(balance, bool) and math.isfinite(balance)
-    return balance if is_number and 200 <= said.status < 300 else None  # noqa: PLR2004  # HTTP
+    return balance if is_number and HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES else None

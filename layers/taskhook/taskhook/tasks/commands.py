@@ -4,6 +4,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError, StaleTaskError
 from taskhook.core.ports import (
@@ -17,7 +18,7 @@ from taskhook.core.ports import (
     Wake,
 )
 from taskhook.core.task import CallbackState, ErrorCode, State, Task
-from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, Filter, show
+from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -25,19 +26,31 @@ CANCELED = "canceled by its caller; it was never paid"
 
 
 async def cancel(
-    task_id: str, *, caller: Caller, tasks: TaskStore, wake: Wake | None, clock: Clock, reporter: Reporter, retention: timedelta
+    task_id: str,
+    *,
+    caller: Caller,
+    tasks: TaskStore,
+    wake: Wake | None,
+    clock: Clock,
+    reporter: Reporter,
+    retention: timedelta,
 ) -> Task:
     """Take back a task that is still queued here; its callback says so. Raises RejectedError: 404, or 409 once it is paid."""
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     try:
         if task.state is not State.QUEUED:
-            raise RejectedError(409, f"Conflict: only a queued task can be canceled; this one is {STATUSES[task.state]}")
+            raise RejectedError(
+                HTTPStatus.CONFLICT,
+                f"Conflict: only a queued task can be canceled; this one is {STATUSES[task.state]}",
+            )
         canceled = task.failed(ErrorCode.CANCELED, CANCELED, now, retention=retention, claim=now)
         canceled = await tasks.swap(task, canceled)
     except StaleTaskError as stale:
-        raise RejectedError(409, "Conflict: the task is being submitted right now") from stale
-    reporter.tell("task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error)
-    if wake is not None and canceled.work is not None:
+        raise RejectedError(HTTPStatus.CONFLICT, "Conflict: the task is being submitted right now") from stale
+    reporter.tell(
+        "task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error
+    )
+    if wake is not None and canceled.work_key is not None:
         await wake.wake(task_id)
     return canceled
 
@@ -60,18 +73,23 @@ async def redeliver(
     task = await show(task_id, caller=caller, tasks=tasks)
     if not task.state.final:
         raise RejectedError(
-            409, f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself"
+            HTTPStatus.CONFLICT,
+            f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself",
         )
     if task.callback is CallbackState.NONE:
-        why = "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
-        raise RejectedError(409, f"Conflict: there is no callback to deliver, the task {why}")
+        why = (
+            "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
+        )
+        raise RejectedError(HTTPStatus.CONFLICT, f"Conflict: there is no callback to deliver, the task {why}")
     now = clock.now()
     again = None
     if not task.claimed(now):
         [at] = await _moments(1, caller=caller, rate=rate, now=now)
         again = await _again(task, at, tasks=tasks, reporter=reporter)
     if again is None:
-        raise RejectedError(409, "Conflict: the callback is being delivered right now", retry_after=30)
+        raise RejectedError(
+            HTTPStatus.CONFLICT, "Conflict: the callback is being delivered right now", retry_after=30
+        )
     if wake is not None:
         await wake.wake(task_id)
     return again
@@ -87,7 +105,7 @@ class Redelivery:
 
 
 async def redeliver_many(
-    wanted: Filter,
+    wanted: RedeliveryFilter,
     *,
     caller: Caller,
     history: TaskHistory,
@@ -118,9 +136,11 @@ async def redeliver_many(
             if not done:
                 raise
             break
-        writes = (_again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True))
+        writes = (
+            _again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True)
+        )
         done += [task for task in await asyncio.gather(*writes) if task is not None]
-        cursor = matching[room - 1].listed if len(matching) > room else page.cursor
+        cursor = matching[room - 1].created_key if len(matching) > room else page.cursor
     if wake is not None and done:
         await wake.wake(done[0].task_id)  # the leader finds the others
     return Redelivery(
@@ -138,7 +158,9 @@ async def _moments(count: int, *, caller: Caller, rate: DeliveryRate, now: datet
     first = await rate.reserve_deliveries(caller.caller, count, now=now, latest=latest)
     if first > latest:
         message = "Too many requests: as many of your redeliveries as go out in an hour wait already"
-        raise RejectedError(429, message, retry_after=math.ceil((first - latest).total_seconds()))
+        raise RejectedError(
+            HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds())
+        )
     return [first + EXTRA_DELIVERY_GAP * number for number in range(count)]
 
 

@@ -1,90 +1,77 @@
 """What a caller may see of its own tasks, take back, and have delivered again."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
-from taskhook.core.message import Json
+from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
 from taskhook.core.ports import Caller, Clock, TaskHistory, TaskStore
 from taskhook.core.task import CallbackState, State, Task, milliseconds
 
-MAX_LIMIT = 100
 _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
-MAX_AGAIN = 500  # callbacks delivered again by one call
-AGAIN_PAGE = 100  # tasks read at a time for that
+AGAIN_PAGE = 100  # tasks read at a time to have callbacks delivered again
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
-_TASK_ID = re.compile(r"tk_[A-Za-z0-9_-]{22}")
+
+
+class Status(StrEnum):
+    """`pending`: the vendor does not have the task yet; `processing`: it has."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+
 STATUSES = {
-    State.QUEUED: "pending",
-    State.SUBMITTING: "pending",
-    State.RESCUE: "pending",
-    State.WATCHED: "processing",
-    State.ARCHIVING: "processing",
-    State.SUCCESS: "success",
-    State.FAILED: "failed",
+    State.QUEUED: Status.PENDING,
+    State.SUBMITTING: Status.PENDING,
+    State.UNKNOWN: Status.PENDING,
+    State.WATCHED: Status.PROCESSING,
+    State.ARCHIVING: Status.PROCESSING,
+    State.SUCCESS: Status.SUCCESS,
+    State.FAILED: Status.FAILED,
 }
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which of the caller's tasks to list; bounds are inclusive and exclusive, by time of acceptance."""
+def _moment(value: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)  # type: ignore[arg-type]  # anything may be sent
+    except (TypeError, ValueError) as error:
+        raise ValueError("must be an ISO 8601 time such as 2026-11-23T15:04:05Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
-    status: str | None = None
-    callback: CallbackState | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    limit: int = 20
-    cursor: str | None = None
 
-    @classmethod
-    def read(cls, parameters: dict[str, str]) -> "Filter":
-        """Validate the query parameters of a listing. Raises RejectedError."""
-        known = {"status", "callback", "since", "until", "limit", "cursor"}
-        if unknown := sorted(set(parameters) - known):
-            raise _invalid(unknown[0], f"is not known; a listing takes {', '.join(sorted(known))}")
-        status = parameters.get("status")
-        if status is not None and status not in STATUSES.values():
-            raise _invalid("status", "must be one of pending, processing, success, failed")
-        try:
-            callback = CallbackState(parameters["callback"]) if "callback" in parameters else None
-        except ValueError as error:
-            raise _invalid("callback", f"must be one of {', '.join(CallbackState)}") from error
-        limit = parameters.get("limit", "20")
-        if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_LIMIT:
-            raise _invalid("limit", f"must be between 1 and {MAX_LIMIT}")
-        return cls(
-            status=status,
-            callback=callback,
-            since=_moment("since", parameters.get("since")),
-            until=_moment("until", parameters.get("until")),
-            limit=int(limit),
-            cursor=_cursor(parameters.get("cursor")),
-        )
+def _cursor(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{13}_" + TASK_ID, value):
+        raise ValueError("must be the next_cursor of an answer")
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_moment)]
+Cursor = Annotated[str, AfterValidator(_cursor)]
+
+
+class _Wanted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: ClassVar[str]  # takes these parameters
+
+    since: Time | None = Field(default=None, description="Accepted then or later.")
+    until: Time | None = Field(default=None, description="Accepted before.")
+    cursor: Cursor | None = Field(default=None, description="The `next_cursor` of the answer before.")
 
     @classmethod
-    def read_again(cls, body: Json) -> "Filter":
-        """Validate the body of a redelivery of many. Raises RejectedError."""
-        known = {"state", "since", "until", "limit", "cursor"}
-        if unknown := sorted(set(body) - known):
-            raise _invalid(unknown[0], f"is not known; a redelivery takes {', '.join(sorted(known))}")
-        for name in sorted(known - {"limit"}):
-            if not isinstance(body.get(name), str | None):
-                raise _invalid(name, "must be a string")
-        state = body.get("state") or CallbackState.UNDELIVERED
-        if state not in {CallbackState.DELIVERED, CallbackState.UNDELIVERED}:
-            raise _invalid("state", "must be delivered or undelivered")
-        limit = body.get("limit", AGAIN_PAGE)
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_AGAIN:
-            raise _invalid("limit", f"must be a number between 1 and {MAX_AGAIN}")
-        return cls(
-            callback=CallbackState(state),
-            since=_moment("since", body.get("since")),
-            until=_moment("until", body.get("until")),
-            limit=limit,
-            cursor=_cursor(body.get("cursor")),
-        )
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Validate what a caller sent. Raises RejectedError."""
+        return parameters.read(cls, values, what=cls.what)
 
     @property
     def span(self) -> tuple[str, str]:
@@ -93,6 +80,16 @@ class Filter:
         until = _listed(self.until) if self.until else "~"
         return after, min(until, self.cursor or until)
 
+
+class Filter(_Wanted):
+    """Which of the caller's tasks to list."""
+
+    what = "a listing"
+
+    status: Status | None = None
+    callback: CallbackState | None = Field(default=None, description="The state of the callback.")
+    limit: int = Field(default=20, ge=1, le=MAX_LISTED)
+
     def matches(self, task: Task) -> bool:
         """Tell whether a task of the right time is wanted."""
         return (self.status is None or STATUSES[task.state] == self.status) and (
@@ -100,9 +97,31 @@ class Filter:
         )
 
 
+class RedeliveryFilter(_Wanted):
+    """Which of the caller's messages to deliver again."""
+
+    what = "a redelivery"
+
+    state: Literal[CallbackState.UNDELIVERED, CallbackState.DELIVERED] = CallbackState.UNDELIVERED
+    limit: int = Field(default=AGAIN_PAGE, ge=1, le=MAX_REDELIVERED, strict=True)
+
+    def matches(self, task: Task) -> bool:
+        """Tell whether a task of the right time is wanted."""
+        return task.callback == self.state
+
+
+class ShowQuery(BaseModel):
+    """How to be told of one task."""
+
+    wait: Literal["true", "false"] = Field(
+        default="false",
+        description="Answer as soon as the task has ended, or as it stands after 13 s: ask again then.",
+    )
+
+
 async def show(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     """Find one of the caller's tasks. Raises RejectedError (404) for any other: what is another's does not exist."""
-    return await tasks.whole(await _own(task_id, caller=caller, tasks=tasks))
+    return await tasks.with_request(await _own(task_id, caller=caller, tasks=tasks))
 
 
 async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, until: datetime) -> Task:
@@ -111,25 +130,24 @@ async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, 
     while not task.state.final and clock.now() + _WAIT_STEP <= until:
         await clock.sleep(_WAIT_STEP)
         task = await _own(task_id, caller=caller, tasks=tasks)
-    return await tasks.whole(task)
+    return await tasks.with_request(task)
 
 
-def is_waiting(parameters: dict[str, str]) -> bool:
+def is_waiting(values: Mapping[str, str]) -> bool:
     """Read whether the answer about a task is to wait for its end. Raises RejectedError."""
-    asked = parameters.get("wait", "false")
-    if asked not in {"true", "false"}:
-        raise _invalid("wait", "must be true or false")
-    return asked == "true"
+    return parameters.read(ShowQuery, values, what="a look at a task").wait == "true"
 
 
 async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
-    task = await tasks.get(task_id) if _TASK_ID.fullmatch(task_id) else None
+    task = await tasks.get(task_id) if re.fullmatch(TASK_ID, task_id) else None
     if task is None or task.caller != caller.caller:
-        raise RejectedError(404, "Resource not found: there is no such task")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such task")
     return task
 
 
-async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) -> tuple[list[Task], str | None]:
+async def list_tasks(
+    wanted: Filter, *, caller: Caller, history: TaskHistory
+) -> tuple[list[Task], str | None]:
     """List the caller's tasks, newest first, with the cursor of the next page."""
     after, until = wanted.span
     if after >= until:  # no time at all, which a table may refuse to look for
@@ -143,33 +161,13 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory) ->
                 found.append(task)
                 size += len(task.message or "") + len(task.request or "")
             if len(found) == wanted.limit or size > _MAX_SIZE:
-                return found, task.listed
+                return found, task.created_key
         if page.cursor is None:
             return found, None
         until = page.cursor
     return found, until
 
 
-def _cursor(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[0-9]{13}_" + _TASK_ID.pattern, value):
-        raise _invalid("cursor", "must be the next_cursor of an answer")
-    return value
-
-
-def _moment(name: str, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise _invalid(name, "must be an ISO 8601 time such as 2026-11-23T15:04:05Z") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _listed(moment: datetime) -> str:
     """Give the lowest sort key of a moment; no task is older than 1970, or younger than what 13 digits can tell (2286)."""
     return f"{min(max(milliseconds(moment), 0), 9_999_999_999_999):013d}"
-
-
-def _invalid(name: str, complaint: str) -> RejectedError:
-    return RejectedError(400, f"Invalid parameters: parameter '{name[:100]}' {complaint}")

@@ -3,24 +3,32 @@
 import math
 from datetime import timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from taskhook.core.limits import MAX_URL
 from taskhook.core.message import MAX_NOTE, Json, kept_data
-from taskhook.core.models import MAX_URL, MediaRule, Model
+from taskhook.core.models import MediaRule, Model
 from taskhook.core.ports import (
     PollKind,
     PollOutcome,
 )
 from taskhook.core.task import Submission, SubmitOutcome
 
-_REFUSED_FOR_GOOD = {400, 403, 404, 405, 413, 415, 422}
+_REFUSED_FOR_GOOD = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.CONTENT_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_CONTENT,
+}
 
-_REFUSED_HERE = {401, 402}
-
-_BUSY = 429
+_REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
 
 
 def read_submission(status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
@@ -33,10 +41,20 @@ def read_submission(status: int, body: Json | None, *, retry_after: timedelta | 
         submission = Submission.REFUSED
     elif status in _REFUSED_HERE:
         submission = Submission.REFUSED_HERE
-    elif status == _BUSY:
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
         submission = Submission.BUSY
-    elif 200 <= status < 300 and body.get("code", 0) == 0 and isinstance(upstream_task_id, str) and upstream_task_id:  # noqa: PLR2004  # HTTP
-        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=status, retry_after=retry_after)
+    elif (
+        HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+        and body.get("code", 0) == 0
+        and isinstance(upstream_task_id, str)
+        and upstream_task_id
+    ):
+        return SubmitOutcome(
+            submission=Submission.TAKEN,
+            upstream_task_id=upstream_task_id,
+            status=status,
+            retry_after=retry_after,
+        )
     else:
         submission = Submission.AMBIGUOUS
     return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
@@ -74,8 +92,12 @@ class AnimateRequest(BaseModel):
         description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, at most 200 MB.",
         examples=["https://example.com/original_scene.mp4"],
     )
-    mode: Mode = Field(description="`wan-std`: faster and cheaper; `wan-pro`: smoother.", examples=[Mode.STANDARD])
-    check_image: Annotated[bool, Field(strict=True)] = Field(default=True, description="Whether the vendor inspects the image.")
+    mode: Mode = Field(
+        description="`wan-std`: faster and cheaper; `wan-pro`: smoother.", examples=[Mode.STANDARD]
+    )
+    check_image: Annotated[bool, Field(strict=True)] = Field(
+        default=True, description="Whether the vendor inspects the image."
+    )
 
 
 _ANIMATE_MEDIA = (
@@ -132,13 +154,19 @@ _FAILURE = {"failed", "error", "canceled", "cancelled"}
 def read_poll(body: Json, upstream_task_id: str) -> PollOutcome:
     """Read the vendor's answer about a task; what is not about this task, or has no status, says nothing."""
     data = body.get("data")
-    if not isinstance(data, dict) or data.get("task_id") != upstream_task_id or not isinstance(data.get("status"), str):
+    if (
+        not isinstance(data, dict)
+        or data.get("task_id") != upstream_task_id
+        or not isinstance(data.get("status"), str)
+    ):
         return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
     status = data["status"].lower()
     if status in _SUCCESS:
         return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
     if status in _FAILURE:
-        return PollOutcome(kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE])
+        return PollOutcome(
+            kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
+        )
     return PollOutcome(kind=PollKind.PENDING)
 
 

@@ -27,10 +27,14 @@ class LambdaWake:
         """Ask for this task to be looked at; a failure is told and left to the tick."""
         payload = json.dumps({"ended" if ended else "accepted": [task_id]}).encode()
         if told is not None:
-            longer = json.dumps({"ended": {task_id: told.model_dump(mode="json", exclude_defaults=True)}}).encode()
+            longer = json.dumps(
+                {"ended": {task_id: told.model_dump(mode="json", exclude_defaults=True)}}
+            ).encode()
             payload = longer if len(longer) <= _MOST_TOLD else payload
         try:
-            await asyncio.to_thread(self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload)
+            await asyncio.to_thread(
+                self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
+            )
         except (BotoCoreError, ClientError) as error:
             self._reporter.tell("poll.wake_failed", task_id=task_id, error=type(error).__name__)
 
@@ -38,7 +42,9 @@ class LambdaWake:
 class LambdaArchiver:
     """`Archiver`: an asynchronous invocation of the archive function, which is told the function to wake when it is done."""
 
-    def __init__(self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None) -> None:
+    def __init__(
+        self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None
+    ) -> None:
         self._client = client
         self._function = function
         self._reporter = reporter
@@ -48,7 +54,9 @@ class LambdaArchiver:
         """Have a task's results copied; a failure is told, and may be tried again."""
         payload = json.dumps({"archive": [task_id], "wake": self._wakes}).encode()
         try:
-            await asyncio.to_thread(self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload)
+            await asyncio.to_thread(
+                self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
+            )
         except (BotoCoreError, ClientError) as error:
             self._reporter.tell("archive.start_failed", task_id=task_id, error=type(error).__name__)
             return False

@@ -21,9 +21,16 @@ CLIENT: dict[str, Any] = {
     "response_checksum_validation": "when_required",
 }
 _LINK_S = 600
-_SHOWN = re.compile(r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE)  # what can hold no script
+_SHOWN = re.compile(
+    r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE
+)  # what can hold no script
 _NO_UPLOAD = {"NoSuchUpload", "404"}
-_NO_FILE = {"NoSuchKey", "NotFound", "404", "403"}  # without the right to list a bucket, what is not there is a 403
+_NO_FILE = {
+    "NoSuchKey",
+    "NotFound",
+    "404",
+    "403",
+}  # without the right to list a bucket, what is not there is a 403
 
 
 class S3Archive:
@@ -51,13 +58,27 @@ class S3Archive:
 
     async def put(self, key: str, upload: str, number: int, data: bytes) -> None:
         """Keep a part; S3 keeps the last one put under a number."""
-        await _call(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data)
+        await _call(
+            self._client.upload_part,
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload,
+            PartNumber=number,
+            Body=data,
+        )
 
     async def finish(self, key: str, upload: str) -> None:
         """Make the file of the upload's parts."""
-        parts = [{"PartNumber": part["PartNumber"], "ETag": part["ETag"]} for part in await self._parts(key, upload)]
+        parts = [
+            {"PartNumber": part["PartNumber"], "ETag": part["ETag"]}
+            for part in await self._parts(key, upload)
+        ]
         await _call(
-            self._client.complete_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
+            self._client.complete_multipart_upload,
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
         )
 
     async def drop(self, key: str, upload: str) -> None:
@@ -79,12 +100,18 @@ class S3Archive:
         wanted = {"Bucket": self._bucket, "Key": key}
         if not _SHOWN.fullmatch(head.get("ContentType", "")):
             wanted["ResponseContentDisposition"] = "attachment"
-        return self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=_LINK_S, HttpMethod="GET")
+        return self._client.generate_presigned_url(
+            "get_object", Params=wanted, ExpiresIn=_LINK_S, HttpMethod="GET"
+        )
 
     async def _parts(self, key: str, upload: str) -> "list[PartTypeDef]":
         """List the parts up to the first gap; there are fewer than the thousand of one page."""
         answer = await _call(self._client.list_parts, Bucket=self._bucket, Key=key, UploadId=upload)
-        return [part for number, part in enumerate(answer.get("Parts", []), start=1) if part["PartNumber"] == number]
+        return [
+            part
+            for number, part in enumerate(answer.get("Parts", []), start=1)
+            if part["PartNumber"] == number
+        ]
 
 
 class _RefusedError(ArchiveUnavailableError):

@@ -59,13 +59,19 @@ class StackSecret:
         except ValueError:
             held = None
         if not isinstance(held, dict) or not all(isinstance(key, str) for key in held.values()):
-            raise KeyUnusableError("the stack's secret is not the JSON object that the stack made; its version AWSPREVIOUS may be")
-        return {name: key.strip() for name, key in held.items()}  # a key that was pasted may end in a new line
+            raise KeyUnusableError(
+                "the stack's secret is not the JSON object that the stack made; its version AWSPREVIOUS may be"
+            )
+        return {
+            name: key.strip() for name, key in held.items()
+        }  # a key that was pasted may end in a new line
 
     async def store(self, name: str, key: str) -> None:
         """Write one key beside the others; an empty one removes it. Raises KeyUnusableError, KeyUnavailableError, ClientError."""
         held = await self.keys() | {name: key}
-        await asyncio.to_thread(self._client.put_secret_value, SecretId=self._secret_id, SecretString=json.dumps(held))
+        await asyncio.to_thread(
+            self._client.put_secret_value, SecretId=self._secret_id, SecretString=json.dumps(held)
+        )
 
 
 class StoredKey:

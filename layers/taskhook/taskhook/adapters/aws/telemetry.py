@@ -30,7 +30,9 @@ class LogReporter:
         self._logger.info(event, extra={name: value for name, value in facts.items() if value is not None})
         counter = _metric(event, facts)
         if counter not in _LINES_ONLY:
-            self._metrics.add_metric(name=counter, unit=MetricUnit.Count, value=float(facts.get("count") or 1))
+            self._metrics.add_metric(
+                name=counter, unit=MetricUnit.Count, value=float(facts.get("count") or 1)
+            )
         for fact, (name, unit) in _MEASURES.items():
             if (value := facts.get(fact)) is not None:
                 self._metrics.add_metric(name=name, unit=unit, value=float(value))

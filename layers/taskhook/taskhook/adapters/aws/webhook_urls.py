@@ -7,11 +7,13 @@ from datetime import timedelta
 from taskhook.core.encryption import derived_key
 from taskhook.core.ports import ApiKey
 
-_HOOK_TIME = timedelta(seconds=2)  # for reading the key, where it is not known yet: a submit does not wait for a convenience
+_HOOK_TIME = timedelta(
+    seconds=2
+)  # for reading the key, where it is not known yet: a submit does not wait for a convenience
 
 
-class HookUrls:
-    """`Hooks`: the token is an HMAC of the task's id, under a key that is derived for this use alone."""
+class SignedWebhookUrls:
+    """`WebhookUrls`: the token is an HMAC of the task's id, under a key that is derived for this use alone."""
 
     def __init__(self, public_url: str, deployment_key: ApiKey) -> None:
         self._public_url = public_url

@@ -3,14 +3,7 @@
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from taskhook.adapters.dynamodb.items import (
-    Attributes,
-    ConditionFailedError,
-    attributes,
-    call,
-    stored_values,
-)
-from taskhook.adapters.dynamodb.items import item as _item
+from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table
 from taskhook.core.encryption import decrypt, encrypt
 from taskhook.core.errors import (
     DecryptionError,
@@ -36,8 +29,7 @@ class DynamoCallers:
     """
 
     def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock, deployment_key: ApiKey) -> None:
-        self._client = client
-        self._table = table
+        self.table = Table(client, table, "caller")
         self._clock = clock
         self._deployment_key = deployment_key
         self._cache: dict[str, tuple[datetime, Caller]] = {}
@@ -49,11 +41,11 @@ class DynamoCallers:
 
     async def read(self, name: str) -> Caller | None:
         """Read a caller as of now, and keep it; names that no caller has are not kept, so they cannot fill the cache."""
-        answer = await call(self._client.get_item, TableName=self._table, Key=_item({"caller": name}), ConsistentRead=True)
+        values = await self.table.get(name)
         self._cache.pop(name, None)
-        if "Item" not in answer:
+        if values is None:
             return None
-        caller = Caller.model_validate(stored_values(answer["Item"]))
+        caller = Caller.model_validate(values)
         if len(self._cache) >= _CACHED_CALLERS:
             self._cache.clear()
         self._cache[name] = (self._clock.now() + _CALLER_KEPT, caller)
@@ -95,9 +87,7 @@ class DynamoCallers:
 
     async def add(self, caller: Caller) -> bool:
         """Store a new caller; False if the name is taken."""
-        return await self._put(
-            caller, ConditionExpression="attribute_not_exists(caller)", ReturnValuesOnConditionCheckFailure="ALL_OLD"
-        )
+        return await self._put(caller, condition="attribute_not_exists(caller)")
 
     async def update(self, old: Caller, new: Caller) -> bool:
         """Store `new` if the table still holds `old`; False if not."""
@@ -106,40 +96,42 @@ class DynamoCallers:
     async def remove(self, caller: Caller) -> bool:
         """Delete a caller if the table still holds it as given, or no longer: our own first try; False if not."""
         try:
-            await call(self._client.delete_item, TableName=self._table, Key=_item({"caller": caller.caller}), **_holds(caller))
+            await self.table.delete(caller.caller, **_holds(caller))
         except ConditionFailedError as failed:
-            return failed.item is None
+            return failed.found is None
         return True
 
     async def every(self) -> list[Caller]:
         """List all callers, by name."""
-        items: list[Attributes] = []
-        request: Attributes = {}
-        while True:
-            answer = await call(self._client.scan, TableName=self._table, **request)
-            items += answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                return sorted((Caller.model_validate(stored_values(item)) for item in items), key=lambda caller: caller.caller)
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        items, cursor = await self.table.scan()
+        while cursor is not None:
+            more, cursor = await self.table.scan(cursor=cursor)
+            items += more
+        return sorted(map(Caller.model_validate, items), key=lambda caller: caller.caller)
 
-    async def _put(self, caller: Caller, **condition: Any) -> bool:
+    async def _put(self, caller: Caller, **on: Any) -> bool:
         try:
-            await call(self._client.put_item, TableName=self._table, Item=_item(attributes(caller)), **condition)
+            await self.table.put(_values_of(caller), **on)
         except ConditionFailedError as failed:
-            # Our own, stored at the first try.
-            return failed.item is not None and Caller.model_validate(stored_values(failed.item)) == caller
+            return (
+                failed.found is not None and Caller.model_validate(failed.found) == caller
+            )  # ours, stored at the first try
         return True
 
 
+def _values_of(caller: Caller) -> Attributes:
+    return caller.model_dump(exclude_none=True)
+
+
 def _holds(caller: Caller) -> Attributes:
-    """Say, as parts of a write, that the table must still hold the caller as it was read."""
-    was = attributes(caller)
+    """Say, as the condition of a write, that the table must still hold the caller as it was read."""
+    was = _values_of(caller)
     names = {f"#{name}": name for name in ("tokens", "secrets", "disabled", "callback_url")}
-    values = {f":{name}": was[name] for name in names.values() if name in was}
-    condition = " AND ".join(f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values())
+    condition = " AND ".join(
+        f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values()
+    )
     return {
-        "ConditionExpression": condition,
-        "ExpressionAttributeNames": names,
-        "ExpressionAttributeValues": _item(values),
-        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        "condition": condition,
+        "names": names,
+        "values": {f":{name}": was[name] for name in names.values() if name in was},
     }

@@ -6,6 +6,7 @@ is given a plain copy of each head instead: what it makes of the body cannot tak
 
 import asyncio
 import re
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -23,12 +24,15 @@ _STATUS = re.compile(rb"HTTP/([0-9](?:\.[0-9])?)[ \t]+([1-9][0-9]{2})(?:[ \t].*)
 _END = re.compile(rb"\n\r?\n")
 _IN_NAMES = b"0123456789abcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"
 _CONTROL = bytes({*range(0x20), 0x7F} - {0x09})
-_HTTP2 = re.compile(rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOTALL)  # SETTINGS, which such a server sends first
+_HTTP2 = re.compile(
+    rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOTALL
+)  # SETTINGS, which such a server sends first
 # What says where the body ends is said anew; cookies are kept nowhere; for the last, aiohttp refuses the whole answer.
 _DROPPED = {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"}
 _DROPPED |= {b"set-cookie", b"sec-websocket-key1"}
-_SWITCHING = 101
-_FIRST_FINAL = 200
+_SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
+_FIRST_FINAL = HTTPStatus.OK
+_FRAME_HEAD = 9  # bytes that an HTTP/2 frame begins with
 
 
 class AnswerError(aiohttp.ClientError):
@@ -76,10 +80,10 @@ class Head:
             kept = self._buffer.lstrip(b"\r\n")
             self._left -= len(self._buffer) - len(kept)
             self._buffer = kept
-        begin = bytes(self._buffer[:9])
+        begin = bytes(self._buffer[:_FRAME_HEAD])
         if _HTTP2.match(begin):
             raise AnswerError(DeliveryError.HTTP2_ONLY)
-        waits = begin[:1] == b"\0" and len(begin) < 9  # noqa: PLR2004  # the frame's own head
+        waits = begin[:1] == b"\0" and len(begin) < _FRAME_HEAD
         if not waits and not begin.startswith(b"HTTP/"[: len(begin)]):
             raise AnswerError(DeliveryError.INVALID_ANSWER)
 
@@ -103,9 +107,14 @@ def _read(head: bytes) -> tuple[int, bytes]:
     kept = [
         name + b": " + value.translate(None, _CONTROL)
         for name, value in fields
-        if name and name not in _DROPPED and len(name) + len(value) <= _LONGEST and not name.translate(None, _IN_NAMES)
+        if name
+        and name not in _DROPPED
+        and len(name) + len(value) <= _LONGEST
+        and not name.translate(None, _IN_NAMES)
     ]
-    return status, b"\r\n".join([b"HTTP/1.1 %d -" % status, *kept, *_framing(found[1], status, fields), b"\r\n"])
+    return status, b"\r\n".join(
+        [b"HTTP/1.1 %d -" % status, *kept, *_framing(found[1], status, fields), b"\r\n"]
+    )
 
 
 def _framing(version: bytes, status: int, fields: list[tuple[bytes, bytes]]) -> list[bytes]:
@@ -114,9 +123,17 @@ def _framing(version: bytes, status: int, fields: list[tuple[bytes, bytes]]) -> 
     for name, value in fields:
         if name in values:
             values[name] += [part.strip().lower() for part in value.split(b",")]
-    lengths, codings, connection = set(values[b"content-length"]), values[b"transfer-encoding"], values[b"connection"]
+    lengths, codings, connection = (
+        set(values[b"content-length"]),
+        values[b"transfer-encoding"],
+        values[b"connection"],
+    )
     close = [b"Connection: close"]
-    lasts = status != _SWITCHING and b"close" not in connection and (version == b"1.1" or b"keep-alive" in connection)
+    lasts = (
+        status != _SWITCHING
+        and b"close" not in connection
+        and (version == b"1.1" or b"keep-alive" in connection)
+    )
     if codings:
         framing = [b"Transfer-Encoding: chunked"] if codings[-1] == b"chunked" else []
         return framing if framing and lasts and not lengths else framing + close
@@ -142,7 +159,9 @@ class BoundedAnswers(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read on, be it the head or the body."""
-        if self._parser is None:  # nothing was asked: aiohttp holds a bounded piece of it, and uses the connection no more
+        if (
+            self._parser is None
+        ):  # nothing was asked: aiohttp holds a bounded piece of it, and uses the connection no more
             super().data_received(data)
             return
         if self._head is not None:

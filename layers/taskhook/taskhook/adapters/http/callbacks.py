@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from time import perf_counter
 from types import SimpleNamespace
 from urllib.parse import urljoin, urlsplit
@@ -59,7 +60,9 @@ class AiohttpCallbacks:
                 return Reply(error=word, elapsed=_since(exchange.began))
         # The status decides, whatever became of the body: that is for the log alone.
         answer = _excerpt(" ".join(filter(None, (exchange.leads_to, exchange.answer))))
-        return Reply(status=exchange.status, answer=answer, retry_after=exchange.retry_after, elapsed=exchange.elapsed)
+        return Reply(
+            status=exchange.status, answer=answer, retry_after=exchange.retry_after, elapsed=exchange.elapsed
+        )
 
     async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, exchange: "_Exchange") -> None:
         """Send it; once more where a kept connection turns out to be dead, which is no answer of the receiver's."""
@@ -98,7 +101,9 @@ class AiohttpCallbacks:
             self._session = guarded_session(
                 self._policy,
                 connections=SLOTS,
-                timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout bounds the attempt, waiting for a connection included
+                timeout=aiohttp.ClientTimeout(
+                    total=None
+                ),  # asyncio.timeout bounds the attempt, waiting for a connection included
                 resolver=self._resolver,
                 tls=self._tls,
                 most=_TAKEN,
@@ -121,7 +126,9 @@ class _Exchange:
     elapsed: timedelta = timedelta(0)
 
 
-async def _note_kept(_session: aiohttp.ClientSession, context: SimpleNamespace, _: aiohttp.TraceConnectionReuseconnParams) -> None:
+async def _note_kept(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _: aiohttp.TraceConnectionReuseconnParams
+) -> None:
     context.trace_request_ctx.kept = True
 
 
@@ -131,7 +138,9 @@ async def _note_lookup(
     context.trace_request_ctx.looking_up = True
 
 
-async def _note_name(_session: aiohttp.ClientSession, context: SimpleNamespace, _: aiohttp.TraceDnsResolveHostEndParams) -> None:
+async def _note_name(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _: aiohttp.TraceDnsResolveHostEndParams
+) -> None:
     context.trace_request_ctx.looking_up = False
 
 
@@ -146,16 +155,22 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
 # --- what the receiver said ----------------------------------------------------------------------------------------------------
 
 _GZIP = b"\x1f\x8b"
-_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's names of the formats; the second is a common mistake
+_WINDOWS = {
+    "gzip": (31,),
+    "x-gzip": (31,),
+    "deflate": (15, -15),
+}  # zlib's names of the formats; the second is a common mistake
 _HTML = re.compile(r"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
-_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|svg|template)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_UNSEEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(script|style|svg|template)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL
+)
 _TAG = re.compile(r"<[A-Za-z/!?][^>]*(?:>|\Z)")
 
 
 def _leads_to(url: str, response: aiohttp.ClientResponse) -> str:
     """Tell where a redirect leads, without its query, which may hold secrets."""
     location = response.headers.get("location")
-    if location is None or response.status // 100 != 3:  # noqa: PLR2004  # HTTP
+    if location is None or not HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
         return ""
     try:
         parts = urlsplit(urljoin(url, location))
@@ -195,7 +210,8 @@ def _unpacked(packed: bytes, coding: str) -> bytes | None:
 def _excerpt(text: str) -> str:
     """Keep the first words, control characters escaped."""
     escaped = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text[:MAX_EXCERPT]
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[:MAX_EXCERPT]
     )
     return escaped.encode()[:MAX_EXCERPT].decode(errors="ignore")
 

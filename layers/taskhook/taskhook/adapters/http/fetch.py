@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import urldefrag, urljoin
 
 import aiohttp
@@ -10,7 +11,13 @@ from taskhook.adapters.http.guard import exact_url
 from taskhook.core.targets import MEDIA, TargetPolicy
 
 MOST_HOPS = 3
-_REDIRECTS = {301, 302, 303, 307, 308}
+_REDIRECTS = {
+    HTTPStatus.MOVED_PERMANENTLY,
+    HTTPStatus.FOUND,
+    HTTPStatus.SEE_OTHER,
+    HTTPStatus.TEMPORARY_REDIRECT,
+    HTTPStatus.PERMANENT_REDIRECT,
+}
 # Hosts that turn programs away look for a browser's first word; what is asking stands behind it.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "Mozilla/5.0 (compatible; taskhook/0.2)"}
 # Anything else that hosts put there (`aws-chunked`, `utf-8`) names no coding, and browsers take the bytes as they are.
@@ -31,7 +38,9 @@ async def fetch(
     for _ in range(MOST_HOPS + 1):
         url = urldefrag(url).url
         policy.check_url(url, MEDIA)
-        response = await session.get(exact_url(url), headers={**_HEADERS, **(headers or {})}, allow_redirects=False)
+        response = await session.get(
+            exact_url(url), headers={**_HEADERS, **(headers or {})}, allow_redirects=False
+        )
         location = response.headers.get("location")
         if response.status not in _REDIRECTS or location is None:
             return response
@@ -42,7 +51,9 @@ async def fetch(
 
 def content_range(response: aiohttp.ClientResponse) -> tuple[int, int | None] | None:
     """Read where a range begins, and how long the whole file is, where that is told; None where no range is told."""
-    told = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", response.headers.get("content-range", ""))
+    told = re.fullmatch(
+        r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", response.headers.get("content-range", "")
+    )
     return (int(told[1]), int(told[2]) if told[2] else None) if told else None
 
 

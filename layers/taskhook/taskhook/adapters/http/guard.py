@@ -31,10 +31,14 @@ class SystemResolver(AbstractResolver):
     def __init__(self, lookups: int) -> None:
         self._threads = ThreadPoolExecutor(lookups, thread_name_prefix="lookup")
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Look a name up. Raises OSError."""
         name = host.removesuffix(".")  # not all systems find a name of theirs with the root's dot
-        ask = partial(socket.getaddrinfo, name, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        ask = partial(
+            socket.getaddrinfo, name, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
         found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         return [
             ResolveResult(
@@ -60,7 +64,9 @@ class _GuardedResolver(AbstractResolver):
         self._policy = policy
         self._resolver = resolver
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
         """Look a name up. Raises ForbiddenTargetError, and OSError as any resolver."""
         found = await self._resolver.resolve(host, port, family)
         for address in found:
@@ -78,7 +84,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
     def __init__(self, *, most: int | None, **options: Any) -> None:
         super().__init__(**options)
         protocol: Callable[..., ResponseHandler] = BoundedAnswers
-        self._factory = partial(protocol, self._loop, most=most)  # of every connection; aiohttp has no parameter for it
+        self._factory = partial(
+            protocol, self._loop, most=most
+        )  # of every connection; aiohttp has no parameter for it
 
 
 def guarded_session(
@@ -143,15 +151,21 @@ def exact_url(url: str) -> URL:
     """Make a URL that is asked for character by character as it was given: some are signed, and `/?` is not `/`."""
     parts = urlsplit(url)
     asked = url.partition("//")[2][len(parts.netloc) :]
-    path = asked if asked.startswith("/") else f"/{asked}"  # with the query in it, for yarl drops an empty one
+    path = (
+        asked if asked.startswith("/") else f"/{asked}"
+    )  # with the query in it, for yarl drops an empty one
     return URL.build(scheme=parts.scheme, authority=parts.netloc.lower(), path=path, encoded=True)
 
 
 # --- what went wrong -----------------------------------------------------------------------------------------------------------
 
-_NO_ADDRESS = {getattr(socket, name, -1) for name in ("EAI_NODATA", "EAI_ADDRFAMILY")}  # where the system has them
+_NO_ADDRESS = {
+    getattr(socket, name, -1) for name in ("EAI_NODATA", "EAI_ADDRFAMILY")
+}  # where the system has them
 _SYSTEM = {
-    **dict.fromkeys((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN), DeliveryError.UNREACHABLE),
+    **dict.fromkeys(
+        (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN), DeliveryError.UNREACHABLE
+    ),
     **dict.fromkeys((errno.EACCES, errno.EPERM), DeliveryError.UNREACHABLE),  # a firewall of ours
     **dict.fromkeys((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL), DeliveryError.NO_ADDRESS),
 }
@@ -206,7 +220,9 @@ def _word(error: BaseException) -> DeliveryError | None:
             return DeliveryError.FORBIDDEN_TARGET
         case ssl.SSLCertVerificationError():
             return _CERTIFICATE.get(getattr(error, "verify_code", 0))  # aiohttp's own has none
-        case ssl.SSLError() if "no application protocol" in str(error):  # an alert for which Python has no reason
+        case ssl.SSLError() if "no application protocol" in str(
+            error
+        ):  # an alert for which Python has no reason
             return DeliveryError.HTTP2_ONLY
         case ssl.SSLError():
             return _HANDSHAKE.get(getattr(error, "reason", None) or "")

@@ -3,7 +3,9 @@
 import re
 
 LOOK = 512  # bytes that are enough
-PARSED = frozenset({"JPEG", "PNG", "BMP", "WebP", "MPEG-4", "AVI"})  # what the vendor takes; nothing else reaches the parser
+PARSED = frozenset(
+    {"JPEG", "PNG", "BMP", "WebP", "MPEG-4", "AVI"}
+)  # what the vendor takes; nothing else reaches the parser
 
 _BITMAP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # lengths; two letters alone would be any text
 _BOXES = re.compile(rb"(ftyp|styp|moov|moof|mdat|free|skip|wide|pnot|uuid|sidx)", re.DOTALL)
@@ -27,7 +29,11 @@ _PREFIXES = (
     (b"PK\3\4", "ZIP"),
     (b"\x1f\x8b\x08", "gzip"),
 )
-_PAGE = re.compile(rb"\s*(<!--|<(head|body|script|title|meta|iframe)\b)|.*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
+_PAGE = re.compile(
+    rb"\s*(<!--|<(head|body|script|title|meta|iframe)\b)|.*<(!doctype\s+html|html)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_PACKET, _SYNC = 188, b"\x47"  # bytes of an MPEG transport stream's packet, and the first of each
 
 
 def name(head: bytes) -> str:
@@ -40,7 +46,7 @@ def name(head: bytes) -> str:
         return "BMP"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "WebM" if b"webm" in head[:64] else "Matroska"
-    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:  # noqa: PLR2004  # a packet's length, and its sync byte
+    if head[: 2 * _PACKET + 1 : _PACKET] == _SYNC * 3:
         return "MPEG-TS"
     return next((named for prefix, named in _PREFIXES if head.startswith(prefix)), "")
 

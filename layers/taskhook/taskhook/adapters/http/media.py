@@ -47,7 +47,9 @@ class AiohttpMediaProbe:
     Once it is made, nothing else that runs as this user can read this process's memory, nor its environment: the parser could try.
     """
 
-    def __init__(self, policy: TargetPolicy, reporter: Reporter, *, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, policy: TargetPolicy, reporter: Reporter, *, resolver: AbstractResolver | None = None
+    ) -> None:
         self._policy = policy
         self._reporter = reporter
         self._resolver = resolver  # None: the system's
@@ -63,7 +65,9 @@ class AiohttpMediaProbe:
             async with asyncio.timeout(limit.total_seconds()):
                 resolver = _QuickResolver(self._unknown, self._resolver or SystemResolver(1))
                 no_other = aiohttp.ClientTimeout(total=None)  # asyncio.timeout bounds the look as a whole
-                async with guarded_session(self._policy, connections=1, timeout=no_other, resolver=resolver) as session:
+                async with guarded_session(
+                    self._policy, connections=1, timeout=no_other, resolver=resolver
+                ) as session:
                     with closing(remote):
                         await remote.open(session, url)
                         seen = await self._parsed(remote)
@@ -99,7 +103,9 @@ class _QuickResolver(AbstractResolver):
         self._unknown = unknown
         self._resolver = resolver
 
-    async def resolve(self, host: str, port: int = 0, family: AddressFamily = AddressFamily.AF_INET) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: AddressFamily = AddressFamily.AF_INET
+    ) -> list[ResolveResult]:
         """Look a name up. Raises OSError as any resolver."""
         for name in [name for name, until in self._unknown.items() if until < monotonic()]:
             del self._unknown[name]
@@ -175,7 +181,12 @@ class _RangeReader:
     def _size_told(response: aiohttp.ClientResponse) -> int | None:
         """Tell how large the file is of which this is the first range; None where it is not that."""
         told = content_range(response)
-        if response.status != HTTPStatus.PARTIAL_CONTENT or told is None or told[0] != 0 or is_encoded(response):
+        if (
+            response.status != HTTPStatus.PARTIAL_CONTENT
+            or told is None
+            or told[0] != 0
+            or is_encoded(response)
+        ):
             return None
         return told[1]
 
@@ -200,7 +211,9 @@ class _RangeReader:
             self._whole.close()
 
     def _name(self, head: bytes) -> None:
-        if magic.is_page(head):  # a challenge to robots, perhaps, or a page to sign in, which the vendor may not see
+        if magic.is_page(
+            head
+        ):  # a challenge to robots, perhaps, or a page to sign in, which the vendor may not see
             self.size = None
             raise _DoubtError("host answers with a page")
         self.text = magic.is_text(head)
@@ -233,7 +246,9 @@ class _RangeReader:
         if end - offset > self._left:
             raise _DoubtError("too much to read")
         assert self._session is not None  # noqa: S101  # set by `open`
-        async with await fetch(self._session, self._policy, self._url, _range(offset, end - offset)) as response:
+        async with await fetch(
+            self._session, self._policy, self._url, _range(offset, end - offset)
+        ) as response:
             if (
                 response.status != HTTPStatus.PARTIAL_CONTENT
                 or content_range(response) != (offset, self.size)

@@ -10,12 +10,21 @@ from aiohttp.abc import AbstractResolver
 
 from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
 from taskhook.adapters.http.guard import causes, guarded_session
-from taskhook.core.errors import ForbiddenTargetError, SourceChangedError, SourceGoneError, SourceUnavailableError
+from taskhook.core.errors import (
+    ForbiddenTargetError,
+    SourceChangedError,
+    SourceGoneError,
+    SourceUnavailableError,
+)
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
 
 PIECE_TIME = 120.0  # seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late anyway
-_GONE = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}  # a signed link that has expired says 403
+_GONE = {
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.GONE,
+}  # a signed link that has expired says 403
 _SKIP = 256 * 1024
 _MAX_TAG = 256  # characters; a longer one is a stranger's whim, and would be stored
 _MEDIA_TYPE = re.compile(r"(image|video|audio)/[A-Za-z0-9.+-]{1,64}")
@@ -67,7 +76,11 @@ class AiohttpOriginals:
         try:
             async with asyncio.timeout(self._piece_time):  # a drip is as good as silence
                 opened = self._open
-                if opened is None or (opened.url, opened.at) != (url, start) or (tag is not None and opened.tag != tag):
+                if (
+                    opened is None
+                    or (opened.url, opened.at) != (url, start)
+                    or (tag is not None and opened.tag != tag)
+                ):
                     opened = await self._ask(url, start, tag)
                 piece = await _take(opened, length)
                 if piece.last and opened.at and not opened.ends_surely:
@@ -136,7 +149,9 @@ class AiohttpOriginals:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = guarded_session(self._policy, connections=2, timeout=self._timeout, resolver=self._resolver)
+            self._session = guarded_session(
+                self._policy, connections=2, timeout=self._timeout, resolver=self._resolver
+            )
         return self._session
 
 
@@ -167,7 +182,11 @@ async def _take(opened: _OpenResponse, length: int) -> Piece:
     while len(data) < length and (chunk := await opened.response.content.read(length - len(data))):
         data += chunk
     opened.at += len(data)
-    last = opened.at == opened.size if opened.size is not None else len(data) < length or opened.response.content.at_eof()
+    last = (
+        opened.at == opened.size
+        if opened.size is not None
+        else len(data) < length or opened.response.content.at_eof()
+    )
     if len(data) < length and not last:
         raise SourceUnavailableError("cut_short")
     return Piece(data=bytes(data), size=opened.size, tag=opened.tag, media_type=opened.media_type, last=last)

@@ -29,7 +29,9 @@ def requested_pause(headers: Mapping[str, str], *, most: timedelta) -> timedelta
     try:
         if int(headers.get("x-ratelimit-remaining", "1")) > 0:
             return None
-        return _until(datetime.fromtimestamp(min(int(headers.get("x-ratelimit-reset", "")), _LATEST), UTC), most)
+        return _until(
+            datetime.fromtimestamp(min(int(headers.get("x-ratelimit-reset", "")), _LATEST), UTC), most
+        )
     except (ValueError, OverflowError):
         return None
 

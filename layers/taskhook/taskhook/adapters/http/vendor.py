@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -32,9 +33,9 @@ from taskhook.core.ports import (
     BalanceOutcome,
     PollKind,
     PollOutcome,
-    VendorAnswers,
 )
 from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.vendor import VendorAnswers
 
 POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
@@ -49,6 +50,7 @@ _BOUNDED = httpx.Timeout(None)  # asyncio.timeout bounds a request as a whole, w
 _SENT = "send_request_headers.started"
 _MANY_DIGITS = 300  # more than any float has
 _KEPT_S = 5.0  # how long an idle connection is kept, as httpx does
+_NOT_NOW = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _INTERIM = re.compile(rb"(?:\A|\n\r?\n)HTTP/1\.[01] 1\d\d")
 _SENDABLE = re.compile(r"[!-~]+")  # what a bearer token may hold, and a header can carry
 
@@ -67,7 +69,9 @@ class HttpTaskApi:
     With less than `least` left, a paid POST is not begun.
     """
 
-    def __init__(self, base_url: str, key: ApiKey, *, answers: VendorAnswers, least: timedelta = LEAST_POST_TIME) -> None:
+    def __init__(
+        self, base_url: str, key: ApiKey, *, answers: VendorAnswers, least: timedelta = LEAST_POST_TIME
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._answers = answers
@@ -94,7 +98,9 @@ class HttpTaskApi:
             async with asyncio.timeout(limit.total_seconds()):
                 key = await self._authorization()
                 if not await may_begin():
-                    return SubmitOutcome(submission=Submission.NOT_SENT, message="no time or no request was left")
+                    return SubmitOutcome(
+                        submission=Submission.NOT_SENT, message="no time or no request was left"
+                    )
                 outcome = await self._sent(post, key)
                 if outcome.submission is Submission.REFUSED_HERE:
                     fresh = await self._authorization(fresh=True)
@@ -107,7 +113,9 @@ class HttpTaskApi:
             if post.sent:
                 return SubmitOutcome(submission=Submission.AMBIGUOUS, message=type(error).__name__)
             if isinstance(error, KeyUnusableError):
-                return SubmitOutcome(submission=Submission.REFUSED_HERE, message=f"the vendor key cannot be used: {error}")
+                return SubmitOutcome(
+                    submission=Submission.REFUSED_HERE, message=f"the vendor key cannot be used: {error}"
+                )
             return SubmitOutcome(submission=Submission.NOT_SENT, message=type(error).__name__)
 
     async def _sent(self, post: "_Post", authorization: str) -> SubmitOutcome:
@@ -116,7 +124,8 @@ class HttpTaskApi:
             post.answered = self._answers.read_submission(response.status_code, None, retry_after=asked_for)
             # Kept before the connection is closed, which may fail: an id that was read is paid for.
             post.answered = await self._read(
-                response, lambda body: self._answers.read_submission(response.status_code, body, retry_after=asked_for)
+                response,
+                lambda body: self._answers.read_submission(response.status_code, body, retry_after=asked_for),
             )
             return post.answered
 
@@ -128,9 +137,14 @@ class HttpTaskApi:
                 client = self._holding_client if hold else self._client
                 headers = {"Authorization": await self._authorization()}
                 async with client.stream("GET", url, headers=headers) as response:
-                    self._key_refused = response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
+                    self._key_refused = response.status_code in {
+                        httpx.codes.UNAUTHORIZED,
+                        httpx.codes.PAYMENT_REQUIRED,
+                    }
                     outcome = await self._read_poll(response, upstream_task_id)
-                    return outcome.model_copy(update={"retry_after": requested_pause(response.headers, most=MOST_PAUSE)})
+                    return outcome.model_copy(
+                        update={"retry_after": requested_pause(response.headers, most=MOST_PAUSE)}
+                    )
         except KeyUnusableError as error:
             return PollOutcome(kind=PollKind.KEY_REFUSED, message=f"the vendor key cannot be used: {error}")
         except Exception as error:  # noqa: BLE001  # wire, key or URL: whatever it was says nothing about the task
@@ -146,7 +160,9 @@ class HttpTaskApi:
                 return PollOutcome(kind=PollKind.KEY_REFUSED)
             case httpx.codes.OK:
                 try:
-                    return await self._read(response, lambda body: self._answers.read_poll(body, upstream_task_id))
+                    return await self._read(
+                        response, lambda body: self._answers.read_poll(body, upstream_task_id)
+                    )
                 except (_NoAnswerError, EndlessAnswerError) as error:
                     return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
             case status:
@@ -158,7 +174,9 @@ class HttpTaskApi:
         try:
             async with asyncio.timeout(POLL_TIME.total_seconds()), self._new_client(1) as client:
                 headers = {"Authorization": await self._authorization()}
-                async with client.stream("GET", f"{self._base_url}/api/v1/team/balance", headers=headers) as response:
+                async with client.stream(
+                    "GET", f"{self._base_url}/api/v1/team/balance", headers=headers
+                ) as response:
                     status = response.status_code
                     self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
@@ -174,7 +192,9 @@ class HttpTaskApi:
             raise KeyUnusableError("it is empty, or holds what no header can carry")
         return f"Bearer {key}"
 
-    async def _read[T](self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER) -> T:
+    async def _read[T](
+        self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
+    ) -> T:
         """Read a JSON object of bounded size, and of it what `read` keeps; only one answer that is large at a time.
 
         Raises _NoAnswerError, EndlessAnswerError.
@@ -238,7 +258,9 @@ class _Post:
         extensions = {"trace": self._trace}
         async with (
             _client(self._tls, 1) as client,
-            client.stream("POST", self._url, content=self._request, headers=headers, extensions=extensions) as response,
+            client.stream(
+                "POST", self._url, content=self._request, headers=headers, extensions=extensions
+            ) as response,
         ):
             yield response
 
@@ -252,7 +274,9 @@ class _Post:
 def _client(tls: ssl.SSLContext, connections: int) -> httpx.AsyncClient:
     """Make a client that follows no redirect, asks no proxy, tries nothing twice, and wants nothing compressed."""
     transport, headers = _Transport(tls, connections), {"Accept-Encoding": "identity"}
-    return httpx.AsyncClient(transport=transport, headers=headers, trust_env=False, timeout=_BOUNDED, follow_redirects=False)
+    return httpx.AsyncClient(
+        transport=transport, headers=headers, trust_env=False, timeout=_BOUNDED, follow_redirects=False
+    )
 
 
 class _Transport(httpx.AsyncHTTPTransport):
@@ -333,7 +357,10 @@ class _Wire(httpcore.AsyncNetworkStream):
 
 def _serves(status: int) -> bool:
     """Tell whether an answer shows a vendor that serves requests, if only to refuse them."""
-    return 200 <= status < 500 and not 300 <= status < 400 and status not in {408, 425, 429}  # noqa: PLR2004  # HTTP
+    is_refusal = (
+        HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NOT_NOW
+    )
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or is_refusal
 
 
 def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
@@ -341,7 +368,9 @@ def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
     match response.headers.get("content-encoding", "identity").strip().lower():
         case "identity" | "":
             return None
-        case "gzip" | "x-gzip" | "deflate":  # not asked for, but sent all the same: a paid task's id may be in it
+        case (
+            "gzip" | "x-gzip" | "deflate"
+        ):  # not asked for, but sent all the same: a paid task's id may be in it
             return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress  # 32: either of the two headers
     raise _NoAnswerError
 

@@ -1,4 +1,4 @@
-"""The seam between the use cases and their world: every call on a port passes here, is counted, and may go wrong on demand."""
+"""Injects faults between the use cases and their world: every call on a port passes here, is counted, and may go wrong."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from taskhook.core.task import milliseconds
 from tests.sim.loop import VirtualLoop
-from tests.world import START
+from tests.sim.outcomes import KINDS, OUTCOMES, TABLE
 
 FREEZE = 300.0  # seconds that a frozen invocation does not notice
 HOLD = 3.0  # seconds that a call is held while a twin runs
@@ -24,46 +23,6 @@ OUTAGE = 20.0
 STORM = 1800.0  # virtual seconds; what comes after finds the world as it should be
 LATE = 7.0  # what the SDK's two tries of 3 s may take
 STALE = 20.0  # seconds, within what the poller allows for (`poll.INDEX_LAG`)
-_DIED, _FROZEN, _TWINNED = ("died before", "died after"), ("thaw before", "thaw after"), ("twin before", "twin after")
-_DOWN = ("unavailable", "unavailable for good", "throttled", "outage", "slow")
-
-# What may become of a call, by kind. Only the outcome that a kind cannot have is missing.
-OUTCOMES: dict[str, tuple[str, ...]] = {
-    "write": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "sdk retry", "sdk retry late", "answer lost", "answer lost for good", "beaten"),
-    "read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN),
-    "lagging read": (*_DIED, *_FROZEN, *_TWINNED, *_DOWN, "stale", "out of order"),
-    "key": (*_DIED, *_FROZEN, "unavailable for good"),
-    "invoke": (*_DIED, *_FROZEN, "lost", "twice", "late", "unavailable for good"),
-    "submit": (
-        *_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "not sent", "busy", "too many", "key refused", "refused", "slow",
-    ),
-    "look": (*_DIED, *_FROZEN, *_TWINNED, "wrong", "slow"),
-    "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
-    "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
-    "s3": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "unavailable for good", "slow", "sdk retry", "answer lost"),
-    "fetch": (*_DIED, *_FROZEN, *_TWINNED, "reset", "gone", "changed", "slow"),
-    "close": (*_DIED, *_FROZEN, *_TWINNED),
-    "sleep": ("died before", "thaw before", "twin before"),
-    "tell": ("died before",),
-}  # fmt: skip
-_TABLE = {"write", "read", "lagging read"}
-_KINDS = {
-    "put_item": "write",
-    "update_item": "write",
-    "delete_item": "write",
-    "get_item": "read",
-    "scan": "read",
-    "query": "lagging read",
-    "batch_get_item": "lagging read",
-    "get_secret_value": "key",
-    "invoke": "invoke",
-    "create_multipart_upload": "s3",
-    "list_parts": "s3",
-    "upload_part": "s3",
-    "complete_multipart_upload": "s3",
-    "abort_multipart_upload": "s3",
-    "head_object": "s3",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -110,8 +69,8 @@ INVOCATION: ContextVar[Invocation | None] = ContextVar("invocation", default=Non
 _CALL: ContextVar[PortCall | None] = ContextVar("call", default=None)
 
 
-class Backstage(Protocol):
-    """What the seam asks of the scene."""
+class SimulatedWorld(Protocol):
+    """What the injector asks of the scene."""
 
     def fingerprint(self) -> str:
         """Describe what stands in the tables, to tell an interaction from its repetition."""
@@ -124,14 +83,14 @@ class Backstage(Protocol):
 
 
 @dataclass
-class Seam:
+class FaultInjector:
     """Counts interactions, remembers them, and lets one of them go wrong."""
 
     dice: random.Random
     plan: Point | None = None
     storm: float = 0.0  # the share of interactions that go wrong at random
     loop: VirtualLoop = field(init=False)
-    backstage: Backstage = field(init=False)
+    world: SimulatedWorld = field(init=False)
     over: bool = False
     count: int = 0
     seen: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -143,12 +102,14 @@ class Seam:
 
     def __post_init__(self) -> None:
         self.loop = VirtualLoop(self.aws)
-        self.loop.set_exception_handler(lambda _loop, _context: None)  # whoever was killed in between has nobody who asks
+        self.loop.set_exception_handler(
+            lambda _loop, _context: None
+        )  # whoever was killed in between has nobody who asks
 
     # --- ports -----------------------------------------------------------------------------------------------------------
 
     def port(self, inner: object, *protocols: type) -> Any:
-        """Put the seam before an object that implements the protocols."""
+        """Put the injector before an object that implements the protocols."""
         return _Ported(inner, self, protocols)
 
     async def aws(self, call: Callable[[], Any]) -> Any:
@@ -162,10 +123,15 @@ class Seam:
         async def strike(outcome: str) -> Any:
             return await self._strike_aws(outcome, effect, request)
 
-        return await self.interact(_KINDS[method.__name__], effect, strike, what=method.__name__)
+        return await self.interact(KINDS[method.__name__], effect, strike, what=method.__name__)
 
     async def interact(
-        self, kind: str, effect: Callable[[], Awaitable[Any]], strike: Callable[[str], Awaitable[Any]], *, what: str = ""
+        self,
+        kind: str,
+        effect: Callable[[], Awaitable[Any]],
+        strike: Callable[[str], Awaitable[Any]],
+        *,
+        what: str = "",
     ) -> Any:
         """Let one interaction happen, or go wrong as planned."""
         invocation, call = INVOCATION.get(), _CALL.get()
@@ -178,7 +144,7 @@ class Seam:
         if self._hindered(invocation):
             await self._stand(invocation)
         try:
-            if outcome is None and what and self.loop.time() < self.outage_until and kind in _TABLE:
+            if outcome is None and what and self.loop.time() < self.outage_until and kind in TABLE:
                 outcome = "unavailable"
             if outcome is None:
                 return await effect()
@@ -212,7 +178,7 @@ class Seam:
         if outcome is None:
             await effect()
         else:
-            await self._common(outcome, invocation, None, effect, _impossible)
+            await self._common(outcome, invocation, None, effect, impossible)
         await self._stand(invocation)
 
     def note(self, line: str) -> None:
@@ -235,11 +201,13 @@ class Seam:
             self.diverged = site != self.plan.site
             return self._struck(invocation, site, self.plan.outcome, call)
         if self.storm:
-            if self.loop.time() > STORM or self.dice.random() >= self.storm * (0.02 if kind == "sleep" else 1):
+            if self.loop.time() > STORM or self.dice.random() >= self.storm * (
+                0.02 if kind == "sleep" else 1
+            ):
                 return None
             return self._struck(invocation, site, self.dice.choice(OUTCOMES[kind]), call)
         # A poller asks the same again and again: what stands in the tables tells one question from its repetition.
-        self.seen.setdefault((kind, site, self.backstage.fingerprint()), number)
+        self.seen.setdefault((kind, site, self.world.fingerprint()), number)
         return None
 
     def _struck(self, invocation: Invocation, site: str, outcome: str, call: PortCall | None) -> str:
@@ -300,7 +268,9 @@ class Seam:
         self, outcome: str, effect: Callable[[], Awaitable[Any]], request: dict[str, Any]
     ) -> Any:
         match outcome:
-            case "sdk retry" | "sdk retry late":  # the answer was lost, and the SDK sends the same request again
+            case (
+                "sdk retry" | "sdk retry late"
+            ):  # the answer was lost, and the SDK sends the same request again
                 await effect()
                 if outcome == "sdk retry late":
                     await asyncio.sleep(LATE - HOLD)
@@ -327,36 +297,38 @@ class Seam:
                 self.outage_until = self.loop.time() + OUTAGE
                 raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
             case "beaten":
-                self.backstage.rival(request)
+                self.world.rival(request)
                 return await effect()
             case "stale" | "out of order":
                 ages: dict[str, float] = {}
 
                 def lag(key: str) -> float:
-                    return STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
+                    return (
+                        STALE if outcome == "stale" else ages.setdefault(key, self.dice.choice((0.0, STALE)))
+                    )
 
-                self.backstage.lagging(lag)
+                self.world.lagging(lag)
                 try:
                     return await effect()
                 finally:
-                    self.backstage.lagging(None)
+                    self.world.lagging(None)
             case _:
                 raise ReadTimeoutError(endpoint_url="https://aws.example.com/")
 
 
-class SeamClock:
+class InjectedClock:
     """`Clock`: the loop's own, whose sleepers may never wake."""
 
-    def __init__(self, seam: Seam) -> None:
-        self._seam = seam
+    def __init__(self, injector: FaultInjector) -> None:
+        self._injector = injector
 
     def now(self) -> datetime:
         """Tell the virtual time."""
-        return self._seam.loop.now()
+        return self._injector.loop.now()
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait in virtual time."""
-        await self._seam.sleep(duration)
+        await self._injector.sleep(duration)
 
 
 @cache
@@ -371,18 +343,20 @@ def methods_of(*protocols: type) -> list[tuple[str, str]]:
 
 
 class _Ported:
-    """An object behind the seam: every method knows which line calls it."""
+    """An object behind the injector: every method knows which line calls it."""
 
-    def __init__(self, inner: object, seam: Seam, protocols: tuple[type, ...]) -> None:
+    def __init__(self, inner: object, injector: FaultInjector, protocols: tuple[type, ...]) -> None:
         for name, full in methods_of(*protocols):
-            setattr(self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, seam))
+            setattr(
+                self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, injector)
+            )
         self.inner = inner
 
     def __call__(self, **arguments: Any) -> Any:
         return self.call(**arguments)  # type: ignore[attr-defined]  # set above
 
 
-def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., Any]:
+def _ported(method: Callable[..., Any], full: str, injector: FaultInjector) -> Callable[..., Any]:
     async def follow(call: PortCall, *arguments: Any, **named: Any) -> Any:
         token = _CALL.set(call)
         try:
@@ -396,7 +370,7 @@ def _ported(method: Callable[..., Any], full: str, seam: Seam) -> Callable[..., 
     def told(*arguments: Any, **named: Any) -> Any:
         token = _CALL.set(_call(full, sys._getframe(1)))
         try:
-            seam.tell()
+            injector.tell()
         finally:
             _CALL.reset(token)
         method(*arguments, **named)
@@ -421,10 +395,16 @@ def _site(full: str, path: str, line: int) -> str:
     return f"{full} {Path(path).name}:{line}"
 
 
-async def _impossible(outcome: str) -> Any:
+async def nothing() -> None:
+    """Have no effect."""
+
+
+async def impossible(outcome: str) -> Any:
+    """Be what becomes of a call to which this cannot happen."""
     raise AssertionError(outcome)
 
 
-def age(moment: datetime) -> float:
-    """Tell how many virtual seconds after the start a moment lies."""
-    return (milliseconds(moment) - milliseconds(START)) / 1000
+def running() -> str:
+    """Name the invocation that runs here."""
+    invocation = INVOCATION.get()
+    return invocation.name if invocation is not None else "?"

@@ -1,0 +1,168 @@
+// The form that submits a task, made from the API's own description.
+
+function showSubmit(parameters) {
+  const place = el.div({ class: "stack form" }, el.h1("Submit a task"), el.p({ class: "soft" }, "Loading…"));
+  main.append(place);
+  watch(async () => {
+    try {
+      const like = parameters.get("from");
+      const [description, known, from] = await Promise.all([
+        ask("GET", "/openapi.json"),
+        ask("GET", "/api/v1/models"),
+        like ? ask("GET", `/api/v1/tasks/${encodeURIComponent(like)}`) : null,
+      ]);
+      const task = from?.data;
+      const wanted = task?.model_id ?? parameters.get("model") ?? known.models[0].slug;
+      const values = task ? { ...task.request, callback_url: task.callback_url, reference: task.reference } : {};
+      place.replaceChildren(
+        el.h1("Submit a task"),
+        submitForm(
+          description,
+          known.models,
+          known.models.some((model) => model.slug === wanted) ? wanted : known.models[0].slug,
+          values,
+        ),
+      );
+    } catch (error) {
+      place.replaceChildren(el.h1("Submit a task"), notice(judged(error).message, { action: route }));
+    }
+    return null;
+  });
+}
+
+function submitForm(description, models, slug, values) {
+  const operation = description.paths[`/api/v1/${slug}`].post;
+  const { schema, example = {} } = operation.requestBody.content["application/json"];
+  const fields = Object.entries(schema.properties).map(([name, property]) =>
+    fieldOf(
+      name,
+      { ...resolved(description, property), ...property },
+      schema.required?.includes(name),
+      values[name] ?? null,
+      description,
+    ),
+  );
+  const told = el.div();
+  const button = el.button({ type: "submit", class: "first" }, "Submit");
+  // One key for one filled-in form: whatever the network does, pressing Submit again never pays a second time.
+  let key = newKey();
+  const changed = () => (key = newKey());
+  const form = el.form(
+    { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: changed },
+    el.div(
+      { class: "tight" },
+      el.label({ for: "model" }, "Model"),
+      el.select(
+        { id: "model", onchange: (event) => go(`#/submit?model=${encodeURIComponent(event.target.value)}`) },
+        models.map((model) => el.option({ value: model.slug, selected: model.slug === slug }, model.slug)),
+      ),
+      el.small(operation.summary),
+    ),
+    fields.map((field) => field.element),
+    told,
+    el.div({ class: "row" }, button, el.button({ type: "button", onclick: fill }, "Fill in the example")),
+    el.small(
+      "This costs what the vendor asks for it, once, however often you press: the form carries an ",
+      el.code("Idempotency-Key"),
+      ".",
+    ),
+  );
+  function fill() {
+    for (const field of fields) field.set(example[field.name] ?? null);
+    changed();
+  }
+  async function send(event) {
+    event.preventDefault();
+    button.disabled = true;
+    told.replaceChildren();
+    for (const field of fields) field.complain("");
+    const body = {};
+    for (const field of fields) if (field.get() !== undefined) body[field.name] = field.get();
+    try {
+      const { data } = await ask("POST", `/api/v1/${slug}`, { body, headers: { "idempotency-key": key } });
+      say("Accepted");
+      go(`#/tasks/${data.task_id}`);
+      return;
+    } catch (error) {
+      refused(judged(error));
+    }
+    button.disabled = false;
+  }
+  function refused(error) {
+    const others = [];
+    for (const complaint of complaints(error.message)) {
+      const field = fields.find((one) => one.name === complaint.name);
+      if (field) field.complain(complaint.text);
+      else others.push(complaint.whole);
+    }
+    fields.find((field) => field.complained())?.focus();
+    if (error.unknown) others.push("Press Submit again: with the same key nothing is paid twice");
+    const task = /tk_[A-Za-z0-9_-]{22}/.exec(error.message)?.[0];
+    if (others.length)
+      told.replaceChildren(
+        notice(`${others.join("; ")}.`),
+        ...(task ? [el.p(el.a({ href: `#/tasks/${task}` }, "To the task"))] : []),
+      );
+  }
+  return form;
+}
+
+const newKey = () =>
+  `console-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+
+/** Make a field from its schema. Only the server judges: what it takes and what not is said once. */
+function fieldOf(name, property, required, value, description) {
+  const id = `field-${name}`;
+  const types = [property.type].flat();
+  const choices = property.enum ?? resolved(description, property).enum;
+  const described = { id, name, "aria-describedby": `${id}-hint ${id}-complaint`, "aria-required": required ? "true" : null };
+  let input;
+  if (choices)
+    input = el.select(
+      described,
+      el.option({ value: "" }, "choose…"),
+      choices.map((choice) => el.option({ value: choice }, choice)),
+    );
+  else if (types.includes("boolean")) input = el.input({ ...described, type: "checkbox" });
+  else
+    input = el.input({
+      ...described,
+      type: "text",
+      inputmode:
+        types.includes("integer") || types.includes("number")
+          ? "decimal"
+          : property.format === "uri" || /_url$/.test(name)
+            ? "url"
+            : null,
+      autocomplete: "off",
+      spellcheck: "false",
+      placeholder: property.examples?.[0] ?? null,
+    });
+  const complaint = el.p({ id: `${id}-complaint`, class: "complaint" });
+  const hint = el.small({ id: `${id}-hint` }, prose(property.description ?? ""));
+  const label = el.label({ for: id }, el.code(name), !required && el.span({ class: "soft" }, " (optional)"));
+  const isBox = input.type === "checkbox";
+  const set = (given) =>
+    isBox ? (input.checked = given ?? property.default ?? false) : (input.value = plain(given ?? property.default ?? ""));
+  set(value);
+  return {
+    name,
+    element: isBox
+      ? el.div({ class: "tight" }, el.div({ class: "check" }, input, label), complaint, hint)
+      : el.div({ class: "tight" }, label, input, complaint, hint),
+    set,
+    get() {
+      if (isBox) return input.checked === property.default ? undefined : input.checked;
+      if (input.value === "") return undefined;
+      const number = types.includes("integer") || types.includes("number");
+      return number && input.value.trim() !== "" && Number.isFinite(Number(input.value)) ? Number(input.value) : input.value;
+    },
+    complain(text) {
+      complaint.textContent = text && text[0].toUpperCase() + text.slice(1);
+      input.toggleAttribute("aria-invalid", Boolean(text));
+      if (text) input.setAttribute("aria-invalid", "true");
+    },
+    complained: () => complaint.textContent !== "",
+    focus: () => input.focus(),
+  };
+}

@@ -1,0 +1,54 @@
+"""The bodies of callbacks, as `core.task` renders them: these models only describe them."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from taskhook.api.answers import Answer, Failure, Result
+from taskhook.core.task import State
+
+
+class _Event(Answer):
+    type: str
+    timestamp: datetime = Field(description="When the task ended.")
+    code: Literal[0]
+    message: str
+
+
+class _Ended(Answer):
+    status: State
+    task_id: str
+    upstream_task_id: str | None = None
+    model_id: str
+    reference: str | None = None
+
+
+class Succeeded(_Ended):
+    """A task that has succeeded; whatever else the vendor says is there too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal[State.SUCCESS]
+    result: Result
+
+
+class Failed(_Ended):
+    """A task that has failed."""
+
+    status: Literal[State.FAILED]
+    error: Failure
+
+
+class TaskSucceeded(_Event):
+    """What is posted when a task has succeeded."""
+
+    type: Literal["prediction.task.succeeded"]
+    data: Succeeded
+
+
+class TaskFailed(_Event):
+    """What is posted when a task has failed."""
+
+    type: Literal["prediction.task.failed"]
+    data: Failed

@@ -1,0 +1,9 @@
+"""What a request may be at most. Each limit is said here, once: rules, models, OpenAPI and console follow."""
+
+MAX_BODY = 64 * 1024  # bytes
+MAX_URL = 2048  # characters
+MAX_IDEMPOTENCY_KEY = 255  # characters
+MAX_REFERENCE = 200  # characters
+MAX_LISTED = 100  # tasks in one answer
+MAX_REDELIVERED = 500  # callbacks delivered again by one call
+TASK_ID = r"tk_[A-Za-z0-9_-]{22}"

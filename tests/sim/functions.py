@@ -1,0 +1,359 @@
+"""A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
+
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from taskhook.adapters.dynamodb.callers import DynamoCallers
+from taskhook.api import answers
+from taskhook.archive.copy import ArchiveReport, archive, link
+from taskhook.core import callers, ports
+from taskhook.core.message import Json
+from taskhook.core.targets import TargetPolicy
+from taskhook.core.task import CallbackState
+from taskhook.delivery.samples import send_test_callbacks
+from taskhook.poller.invocation import PollReport, ends_of, poll
+from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
+from taskhook.submit.request import SubmitRequest
+from taskhook.submit.submit import submit
+from taskhook.submit.vendor_webhook import check_webhook
+from taskhook.tasks import commands, query
+from taskhook.wiring import App
+from tests.sim.bucket import MemoryS3
+from tests.sim.containers import as_client, own_key, start_container
+from tests.sim.deployment import (
+    ARCHIVE_TIME,
+    CALLERS,
+    MODEL,
+    ORIGIN,
+    POLL_TIME,
+    RESERVE,
+    SUBMIT_CLAIM,
+    SUBMIT_TIME,
+    TASKS,
+    Deployment,
+)
+from tests.sim.files import SimMedia, SimOriginals
+from tests.sim.injector import FaultInjector, InjectedClock, Invocation
+from tests.sim.loop import VirtualLoop
+from tests.sim.receivers import SimReceivers
+from tests.sim.runner import Runner
+from tests.sim.table import Item, MemoryDynamo
+from tests.sim.vendor import SimVendor
+from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
+
+
+@dataclass
+class Functions:
+    """What is deployed, and around it a vendor, receivers and files that keep the truth."""
+
+    deployment: Deployment
+    injector: FaultInjector
+    beat: float = 2.0
+    people: dict[str, ports.Caller] = field(
+        default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")}
+    )
+    table: MemoryDynamo = field(init=False)
+    told: RecordingReporter = field(default_factory=RecordingReporter)
+    answers: dict[str, list[Any]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # by task's name: what its submitter heard
+    names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
+
+    def __post_init__(self) -> None:
+        self.loop: VirtualLoop = self.injector.loop
+        self.table = MemoryDynamo({TASKS: "task_id", CALLERS: "caller"}, time=self.loop.time)
+        self.runner = Runner(self.injector, self._start_container)
+        self.vendor = SimVendor(
+            self.injector,
+            self.deployment,
+            states_of=self._states_of,
+            webhook=self.hint,
+            aside=self.runner.aside,
+        )
+        self.media = SimMedia(self.injector)
+        self.receivers = SimReceivers(self.injector, self.table)
+        self.originals, self.bucket = SimOriginals(self.injector, self.deployment), MemoryS3()
+        self.clock = self.injector.port(InjectedClock(self.injector), ports.Clock)
+        self.reporter = self.injector.port(self.told, ports.Reporter)
+        on = self.deployment
+        self.settings = SETTINGS.model_copy(
+            update={
+                "public_url": ORIGIN,
+                "requests_per_minute": on.requests_per_minute,
+                "max_queued": on.max_queued,
+                "callback_latency": CallbackLatency.FAST if on.wakes else CallbackLatency.ECONOMY,
+                "first_poll": FirstPoll.IMMEDIATE if on.immediate else FirstPoll.TYPICAL,
+                "long_poll": Switch.ON if on.holds else Switch.OFF,
+                "vendor_webhooks": Switch.ON if on.hints else Switch.OFF,
+                "media_checks": MediaChecks.ENFORCE if on.inspects else MediaChecks.OFF,
+                "results_bucket": "results" if on.archives else "",
+            }
+        )
+        rules = App(self.settings).rules
+        self.rules = replace(rules, max_task_age=on.max_task_age, max_queue_age=on.max_queue_age)
+        self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
+        self._media_port = self.injector.port(self.media, ports.MediaProbe)
+        self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
+        admin = DynamoCallers(
+            as_client(self.table), CALLERS, clock=self.clock, deployment_key=own_key(self.injector)
+        )
+        self.admin = self.injector.port(admin, ports.CallerAdmin)
+        for caller in self.people.values():
+            self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
+
+    # --- what is invoked ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        name: str,
+        *,
+        caller: str = "alice",
+        key: str | None = None,
+        count: str | None = None,
+        late: float = 0.0,
+        **changes: Any,
+    ) -> Invocation:
+        """Invoke the submit function as its API does; what the submitter hears is kept under the task's name.
+
+        `count` is how often the submitter says that it has repeated the request.
+        """
+        body = {
+            "image_url": f"https://example.com/{name}",
+            "video_url": "https://example.com/v.mp4",
+            "mode": "wan-std",
+            "callback_url": f"https://r.example.com/{name}/ok",
+            **changes,
+        }
+        request = SubmitRequest.read(
+            MODEL,
+            body,
+            caller=self.people[caller],
+            targets=TargetPolicy(),
+            webhook_url=None,
+            idempotency_key=key,
+            retry_count=count,
+        )
+        self.names[request.task_id].add(name)
+
+        async def run(app: App) -> Any:
+            return await submit(
+                request,
+                caller=self.people[caller],
+                arrived_at=self.loop.now() - timedelta(seconds=late),
+                claim=SUBMIT_CLAIM,
+                inspector=app.inspector,
+                payer=app.payer,
+                door=app.door,
+            )
+
+        def start() -> Invocation:
+            twin: Callable[[], Invocation] = (
+                start if key is not None else lambda: self.poll({})
+            )  # an API call is not made twice
+            return self.runner.invoke(
+                f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name]
+            )
+
+        return start()
+
+    def poll(self, event: Json) -> Invocation:
+        """Invoke the poll function with a tick or a wake."""
+        accepted, ended = event.get("accepted", []), ends_of(event)
+
+        async def run(app: App) -> PollReport:
+            return await poll(
+                accepted=accepted,
+                ended=ended,
+                scheduled=not (accepted or ended),
+                hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
+                rules=app.rules,
+                world=app.poller,
+            )
+
+        name = (
+            f"wake {','.join(sorted(self.name_of(task_id) for task_id in (*accepted, *ended)))}"
+            if event
+            else "tick"
+        )
+        return self.runner.invoke(name, "poll", run, lambda: self.poll(event), POLL_TIME)
+
+    def archive(self, event: Json) -> Invocation:
+        """Invoke the archive function."""
+
+        async def run(app: App) -> ArchiveReport:
+            return await archive(
+                event["archive"],
+                hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
+                desk=app.archiving("poll" if self.deployment.wakes else None),
+            )
+
+        name = f"archive {','.join(sorted(self.name_of(task_id) for task_id in event['archive']))}"
+        return self.runner.invoke(name, "archive", run, lambda: self.archive(event), ARCHIVE_TIME)
+
+    def follow(self, name: str) -> Invocation:
+        """Invoke the submit function with the link in a task's callback."""
+
+        async def run(app: App) -> str:
+            task = await app.tasks.get(self.id_of(name))
+            assert task is not None, "it was accepted"
+            assert app.archive is not None, "results are archived"
+            [resource] = json.loads(task.message or "")["data"]["result"]["resources"]
+            return await link(resource["url"].removeprefix(f"{ORIGIN}/r/"), archive=app.archive)
+
+        return self.runner.invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
+
+    def hint(self, hook: str, upstream_task_id: str) -> Invocation:
+        """Invoke the submit function with the vendor's webhook."""
+        *_, task_id, token = hook.split("/")
+
+        async def run(app: App) -> None:
+            assert app.vendor_webhooks is not None, "the vendor was given an address"
+            await check_webhook(task_id, token, upstream_task_id, desk=app.vendor_webhooks)
+
+        name = f"hint {self.name_of(task_id)}"
+        return self.runner.invoke(name, "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)
+
+    def cancel(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to take a task back."""
+
+        async def run(app: App) -> Any:
+            return await commands.cancel(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=app.tasks,
+                wake=app.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+                retention=app.settings.retention,
+            )
+
+        return self.runner.invoke(
+            f"cancel {name}", "submit", run, lambda: self.cancel(name, caller), SUBMIT_TIME
+        )
+
+    def redeliver(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have a message delivered again."""
+
+        async def run(app: App) -> Any:
+            return await commands.redeliver(
+                self.id_of(name),
+                caller=self.people[caller],
+                tasks=app.tasks,
+                rate=app.control,
+                wake=app.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(
+            f"redeliver {name}", "submit", run, lambda: self.redeliver(name, caller), SUBMIT_TIME
+        )
+
+    def redeliver_many(self, state: CallbackState, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to have every message of that state delivered again."""
+
+        async def run(app: App) -> Any:
+            return await commands.redeliver_many(
+                query.RedeliveryFilter.read({"state": state}),
+                caller=self.people[caller],
+                history=app.tasks,
+                tasks=app.tasks,
+                rate=app.control,
+                wake=app.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(
+            f"redeliver {state}", "submit", run, lambda: self.redeliver_many(state, caller), SUBMIT_TIME
+        )
+
+    def send_test_callbacks(self, url: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to send a receiver samples."""
+
+        async def run(app: App) -> Any:
+            return await send_test_callbacks(
+                {"callback_url": url},
+                caller=self.people[caller],
+                targets=app.targets,
+                rate=app.control,
+                callbacks=app.test_callbacks,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+
+        return self.runner.invoke(
+            f"try {caller}", "submit", run, lambda: self.send_test_callbacks(url, caller), SUBMIT_TIME
+        )
+
+    def listing(self, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to list tasks, and to authenticate."""
+
+        async def run(app: App) -> Any:
+            authorization = f"Bearer thk_{caller}_{caller[:1] * 43}"
+            known = await callers.authenticate(authorization, callers=app.callers, now=self.clock.now())
+            if known is None:
+                return []
+            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=app.tasks)
+            return [answers.task_answer(task).body() for task in tasks]
+
+        return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
+
+    def command(self, name: str, run: Callable[[Any], Awaitable[Any]]) -> Invocation:
+        """Run the admin command, which the operator repeats when it failed."""
+
+        async def act(_app: App) -> Any:
+            return await run(self.admin)
+
+        return self.runner.invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
+
+    def _start_container(self) -> App:
+        return start_container(
+            self.injector,
+            self.settings,
+            table=self.table,
+            bucket=self.bucket,
+            start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
+            rules=self.rules,
+            vendor=self._vendor_port,
+            callbacks=self._receivers_port,
+            test_callbacks=self._receivers_port,
+            media_probe=self._media_port,
+            originals=self.injector.port(self.originals, ports.Originals),
+            clock=self.clock,
+            reporter=self.reporter,
+        )
+
+    @property
+    def invocations(self) -> list[Invocation]:
+        """All that there were."""
+        return self.runner.invocations
+
+    def cool(self) -> None:
+        """Forget the warm processes."""
+        self.runner.cool()
+
+    # --- names ------------------------------------------------------------------------------------------------------------
+
+    def name_of(self, task_id: str) -> str:
+        """Tell a task's name, or its id where the world did not make it."""
+        return "/".join(sorted(self.names.get(task_id, ()))) or task_id
+
+    def id_of(self, name: str) -> str:
+        """Tell the id of a task by its name."""
+        return next((task_id for task_id, names in self.names.items() if name in names), "tk_" + "0" * 22)
+
+    def items_of(self, name: str) -> list[Item]:
+        """List the items of a task."""
+        return [
+            item
+            for task_id, names in self.names.items()
+            if name in names and (item := self.table.peek(TASKS, task_id))
+        ]
+
+    def _states_of(self, name: str) -> set[str]:
+        return {str(item["state"]["S"]) for item in self.items_of(name)}

@@ -1,0 +1,231 @@
+"""A vendor that keeps the truth: what was posted and taken, and what it has told of it."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from taskhook.core import ports
+from taskhook.core.ports import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.task import State, Submission, SubmitOutcome
+from tests.sim.deployment import Deployment
+from tests.sim.injector import FaultInjector, Invocation, running
+from tests.world import a_success
+
+
+@dataclass
+class Post:
+    """A paid POST, and what its sender could know of it."""
+
+    name: str
+    at: datetime
+    sender: str
+    seen: Submission | None = None  # None: the sender died before it knew
+    taken: bool = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether it could have been taken, for all that the sender knew."""
+        return self.seen not in {Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE}
+
+
+@dataclass
+class Upstream:
+    """A task at the vendor."""
+
+    name: str
+    since: float
+    hook: str | None
+    ends: float
+    fails: bool
+    known: bool = True  # False: the vendor has lost it
+    reported: PollKind | None = None  # the end, once it was told
+
+
+class SimVendor:
+    """`TaskApi`: keeps the truth of what was taken, and of what it has told."""
+
+    def __init__(
+        self,
+        injector: FaultInjector,
+        deployment: Deployment,
+        *,
+        states_of: Callable[[str], set[str]],
+        webhook: Callable[[str, str], Invocation],
+        aside: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """`states_of` tells what the table says of a task, `webhook` calls ours, `aside` lets something go its way beside."""
+        self._injector, self._loop, self._deployment = injector, injector.loop, deployment
+        self._states_of, self._webhook, self._aside = states_of, webhook, aside
+        self.posts: list[Post] = []
+        self.tasks: dict[str, Upstream] = {}
+        self.requests: list[float] = []
+        self.told: list[str] = []  # what is odd at the moment it happens
+        self.script: dict[str, list[Submission | str]] = defaultdict(
+            list
+        )  # by name: what becomes of its POSTs
+        self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
+        self.misses: list[PollKind] = []  # what becomes of the next polls
+        self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
+
+    async def submit(
+        self,
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: ports.Admit | None = None,
+    ) -> SubmitOutcome:
+        """Take the task, or refuse it."""
+        assert model.startswith("alibaba/")
+        if admit is not None and not await admit():
+            return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
+        name = json.loads(request)["image_url"].rpartition("/")[2]
+        post = Post(name, self._loop.now(), running())
+        self.posts.append(post)
+        self.requests.append(self._loop.time())
+        if limit <= timedelta(0):
+            self.told.append(f"{name} was posted with no time left")
+        states = self._states_of(name)
+        if not states & {State.SUBMITTING, State.UNKNOWN}:
+            self.told.append(f"{name} was posted while the table said {states or 'nothing'}")
+
+        async def effect() -> SubmitOutcome:
+            await asyncio.sleep(0.4)
+            return self._decide(post, hook)
+
+        async def strike(outcome: str) -> SubmitOutcome:
+            return await self._strike(outcome, effect, limit)
+
+        answer: SubmitOutcome = await self._injector.interact("submit", effect, strike)
+        post.seen = answer.submission
+        return answer
+
+    def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
+        now = self._loop.time()
+        planned: Submission | str | None = None
+        if self.script[post.name]:
+            planned = self.script[post.name].pop(0)
+        elif self.refuses:
+            planned = self.refuses.pop(0)
+        if planned in {Submission.REFUSED, Submission.REFUSED_HERE, Submission.BUSY, Submission.NOT_SENT}:
+            status = {Submission.REFUSED: 400, Submission.REFUSED_HERE: 402, Submission.BUSY: 429}.get(
+                Submission(planned), 0
+            )
+            return SubmitOutcome(submission=Submission(planned), status=status, message="no")
+        if planned == "dropped":
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the connection broke")
+        if sum(task.since <= now < task.ends for task in self.tasks.values()) >= self._deployment.places:
+            return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
+        post.taken = True
+        upstream = f"up-{len(self.tasks)}-{post.name}"
+        ends = now + self.times.get(post.name, self._deployment.task_time)
+        self.tasks[upstream] = Upstream(post.name, now, hook, ends, fails=post.name.startswith("bad"))
+        if hook is not None:
+            self._aside(self._leave_hints(upstream))
+        if planned == "silent":
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the answer broke off")
+        return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream, status=200)
+
+    async def _strike(
+        self, outcome: str, effect: Callable[[], Awaitable[SubmitOutcome]], limit: timedelta
+    ) -> SubmitOutcome:
+        refusals = {
+            "not sent": SubmitOutcome(submission=Submission.NOT_SENT, message="no connection"),
+            "busy": SubmitOutcome(
+                submission=Submission.BUSY, status=429, message="Concurrent limit exceeded"
+            ),
+            "too many": SubmitOutcome(
+                submission=Submission.BUSY,
+                status=429,
+                message="Rate limit",
+                retry_after=timedelta(seconds=10),
+            ),
+            "key refused": SubmitOutcome(submission=Submission.REFUSED_HERE, status=401, message="bad key"),
+            "refused": SubmitOutcome(submission=Submission.REFUSED, status=422, message="bad image"),
+        }
+        if outcome in refusals:
+            return refusals[outcome]
+        if outcome == "slow":
+            await asyncio.sleep(max(limit.total_seconds() - 1, 0))
+            return await effect()
+        if outcome == "answer lost":
+            await effect()
+        await asyncio.sleep(limit.total_seconds())
+        return SubmitOutcome(submission=Submission.AMBIGUOUS, message="no answer in time")
+
+    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+        """Tell how far a task is."""
+        self.requests.append(self._loop.time())
+
+        async def effect() -> PollOutcome:
+            await asyncio.sleep(0.2)
+            return await self._look(upstream_task_id, hold=hold)
+
+        async def strike(outcome: str) -> PollOutcome:
+            if outcome == "slow":
+                await asyncio.sleep(10)
+                return await effect()
+            kinds = {
+                "throttled": PollKind.THROTTLED,
+                "key refused": PollKind.KEY_REFUSED,
+                "missing": PollKind.MISSING,
+            }
+            return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
+
+        answer: PollOutcome = await self._injector.interact("poll", effect, strike)
+        return answer
+
+    async def balance(self) -> BalanceOutcome:
+        """Tell the balance, where the vendor answers."""
+        self.requests.append(self._loop.time())
+
+        async def effect() -> BalanceOutcome:
+            await asyncio.sleep(0.2)
+            return BalanceOutcome(
+                answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}}
+            )
+
+        async def strike(outcome: str) -> BalanceOutcome:
+            if outcome == "slow":
+                await asyncio.sleep(10)
+                return await effect()
+            answered, status = (
+                outcome in {"key refused", "missing"},
+                {"key refused": 401, "missing": 404, "throttled": 429},
+            )
+            return BalanceOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
+
+        answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
+        return answer
+
+    async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
+        task = self.tasks.get(upstream_task_id)
+        if self.misses:
+            return PollOutcome(kind=self.misses.pop(0), message="no")
+        if task is None or not task.known:
+            return PollOutcome(kind=PollKind.MISSING, message="Task not found")
+        if hold and self._deployment.holds:
+            await asyncio.sleep(min(max(task.ends - self._loop.time(), 0), 30))
+        if self._loop.time() < task.ends:
+            return PollOutcome(kind=PollKind.PENDING)
+        if task.fails:
+            task.reported = PollKind.FAILED
+            return PollOutcome(kind=PollKind.FAILED, message="the video is too long")
+        task.reported = PollKind.SUCCEEDED
+        return a_success(upstream_task_id)
+
+    async def _leave_hints(self, upstream_task_id: str) -> None:
+        """Call our webhook when the task has ended, a few times until it is taken."""
+        task = self.tasks[upstream_task_id]
+        await asyncio.sleep(task.ends - self._loop.time())
+        for pause in (0.0, 5.0, 30.0, 60.0):
+            await asyncio.sleep(pause)
+            visit = self._webhook(task.hook or "", upstream_task_id)
+            await visit.ended.wait()
+            if visit.answer is None and not visit.dead:
+                return
