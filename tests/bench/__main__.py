@@ -17,6 +17,7 @@ BENCHES = (
     "coldstart",
     "cost",
     "delivery",
+    "ended",
     "engine",
     "kills",
     "lateness",
