@@ -31,12 +31,13 @@ test: tools ## every test, the embedded stack included (ARGS="tests/unit -k …"
 	python -m pytest $(ARGS)
 
 .PHONY: check
-check: tools ## format, lint, types, import contracts, template, locks
+check: tools $(TOOLS)/checkov/complete ## format, lint, types, import contracts, template, locks
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
 	cfn-lint template.yaml
+	$(TOOLS)/checkov/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 	$(SAM) validate --lint --template template.yaml --region us-east-1
 	$(MAKE) lock LOCK_TO=$(TOOLS)/locks
 	for lock in $(LOCKS); do diff -u $$lock $(TOOLS)/locks/$$lock || { echo "$$lock is out of date: run make lock"; exit 1; }; done
@@ -109,7 +110,7 @@ $(TOOLS)/uv/bin/uv:
 	@$(UV) pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TOOLS)/sam/complete $(TOOLS)/ministack/complete: $(TOOLS)/%/complete: tests/local/%.txt .python-version | $(UV)
+$(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/checkov/complete: $(TOOLS)/%/complete: tests/local/%.txt .python-version | $(UV)
 	@echo "installing $*" >&2
 	@[ -e $@ ] || rm -rf $(@D)
 	@rm -f $@
@@ -119,7 +120,7 @@ $(TOOLS)/sam/complete $(TOOLS)/ministack/complete: $(TOOLS)/%/complete: tests/lo
 
 # --- locks: names, versions and hashes, never an address ----------------------------------------------------------------
 
-LOCKS := layers/taskhook/requirements.txt requirements-dev.txt tests/local/sam.txt tests/local/ministack.txt
+LOCKS := layers/taskhook/requirements.txt requirements-dev.txt tests/local/sam.txt tests/local/ministack.txt tests/local/checkov.txt
 LOCK_TO ?= .
 COMPILE := pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
@@ -130,3 +131,4 @@ lock: | $(UV) ## resolve the locks again, keeping versions that still fit (ARGS=
 	@$(UV) $(COMPILE) $(ARGS) --extra dev -c $(LOCK_TO)/layers/taskhook/requirements.txt pyproject.toml -o $(LOCK_TO)/requirements-dev.txt
 	@$(UV) $(COMPILE) $(ARGS) tests/local/sam.in -o $(LOCK_TO)/tests/local/sam.txt
 	@$(UV) $(COMPILE) $(ARGS) tests/local/ministack.in -o $(LOCK_TO)/tests/local/ministack.txt
+	@$(UV) $(COMPILE) $(ARGS) tests/local/checkov.in -o $(LOCK_TO)/tests/local/checkov.txt

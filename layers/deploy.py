@@ -1,7 +1,10 @@
-"""`make deploy` and `make destroy`: every check first, with a sentence each; then what takes minutes; then what to do next.
+"""`make deploy` and `make destroy`: every check first, with a sentence each; then what takes minutes.
 
-STACK, VENDOR_KEY_FILE, ARCHITECTURE, CONFIRM and CONFIRM_DATA are read from the environment, where make puts what it was given.
-With STACK and VENDOR_KEY_FILE nothing is asked. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
+Then what to do next.
+
+STACK, VENDOR_KEY_FILE, ARCHITECTURE, CONFIRM and CONFIRM_DATA are read from the environment, where make puts
+what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. Exit codes: 0 done, 1 failed, 2 called
+wrongly, 130 interrupted.
 """
 
 import asyncio
@@ -99,11 +102,14 @@ def main(
     return 0
 
 
-# --- deploy ---------------------------------------------------------------------------------------------------------------
+# --- deploy ---------------------------------------------------------------------------------------
 
 
 def deploy(arguments: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
-    """Check everything, build, deploy, store the vendor's key, and say what to do next. Raises UsageError and `EXPECTED`."""
+    """Check everything, build, deploy, store the vendor's key, and say what to do next.
+
+    Raises UsageError and `EXPECTED`.
+    """
     given = read_parameters(arguments, environment)
     key = _key_of_file(environment.get("VENDOR_KEY_FILE", ""))
     account, region = _account()
@@ -161,7 +167,8 @@ def read_parameters(arguments: Sequence[str], environment: Mapping[str, str]) ->
     architecture = environment.get("ARCHITECTURE", "")
     if architecture and given.setdefault("Architecture", architecture) != architecture:
         raise UsageError(
-            f"ARCHITECTURE={architecture} and Architecture={given['Architecture']} contradict each other; give one"
+            f"ARCHITECTURE={architecture} and Architecture={given['Architecture']} contradict each other; "
+            "give one"
         )
     for name, value in given.items():
         if (wrong := _fault(known[name], value)) is not None:
@@ -230,11 +237,15 @@ def _present(stack: str) -> Present | None:
 
 
 def _settled(given: Mapping[str, str], present: Present | None, account: str) -> dict[str, str]:
-    """Decide what is built and deployed: what is given, and the architecture, which both have to know. Raises AdminError."""
+    """Decide what is built and deployed: what is given, and the architecture, which both have to know.
+
+    Raises AdminError.
+    """
     if present is not None:
         if present.status not in _READY:
             raise AdminError(
-                f"the stack is in state {present.status}, which no deployment can change; {_way_out(present.status)}"
+                f"the stack is in state {present.status}, which no deployment can change; "
+                f"{_way_out(present.status)}"
             )
         if present.status != "REVIEW_IN_PROGRESS" and "CallersTable" not in present.outputs:
             raise AdminError(
@@ -295,7 +306,8 @@ def _asked_key(stack: str, present: Present | None, terminal: Terminal) -> str:
         return checked_key(typed) if typed.strip() else ""
     if not in_place:
         raise UsageError(
-            "there is no terminal to ask for the vendor's key, and no key in place; give a file: VENDOR_KEY_FILE=…"
+            "there is no terminal to ask for the vendor's key, and no key in place; give a file: "
+            "VENDOR_KEY_FILE=…"
         )
     return ""
 
@@ -332,7 +344,8 @@ def _sam(arguments: Sequence[str | Path], architecture: str, failure: str) -> No
         "PATH": path,
         "SAM_CLI_TELEMETRY": "0",
     }
-    if subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False).returncode != 0:  # noqa: S603  # our own arguments
+    ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603  # our own
+    if ended.returncode != 0:
         raise AdminError(failure)
 
 
@@ -359,11 +372,14 @@ Next, a caller with its token, and a task with files of yours:
     -d '{json.dumps(task)}'""")
 
 
-# --- destroy --------------------------------------------------------------------------------------------------------------
+# --- destroy --------------------------------------------------------------------------------------
 
 
 def destroy(arguments: Sequence[str], environment: Mapping[str, str], terminal: Terminal) -> None:
-    """Delete a stack; say what stays, and delete that too only when the name is given once more. Raises UsageError, `EXPECTED`."""
+    """Delete a stack; say what stays, and delete that too only when the name is given once more.
+
+    Raises UsageError, `EXPECTED`.
+    """
     if arguments:
         raise UsageError(f"{arguments[0]!r} is not known; it takes STACK, CONFIRM and CONFIRM_DATA")
     account, region = _account()
@@ -375,7 +391,8 @@ def destroy(arguments: Sequence[str], environment: Mapping[str, str], terminal: 
         raise AdminError(f"the stack {stack!r} is no taskhook; delete it where it came from")
     kept = _kept(stack)
     print(
-        f"This deletes the stack {stack} in region {region} of account {account}. {len(kept)} of its resources stay:",
+        f"This deletes the stack {stack} in region {region} of account {account}. {len(kept)} of its "
+        "resources stay:",
         file=sys.stderr,
     )
     print("".join(f"  {one}\n" for one in kept), end="", file=sys.stderr)

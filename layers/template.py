@@ -1,4 +1,7 @@
-"""Reads `template.yaml`: for `make deploy`, for the embedded stack and for tests; no part of it is deployed."""
+"""Reads `template.yaml`: for `make deploy`, for the embedded stack and for tests.
+
+No part of it is deployed.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 
 def load(path: Path = TEMPLATE) -> dict[str, Any]:
     """Load a template; `!Sub x` becomes `{"Fn::Sub": "x"}`, as in the long form."""
-    loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506  # derived from the safe one
+    # Derived from the safe one.
+    loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506
     return loaded
 
 

@@ -141,6 +141,6 @@ async def silent(connection: Connection) -> None:
 
 
 async def free_port() -> int:
-    """Find a port on which nobody listens."""
+    """Find a port without a listener."""
     async with listening(silent) as listener:
         return listener.port

@@ -11,6 +11,7 @@ from typing import Any
 
 from taskhook.core import encryption, signature
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller, Credential
 from taskhook.core.callers import hash_token
 from taskhook.core.errors import (
     ArchiveUnavailableError,
@@ -19,23 +20,13 @@ from taskhook.core.errors import (
     StaleTaskError,
     TaskExistsError,
 )
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import (
-    EXTRA_DELIVERY_GAP,
-    Admit,
-    BalanceOutcome,
-    Caller,
-    Credential,
-    LeadershipView,
-    Piece,
-    PollKind,
-    PollOutcome,
-    Reply,
-    Row,
-    Rows,
-    TaskPage,
-)
-from taskhook.core.task import Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.ports import EXTRA_DELIVERY_GAP, Admit, Piece, Row, Rows, TaskPage
+from taskhook.core.record import Submission, SubmitOutcome, milliseconds
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -46,7 +37,7 @@ GOOD_VIDEO = MediaFacts(
 
 
 class VirtualClock:
-    """Time that passes only while everybody sleeps."""
+    """Time that passes only while every task sleeps."""
 
     def __init__(self, start: datetime = START) -> None:
         self._now = start
@@ -58,7 +49,7 @@ class VirtualClock:
         return self._now
 
     async def sleep(self, duration: timedelta) -> None:
-        """Wait until time has moved on, which it does when everybody else sleeps too."""
+        """Wait until time has moved on, which it does when every other task sleeps too."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._now + max(duration, timedelta(0)), future))
         self._settle_anew()
@@ -73,9 +64,9 @@ class VirtualClock:
         asyncio.get_running_loop().call_soon(self._settle, self._turn, 20)
 
     def _settle(self, turn: int, rounds: int) -> None:
-        """Give everybody some rounds of the loop to fall asleep too, then wake who is first."""
+        """Give every task some rounds of the loop to fall asleep too, then wake the one that is due first."""
         if turn != self._turn:
-            return  # somebody has fallen asleep since, and counts anew
+            return  # another task has fallen asleep since, and counts anew
         if rounds:
             asyncio.get_running_loop().call_soon(self._settle, turn, rounds - 1)
             return
@@ -209,7 +200,7 @@ class MemoryControl:
         self.leadership = LeadershipView()
         self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
         self.the_admission = AdmissionState()
-        self.gate_writes = 0
+        self.admission_writes = 0
         self.used: Counter[int] = Counter()
         self.rates: dict[str, datetime] = {}
 
@@ -232,7 +223,7 @@ class MemoryControl:
             )
 
     async def webhook_came(self, at: datetime | None) -> None:
-        """Remember a true hint."""
+        """Remember a true webhook."""
         self.leadership = self.leadership.model_copy(update={"webhook_at": at})
 
     async def hand_over(self, leader: str, unserved: Mapping[str, datetime]) -> None:
@@ -244,14 +235,14 @@ class MemoryControl:
         return self.left.get(leader)
 
     async def admission(self) -> AdmissionState:
-        """Read the gate."""
+        """Read the admission state."""
         return self.the_admission
 
     async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
-        """Store the gate if `old` still stands."""
+        """Store the state if `old` still stands."""
         if self.the_admission.nonce == old.nonce:
             self.the_admission = new.model_copy(update={"nonce": secrets.token_hex(8)})
-            self.gate_writes += 1
+            self.admission_writes += 1
         return self.the_admission
 
     async def reserve_deliveries(
@@ -286,7 +277,7 @@ class FakeVendor:
     holds: bool = False
     answer_time: timedelta = timedelta(milliseconds=200)  # of a poll
     key_time: timedelta = timedelta(0)  # what reading the key takes before a POST
-    places: int = 1_000_000
+    slots: int = 1_000_000
     refused: int = 0
     answered: bool = True  # whether it answers when it is only asked for the balance
     balances: list[datetime] = field(default_factory=list)
@@ -299,7 +290,7 @@ class FakeVendor:
     async def submit(
         self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
     ) -> SubmitOutcome:
-        """Take the task, or answer the next outcome told; or refuse it where all places are filled."""
+        """Take the task, or answer the next outcome told; or refuse it where all slots are taken."""
         assert limit > timedelta(0)
         assert model.startswith("alibaba/")
         if self.key_time:
@@ -312,7 +303,7 @@ class FakeVendor:
         told = self.submit_outcomes.popleft() if self.submit_outcomes else None
         if told is not None and told.submission is not Submission.TAKEN:
             return told
-        if self.running >= self.places:
+        if self.running >= self.slots:
             self.refused += 1
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         upstream_task_id = f"task-{len(self.taken)}"
@@ -471,7 +462,7 @@ class RecordingReporter:
 
     events: list[tuple[str, dict[str, str | int | float | None]]] = field(default_factory=list)
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Keep it."""
         self.events.append((event, facts))
 
@@ -603,7 +594,7 @@ class RecordingArchiver:
 
 
 class FixedWebhookUrls:
-    """`WebhookUrls` with a token that anybody can guess."""
+    """`WebhookUrls` with a token that is easily guessed."""
 
     async def url(self, task_id: str) -> str | None:
         """Make the address."""

@@ -15,12 +15,15 @@ app = App(Settings.of(os.environ)).built("runner", "tasks", "archive", "original
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Copy the results of `{"archive": [ids], "wake": function}`; the poll function named is woken when all are."""
+    """Copy the results of `{"archive": [ids], "wake": function}`.
+
+    The poll function named is woken when all are.
+    """
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     hard_stop = app.clock.now() + remaining - RESERVE
     try:
         report = app.run(
-            archive(event["archive"], hard_stop=hard_stop, desk=app.archiving(event["wake"])), limit=None
+            archive(event["archive"], hard_stop=hard_stop, ports=app.archiving(event["wake"])), limit=None
         )
     finally:
         app.flush_metrics()

@@ -16,7 +16,10 @@ app = App(Settings.of(os.environ)).built("runner", "rules", "poller")
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Serve a tick of the schedule, or a wake: `{"accepted": [ids]}` or `{"ended": {id: what the vendor said}}`."""
+    """Serve a tick of the schedule, or a wake.
+
+    `{"accepted": [ids]}` or `{"ended": {id: what the vendor said}}`.
+    """
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     accepted, ended = event.get("accepted", []), ends_of(event)
     try:
@@ -27,7 +30,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 scheduled=not (accepted or ended),
                 hard_stop=app.clock.now() + remaining - RESERVE,
                 rules=app.rules,
-                world=app.poller,
+                ports=app.poller,
             ),
             limit=None,
         )

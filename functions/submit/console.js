@@ -1,5 +1,5 @@
-// The console: callers who are signed in see their tasks and where the callbacks of these are; they submit, cancel, redeliver
-// and try out receivers. Here it starts, and each address gets its view.
+// The console: a caller that is signed in sees its tasks and where their callbacks are; it submits, cancels, redelivers
+// and tries out receivers. Here it starts, and each address gets its view.
 
 start({
   signIn: showSignIn,

@@ -1,13 +1,15 @@
 """What the layer leaves out: whole folders and files, run by its build on the folder of installed packages.
 
-Nothing is cut open. Licences and each package's metadata stay: Amazon MediaInspection finds vulnerable packages by them.
+Nothing is cut open. Licences and each package's metadata stay: Amazon MediaInspection finds vulnerable
+packages by them.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
-# What the functions ask of AWS; botocore describes all of it, in 31 MB. A test compares this with what their roles may do.
+# What the functions ask of AWS; botocore describes all of it, in 31 MB. A test compares this with what their
+# roles may do.
 SERVICES = {"dynamodb", "lambda", "s3", "secretsmanager"}
 # Sources of compiled modules and types for a checker, none of which is read at run time.
 SOURCES = {".c", ".h", ".pxd", ".pxi", ".pyi", ".pyx", ".typed"}

@@ -3,7 +3,7 @@
 Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll; what a
 function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write units as DynamoDB returns
 them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100 tasks of two
-minutes always running are 2.16 million a month; one invocation lingers, and reads, all that time, and most of them run while
+minutes always running are 2.16 million a month; one invocation leads, and reads, all that time, and most of them run while
 the others are counted. Kept: a month. Prices: `prices.py`.
 
 Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The durable function runs.
@@ -201,7 +201,7 @@ class Account:
     async def ticked(self, times: int) -> Counted:
         """Wait until poll has been invoked so often; give what was counted by then."""
         async with asyncio.timeout(60.0 * times + 60):
-            while (counted := await self.look()).invocations["poll"] < times:  # noqa: ASYNC110  # a log tells nobody that it has grown
+            while (counted := await self.look()).invocations["poll"] < times:  # noqa: ASYNC110  # a log gives no sign when it grows
                 await asyncio.sleep(2)
         return counted
 
@@ -262,7 +262,7 @@ class Account:
 
 
 def _url(start: str, length: int) -> str:
-    """Make a URL of so many bytes that nobody can compress, as signed URLs are; or as short as it is."""
+    """Make a URL of so many bytes that cannot be compressed, as signed URLs are; or as short as it is."""
     return start + secrets.token_urlsafe(length)[: max(0, length - len(start))]
 
 
@@ -317,7 +317,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
             durable = await _durable(account)
     short, long, whole = middle.since(start), end.since(middle), end.since(began)
     per_task_s = TASK_S / RUNNING
-    # Who hands over goes on for a moment; and not less than one, for the last one's report has not come.
+    # A leader that hands over goes on for a moment; and not less than one, for the last report has not come.
     overlap = max(1.0, whole.milliseconds["poll"] / 1000 / whole.at)
     units = {
         kind: _besides(long, still, kind) / long_tasks + still.sum(kind) / still.at * per_task_s
@@ -388,7 +388,7 @@ def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
         "api": counted.invocations["submit"]
         / tasks
         * prices.HTTP_API_REQUEST
-        * MILLION,  # the vendor's hints come this way too
+        * MILLION,  # the vendor's webhooks come this way too
         "requests": sum(counted.invocations.values()) / tasks * prices.LAMBDA_REQUEST * MILLION,
         "submit": counted.milliseconds["submit"]
         / tasks
@@ -431,7 +431,7 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
 
 
 def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
-    """Price the field's other ways, with the front door that all of them need: API, invocation, 400 ms of submit."""
+    """Price the field's other ways, with the front admitting that all of them need: API, invocation, 400 ms of submit."""
     seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB, as their authors reckon
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)

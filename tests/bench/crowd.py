@@ -6,7 +6,7 @@ The real adapter reads a table in another process, so that what this one holds i
 asked for:
 N watched tasks none of which is due when the first begins (the vendor says of each that it runs); N ended tasks of one
 caller whose host never answers, all due, that stand in `watch` before their first attempt or in `retry`; or N tasks of 50
-callers in the queue of a vendor that has no place free. Prints the peak of the resident memory in MB, and what it was before
+callers in the queue of a vendor that has no slot free. Prints the peak of the resident memory in MB, and what it was before
 both, after everything that a poll function imports.
 """
 
@@ -29,8 +29,11 @@ from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, values_of
 from taskhook.adapters.http import callbacks, vendor
-from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.core.task import CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.ports import Admit
+from taskhook.core.record import CallbackState, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
@@ -246,7 +249,7 @@ class WorldClock:
 
 
 class BusyVendor:
-    """`TaskApi`: every task runs, and there is no place for one more."""
+    """`TaskApi`: every task runs, and there is no slot for one more."""
 
     def __init__(self, clock: WorldClock) -> None:
         self._clock = clock
@@ -328,7 +331,7 @@ def main() -> None:
     before = resident("VmRSS")
     for _ in range(2):
         report = loop.run_until_complete(
-            poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, world=app.poller)
+            poll(scheduled=True, hard_stop=clock.now() + STOP, rules=app.rules, ports=app.poller)
         )
     figures = {"peak_mb": resident("VmHWM"), "before_mb": before, "asked": api.asked, "sent": hosts.sent}
     table.kill()

@@ -28,8 +28,9 @@ import httpx
 
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
 from taskhook.poller.invocation import poll
@@ -49,7 +50,7 @@ ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
 HOSTS = tuple(
     f"127.0.0.{number}" for number in range(1, 6)
-)  # an engine gives one host 20 places: five fill 100 connections
+)  # an engine gives one host 20 slots: five fill 100 connections
 RETENTION = timedelta(days=7)
 RESULT = {
     "result": {
@@ -109,7 +110,7 @@ async def _engine(tasks: list[Task]) -> float:
     stored = [await store.add(task) for task in tasks]
     callbacks = AiohttpCallbacks(TargetPolicy(relaxed=True))
     hosts = Hosts(clock)
-    courier = DeliveryPorts(
+    ports = DeliveryPorts(
         tasks=store,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
@@ -126,7 +127,7 @@ async def _engine(tasks: list[Task]) -> float:
         return hosts.offer(Candidate(task.task_id, task.caller, host_of(task), Order.FIRST))
 
     async def deliver(candidate: Candidate) -> None:
-        await attempt(store.items[candidate.task_id], courier)
+        await attempt(store.items[candidate.task_id], ports)
         hosts.leave(candidate.caller, candidate.host)
 
     began = perf_counter()
@@ -219,7 +220,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
     began = perf_counter()
     invocation = asyncio.create_task(
         poll(
-            scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller
+            scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, ports=app.poller
         )
     )
     await told.all_there.wait()
@@ -240,7 +241,7 @@ class Answered(RecordingReporter):
         self.times: list[float] = []
         self.all_there = asyncio.Event()
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Note the time."""
         if event == "callback.attempted" and facts["task_id"] in self.wanted:
             self.times.append(perf_counter())
@@ -252,7 +253,7 @@ class Answered(RecordingReporter):
 
 
 def _tasks(hosts: tuple[str, ...], port: int, count: int) -> list[Task]:
-    """Make ended tasks whose first delivery nobody has claimed, over these hosts."""
+    """Make ended tasks whose first delivery is unclaimed, over these hosts."""
     now = datetime.now(UTC)
     made = []
     for number in range(count):
@@ -286,7 +287,7 @@ def receivers(hosts: tuple[str, ...], *flags: str) -> Iterator[int]:
 
 
 def _refusing_port() -> int:
-    """Find a port of 127.0.0.3 on which nobody listens."""
+    """Find a port of 127.0.0.3 without a listener."""
     with socket.socket() as free:
         free.bind(("127.0.0.3", 0))
         port: int = free.getsockname()[1]

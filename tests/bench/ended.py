@@ -23,7 +23,8 @@ from typing import Any
 
 import httpx
 
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.record import CallbackState, State
+from taskhook.core.task import Task
 from taskhook.settings import Settings
 from taskhook.wiring import App
 from tests.bench.first_event import Context

@@ -15,7 +15,8 @@ import httpx
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.core.ports import POLLS_AT_ONCE
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
 from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
 from taskhook.vendors import modellix
@@ -36,7 +37,7 @@ MODEL = "alibaba/wan2.2-animate-mix"
 
 
 async def bare(client: httpx.AsyncClient, urls: list[str], headers: dict[str, str]) -> None:
-    """GET every URL and parse the answer: what nobody can do without."""
+    """GET every URL and parse the answer: what every client has to do."""
     slots = asyncio.Semaphore(POLLS_AT_ONCE)
 
     async def one(url: str) -> None:
@@ -59,7 +60,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, float]:
         "0",
         "--task-seconds",
         "999999",
-        "--no-hints",
+        "--no-webhooks",
         "--no-long-poll",
     ]
     with subprocess.Popen(
@@ -124,7 +125,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
                 scheduled=True,
                 hard_stop=clock.now() + timedelta(seconds=120),
                 rules=app.rules,
-                world=app.poller,
+                ports=app.poller,
             )
             between = time.process_time()
             await bare(client, urls, headers)

@@ -23,7 +23,7 @@ from tests.progress import STILL_S, Progress
 ROOT = Path(__file__).parents[2]
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
-FRONT_S = 60.0  # the front door answers after 30 s at the latest
+FRONT_S = 60.0  # the front admitting answers after 30 s at the latest
 MEASURED_SHARE = 0.7  # of the submits that the account serves when it does nothing else; the rest is for polls and callbacks
 FRESH_S = 60.0  # an attempt takes 15 s at most
 REFUSED = {400, 403, 404, 405, 413, 415, 422}
@@ -275,7 +275,7 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """Count those that nobody will hear of: not called back, and neither on their way nor honestly given up."""
+        """Count those whose caller will hear nothing: not called back, and neither on their way nor honestly given up."""
         on_its_way = {"waiting", "undelivered"}
         return sum(
             task.get("callback", {}).get("state") not in on_its_way
@@ -325,7 +325,7 @@ async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveri
 
 
 async def add_callers(ready: dict[str, str], names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """Add callers beside the one that the stack comes with; give everybody's token and signing secret."""
+    """Add callers beside the one that the stack comes with; give each one's token and signing secret."""
     known = {"local": (ready["token"], ready["signing_secret"])}
     environment = {
         "AWS_ACCESS_KEY_ID": "test",

@@ -18,7 +18,7 @@ from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
 from tests.local.stack import EMULATOR
 
 # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
-RESCUE_S = 22 * 60
+UNKNOWN_S = 22 * 60
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
 
 
@@ -41,7 +41,7 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
             flow.submit_all(tasks, most_per_second=5 if quick else 2),
             killer.run(kills, in_flight=0 if quick else 35),
         )
-        await flow.settled(deliveries.listed, patience_s=60 if quick else RESCUE_S)
+        await flow.settled(deliveries.listed, patience_s=60 if quick else UNKNOWN_S)
         audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()
         ticks.cancel()
@@ -124,7 +124,7 @@ class Killer:
     def _workers(self) -> dict[str, list[psutil.Process]]:
         """List the workers by function: children of this account's emulator, which runs below this process.
 
-        Only those that have talked to somebody: where one dies while it is imported, MiniStack throws away all of its kind.
+        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of its kind.
         """
         if self._emulator is None:
             [self._emulator] = filter(self._is_emulator, psutil.Process().children(recursive=True))
@@ -139,7 +139,7 @@ class Killer:
         return found
 
     def _is_emulator(self, process: psutil.Process) -> bool:
-        """Tell by its port and its program; everybody below it has the same environment."""
+        """Tell by its port and its program; every process below it has the same environment."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:3] == [
                 "-m",

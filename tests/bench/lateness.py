@@ -60,9 +60,9 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     )
     figures: dict[str, Any] = {}
     for name, flags in (
-        ("long_poll", ("--no-hints",)),
-        ("hints", ("--no-long-poll",)),
-        ("plain", ("--no-long-poll", "--no-hints")),
+        ("long_poll", ("--no-webhooks",)),
+        ("hints", ("--no-long-poll",)),  # the figure keeps the name that it has had
+        ("plain", ("--no-long-poll", "--no-webhooks")),
     ):
         outcomes, _ = asyncio.run(_run(load, seed, 1000, flags))
         figures[name] = _summary(outcomes)
@@ -138,7 +138,7 @@ async def _run(
 
 async def _others(load: Load, seed: int) -> dict[str, Any]:
     """Run what else one could do, each with a vendor of its own; both have time enough on one machine."""
-    economy = ("--no-long-poll", "--no-hints", "--parameter", "CallbackLatency=economy")
+    economy = ("--no-long-poll", "--no-webhooks", "--parameter", "CallbackLatency=economy")
     (swept, _), (asked, control) = await asyncio.gather(
         _run(load, seed, 1000, economy), _fixed(load, seed, 1000)
     )
@@ -153,7 +153,7 @@ async def _others(load: Load, seed: int) -> dict[str, Any]:
 
 async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[str, Any]]:
     """Do without taskhook: a script asks about each task every 2 s, and knows as soon as it has the answer."""
-    flags = ("--port", "0", "--rpm", str(rpm), "--concurrent", "1000", "--no-hints")
+    flags = ("--port", "0", "--rpm", str(rpm), "--concurrent", "1000", "--no-webhooks")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.local.vendor", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )

@@ -1,7 +1,7 @@
 """CPU of a warm submit through the real handler, beside a bare handler: the same DynamoDB writes, one POST, no framework.
 
-Both run in one process, in turns, against MiniStack and the vendor's emulator in processes of their own; somebody lingers, as
-in a busy deployment, so that nobody is woken. All threads count. Each figure is the median over the rounds.
+Both run in one process, in turns, against MiniStack and the vendor's emulator in processes of their own; there is a leader, as
+in a busy deployment, so that the poller is not woken. All threads count. Each figure is the median over the rounds.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ type Event = dict[str, Any]
 
 
 def bare(event: Event, dynamodb: "DynamoDBClient", vendor: str, key: str) -> Event:
-    """Take a token of the budget, store the task, POST, store what came: what nobody can do without."""
+    """Take a token of the budget, store the task, POST, store what came: what every submit has to do."""
     body, task_id, now = json.loads(event["body"]), f"tk_{uuid.uuid4().hex[:22]}", int(time.time() * 1000)
     dynamodb.update_item(
         TableName="Tasks",
@@ -120,7 +120,7 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
     until = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     dynamodb.put_item(
         TableName="Tasks",
-        Item={"task_id": {"S": "leadership"}, "leader": {"S": "somebody"}, "until": {"N": str(until)}},
+        Item={"task_id": {"S": "leadership"}, "leader": {"S": "another"}, "until": {"N": str(until)}},
     )
     event = json.loads((stack.ROOT / "events/submit.json").read_text())
     vendor = urlsplit(environment["VENDOR_URL"]).netloc

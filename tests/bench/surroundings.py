@@ -14,7 +14,7 @@ from tests.local import stack
 from tests.local.server import serving
 from tests.world import MATERIAL, a_caller, as_stored
 
-QUIET = "Quiet"  # a table of tasks in which nobody puts any
+QUIET = "Quiet"  # a table of tasks that stays empty
 
 
 @contextlib.asynccontextmanager
@@ -49,7 +49,7 @@ async def _vendor() -> AsyncIterator[dict[str, str]]:
             "tests.local.vendor",
             "--task-seconds",
             "999999",
-            "--no-hints",
+            "--no-webhooks",
             "--no-long-poll",
         ),
         *("--rpm", "100000000", "--concurrent", "1000000"),

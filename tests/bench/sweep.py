@@ -159,6 +159,6 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
         reporter=told,
     )
     report = await poll(
-        scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, world=app.poller
+        scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, ports=app.poller
     )
     assert not report.led, "nothing was due"

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from taskhook.core.task import ErrorCode, State
+from taskhook.core.record import ErrorCode, State
 from tests.bench.crowd import KINDS
 from tests.bench.hostile import hostile_1xx_ratio
 from tests.sim.lasting import HOUR, MINUTE
@@ -76,17 +76,17 @@ def _outage_unknown(mode: str, seed: int) -> int:
     """Count the tasks that end as `submission_unknown` of 400 that wait in the queue when an outage of ten minutes begins.
 
     Two callers; every POST (and every poll too, unless only POSTs fail) is answered 503. Half an hour later nothing is under
-    way any more, so that what was in doubt has been told.
+    way any more, so that each unknown outcome has been told.
     """
     with seeded(seed), Machine(seed) as machine:
-        machine.vendor.places = 0
+        machine.vendor.slots = 0
 
         async def script() -> None:
             for number in range(400):
                 machine.submit(f"q{number}", caller="alice" if number % 2 else "bob")
                 await machine.loop.pause(0.01)
             await machine.loop.pause(3.0)
-            machine.vendor.places = 1_000_000
+            machine.vendor.slots = 1_000_000
             machine.vendor.spells = [Spell(mode, until=machine.loop.time() + 10 * MINUTE)]
             await machine.loop.pause(40 * MINUTE)
 

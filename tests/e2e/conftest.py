@@ -205,7 +205,7 @@ class User:
     ) -> httpx.Response:
         """Submit the vendor's example with a marker."""
         body = {
-            "image_url": f"https://media.invalid/new_actor.jpg?{marker}",  # a name that resolves nowhere: nobody can look
+            "image_url": f"https://media.invalid/new_actor.jpg?{marker}",  # a name that resolves nowhere: no look at it
             "video_url": "https://media.invalid/original_scene.mp4",
             "mode": "wan-std",
             "reference": marker,

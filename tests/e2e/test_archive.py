@@ -1,4 +1,4 @@
-"""Results that are archived: they outlive the vendor's links, and whoever copies them may be killed. A stack of its own."""
+"""Archived results outlive the vendor's links, and a killed copy is gone on with. A stack of its own."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ MEMORY = 512 * MB  # the function's, as the template gives it
 
 
 class Archiving:
-    """A stack that archives, and everybody around it."""
+    """A stack that archives, with its caller, vendor and receiver."""
 
     def __init__(self, process: int, stack: Stack) -> None:
         self.process, self.stack = psutil.Process(process), stack
@@ -152,7 +152,7 @@ def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -
 
 
 def test_a_killed_copy_goes_on_where_it_was(archiving: Archiving, marker: str) -> None:
-    """It loses nothing, and delays nobody else's task."""
+    """It loses nothing, and delays no other task."""
     archiving.results(bytes=24 * MB, rate=3 * MB)
     slow = archiving.user.accepted(f"{marker}-slow", callback_url=archiving.inbox.url(f"{marker}-slow"))
     eventually(lambda: archiving.parts(slow) >= 2)

@@ -28,12 +28,13 @@ from playwright.sync_api import (
 
 from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import request_key, values_of
-from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Task
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, State
+from taskhook.core.task import Task
 from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, Vendor, eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
-PASSIVE = {"image", "media"}  # what may come from elsewhere, once somebody has clicked
+PASSIVE = {"image", "media"}  # what may come from elsewhere, after a click
 
 LARGEST_PICTURE = 150_000
 SHOWN_WITHIN_S = 180.0  # against what never comes; it is looked for again and again
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: 
 
 
 class Visitor:
-    """Somebody in front of the console, who notices what a browser complains of and whom it talks to."""
+    """A caller in front of the console, which notes what the browser complains of and what it loads."""
 
     def __init__(self, browser: Browser, stack: Stack, **context: Any) -> None:
         self._stack = stack
@@ -304,7 +305,7 @@ def test_the_form_is_filled_in_again_and_says_what_the_server_says(
 def test_a_lost_answer_is_no_second_payment(
     user: User, vendor: Vendor, visit: Callable[..., Visitor], marker: str
 ) -> None:
-    """Who presses Submit again after the network was away has paid once."""
+    """A caller that presses Submit again after the network was away has paid once."""
     visitor = visit().signed_in(token_of(user), "/#/submit")
     page = visitor.page
     visitor.button("Fill in the example").click()
@@ -333,7 +334,7 @@ def test_a_lost_answer_is_no_second_payment(
 
 
 def test_the_list_lives(newcomer: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str) -> None:
-    """Empty at first, it shows a task as it is accepted and until it has ended; it rests while nobody sees it."""
+    """Empty at first, it shows a task as it is accepted and until it has ended; it rests while it is hidden."""
     visitor = visit()
     page, clock = visitor.page, visitor.page.clock
     clock.install()
@@ -395,7 +396,7 @@ def test_a_queued_task_is_taken_back(
     with vendor.fault("429", times=None):
         task_id = user.accepted(marker)
         visitor = visit().signed_in(token_of(user), f"/#/tasks/{task_id}")
-        visitor.expected = {409}  # the poller may just be asking the vendor for a place
+        visitor.expected = {409}  # the poller may just be submitting the task
         expect(visitor.step("Queued")).to_contain_text("Not paid for yet.")
 
         def taken_back() -> bool:
@@ -529,12 +530,12 @@ def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
 def test_a_wrong_token_and_one_that_ends(
     stack: Stack, newcomer: User, admin: Admin, visit: Callable[..., Visitor], marker: str
 ) -> None:
-    """Neither gets in, and whoever was in is told why not any more."""
+    """Neither gets in, and a caller that was in is told why not any more."""
     visitor = visit()
     page = visitor.page
     page.clock.install()
     page.goto("/#/callbacks")
-    page.get_by_label("Caller token").fill("thk_nobody_" + "x" * 43)
+    page.get_by_label("Caller token").fill("thk_mallory_" + "x" * 43)
     visitor.button("Sign in").click()
     expect(page.get_by_role("alert")).to_have_text("This deployment does not accept that token.")
     page.get_by_label("Caller token").fill(token_of(newcomer))
@@ -598,7 +599,7 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
     expect(visitor.heading("Tasks")).to_be_visible()
 
 
-# --- for everybody ----------------------------------------------------------------------------------------------------------
+# --- for every reader ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

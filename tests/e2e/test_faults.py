@@ -25,7 +25,7 @@ def submit_into(fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: st
 def assert_watched_and_paid_at_most_once(
     task: Json, fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """Check what became of an ambiguous task: rescued by the vendor's hint where it was taken, else pending and nobody told."""
+    """Check an ambiguous task: recovered by the vendor's webhook where it was taken, else pending, no callback."""
     assert len(vendor.paid(marker)) == (fault in TAKEN_ANYWAY)
     if fault in TAKEN_ANYWAY:
         assert user.ended(task["task_id"])["status"] == "success"
@@ -44,7 +44,7 @@ def assert_watched_and_paid_at_most_once(
 def test_a_refusal_for_good_is_passed_on(
     user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int
 ) -> None:
-    """Same status and message; the task is stored as failed, its submitter has been told, so nobody is called."""
+    """Same status and message; the task is stored as failed; the caller has been told, so no callback is sent."""
     before = vendor.submits()
     with vendor.fault(str(status), message=f"no {marker} today"):
         answer = user.submit(marker, callback_url=inbox.url(marker))
@@ -104,7 +104,7 @@ def test_a_rate_refusal_queues_the_task(user: User, vendor: Vendor, inbox: Inbox
 def test_an_answer_that_proves_nothing_is_called_unknown(
     user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str
 ) -> None:
-    """502 with the task's id; it is watched, the vendor's hint rescues it if it was taken, and the vendor is not asked again."""
+    """502 with the task's id; the vendor's webhook recovers it if it was taken; the POST is not repeated."""
     before = vendor.submits()
     task = submit_into(fault, user, vendor, inbox, marker)
     assert_watched_and_paid_at_most_once(task, fault, user, vendor, inbox, marker)
@@ -117,7 +117,7 @@ def test_an_answer_that_proves_nothing_is_called_unknown(
 def test_a_dropped_connection_is_never_submitted_again(
     user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """Before or after the vendor took the task looks the same from here; only the vendor's hint tells them apart."""
+    """Before or after the vendor took the task looks the same from here; only its webhook tells them apart."""
     before = vendor.submits()
     dropped = {
         fault: submit_into(fault, user, vendor, inbox, f"{marker}-{fault}")

@@ -48,13 +48,13 @@ def operations(stack: Stack) -> dict[str, Any]:
 
 
 def test_an_encoded_line_feed_in_a_path_reaches_the_api(stack: Stack) -> None:
-    """Whatever is asked for wears the envelope; the fuzz found a front door that answered by itself."""
+    """Whatever is asked for wears the envelope; the fuzz found a front admitting that answered by itself."""
     answer = fetch(f"{stack.endpoint}/api/v1/%0A")
     assert (answer.status_code, answer.json()["code"]) == (404, 404)
 
 
 def test_no_request_crashes_the_api_or_leaves_a_trace_where_it_was_refused(stack: Stack) -> None:
-    """Whatever the description allows or forbids: no 5xx, no answer that it does not describe, no task that nobody was told of."""
+    """Whatever is sent: no 5xx, no answer that the description lacks, no task of which the caller was not told."""
     before, accepted, calls = stored(stack), set[str](), 0
     headers = {"Authorization": f"Bearer {stack.token}"}
 

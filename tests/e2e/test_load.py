@@ -16,4 +16,4 @@ async def test_of_many_tasks_none_is_lost_and_none_paid_twice() -> None:
     assert (receipt["lost"], receipt["double_paid"], receipt["broken"]) == (0, 0, 0)
     assert (
         receipt["delivered"] > 0.9 * receipt["accepted"]
-    )  # what is left waits for its rescue, or for its next attempt
+    )  # what is left waits until it is unknown, or for its next attempt

@@ -82,14 +82,14 @@ def bring_to_its_last_attempt(account: boto3.Session, stack: Stack, task_id: str
 
 
 def tick(account: boto3.Session, stack: Stack) -> None:
-    """Let the clock strike early: an invocation writes its metrics as it ends, and it ends when the next one relieves it."""
+    """Let the clock strike early: an invocation ends, and writes its metrics, when it has handed over."""
     tick = (ROOT / "events/tick.json").read_bytes()
     function = physical(account, stack, "PollFunction")
     client(account, "lambda", stack).invoke(FunctionName=function, InvocationType="Event", Payload=tick)
 
 
-def forget_hints(account: boto3.Session, stack: Stack) -> None:
-    """Let the poller ask by itself, as where the vendor has not left a true hint yet."""
+def forget_webhooks(account: boto3.Session, stack: Stack) -> None:
+    """Let the poller ask by itself, as where the vendor has not called a true webhook yet."""
     client(account, "dynamodb", stack).update_item(
         TableName=physical(account, stack, "Tasks"),
         Key={"task_id": {"S": "leadership"}},
@@ -101,7 +101,7 @@ def forget_hints(account: boto3.Session, stack: Stack) -> None:
 def test_alarms_tell_the_address_that_was_given(
     account: boto3.Session, stack: Stack, alarms: list[dict[str, Any]]
 ) -> None:
-    """All of them, and nobody else."""
+    """All of them, and no other address."""
     topic = physical(account, stack, "AlarmTopic")
     subscriptions = client(account, "sns", stack).list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     assert [(one["Protocol"], one["Endpoint"]) for one in subscriptions] == [("email", ALARM_EMAIL)]
@@ -138,8 +138,8 @@ def test_every_metric_that_is_watched_is_written(
     inbox.behave(f"{marker}-down", 500, times=None)
     with vendor.fault("500", on="task"):
         vendor.inject("429", on="task", headers={"Retry-After": "1"})
-        # Where no hint is waited for, and the task runs for long enough, the faults are met by the poller.
-        forget_hints(account, stack)
+        # Where no webhook is waited for, and the task runs for long enough, the faults are met by the poller.
+        forget_webhooks(account, stack)
         down = user.accepted(f"{marker}-down&task_seconds=10", callback_url=inbox.url(f"{marker}-down"))
         eventually(lambda: user.task(down)["callback"]["attempts"] >= 1)
     bring_to_its_last_attempt(account, stack, down)

@@ -76,7 +76,7 @@ def test_nothing_stays_when_the_supervisor_is_killed() -> None:
 
 
 def test_the_stack_ends_with_its_parent() -> None:
-    """Whoever started the stack and died without a word does not leave it running."""
+    """A process that started the stack and died without a word does not leave it running."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'tests.local', '--port', '0'])"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -151,7 +151,7 @@ def test_the_layer_is_small() -> None:
 
 
 def test_every_port_is_on_loopback(stack: Stack) -> None:
-    """Nobody else on the network reaches the stack."""
+    """No other machine on the network reaches the stack."""
     ports = {
         int(url.rsplit(":", 1)[1])
         for url in (stack.endpoint, stack.receiver, stack.upstream, stack.aws_endpoint_url)

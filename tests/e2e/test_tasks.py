@@ -103,7 +103,7 @@ def test_the_callback_url_may_be_a_header(
 def test_a_task_without_a_callback_url_is_only_watched(
     user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """Nobody is called, and the result is there to be fetched."""
+    """No callback is sent, and the result is there to be fetched."""
     task_id = user.accepted(marker)
     task = eventually(lambda: task if (task := user.task(task_id))["status"] == "success" else None)
     assert task is not None
@@ -369,7 +369,7 @@ def test_the_models_are_listed_as_the_vendor_lists_them(user: User) -> None:
 
 
 def test_the_api_describes_itself(stack: Stack) -> None:
-    """OpenAPI 3.1, to whoever asks, with the address at which it is served."""
+    """OpenAPI 3.1, without a token, with the address at which it is served."""
     answer = fetch(f"{stack.endpoint}/openapi.json")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     document = answer.json()
@@ -431,7 +431,7 @@ def example(**changes: object) -> bytes:
         (b"[" * 60_000, {}, SUBMIT, 400, "nested"),
         (example(reference="r" * 65_536), {}, SUBMIT, 413, "65536"),
         (example(), {}, "/api/v1/alibaba/wan9", 404, "alibaba/wan9"),
-        (example(), {"Authorization": "Bearer thk_nobody"}, SUBMIT, 401, "Bearer"),
+        (example(), {"Authorization": "Bearer thk_mallory"}, SUBMIT, 401, "Bearer"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(

@@ -51,7 +51,7 @@ def another_dynamodb() -> Iterator["DynamoDBClient"]:
 
 
 def _client(url: str) -> "DynamoDBClient":
-    """Make a client; the keys are anybody's where the endpoint is an emulator."""
+    """Make a client; any keys will do where the endpoint is an emulator."""
     keys: dict[str, Any] = {}
     if "AWS_ACCESS_KEY_ID" not in os.environ:
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}

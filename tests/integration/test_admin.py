@@ -133,7 +133,7 @@ def keys(deployed: str, account_url: str) -> Keys:
 
 @pytest.mark.parametrize("level", LEVELS, ids=" ".join)
 def test_help_has_examples_at_every_level(command: Command, level: list[str]) -> None:
-    """Whoever does not know what to type finds something to copy."""
+    """An operator that does not know what to type finds something to copy."""
     code, shown, complaint = command(*level, "--help")
     assert (code, complaint) == (0, "")
     assert f"\nexamples:\n  taskhook {(level or ['callers'])[0]} " in shown
@@ -265,11 +265,11 @@ def test_the_command_is_a_script_too(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["rotate", "nobody", "--token"], "`callers list` names them"),
-        (["disable", "nobody"], "`callers list` names them"),
-        (["enable", "nobody"], "`callers list` names them"),
-        (["remove", "nobody"], "`callers list` names them"),
-        (["update", "nobody", "--no-callback-url"], "`callers list` names them"),
+        (["rotate", "mallory", "--token"], "`callers list` names them"),
+        (["disable", "mallory"], "`callers list` names them"),
+        (["enable", "mallory"], "`callers list` names them"),
+        (["remove", "mallory"], "`callers list` names them"),
+        (["update", "mallory", "--no-callback-url"], "`callers list` names them"),
         (["add", "taken"], "`callers rotate taken --token`"),
     ],
 )
@@ -317,7 +317,7 @@ def test_wrong_usage_exits_2_and_names_the_help(command: Command, arguments: lis
         ({**ACCOUNT, "AWS_DEFAULT_REGION": ""}, "set AWS_DEFAULT_REGION"),
         ({**ACCOUNT, "AWS_ENDPOINT_URL": "nowhere"}, "AWS_ENDPOINT_URL must be"),
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
-        ({**ACCOUNT, "AWS_PROFILE": "nobody"}, "`aws configure list-profiles`"),
+        ({**ACCOUNT, "AWS_PROFILE": "mallory"}, "`aws configure list-profiles`"),
         ({**ACCOUNT, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the network"),
     ],
     ids=["region", "endpoint", "credentials", "profile", "network"],

@@ -19,7 +19,7 @@ from botocore.config import Config
 from taskhook.adapters.aws.s3 import CLIENT, S3Archive
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.originals import AiohttpOriginals
-from taskhook.archive.copy import PART, Desk, archive
+from taskhook.archive.copy import PART, ArchivePorts, archive
 from taskhook.core.errors import (
     ArchiveUnavailableError,
     SourceChangedError,
@@ -27,8 +27,9 @@ from taskhook.core.errors import (
     SourceUnavailableError,
 )
 from taskhook.core.ports import Piece
+from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import State, Task
+from taskhook.core.task import Task
 from tests.integration.test_guard import LOOPBACK, Names
 from tests.listener import Connection, Script, answer, answering, free_port, listening
 from tests.local import stack
@@ -64,7 +65,7 @@ def s3_client(url: str) -> Any:
 
 
 def test_a_link_names_the_regions_own_endpoint() -> None:
-    """The global one answers with a redirect to whoever follows a link into a young bucket."""
+    """The global one redirects a browser that follows a link into a young bucket."""
     client = boto3.client(
         "s3",
         region_name="eu-west-1",
@@ -344,7 +345,7 @@ async def test_a_coding_that_is_none_is_taken_for_none(originals: AiohttpOrigina
 
 
 def without_length(then: bytes) -> Script:
-    """Give ten bytes of which no length is told, and close; answer whoever asks for what lies behind them with `then`."""
+    """Give ten bytes without a length, and close; answer a request for what lies behind them with `then`."""
 
     async def script(connection: Connection) -> None:
         request = await connection.request()
@@ -446,7 +447,7 @@ async def test_a_tag_is_bounded(originals: AiohttpOriginals) -> None:
 
 
 async def test_silence_is_bounded() -> None:
-    """A server that stops sending holds nobody up for long."""
+    """A server that stops sending does not hold the archiver up for long."""
 
     async def script(connection: Any) -> None:
         await connection.request()
@@ -480,7 +481,7 @@ class NoNames(Names):
         port: int = 0,  # noqa: ARG002
         family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002
     ) -> list[ResolveResult]:  # aiohttp's form
-        """Note what was asked, which nobody would ask of a forbidden URL."""
+        """Note what was asked; a forbidden URL is never resolved."""
         self.asked.append(host)
         raise OSError(socket.EAI_NONAME, "Name or service not known")
 
@@ -575,7 +576,7 @@ async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
         data = {"result": {"resources": [{"url": f"{origin}/large.mp4"}]}}
         clock = SystemClock()
         task = await tasks.add(watched.archiving(data, clock.now(), new_token=lambda: "t"))
-        desk = Desk(
+        ports = ArchivePorts(
             tasks=tasks,
             archive=S3Archive(client, "results"),
             originals=AiohttpOriginals(RELAXED),
@@ -585,7 +586,7 @@ async def test_a_large_file_takes_the_memory_of_a_few_parts() -> None:
         )
         tracemalloc.start()
         try:
-            report = await archive([task.task_id], hard_stop=clock.now() + timedelta(minutes=1), desk=desk)
+            report = await archive([task.task_id], hard_stop=clock.now() + timedelta(minutes=1), ports=ports)
             _, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

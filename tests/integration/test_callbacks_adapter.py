@@ -19,9 +19,11 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
-from taskhook.core.ports import ATTEMPT_TIME, Reply
+from taskhook.core.ports import ATTEMPT_TIME
+from taskhook.core.record import CallbackState, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import MAX_EXCERPT, CallbackState, State, Task
+from taskhook.core.task import MAX_EXCERPT, Task
 from taskhook.delivery import attempt as deliver
 from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
@@ -596,7 +598,7 @@ async def test_excerpt_is_bounded(sent: bytes) -> None:
 
 
 async def test_refused_connection() -> None:
-    """Nobody listens: the attempt says so."""
+    """A port without a listener: the attempt says so."""
     port = await free_port()
     async with sending() as callbacks:
         reply = await callbacks.send(f"http://127.0.0.1:{port}/", HEADERS, BODY)
@@ -914,7 +916,7 @@ async def test_a_kept_connection_that_is_dead_is_no_failure_of_the_receiver(way:
 
 
 async def test_a_fresh_connection_that_breaks_is_a_failure() -> None:
-    """The attempt is over then: nobody is sent the same thing twice for an attempt that failed by itself."""
+    """The attempt is over then: no receiver is sent one attempt twice."""
     async with listening(raw(reset=True)) as listener, sending() as callbacks:
         assert (await callbacks.send(f"{listener.origin}/hook", HEADERS, BODY)).error == "reset"
         assert (listener.connections, len(listener.requests)) == (1, 1)
@@ -983,7 +985,7 @@ async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
 
 
 async def test_silent_receiver_does_not_hold_up_another() -> None:
-    """While one receiver takes all its time, and all the places that one host gets, another is served at once."""
+    """While one receiver takes all its time, and all the slots that one host gets, another is served at once."""
     async with (
         listening(silent) as slow,
         listening(answering(answer(200)), hosts=("127.0.0.2",)) as good,
@@ -998,8 +1000,8 @@ async def test_silent_receiver_does_not_hold_up_another() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_waiting_for_a_place_is_part_of_the_attempts_time() -> None:
-    """Behind a host's full places an attempt ends when its time is over, connected or not."""
+async def test_waiting_for_a_slot_is_part_of_the_attempts_time() -> None:
+    """Behind a host's taken slots an attempt ends when its time is over, connected or not."""
     async with listening(silent) as slow, sending(SHORT) as callbacks:
         replies = await asyncio.gather(*(callbacks.send(slow.origin, HEADERS, BODY) for _ in range(40)))
     assert {reply.error for reply in replies} == {"timeout"}
@@ -1147,7 +1149,7 @@ async def delivery(url: str, callbacks: AiohttpCallbacks) -> tuple[Task, Hosts]:
         callback=CallbackState.WAITING,
     )
     ended = await tasks.add(task.succeeded({}, START, retention=timedelta(days=7), claim=START + CLAIM))
-    courier = DeliveryPorts(
+    ports = DeliveryPorts(
         tasks=tasks,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),
@@ -1156,7 +1158,7 @@ async def delivery(url: str, callbacks: AiohttpCallbacks) -> tuple[Task, Hosts]:
         reporter=RecordingReporter(),
         retention=timedelta(days=7),
     )
-    return await deliver.attempt(ended, courier), hosts
+    return await deliver.attempt(ended, ports), hosts
 
 
 def check(task: Task, hosts: Hosts, expected: Next) -> None:
@@ -1183,7 +1185,7 @@ async def test_what_the_engine_does_next(script: Script, expected: Next) -> None
 
 
 async def test_what_the_engine_does_next_without_a_receiver(tmp_path: Path) -> None:
-    """Nobody listens, the name does not exist, the certificate is nobody's, the target is forbidden: the schedule goes on."""
+    """No listener, no such name, an untrusted certificate, a forbidden target: the schedule goes on."""
     tls = certificates.serving(tmp_path)
     async with listening(answering(answer(200)), tls=tls) as bad, sending() as callbacks:
         for url, error in (

@@ -184,7 +184,7 @@ def test_a_key_file_that_holds_no_key_is_refused_first(bench: Bench, key: str | 
     [
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
         (ACCOUNT | {"AWS_DEFAULT_REGION": ""}, "set AWS_DEFAULT_REGION"),
-        (ACCOUNT | {"AWS_PROFILE": "nobody"}, "`aws configure list-profiles`"),
+        (ACCOUNT | {"AWS_PROFILE": "absent"}, "`aws configure list-profiles`"),
         (ACCOUNT | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the network"),
     ],
     ids=["credentials", "region", "profile", "network"],
@@ -385,7 +385,7 @@ def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.
     }
 
 
-def test_a_secret_that_cannot_be_read_is_no_key_in_place_to_who_is_asked(
+def test_a_secret_that_cannot_be_read_is_no_key_in_place(
     bench: Bench, named: dict[str, str], account_url: str
 ) -> None:
     """The deployment goes on, and says what to do about the key; without a terminal to ask at it does not begin."""

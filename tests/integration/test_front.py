@@ -66,7 +66,7 @@ def api_of(account_url: str, name: str) -> str:
 
 
 async def asked(front: Front) -> httpx.Response:
-    """Ask the front door for something."""
+    """Ask the front admitting for something."""
     async with serving(front.app()) as origin, httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return await client.post(f"{origin}/api/v1/alibaba/wan2.2-animate-mix", json={})
 

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.guard import guarded_connector
 from taskhook.core.errors import ForbiddenTargetError
-from taskhook.core.ports import Reply
+from taskhook.core.reply import Reply
 from taskhook.core.targets import CALLBACK, TargetPolicy, Use
 from tests.listener import Listener, answer, answering, free_port, listening
 from tests.vectors import FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
@@ -93,7 +93,7 @@ async def send(callbacks: AiohttpCallbacks, url: str) -> Reply:
 
 
 async def untouched(listener: Listener) -> bool:
-    """Connect once more oneself, so that what was accepted before has been counted; then nobody else must have come."""
+    """Connect once more, so that what was accepted before has been counted; it must be the only one."""
     _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     async with asyncio.timeout(LIMIT.total_seconds()):
         await listener.accepted.wait()
@@ -197,7 +197,7 @@ async def test_name_is_looked_up_once_per_connection() -> None:
 
 
 async def test_forbidden_address_is_not_tried_when_the_public_one_fails() -> None:
-    """A public address on which nobody answers is no way round the guard to the next in the list."""
+    """A public address that does not answer is no way round the guard to the next in the list."""
     async with listening(OK, hosts=LOOPBACK) as listener:  # on loopback only: the stand-in refuses
         async with sending(StandInPolicy(), [STAND_IN, *LOOPBACK]) as callbacks:
             reply = await send(callbacks, f"http://{NAME}:{listener.port}/hook")
@@ -263,7 +263,7 @@ async def test_system_resolver_is_guarded_too() -> None:
 
 
 async def test_refusal_does_not_stop_the_next_attempt() -> None:
-    """A refused target leaves nothing behind: the places of the connector are free again."""
+    """A refused target leaves nothing behind: the slots of the connector are free again."""
     async with listening(OK, hosts=(STAND_IN,)) as public:
         connector = guarded_connector(StandInPolicy(), connections=1)
         async with (
@@ -278,14 +278,14 @@ async def test_refusal_does_not_stop_the_next_attempt() -> None:
 
 
 async def test_refused_connection_is_no_guard_matter() -> None:
-    """A public target on which nobody listens is told apart from a forbidden one."""
+    """A public target without a listener is told apart from a forbidden one."""
     port = await free_port()
     async with sending(StandInPolicy(), [STAND_IN]) as callbacks:
         reply = await send(callbacks, f"http://{NAME}:{port}/hook")
     assert reply.error == "refused"
 
 
-async def test_lookups_that_hang_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lookups_that_hang_hold_no_other_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have threads of their own: however many names have a dead name server, calls to AWS find theirs free."""
     loop, asked, given_up = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
 

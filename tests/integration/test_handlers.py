@@ -77,7 +77,7 @@ def sample(name: str) -> Event:
 def upstream() -> Iterator[Event]:
     """Start a vendor whose tasks are done at once; give its origin and a key."""
     vendor = subprocess.Popen(
-        [sys.executable, "-m", "tests.local.vendor", "--port", "0", "--task-seconds", "0", "--no-hints"],
+        [sys.executable, "-m", "tests.local.vendor", "--port", "0", "--task-seconds", "0", "--no-webhooks"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
     )
@@ -340,8 +340,8 @@ def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream
     assert ask("task", rawPath=f"/api/v1/tasks/{again}").body["data"]["status"] == "processing"
 
 
-def test_in_economy_there_are_no_hooks(ask: Ask) -> None:
-    """Nobody could act on a hint before the tick, so the vendor is not asked for any."""
+def test_in_economy_there_are_no_vendor_webhooks(ask: Ask) -> None:
+    """The poller could not act on one before the tick, so the vendor is not asked for any."""
     event = sample("task")
     event["rawPath"] = event["requestContext"]["http"]["path"] = "/hooks/tk_0000000000000000000000/x"
     event["requestContext"]["http"]["method"] = "POST"
@@ -409,7 +409,7 @@ def test_an_answer_waits_for_the_end_of_its_task(ask: Ask) -> None:
 
 
 def test_the_api_describes_itself(ask: Ask) -> None:
-    """OpenAPI 3.1, with every route, for anybody."""
+    """OpenAPI 3.1, with every route, without a token."""
     document = ask("task", token="none", rawPath="/openapi.json").body
     assert document["openapi"] == "3.1.0"
     assert document["servers"] == [{"url": "https://tasks.example.com"}]
@@ -844,7 +844,7 @@ def test_only_what_may_be_called_back_is_tried_out(ask: Ask) -> None:
 
 
 def test_every_route_is_described(ask: Ask) -> None:
-    """What OpenAPI names exists, and what exists is named; the vendor's hook is nobody else's business."""
+    """What OpenAPI names exists, and what exists is named; the vendor's webhook is the vendor's alone."""
     described = {
         (method.upper(), path)
         for path, operations in ask("task", token="none", rawPath="/openapi.json").body["paths"].items()
@@ -913,7 +913,7 @@ def page(path: str, method: str = "GET", **headers: str) -> Event:
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None:
-    """For anybody, whole in one answer; the policy allows its own script and style by their hashes, and no other origin."""
+    """Without a token, in one answer; the policy allows its own script and style by hash, and no other origin."""
     answer = page(path)
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (200, "text/html; charset=utf-8")
     assert "<script>" in answer["body"]
@@ -944,7 +944,7 @@ def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json"])
 def test_what_changes_at_a_deployment_only_is_sent_small_and_once(deployed: None, path: str) -> None:
-    """Compressed for whoever takes it, not at all for whoever has it."""
+    """Compressed for a browser that takes it, not sent to one that has it."""
     plain, small = page(path), page(path, accept_encoding="br, gzip")
     assert small["headers"]["content-encoding"] == "gzip"
     assert gzip.decompress(base64.b64decode(small["body"])).decode() == plain["body"]
@@ -954,7 +954,7 @@ def test_what_changes_at_a_deployment_only_is_sent_small_and_once(deployed: None
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_who_asks_for_the_head_gets_no_body(deployed: None, path: str) -> None:
+def test_a_request_for_the_head_gets_no_body(deployed: None, path: str) -> None:
     """And the same headers."""
     head, whole = page(path, "HEAD"), page(path)
     assert (head["statusCode"], head["body"], head["headers"]) == (200, "", whole["headers"])

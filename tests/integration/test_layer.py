@@ -14,7 +14,7 @@ from tests.bench.surroundings import QUIET, surroundings
 from tests.integration.test_template import GRANTS
 from tests.local import stack
 
-# Whoever raises it says why in the commit, and measures again: `make bench ARGS="coldstart size"`.
+# A commit that raises it says why, after measuring again: `make bench ARGS="coldstart size"`.
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
 NEVER_LOADED = {
     "taskhook.api",
@@ -37,7 +37,7 @@ def test_two_builds_are_one_layer(layers: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_it_has_not_grown(layers: dict[str, Path]) -> None:
-    """A layer that grew by more than a tenth needs somebody's word for it."""
+    """A layer that grew by more than a tenth needs a commit that says why."""
     assert max(len(layer.zipped(built)) for built in layers.values()) / 1_000_000 <= ZIPPED_MB * 1.1
 
 

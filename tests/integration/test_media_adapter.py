@@ -187,7 +187,7 @@ async def test_a_host_that_refuses_ranges_is_asked_for_the_file(refusal: bytes) 
 
 
 async def test_a_host_that_wants_a_browser_gets_an_honest_one() -> None:
-    """The name begins as theirs do, and says who asks."""
+    """The name begins as theirs do, and says what asks."""
 
     async def picky(connection: Connection) -> None:
         while request := await connection.request():
@@ -393,7 +393,7 @@ async def test_a_slow_host_is_not_waited_for() -> None:
         assert words in judged.reason
 
 
-async def test_nobody_listens() -> None:
+async def test_a_port_without_a_listener() -> None:
     """The vendor may know better."""
     async with listening(silent) as listener:
         pass
@@ -454,7 +454,7 @@ async def test_every_hop_is_guarded() -> None:
 @pytest.mark.parametrize(
     "target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"]
 )
-async def test_a_redirect_to_where_nobody_asks_proves_nothing(target: str) -> None:
+async def test_a_redirect_to_where_no_look_goes_proves_nothing(target: str) -> None:
     """Other schemes, credentials, nonsense, and this deployment itself, whose files the vendor may well fetch."""
     async with (
         listening(silent) as own,

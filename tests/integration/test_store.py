@@ -1,4 +1,4 @@
-"""One exam for the fake and the real table: whoever passes it may stand in for the other."""
+"""One exam for the fake and the real table: what passes it may stand in for the other."""
 
 import asyncio
 import json
@@ -15,19 +15,13 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Credential
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
-from taskhook.core.ports import Credential, LeadershipView, Rows
-from taskhook.core.task import (
-    Attempt,
-    ErrorCode,
-    RetryKey,
-    State,
-    Submission,
-    SubmitOutcome,
-    Task,
-    milliseconds,
-)
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Rows
+from taskhook.core.record import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.task import Task
 from tests.integration.conftest import made_from_template
 from tests.sim.table import MemoryDynamo
 from tests.world import (
@@ -122,7 +116,7 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Directory]:
 
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest) -> "DynamoDBClient":
-    """Give each database in turn, to those who look at items."""
+    """Give each database in turn, to tests that look at items."""
     client: DynamoDBClient = request.getfixturevalue(request.param)
     return client
 
@@ -210,7 +204,7 @@ async def test_a_first_request_that_was_overtaken_is_its_repeats(store: Store) -
 
 @pytest.mark.parametrize("repeat", [True, False])
 async def test_an_id_is_reserved_for_a_while(store: Store, repeat: bool) -> None:  # noqa: FBT001  # a parameter
-    """Each who asks for it prolongs it, and not longer."""
+    """Each request for it prolongs it, and not longer."""
     assert await _reserving(store, "a", repeat=True) == "a"
     assert await _reserving(store, "b", repeat=repeat, at=9) == "a"
     assert await _reserving(store, "c", repeat=True, at=18) == "a"
@@ -388,7 +382,7 @@ async def test_a_request_that_cannot_be_read_is_none(unreadable: dict[str, Any])
 
 
 async def test_a_stale_write_changes_nothing(store: Store) -> None:
-    """Who has seen an older task is told what stands there now."""
+    """A writer that has seen an older task is told what stands there now."""
     old = await store.add(a_task())
     current = await store.swap(old, old.mark_unknown())
     with pytest.raises(StaleTaskError) as stale:
@@ -417,7 +411,7 @@ async def test_a_key_that_is_free_again_takes_a_new_task(store: Store) -> None:
 
 
 async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) -> None:
-    """Submitting, watched, in rescue, ended and not yet delivered; in order of acceptance, from a time on."""
+    """Submitting, watched, of unknown outcome, ended and not yet delivered; in order of acceptance, from a time on."""
     for number in (3, 1, 2, 4):
         await store.add(a_task(number))
     await store.add(a_task(5, state=State.QUEUED))
@@ -544,7 +538,7 @@ async def test_the_queue_is_counted_over_pages(store: Store) -> None:
 
 
 async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
-    """One caller with many tasks hides nobody."""
+    """One caller with many tasks hides no other."""
     assert await store.queue_heads() == []
     assert not await store.queue_waits()
     for number, caller in ((4, "bob"), (2, "alice"), (1, "alice"), (3, "al"), (5, "alice-2"), (9, "zed")):
@@ -578,11 +572,11 @@ async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
     assert [task.task_id[-1] for task in bounded.tasks] == ["4", "3"]
     one_more = await store.page("alice", after="", until="~", limit=6)
     assert (len(one_more.tasks), one_more.cursor) == (6, one_more.tasks[-1].created_key)
-    assert (await store.page("nobody", after="", until="~", limit=4)).tasks == ()
+    assert (await store.page("mallory", after="", until="~", limit=4)).tasks == ()
 
 
 async def test_the_leadership_goes_to_one(control: Control) -> None:
-    """A wake gets what it has seen free, a tick takes over, a release by somebody else changes nothing."""
+    """A wake gets what it has seen free, a tick takes over, a resignation by another one changes nothing."""
     later = START + timedelta(minutes=2)
     seen = await control.view()
     assert not seen.alive(START)
@@ -613,8 +607,8 @@ async def test_the_leadership_goes_to_one(control: Control) -> None:
     assert (await control.view()).drained_at is None
 
 
-async def test_a_true_hint_is_remembered_across_holders(control: Control) -> None:
-    """Whoever takes the leadership next knows that hints come, until they are doubted."""
+async def test_a_true_webhook_is_remembered_across_leaders(control: Control) -> None:
+    """The next leader knows that webhooks come, until the poller doubts them."""
     await control.webhook_came(START)
     await control.acquire(await control.view(), LeadershipView(leader="one", until=START), takeover=True)
     assert (await control.view()).webhooks_come(START + timedelta(minutes=59))
@@ -623,7 +617,7 @@ async def test_a_true_hint_is_remembered_across_holders(control: Control) -> Non
     assert not (await control.view()).webhooks_come(START)
 
 
-async def test_the_gate_keeps_what_was_learnt_first(control: Control) -> None:
+async def test_the_admission_state_keeps_what_was_learnt_first(control: Control) -> None:
     """A change on top of an older view is dropped, and the caller sees what stands."""
     fresh = await control.admission()
     assert fresh == AdmissionState()
@@ -813,7 +807,7 @@ async def test_where_no_secret_can_be_read_the_deployments_key_is_read_again() -
 
 
 async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_error() -> None:
-    """The key is read again once, and no caller is given who cannot sign."""
+    """The key is read again once, and no caller is given that cannot sign."""
     for kept in ([sealed("whsec_odd", "d" * 64)], [sealed("whsec_over", until=START - timedelta(seconds=1))]):
         material = Material(OLD_KEY, NEW_KEY)
         with pytest.raises(DecryptionError):
@@ -852,13 +846,13 @@ async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
         pytest.skip("a dict loses no answers")
     lose_answers(store)
     added = await store.add(a_task())
-    doubted = await store.swap(added, added.mark_unknown())
-    assert await store.get(added.task_id) == bare(doubted)
-    assert (await store.with_request(doubted)).request == a_task().request
+    unknown = await store.swap(added, added.mark_unknown())
+    assert await store.get(added.task_id) == bare(unknown)
+    assert (await store.with_request(unknown)).request == a_task().request
 
 
 async def test_a_repeated_write_of_a_control_item_knows_its_own_success(control: Control) -> None:
-    """The leadership is this invocation's, and the gate as it has left it."""
+    """The leadership is this invocation's, and the admission state as it has left it."""
     if isinstance(control, MemoryControl):
         pytest.skip("a dict loses no answers")
     lose_answers(control)
@@ -880,7 +874,7 @@ async def test_a_repeated_write_of_a_caller_knows_its_own_success(directory: Dir
     assert await directory.remove(disabled)
 
 
-async def test_an_unreadable_item_that_somebody_moved_stays_there() -> None:
+async def test_an_unreadable_item_that_another_writer_moved_stays_there() -> None:
     """Two pollers read it at once; the second push does not undo what came after the first."""
     now = 0.0
     table = MemoryDynamo({"Tasks": "task_id"}, time=lambda: now)
@@ -937,7 +931,7 @@ async def test_what_a_newer_version_wrote_survives_our_writes(
 
 
 @pytest.mark.parametrize("partition", ["watch", "queue", "retry"])
-async def test_an_unreadable_item_is_told_and_hides_nobody(
+async def test_an_unreadable_item_is_told_and_hides_no_other(
     database: "DynamoDBClient",
     tasks_table: str,
     dynamo_tasks: DynamoTasks,

@@ -46,7 +46,10 @@ NAMES = {
 
 type Grant = tuple[str, str]
 
+KEPT = ("RetainExceptOnCreate", "Retain")  # what is made by a first deployment that fails is not
+
 FILES = "${Results.Arn}/*"
+TRACES = {("xray:PutTraceSegments", "*"), ("xray:PutTelemetryRecords", "*")}  # no resources are known to it
 TASKS, CALLERS, WORK, BY_CALLER = (
     "Tasks.Arn",
     "Callers.Arn",
@@ -67,6 +70,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("logs:CreateLogStream", "SubmitLogs.Arn"),
         ("logs:PutLogEvents", "SubmitLogs.Arn"),
         ("s3:GetObject", FILES),
+        *TRACES,
     },
     "PollRole": {
         ("dynamodb:GetItem", TASKS),
@@ -78,6 +82,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("logs:CreateLogStream", "PollLogs.Arn"),
         ("logs:PutLogEvents", "PollLogs.Arn"),
         ("lambda:InvokeFunction", "ArchiveFunction.Arn"),
+        *TRACES,
     },
     "ArchiveRole": {
         ("dynamodb:GetItem", TASKS),
@@ -89,6 +94,7 @@ GRANTS: dict[str, set[Grant]] = {
         ("lambda:InvokeFunction", "PollFunction.Arn"),
         ("logs:CreateLogStream", "ArchiveLogs.Arn"),
         ("logs:PutLogEvents", "ArchiveLogs.Arn"),
+        *TRACES,
     },
     "TickRole": {("lambda:InvokeFunction", "PollFunction.Arn")},
 }
@@ -112,9 +118,7 @@ def as_list(value: Any) -> list[Any]:
 
 def policies(role: str) -> list[dict[str, Any]]:
     """List a role's own policies, and those that are there only with the archive."""
-    attached = [
-        policy["Properties"] for name, policy in of_type("AWS::IAM::Policy").items() if name != "TracesPolicy"
-    ]
+    attached = [policy["Properties"] for policy in of_type("AWS::IAM::Policy").values()]
     assert all(len(policy["Roles"]) == 1 for policy in attached)
     return [
         *properties(role)["Policies"],
@@ -177,12 +181,15 @@ def test_a_role_may_do_exactly_this(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_has_a_wildcard(role: str) -> None:
-    """Neither an action nor a resource of a policy holds a `*`, but for the files of the one bucket."""
-    assert {text for text in strings(policies(role)) if "*" in text} <= {FILES}
+    """Neither an action nor a resource of a policy holds a `*`, but for the files of the one bucket, and traces."""
+    assert {text for text in strings(policies(role)) if "*" in text} <= {FILES, "*"}
+    assert {action for action, resource in grants(role) if resource == "*"} <= {
+        action for action, _ in TRACES
+    }
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nobody_deletes_tasks_or_writes_callers(role: str) -> None:
+def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
     """Invariants of storage: tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))
     assert {action for action, resource in grants(role) if resource == CALLERS} <= {"dynamodb:GetItem"}
@@ -223,7 +230,7 @@ def test_without_the_archive_there_is_nothing_of_it() -> None:
     assert {name: RESOURCES[name]["Condition"] for name in ARCHIVE} == {
         name: "ArchivesOverTls" if name == "ResultsOverTlsOnly" else "Archives" for name in ARCHIVE
     }
-    assert set(of_type("AWS::IAM::Policy")) < {*ARCHIVE, "TracesPolicy"}
+    assert set(of_type("AWS::IAM::Policy")) < set(ARCHIVE)
     assert variables("SubmitFunction")["RESULTS_BUCKET"] == {"Fn::If": ["Archives", {"Ref": "Results"}, ""]}
     assert variables("PollFunction")["ARCHIVE_FUNCTION"] == {
         "Fn::If": ["Archives", {"Ref": "ArchiveFunction"}, ""]
@@ -234,7 +241,7 @@ def test_the_bucket_is_closed_kept_and_tidy() -> None:
     """Encrypted, over TLS alone, nothing public; what is abandoned or old goes by itself, and nothing with the stack."""
     bucket, policy = RESOURCES["Results"], RESOURCES["ResultsOverTlsOnly"]
     for resource in (bucket, policy):
-        assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+        assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == KEPT
     [encryption] = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     closed = bucket["Properties"]["PublicAccessBlockConfiguration"]
@@ -256,7 +263,7 @@ def test_the_bucket_is_closed_kept_and_tidy() -> None:
 
 
 def test_the_archiver_knows_no_secret() -> None:
-    """What reads a stranger's bytes could tell them to nobody."""
+    """What reads a stranger's bytes knows nothing worth telling."""
     assert not {action for action, _ in grants("ArchiveRole")} & {
         "secretsmanager:GetSecretValue",
         "dynamodb:PutItem",
@@ -313,7 +320,7 @@ def test_every_table_is_kept() -> None:
     tables = of_type("AWS::DynamoDB::Table")
     assert set(tables) == set(TABLES)
     for table in tables.values():
-        assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
+        assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == KEPT
         assert table["Properties"]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
         assert table["Properties"]["BillingMode"] == "PAY_PER_REQUEST"
 
@@ -321,7 +328,7 @@ def test_every_table_is_kept() -> None:
 def test_the_secret_is_made_once_and_kept() -> None:
     """Its deployment key is random, in no template and no parameter, and outlives the stack as the tables that it encrypts."""
     [secret] = of_type("AWS::SecretsManager::Secret").values()
-    assert (secret["DeletionPolicy"], secret["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    assert (secret["DeletionPolicy"], secret["UpdateReplacePolicy"]) == KEPT
     assert set(secret["Properties"]) == {"Description", "GenerateSecretString"}
     generated = secret["Properties"]["GenerateSecretString"]
     assert {**json.loads(generated.pop("SecretStringTemplate")), generated.pop("GenerateStringKey"): ...} == {
@@ -361,10 +368,11 @@ def test_the_layer_is_built_for_the_processor_of_the_functions() -> None:
 
 
 def test_nothing_has_a_fixed_name() -> None:
-    """Two stacks live in one account, and a retained table is in nobody's way."""
-    assert [name for name in RESOURCES if NAMES & set(properties(name))] == [
-        "ApiMayInvokeSubmit"
-    ]  # which refers to one
+    """Two stacks live in one account, and a retained table is in no stack's way."""
+    named = [name for name in RESOURCES if NAMES & set(properties(name))]
+    assert named == ["Layer", "ApiMayInvokeSubmit"]  # the second refers to one
+    # SAM would call every stack's layer by its logical id, and a version of one would be another's.
+    assert properties("Layer")["LayerName"] == {"Ref": "AWS::StackName"}
     tick = properties("PollFunction")["Events"]["Tick"]["Properties"]
     assert ("Name" in tick, tick["OmitName"]) == (False, True)  # else SAM gives it the name of its logical id
 
@@ -397,7 +405,7 @@ def test_the_stage_is_throttled_and_logs_no_path() -> None:
 
 
 def test_every_path_reaches_submit() -> None:
-    """A `$default` route beside the throttled one, payload 2.0, and nobody but this API may invoke the function over HTTP."""
+    """A `$default` route beside the throttled one, payload 2.0; only this API may invoke it."""
     routes = of_type("AWS::ApiGatewayV2::Route").values()
     [stage] = of_type("AWS::ApiGatewayV2::Stage").values()
     [integration] = of_type("AWS::ApiGatewayV2::Integration").values()
@@ -412,7 +420,7 @@ def test_every_path_reaches_submit() -> None:
     assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
 
 
-# --- who watches -----------------------------------------------------------------------------------------------------------
+# --- alarms and the dashboard ---------------------------------------------------------------------------------------
 
 
 def dimensions(alarm: str) -> dict[str, Any]:
@@ -420,7 +428,7 @@ def dimensions(alarm: str) -> dict[str, Any]:
     return {dimension["Name"]: dimension["Value"] for dimension in properties(alarm)["Dimensions"]}
 
 
-def test_nobody_watches_unless_asked_to() -> None:
+def test_nothing_is_watched_unless_asked_for() -> None:
     """Alarms and a dashboard cost money every month, idle or not."""
     assert [TEMPLATE["Parameters"][name]["Default"] for name in ("Dashboard", "Alarms", "AlarmEmail")] == [
         "off",
@@ -434,25 +442,25 @@ def test_nobody_watches_unless_asked_to() -> None:
     }
     for kind, condition in conditions.items():
         assert {resource["Condition"] for resource in of_type(kind).values()} == {condition}
-    conditional = {*ALARMS, *ARCHIVE, "AlarmTopic", "Board", "TracesPolicy"}
+    conditional = {*ALARMS, *ARCHIVE, "AlarmTopic", "Board"}
     assert {name for name, value in RESOURCES.items() if "Condition" in value} == conditional
 
 
 def test_an_address_without_alarms_is_refused() -> None:
-    """Whoever gives one expects mail."""
+    """An operator that gives one expects mail."""
     rule = TEMPLATE["Rules"]["AnAddressIsForAlarms"]
     assert rule["RuleCondition"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]}
     assert [it["Assert"] for it in rule["Assertions"]] == [{"Fn::Equals": [{"Ref": "Alarms"}, "on"]}]
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_an_alarm_is_about_this_stack_and_tells_somebody(name: str) -> None:
+def test_an_alarm_is_about_this_stack_and_tells_its_topic(name: str) -> None:
     """One metric of this stack's own, and silence means well, except where silence is what it listens for."""
     alarm, [*_, value] = properties(name), dimensions(name).values()
     own = {"taskhook": {"service": {"Ref": "AWS::StackName"}}}
     assert value in ("UpdateItem", "Query") or value["Ref"] in {"AWS::StackName", *FUNCTIONS}
     assert dimensions(name) == own.get(alarm["Namespace"], dimensions(name))
-    assert alarm["TreatMissingData"] == ("breaching" if name == "PollerSilent" else "notBreaching")
+    assert alarm["TreatMissingData"] == ("missing" if name == "PollerSilent" else "notBreaching")
     assert alarm["AlarmActions"] == {
         "Fn::If": ["HasAlarmEmail", [{"Ref": "AlarmTopic"}], {"Ref": "AWS::NoValue"}]
     }
@@ -465,8 +473,12 @@ def test_every_alarm_is_listed_here() -> None:
 
 
 def test_a_silent_poller_rings_after_five_minutes() -> None:
-    """By Lambda's own count of invocations: a poller that does not run cannot say so itself."""
+    """By Lambda's own count of invocations, which is missing then: a poller that does not run cannot say so itself.
+
+    An alarm begins with insufficient data, which is no change: so it does not ring right after its creation.
+    """
     alarm = properties("PollerSilent")
+    assert alarm["InsufficientDataActions"] == alarm["AlarmActions"]
     assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == (
         "AWS/Lambda",
         "Invocations",
@@ -498,16 +510,14 @@ def test_the_dashboard_is_json_without_gaps() -> None:
 
 def test_what_a_stack_tells() -> None:
     """The names that the admin command and the embedded stack look for."""
-    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "TasksTable", "CallersTable", "ResultsBucket", *FUNCTIONS}
+    tables = {"TasksTable", "CallersTable", "ResultsBucket"}
+    assert set(TEMPLATE["Outputs"]) == {"Endpoint", "ApiUrl", "ApiId", *tables, *FUNCTIONS}
 
 
-def test_nothing_is_traced_unless_somebody_wants_it() -> None:
-    """Off by default, and the right to record goes with the switch."""
+def test_nothing_is_traced_unless_asked_for() -> None:
+    """Off by default; the right to record is there always, for Lambda looks for it when the function is made."""
     assert TEMPLATE["Parameters"]["Tracing"]["Default"] == "off"
     assert TEMPLATE["Conditions"]["Traces"] == {"Fn::Equals": [{"Ref": "Tracing"}, "on"]}
     assert TEMPLATE["Globals"]["Function"]["Tracing"] == {"Fn::If": ["Traces", "Active", "PassThrough"]}
-    assert RESOURCES["TracesPolicy"]["Condition"] == "Traces"
-    archiving = {"Fn::If": ["Archives", {"Ref": "ArchiveRole"}, {"Ref": "AWS::NoValue"}]}
-    assert properties("TracesPolicy")["Roles"] == [{"Ref": "SubmitRole"}, {"Ref": "PollRole"}, archiving]
-    [statement] = properties("TracesPolicy")["PolicyDocument"]["Statement"]
-    assert set(statement["Action"]) == {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+    for role in ("SubmitRole", "PollRole", "ArchiveRole"):
+        assert set(grants(role)) >= TRACES, role

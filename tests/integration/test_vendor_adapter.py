@@ -19,11 +19,13 @@ from typing import Any
 import httpx
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, MAX_HEAD, MAX_INTERIM, HttpTaskApi, _Post
+from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, HttpTaskApi, _Post
+from taskhook.adapters.http.vendor_wire import MAX_HEAD, MAX_INTERIM
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
-from taskhook.core.ports import ApiKey, BalanceOutcome, PollKind, PollOutcome
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.ports import ApiKey
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import modellix
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
@@ -179,7 +181,7 @@ async def test_each_refusal_means_what_the_table_says(status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(status: int) -> None:
-    """A redirected POST would be paid by whoever answers there; it is not sent anywhere else."""
+    """A redirected POST would be paid to another server; it is not sent anywhere else."""
     async with listening(answering(answer(200, TAKEN))) as elsewhere:
         outcome, listener = await submit(
             answering(answer(status, location=elsewhere.origin + f"/api/v1/{MODEL}"))
@@ -416,7 +418,7 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
 
 
 async def test_refused_connection_is_not_sent() -> None:
-    """Nobody listens, so nobody was paid."""
+    """Without a listener nothing was sent, and nothing paid."""
     async with calling(f"http://127.0.0.1:{await free_port()}") as api:
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
     assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "ConnectError")
@@ -429,7 +431,7 @@ async def test_unknown_name_is_not_sent() -> None:
 
 
 async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
-    """A certificate that nobody vouches for ends the matter before key or request are shown."""
+    """A certificate that no authority vouches for ends the matter before key or request are shown."""
     tls = certificates.serving(tmp_path)
     async with listening(answering(answer(200, TAKEN)), tls=tls) as listener, calling(listener.origin) as api:
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
@@ -968,7 +970,7 @@ async def test_broken_poll_says_nothing_about_the_task(script: Script) -> None:
 
 
 async def test_poll_of_an_unreachable_vendor_says_nothing() -> None:
-    """Nobody listens, or nobody has the name: the task may be doing fine."""
+    """No listener, or no such name: the task may be doing fine."""
     for origin in (f"http://127.0.0.1:{await free_port()}", "http://no-such-vendor.invalid"):
         async with calling(origin) as api:
             assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE

@@ -704,7 +704,7 @@ async def test_control_tells_the_life_of_each_task() -> None:
 @pytest.mark.parametrize(
     ("fault", "event"), [(None, "succeeded"), ("failed_object", "failed"), ("canceled", "canceled")]
 )
-async def test_hint_carries_the_task_answer_and_the_vendors_headers(fault: str | None, event: str) -> None:
+async def test_webhook_carries_the_task_answer_and_the_vendors_headers(fault: str | None, event: str) -> None:
     """The native webhook posts the bytes of the task answer with four headers once the task has ended."""
     receiver = Receiver()
     async with serving(receiver.app()) as hooks, vendor(task_seconds=0.05) as (_, client):
@@ -716,62 +716,65 @@ async def test_hint_carries_the_task_answer_and_the_vendors_headers(fault: str |
             return bool(receiver.deliveries)
 
         await until(received)
-        hint = receiver.deliveries[0]
-        assert (hint.path, hint.task_id) == ("/hooks/1", task_id)
-        assert hint.headers["x-modellix-event"] == f"prediction.task.{event}"
-        assert (hint.headers["x-modellix-task-id"], hint.headers["x-modellix-retry-count"]) == (task_id, "0")
-        assert hint.headers["x-modellix-delivery-id"]
-        assert hint.body == (await client.get(f"/api/v1/tasks/{task_id}")).text
+        webhook = receiver.deliveries[0]
+        assert (webhook.path, webhook.task_id) == ("/hooks/1", task_id)
+        assert webhook.headers["x-modellix-event"] == f"prediction.task.{event}"
+        assert (webhook.headers["x-modellix-task-id"], webhook.headers["x-modellix-retry-count"]) == (
+            task_id,
+            "0",
+        )
+        assert webhook.headers["x-modellix-delivery-id"]
+        assert webhook.body == (await client.get(f"/api/v1/tasks/{task_id}")).text
 
 
-async def test_hint_is_repeated_for_server_errors_only() -> None:
-    """A hint is sent again after a drop, 429 and 5xx under the same delivery id, and not after another 4xx."""
+async def test_webhook_is_repeated_for_server_errors_only() -> None:
+    """A webhook is sent again after a drop, 429 and 5xx under the same delivery id, and not after another 4xx."""
     receiver = Receiver()
-    async with serving(receiver.app()) as hooks, vendor(hint_waits=(0.01,) * 5) as (emulator, client):
+    async with serving(receiver.app()) as hooks, vendor(webhook_waits=(0.01,) * 5) as (emulator, client):
         for status in (0, 429, 503, 404):
             receiver.behave(Behaviour(path="/hooks/1", status=status))
         task_id = await submit(client, **{"X-Webhook-URL": f"{hooks}/hooks/1"})
 
         async def refused() -> bool:
-            return len(receiver.deliveries) == 4 and not emulator._hints  # whether it has given up
+            return len(receiver.deliveries) == 4 and not emulator._webhooks  # whether it has given up
 
         await until(refused)
-        assert [hint.headers["x-modellix-retry-count"] for hint in receiver.deliveries] == [
+        assert [webhook.headers["x-modellix-retry-count"] for webhook in receiver.deliveries] == [
             "0",
             "1",
             "2",
             "3",
         ]
-        assert len({hint.headers["x-modellix-delivery-id"] for hint in receiver.deliveries}) == 1
-        assert emulator.vendor.tasks[task_id].hint_attempts == 4
+        assert len({webhook.headers["x-modellix-delivery-id"] for webhook in receiver.deliveries}) == 1
+        assert emulator.vendor.tasks[task_id].webhook_attempts == 4
 
 
-async def test_hints_can_be_switched_off_or_refused() -> None:
-    """Without hints the header is ignored; with them it must be a URL."""
-    async with vendor(hints=False) as (emulator, client):
+async def test_webhooks_can_be_switched_off_or_refused() -> None:
+    """Without webhooks the header is ignored; with them it must be a URL."""
+    async with vendor(webhooks=False) as (emulator, client):
         task_id = await submit(client, **{"X-Webhook-URL": "http://127.0.0.1:9/"})
         await ended(client, task_id)
-        assert emulator.vendor.tasks[task_id].hint_attempts == 0
+        assert emulator.vendor.tasks[task_id].webhook_attempts == 0
     async with vendor() as (emulator, client):
         answer = await client.post(SUBMIT, json=FIELDS, headers={"X-Webhook-URL": "ftp://127.0.0.1/"})
         assert (answer.status_code, len(emulator.vendor.tasks)) == (400, 0)
 
 
-async def test_hints_under_way_end_with_the_server() -> None:
-    """A hint that still waits for its next try is cancelled when the server stops."""
+async def test_webhooks_under_way_end_with_the_server() -> None:
+    """A webhook that still waits for its next try is cancelled when the server stops."""
     unreachable = web.Application()
     async with serving(unreachable) as hooks:
         pass
-    async with vendor(hint_waits=(60.0,)) as (emulator, client):
+    async with vendor(webhook_waits=(60.0,)) as (emulator, client):
         await submit(client, **{"X-Webhook-URL": hooks})
 
         async def tried() -> bool:
-            return any(task.hint_attempts for task in emulator.vendor.tasks.values())
+            return any(task.webhook_attempts for task in emulator.vendor.tasks.values())
 
         await until(tried)
         stopping = time.monotonic()
-    assert time.monotonic() - stopping < 60  # the hint would wait for longer
-    assert not emulator._hints  # nothing is left behind
+    assert time.monotonic() - stopping < 60  # the webhook would wait for longer
+    assert not emulator._webhooks  # nothing is left behind
 
 
 async def test_runs_as_a_process_of_its_own() -> None:

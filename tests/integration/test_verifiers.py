@@ -26,9 +26,10 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core import signature
-from taskhook.core.ports import Credential
+from taskhook.core.caller import Credential
+from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.samples import send_test_callbacks
 from tests.world import MemoryControl, RecordingReporter, a_caller
 
@@ -344,8 +345,8 @@ def test_a_sample_refuses_what_is_not_ours(receiver: Running) -> None:
     assert receiver.inbox() == kept
 
 
-def test_a_sample_survives_who_goes_away_half_way(receiver: Running) -> None:
-    """Whoever finds the address can begin a request and leave; the next callback must find the receiver alive."""
+def test_a_sample_survives_a_sender_that_goes_away_half_way(receiver: Running) -> None:
+    """A stranger may begin a request and leave; the next callback must find the receiver alive."""
     address = urlsplit(receiver.url)
     with socket.create_connection((address.hostname, address.port)) as stranger:
         stranger.sendall(b"POST /hook HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
@@ -375,7 +376,7 @@ HOSTILE = {
     "a word for a length": _raw(length=b"many"),
     "a negative length": _raw(length=b"-2"),
     "a length of 5,000 digits": _raw(length=b"9" * 5000),
-    "a length that nobody has room for": _raw(length=b"99999999999999"),
+    "a length without room for it": _raw(length=b"99999999999999"),
     "two lengths": _raw(b"POST", b"content-length: 3"),
     "less than it says": _raw(length=b"50"),
     "chunks": _raw(b"POST", b"transfer-encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n", length=b""),

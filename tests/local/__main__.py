@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
         "--port",
         type=_number(int, 0, 65535),
         default=8080,
-        help="of the front door; 0: any free one (default: %(default)s)",
+        help="of the front admitting; 0: any free one (default: %(default)s)",
     )
     add(
         "--task-seconds",
@@ -85,7 +85,7 @@ def arguments() -> argparse.ArgumentParser:
         help="tasks that it runs at once (default: %(default)s)",
     )
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
-    add("--no-hints", dest="hints", action="store_false", help="it never calls a webhook")
+    add("--no-webhooks", "--no-hints", dest="webhooks", action="store_false", help="it never calls a webhook")
     add(
         "--parameter",
         action="append",
@@ -184,7 +184,7 @@ async def _serve(options: argparse.Namespace) -> None:
         rpm=options.rpm,
         concurrent=options.concurrent,
         long_poll=options.long_poll,
-        hints=options.hints,
+        webhooks=options.webhooks,
     )
     async with contextlib.AsyncExitStack() as room:
         tell = room.enter_context(_lines())
@@ -240,7 +240,7 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
-    """Print a callback for programs, and beside it what somebody at a terminal wants to know."""
+    """Print a callback for programs, and beside it what a reader at a terminal wants to know."""
     tell(asdict(delivery))
     verdict = "verified" if delivery.verified else f"not verified ({delivery.reason})"
     _say(
@@ -256,7 +256,7 @@ async def _timed[T](what: str, work: Awaitable[T]) -> T:
 
 
 async def _validate(endpoint: str, token: str) -> None:
-    """Prove that the door, the API, the function and the caller's record work together; the function is warm from here on."""
+    """Prove that the admitting, the API, the function and the caller's record work together; the function is warm from here on."""
     url, headers = f"{endpoint}/api/v1/apikey/validate", {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         body = await answer.text()
@@ -281,7 +281,7 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
 
 @contextlib.contextmanager
 def _lines() -> Iterator[Callable[[object], None]]:
-    """Print objects as lines of JSON; a reader who does not read, or has left, holds nothing up."""
+    """Print objects as lines of JSON; a reader that does not read, or has left, holds nothing up."""
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def write() -> None:

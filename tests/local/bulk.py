@@ -1,4 +1,4 @@
-"""Files of any size that nobody stores: bytes that follow from a seed, served as a file server does."""
+"""Files of any size, never stored: bytes that follow from a seed, served as a file server does."""
 
 import asyncio
 import hashlib

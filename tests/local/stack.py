@@ -56,7 +56,7 @@ class Account:
     supervisor: asyncio.subprocess.Process
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of whoever works in this account, as its administrator."""
+        """Return the environment of this account's administrator."""
         return clean_environment() | {
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -235,8 +235,8 @@ async def build(account: Account) -> Path:
             fresh,
         )
         if build_folder() != built:
-            return fresh  # somebody wrote while we built: good for now, not to be found again
-        # Whoever finds the folder finds all of it, and two who build at once do not meet.
+            return fresh  # a source changed while we built: good for now, not to be found again
+        # A run that finds the folder finds all of it, and two that build at once do not meet.
         with contextlib.suppress(OSError):
             fresh.rename(built)
     os.utime(built)

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _lives(leader: subprocess.Popen[bytes]) -> bool:
-    """Look without reaping: as long as the leader is not reaped, the number of its group cannot become anybody else's."""
+    """Look without reaping: as long as the leader is not reaped, the number of its group cannot become another's."""
     return os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 

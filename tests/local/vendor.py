@@ -39,7 +39,7 @@ class VendorEmulator:
             asyncio.Event
         )  # by task: what held polls wait for
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._hints: set[asyncio.Task[None]] = set()
+        self._webhooks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
@@ -232,13 +232,13 @@ class VendorEmulator:
             timer.cancel()
             self._ended[task.id].set()
             if task.webhook_url is not None and self._session is not None:
-                hint = asyncio.get_running_loop().create_task(
-                    self._hint(task, task.webhook_url, self._session)
+                call = asyncio.get_running_loop().create_task(
+                    self._call_webhook(task, task.webhook_url, self._session)
                 )
-                self._hints.add(hint)
-                hint.add_done_callback(self._hints.discard)
+                self._webhooks.add(call)
+                call.add_done_callback(self._webhooks.discard)
 
-    async def _hint(self, task: VendorTask, url: str, session: aiohttp.ClientSession) -> None:
+    async def _call_webhook(self, task: VendorTask, url: str, session: aiohttp.ClientSession) -> None:
         """Post the vendor's native webhook, again only after 429, 5xx or a network error."""
         headers = {
             "Content-Type": "application/json",
@@ -246,9 +246,9 @@ class VendorEmulator:
             "X-Modellix-Task-ID": task.id,
             "X-Modellix-Delivery-ID": uuid.uuid4().hex,
         }
-        for retry_count, wait_s in enumerate((0.0, *self.vendor.profile.hint_waits)):
+        for retry_count, wait_s in enumerate((0.0, *self.vendor.profile.webhook_waits)):
             await asyncio.sleep(wait_s)
-            task.hint_attempts += 1
+            task.webhook_attempts += 1
             attempt = headers | {"X-Modellix-Retry-Count": str(retry_count)}
             try:
                 async with session.post(
@@ -260,14 +260,14 @@ class VendorEmulator:
                 continue
 
     async def _lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Own what outlives a request: the client of the hints, the hints under way, the timers of the tasks."""
+        """Own what outlives a request: the client of the webhooks, those under way, the timers of the tasks."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self._session:
             yield
             for timer in self._timers.values():
                 timer.cancel()
-            for hint in self._hints:
-                hint.cancel()
-            await asyncio.gather(*self._hints, return_exceptions=True)
+            for call in self._webhooks:
+                call.cancel()
+            await asyncio.gather(*self._webhooks, return_exceptions=True)
         self._session = None
 
 
@@ -340,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--rpm", type=int, default=default.rpm, help="authenticated calls per key in any 60 s")
     add("--concurrent", type=int, default=default.concurrent, help="running tasks per key")
     add("--no-long-poll", dest="long_poll", action="store_false")
-    add("--no-hints", dest="hints", action="store_false")
+    add("--no-webhooks", "--no-hints", dest="webhooks", action="store_false")
     add("--retention-seconds", type=float, default=default.retention_s)
     add("--retry-after", action="store_true", help="a rate refusal also carries Retry-After")
     add("--success-word", default=default.success_word)
@@ -353,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rpm=options.rpm,
         concurrent=options.concurrent,
         long_poll=options.long_poll,
-        hints=options.hints,
+        webhooks=options.webhooks,
         retention_s=options.retention_seconds,
         retry_after=options.retry_after,
         success_word=options.success_word,

@@ -37,8 +37,8 @@ class VendorProfile:
     rate_window_s: float = 60.0
     concurrent: int = 100
     long_poll: bool = True
-    hints: bool = True
-    hint_waits: tuple[float, ...] = (1.0, 5.0, 15.0)  # between the tries of one hint
+    webhooks: bool = True
+    webhook_waits: tuple[float, ...] = (1.0, 5.0, 15.0)  # between the tries of one webhook
     retention_s: float = 7 * 86400.0
     retry_after: bool = False  # undocumented by the vendor, honoured by its clients
     success_word: str = "success"
@@ -71,7 +71,7 @@ class VendorTask:
     failed_form: FailedForm = "both"
     failure: str = FAILURE_MESSAGE
     requests: int = 1
-    hint_attempts: int = 0
+    webhook_attempts: int = 0
     result_bytes: int | None = None  # None: the sample
     # Rendered once, at the first look after its end: terminal answers stay byte-identical until they expire.
     answer: bytes = b""
@@ -137,7 +137,7 @@ class Modellix:
                     "model": task.model,
                     "request": task.request,
                     "webhook_url": task.webhook_url,
-                    "hint_attempts": task.hint_attempts,
+                    "webhook_attempts": task.webhook_attempts,
                 }
                 for task in self.tasks.values()
             ],
@@ -219,7 +219,7 @@ class Modellix:
     ) -> VendorTask:
         """Take a task, which is paid for from then on; raises RefusedError where it is wrong, or one too many."""
         fields = validated_fields(body)
-        hook = webhook_url if self.profile.hints else None
+        hook = webhook_url if self.profile.webhooks else None
         if hook is not None and not is_http_url(hook):
             raise RefusedError(400, "header 'X-Webhook-URL' must be an http or https URL")
         if self.running(key) >= self.profile.concurrent:

@@ -57,7 +57,7 @@ class MemoryS3:
         return {}
 
     def generate_presigned_url(self, _method: str, **request: Any) -> str:
-        """Sign, which asks nobody."""
+        """Sign, which asks no server."""
         return f"https://bucket.example.com/{request['Params']['Key']}"
 
     def _parts(self, request: Any) -> dict[int, bytes]:

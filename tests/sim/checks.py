@@ -11,9 +11,9 @@ from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import request_key, task_of
 from taskhook.core import signature
 from taskhook.core.encryption import decrypt
-from taskhook.core.ports import PollKind
+from taskhook.core.record import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
 from taskhook.core.schedule import RETRY_WAITS
-from taskhook.core.task import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
+from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import SubmitResult
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
 from tests.sim.receivers import Visit
@@ -24,11 +24,11 @@ from tests.world import MATERIAL, START
 
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
 
-# Where nobody dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.
+# Where no process dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.
 _EXACT = {"", "twin before", "twin after", "stale", "out of order", "sdk retry", "lost", "twice", "late"}
 # Where no more than an answer was lost that the SDK asked for again, everything ends as if nothing had been.
 HARMLESS = {"sdk retry"}
-# Where nobody dies, freezes or has to wait for an answer, nothing is late either.
+# Where no process dies, freezes or has to wait for an answer, nothing is late either.
 _PUNCTUAL = {"", "twin before", "twin after", "sdk retry", "twice"}
 _KNOWN_END = {ErrorCode.CANCELED, ErrorCode.QUEUE_EXPIRED}
 
@@ -49,7 +49,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     found += _of_answers(scene, outcome)
     found += _of_messages(scene, outcome)
     for event, facts in scene.told.events:
-        if event in {"task.crashed", "queue.crashed"}:
+        if event == "task.crashed":
             found.append(f"{event} {facts}")
     for invocation in scene.invocations:
         if isinstance(invocation.answer, Exception) and type(invocation.answer).__module__ == "builtins":
@@ -81,7 +81,7 @@ def _of_quiet(scene: Scene) -> Iterator[str]:
         if "state" in item and ("work" in item) is ("expires_at" in item) and task_id not in scene.poison:
             yield f"{scene.name_of(task_id)} has work and expires, or neither"
         if ("work" in item) is not ("work_at" in item):
-            yield f"{scene.name_of(task_id)} has work without a place in it"
+            yield f"{scene.name_of(task_id)} has work and is not in the index of work"
     for task_id in scene.poison:
         item_ = scene.table.peek(TASKS, task_id)
         if item_ is None or "work" not in item_:
@@ -104,7 +104,7 @@ def _of_media(scene: Scene) -> Iterator[str]:
             yield f"{name} is there, and its media were never good"
     for post in scene.vendor.posts:
         if post.sender in scene.media.warned:
-            yield f"{post.name} was paid by {post.sender}, who had seen that its media are bad"
+            yield f"{post.name} was paid by {post.sender}, which had seen that its media are bad"
 
 
 def _request_of(scene: Scene, item: Item) -> str:

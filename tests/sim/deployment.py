@@ -26,9 +26,9 @@ class Deployment:
     max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10
     wakes: bool = True
-    hints: bool = False
+    webhooks: bool = False
     holds: bool = False  # the vendor holds polls open
-    places: int = 1_000_000
+    slots: int = 1_000_000  # of the vendor
     task_time: float = 22.0
     immediate: bool = False
     inspects: bool = False  # media are looked at

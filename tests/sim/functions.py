@@ -11,9 +11,10 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.api import answers
 from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
+from taskhook.core.caller import Caller
 from taskhook.core.message import Json
+from taskhook.core.record import CallbackState
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
@@ -53,7 +54,7 @@ class Functions:
     deployment: Deployment
     injector: FaultInjector
     beat: float = 2.0
-    people: dict[str, ports.Caller] = field(
+    people: dict[str, Caller] = field(
         default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")}
     )
     table: MemoryDynamo = field(init=False)
@@ -71,7 +72,7 @@ class Functions:
             self.injector,
             self.deployment,
             states_of=self._states_of,
-            webhook=self.hint,
+            webhook=self.webhook,
             aside=self.runner.aside,
         )
         self.media = SimMedia(self.injector)
@@ -88,7 +89,7 @@ class Functions:
                 "callback_latency": CallbackLatency.FAST if on.wakes else CallbackLatency.ECONOMY,
                 "first_poll": FirstPoll.IMMEDIATE if on.immediate else FirstPoll.TYPICAL,
                 "long_poll": Switch.ON if on.holds else Switch.OFF,
-                "vendor_webhooks": Switch.ON if on.hints else Switch.OFF,
+                "vendor_webhooks": Switch.ON if on.webhooks else Switch.OFF,
                 "media_checks": MediaChecks.ENFORCE if on.inspects else MediaChecks.OFF,
                 "results_bucket": "results" if on.archives else "",
             }
@@ -145,9 +146,9 @@ class Functions:
                 caller=self.people[caller],
                 arrived_at=self.loop.now() - timedelta(seconds=late),
                 claim=SUBMIT_CLAIM,
-                inspector=app.inspector,
-                payer=app.payer,
-                door=app.door,
+                inspection=app.inspection,
+                payment=app.payment,
+                admitting=app.admitting,
             )
 
         def start() -> Invocation:
@@ -171,7 +172,7 @@ class Functions:
                 scheduled=not (accepted or ended),
                 hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
                 rules=app.rules,
-                world=app.poller,
+                ports=app.poller,
             )
 
         name = (
@@ -188,7 +189,7 @@ class Functions:
             return await archive(
                 event["archive"],
                 hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
-                desk=app.archiving("poll" if self.deployment.wakes else None),
+                ports=app.archiving("poll" if self.deployment.wakes else None),
             )
 
         name = f"archive {','.join(sorted(self.name_of(task_id) for task_id in event['archive']))}"
@@ -206,16 +207,18 @@ class Functions:
 
         return self.runner.invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
 
-    def hint(self, hook: str, upstream_task_id: str) -> Invocation:
+    def webhook(self, hook: str, upstream_task_id: str) -> Invocation:
         """Invoke the submit function with the vendor's webhook."""
         *_, task_id, token = hook.split("/")
 
         async def run(app: App) -> None:
             assert app.vendor_webhooks is not None, "the vendor was given an address"
-            await check_webhook(task_id, token, upstream_task_id, desk=app.vendor_webhooks)
+            await check_webhook(task_id, token, upstream_task_id, ports=app.vendor_webhooks)
 
-        name = f"hint {self.name_of(task_id)}"
-        return self.runner.invoke(name, "submit", run, lambda: self.hint(hook, upstream_task_id), SUBMIT_TIME)
+        name = f"webhook {self.name_of(task_id)}"
+        return self.runner.invoke(
+            name, "submit", run, lambda: self.webhook(hook, upstream_task_id), SUBMIT_TIME
+        )
 
     def cancel(self, name: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to take a task back."""

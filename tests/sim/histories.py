@@ -1,4 +1,4 @@
-"""Random histories: many callers who submit, repeat, cancel, ask again, while processes die, freeze and come back."""
+"""Random histories: many callers that submit, repeat, cancel, ask again, while processes die, freeze and come back."""
 
 import contextlib
 from datetime import timedelta
@@ -8,7 +8,7 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from taskhook.core.task import CallbackState, Submission
+from taskhook.core.record import CallbackState, Submission
 from taskhook.poller import invocation
 from tests.sim import checks
 from tests.sim.deployment import Deployment
@@ -36,18 +36,22 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(
         seed=st.integers(0, 2**32),
-        places=st.sampled_from((1, 3, 1_000_000)),
-        hints=st.booleans(),
+        slots=st.sampled_from((1, 3, 1_000_000)),
+        webhooks=st.booleans(),
         holds=st.booleans(),
         wakes=st.booleans(),
         storm=st.sampled_from((0.0, 0.0, 0.02)),
     )
-    def deploy(self, *, seed: int, places: int, hints: bool, holds: bool, wakes: bool, storm: float) -> None:
+    def deploy(
+        self, *, seed: int, slots: int, webhooks: bool, holds: bool, wakes: bool, storm: float
+    ) -> None:
         """Begin with nothing stored, and let the ticks come."""
         self.room = contextlib.ExitStack()
         dice = self.room.enter_context(seeded(seed))
         self.room.enter_context(mock.patch.object(invocation, "BEAT", timedelta(seconds=2)))
-        deployment = Deployment(places=places, hints=hints and wakes, holds=holds, wakes=wakes, max_queued=3)
+        deployment = Deployment(
+            slots=slots, webhooks=webhooks and wakes, holds=holds, wakes=wakes, max_queued=3
+        )
         self.scene = Scene(
             deployment,
             FaultInjector(dice, storm=storm),
@@ -69,7 +73,7 @@ class Histories(RuleBasedStateMachine):
     def submit(
         self, *, caller: str, key: str | None, receiver: str, fate: Any, seconds: float, late: float
     ) -> None:
-        """Somebody submits; with a key that was used before it is a repeat, or a conflict."""
+        """A caller submits; with a key that was used before it is a repeat, or a conflict."""
         name = f"{caller}.{key}" if key else f"{caller}.n{len(self.made)}"
         if (name, caller) not in self.made:
             self.made.append((name, caller))
@@ -86,7 +90,7 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), what=st.sampled_from(("cancel", "redeliver", "redeliver_many", "listing")))
     def ask(self, *, data: st.DataObject, what: str) -> None:
         """A caller takes a task back, has one or all delivered again, or looks."""
-        name, caller = data.draw(st.sampled_from(self.made)) if self.made else ("nobody", CALLERS[0])
+        name, caller = data.draw(st.sampled_from(self.made)) if self.made else ("none", CALLERS[0])
         match what:
             case "cancel":
                 self.scene.cancel(name, caller)
@@ -99,7 +103,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.02, 0.3, 1.0, 5.0, 31.0, 400.0)))
     def pass_time(self, *, seconds: float) -> None:
-        """Let everybody go on for a while."""
+        """Let everything go on for a while."""
         self.scene.go_on(seconds)
 
     @rule(data=st.data(), frozen=st.booleans())

@@ -76,7 +76,7 @@ class SimulatedWorld(Protocol):
         """Describe what stands in the tables, to tell an interaction from its repetition."""
 
     def rival(self, request: dict[str, Any]) -> None:
-        """Let somebody else write the item first."""
+        """Let another process write the item first."""
 
     def lagging(self, lag: Callable[[str], float] | None) -> None:
         """Let reads of indexes and batches be that old; None: as usual."""
@@ -104,7 +104,7 @@ class FaultInjector:
         self.loop = VirtualLoop(self.aws)
         self.loop.set_exception_handler(
             lambda _loop, _context: None
-        )  # whoever was killed in between has nobody who asks
+        )  # of a killed invocation, which no caller awaits
 
     # --- ports -----------------------------------------------------------------------------------------------------------
 
@@ -377,7 +377,7 @@ def _ported(method: Callable[..., Any], full: str, injector: FaultInjector) -> C
 
     if full.endswith(".now"):
         return method
-    return told if full == "Reporter.tell" else asynchronous
+    return told if full == "Reporter.report" else asynchronous
 
 
 def _call(full: str, frame: Any) -> PortCall:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskhook.core.ports import SLOTS
-from taskhook.core.task import State
+from taskhook.core.record import State
 from tests.sim.deployment import RETENTION, TASKS
 from tests.sim.loop import seeded
 from tests.sim.machine import SEED, Machine
@@ -105,13 +105,13 @@ def _lasts(
     )
     async def script(machine: Machine) -> list[str]:
         callers = itertools.cycle(machine.people)
-        machine.vendor.places, machine.vendor.task_time = 0, 30.0  # so that the next ones wait in the queue
+        machine.vendor.slots, machine.vendor.task_time = 0, 30.0  # so that the next ones wait in the queue
         for number in range(100):
             machine.submit(f"q{number}", caller=next(callers))
         await machine.loop.pause(3.0)
         for number in range(20):
             machine.place(State.WATCHED, f"w{number}", caller=next(callers))
-        began, machine.vendor.places = machine.loop.time(), 40
+        began, machine.vendor.slots = machine.loop.time(), 40
         machine.vendor.spells = [Spell(mode, until=began + seconds)]
         for number in range(10):
             await machine.loop.pause(seconds / 12)
@@ -227,7 +227,7 @@ CLOCKS = (0.0, 300.0, -300.0, 45.0, -120.0)  # seconds by which a container's cl
 @_trouble(clocks=CLOCKS, submit_clocks=CLOCKS[::-1], budget=False, lag=2.0)
 async def clocks_differ(machine: Machine) -> list[str]:
     """Every container has its own idea of the time, up to five minutes off; a window of the budget is then each one's own."""
-    machine.vendor.places = 8
+    machine.vendor.slots = 8
     await _stream(machine, until=20 * MINUTE, every=15.0, callers={"alice": "ok", "bob": "ok"})
     return await machine.calm(20 * MINUTE)
 
@@ -250,7 +250,7 @@ async def clocks_of_submits_differ(machine: Machine) -> list[str]:
 
 @_trouble(clocks=(0.0, 300.0, -300.0), budget=False)
 async def clocks_of_pollers_differ(machine: Machine) -> list[str]:
-    """Leaders with different clocks relieve each other; no callback is later than their clocks differ."""
+    """Leaders with different clocks hand over to each other; no callback is later than their clocks differ."""
     await _stream(machine, until=15 * MINUTE, every=15.0, callers={"alice": "ok", "bob": "ok"})
     found = await machine.calm(10 * MINUTE)
     return [*found, *_too_late(machine.late(), 330.0)]
@@ -268,7 +268,7 @@ async def answers_are_cut(machine: Machine) -> list[str]:
         return is_stuck or machine.dice.random() < 0.2  # one of five
 
     machine.table.unprocessed = unprocessed
-    machine.vendor.places = 60
+    machine.vendor.slots = 60
     await _stream(machine, until=10 * MINUTE, every=4.0, callers=dict.fromkeys(machine.people, "ok"))
     await machine.until(stuck_until)
     found = await machine.calm(10 * MINUTE)

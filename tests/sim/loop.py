@@ -1,4 +1,4 @@
-"""Virtual time: an event loop whose clock jumps to the next timer when nobody can run, and touches no operating system."""
+"""Virtual time: an event loop whose clock jumps to the next timer when no callback is ready, and touches no operating system."""
 
 import asyncio
 import contextlib
@@ -65,12 +65,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return timer
 
     def _run_once(self) -> None:
-        """Run who can run; when nobody can, move the clock to the next timer."""
+        """Run the callbacks that are ready; when none is, move the clock to the next timer."""
         ready, timers = self._ready, self._scheduled
         while timers and timers[0]._cancelled:
             heappop(timers)._scheduled = False
         if not ready and not timers and not self._stopping:
-            raise RuntimeError("everybody waits, and nothing will ever happen")
+            raise RuntimeError("every task waits, and nothing will ever happen")
         if timers and not ready and not self._stopping:
             self._elapsed = max(self._elapsed, timers[0]._when)
         while timers and timers[0]._when <= self._elapsed:

@@ -16,9 +16,10 @@ from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import PollOutcome
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollOutcome
 from taskhook.poller.invocation import PollReport, poll
 from taskhook.settings import MediaChecks, Switch
 from taskhook.submit.request import SubmitRequest
@@ -130,7 +131,7 @@ class Machine:
         async def run(app: App, _ahead: float) -> PollReport:
             stop = app.clock.now() + STOP
             return await poll(
-                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, world=app.poller
+                accepted=ids, scheduled=not ids, hard_stop=stop, rules=app.rules, ports=app.poller
             )
 
         self._invoke("poll", run)
@@ -159,9 +160,9 @@ class Machine:
                     caller=person,
                     arrived_at=arrived_at,
                     claim=SUBMIT_CLAIM,
-                    inspector=None,
-                    payer=app.payer,
-                    door=app.door,
+                    inspection=None,
+                    payment=app.payment,
+                    admitting=app.admitting,
                 )
             except RejectedError as error:
                 answer = error

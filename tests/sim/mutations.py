@@ -1,10 +1,10 @@
-"""Does anybody notice? `python -m tests.sim.mutations [--only TEXT] [--list]`.
+"""Does a test notice? `python -m tests.sim.mutations [--only TEXT] [--list]`.
 
 Finds in the source of the product every condition of a write, every look at a nonce, every claim, every write ahead of an
 effect, and every look for what was there before; and what time and paging rest on: how long a claim lasts and what it must
 cover, how far an index lags, since when a time counts, whose turn it is, the pages and keys that are still to be read.
 Removes one at a time, in a copy of the package, and runs the cheapest test that could notice, then the next: unit tests, the
-store's exam over a table in memory, the simulator. Exit code 1 when something can be removed and nobody notices.
+store's exam over a table in memory, the simulator. Exit code 1 when something can be removed and no test notices.
 """
 
 import argparse
@@ -34,6 +34,7 @@ SOURCES = (
     "archive/copy.py",
     "core/callers.py",
     "core/rate_limit.py",
+    "core/record.py",
     "core/task.py",
     "delivery/attempt.py",
     "delivery/samples.py",
@@ -42,8 +43,10 @@ SOURCES = (
     "poller/endings.py",
     "poller/invocation.py",
     "poller/leadership.py",
+    "poller/polls.py",
     "poller/queue.py",
     "poller/watch.py",
+    "poller/watch_index.py",
     "submit/payment.py",
     "submit/request.py",
     "submit/submit.py",
@@ -52,7 +55,7 @@ SOURCES = (
     "tasks/query.py",
 )
 ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
-# Words by which a test speaks of a claim, or of what was there before; whoever tests them may not be told the contrary.
+# Words by which a test speaks of a claim, or of what was there before; a condition on them may not be inverted.
 _CLAIMS = {"claimed", "claimed_until", "claim_covers_attempt", "LEAST_POST_TIME"}
 _DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
 _CLAIM_TIMES = {
@@ -65,18 +68,29 @@ _MARGINS = {
 }  # by which a comparison, or what is read again, is wider than it seems to need to be
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
-UNIT = ("task", "submit", "poll", "deliver", "hints", "query", "callers", "archive")
+UNIT = ("task", "submit", "poll", "deliver", "vendor_webhook", "query", "callers", "archive")
 OWN_TEST = {  # of a file whose folder does not name it
     "core/callers.py": "callers",
+    "core/record.py": "task",
     "core/task.py": "task",
     "delivery/attempt.py": "deliver",
     "delivery/samples.py": "deliver",
-    "submit/vendor_webhook.py": "hints",
+    "submit/vendor_webhook.py": "vendor_webhook",
     "tasks/commands.py": "query",
     "tasks/query.py": "query",
     **{
         f"poller/{name}.py": "poll"
-        for name in ("archiving", "delivery", "endings", "invocation", "leadership", "queue", "watch")
+        for name in (
+            "archiving",
+            "delivery",
+            "endings",
+            "invocation",
+            "leadership",
+            "polls",
+            "queue",
+            "watch",
+            "watch_index",
+        )
     },
 }
 
@@ -150,7 +164,7 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "condition", repr(" ".join(rest)))
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        """Find the looks at who wrote last, and what is judged by the time of a question and not of its answer."""
+        """Find the looks at the last write's nonce, and what is judged by the time of a question and not of its answer."""
         text = self._text(node)
         if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
             clock = "self._clock" if "self._clock." in self.source else "self.clock"
@@ -319,7 +333,7 @@ def find() -> list[Mutation]:
     return [found for file in SOURCES for found in _Finder(file, (PACKAGE / file).read_text()).found]
 
 
-# --- who notices -------------------------------------------------------------------------------------------------------------
+# --- which test notices ----------------------------------------------------------------------------------------------
 
 
 def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
@@ -335,7 +349,7 @@ def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
-    """Give who notices the mutation; an empty string when nobody does. Runs in a process of its own."""
+    """Give the stage that notices the mutation; an empty string when none does. Runs in a process of its own."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "taskhook"
@@ -344,11 +358,11 @@ def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
         sys.path.insert(0, folder)
         sys.dont_write_bytecode = True
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            who = _who_notices(mutation.file, copy, quick=quick)
-    return mutation, who, time.monotonic() - began
+            stage = _stage_that_notices(mutation.file, copy, quick=quick)
+    return mutation, stage, time.monotonic() - began
 
 
-def _who_notices(file: str, copy: Path, *, quick: bool) -> str:
+def _stage_that_notices(file: str, copy: Path, *, quick: bool) -> str:
     import pytest  # noqa: PLC0415  # loaded before the fork; named where it is used
 
     options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
@@ -404,12 +418,12 @@ def main() -> int:
     _preload()
     began, survivors = time.monotonic(), []
     with multiprocessing.get_context("fork").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
-        for mutation, who, seconds in pool.imap_unordered(
+        for mutation, stage, seconds in pool.imap_unordered(
             partial(notice, quick=options.quick), wanted, chunksize=1
         ):
             what = f"{mutation.file}:{mutation.line} {mutation.kind}: {mutation.what[:90]} -> {mutation.becomes[:60]}"
-            print(f"{who or 'NOBODY':24} {seconds:5.1f} s  {what}", flush=True)
-            if not who:
+            print(f"{stage or 'UNNOTICED':24} {seconds:5.1f} s  {what}", flush=True)
+            if not stage:
                 survivors.append(mutation)
     print(
         f"\n{len(wanted)} removed, {len(wanted) - len(survivors)} noticed, {time.monotonic() - began:.0f} s"

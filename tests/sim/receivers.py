@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from taskhook.core.ports import Reply
+from taskhook.core.reply import Reply
 from tests.sim.deployment import TASKS
 from tests.sim.injector import FaultInjector, impossible, nothing, running
 from tests.sim.table import Item, MemoryDynamo

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from taskhook.adapters.dynamodb import items
 from taskhook.adapters.dynamodb.tasks import task_of, values_of
 from taskhook.core.message import Json
-from taskhook.core.task import CallbackState, State
+from taskhook.core.record import CallbackState, State
 from taskhook.delivery.attempt import CLAIM
 from taskhook.poller.queue import PAY_CLAIM
 from tests.sim.deployment import CALLERS, TASKS

@@ -1,4 +1,4 @@
-"""What happens in the world, one scenario after another: who submits what, how the vendor and the receivers are."""
+"""What happens, one scenario after another: which caller submits what, how vendor and receivers behave."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,8 @@ from typing import Any
 
 from taskhook.core import callers
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import PollKind
-from taskhook.core.task import CallbackState, State, Submission, milliseconds
+from taskhook.core.record import CallbackState, State, Submission, milliseconds
+from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
 from tests.sim.deployment import TASKS, TICK, Deployment
 from tests.sim.scene import Scene
@@ -94,8 +94,8 @@ async def counts_its_repeats(scene: Scene) -> None:
             await asyncio.sleep(pause)
 
 
-@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, places=1, task_time=25.0)
-async def waits_for_places(scene: Scene) -> None:
+@_scenario(dict.fromkeys("abc", "success delivered"), beat=4.0, slots=1, task_time=25.0)
+async def waits_for_slots(scene: Scene) -> None:
     """More tasks of two callers than the vendor runs at once."""
     for name, caller in (("a", "alice"), ("b", "alice"), ("c", "bob")):
         await scene.submit(name, caller=caller).ended.wait()
@@ -104,7 +104,7 @@ async def waits_for_places(scene: Scene) -> None:
 @_scenario(
     {"a": "success delivered", "b": "failed delivered", "c": "failed delivered"},
     beat=4.0,
-    places=1,
+    slots=1,
     task_time=90.0,
 )
 async def cancels(scene: Scene) -> None:
@@ -166,8 +166,8 @@ async def budget_is_short(scene: Scene) -> None:
     """Two requests in six seconds, four tasks, two callers."""
     await asyncio.gather(
         *(
-            scene.submit(name, caller=who).ended.wait()
-            for name, who in zip("abcd", ("alice", "bob") * 2, strict=True)
+            scene.submit(name, caller=caller).ended.wait()
+            for name, caller in zip("abcd", ("alice", "bob") * 2, strict=True)
         )
     )
 
@@ -178,22 +178,22 @@ async def has_little_time(scene: Scene) -> None:
     await scene.submit("a", late=6).ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, max_queued=1, places=0)
+@_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, max_queued=1, slots=0)
 async def queue_is_full(scene: Scene) -> None:
-    """The caller's own queue has an end; the vendor has a place again after a while."""
+    """The caller's own queue has an end; the vendor has a slot again after a while."""
     await scene.submit("a").ended.wait()
     await asyncio.sleep(2)  # until the index shows it
     await scene.submit("c").ended.wait()
     await asyncio.sleep(30)
-    scene.deployment.places = 2
+    scene.deployment.slots = 2
     await scene.until(lambda: not _queued(scene, "a"))
     await asyncio.sleep(2)
     await scene.submit("b").ended.wait()
 
 
-@_scenario({"a": "failed delivered"}, beat=20.0, places=0, max_queue_age=timedelta(minutes=3))
+@_scenario({"a": "failed delivered"}, beat=20.0, slots=0, max_queue_age=timedelta(minutes=3))
 async def waits_too_long(scene: Scene) -> None:
-    """There never is a place."""
+    """There never is a slot."""
     await scene.submit("a").ended.wait()
 
 
@@ -210,7 +210,7 @@ async def is_handed_over(scene: Scene) -> None:
 
 @_scenario(dict.fromkeys("abcdef", "success delivered"))
 async def ends_at_the_hand_over(scene: Scene) -> None:
-    """Tasks that end while one invocation relieves the other: before the tick, with it, and while the old one drains."""
+    """Tasks that end while one leader hands over to the next: before the tick, with it, and while the old one drains."""
     await scene.tick.wait()
     began = scene.loop.time()
     for number, name in enumerate("abcdef"):
@@ -221,7 +221,7 @@ async def ends_at_the_hand_over(scene: Scene) -> None:
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, holds=True, immediate=True)
 async def is_held_at_the_hand_over(scene: Scene) -> None:
-    """Held polls that the relieved invocation drops, and their ends right then."""
+    """Held polls that a leader drops as it hands over, and their ends right then."""
     await scene.tick.wait()
     began = scene.loop.time()
     for name, after in (("a", 0.6), ("b", 1.9)):
@@ -265,17 +265,17 @@ async def is_lost(scene: Scene) -> None:
     scene.vendor.misses = [PollKind.MISSING]
 
 
-@_scenario({"a": "success delivered"}, hints=True, task_time=45.0)
-async def is_hinted(scene: Scene) -> None:
-    """The vendor tells of the end itself."""
+@_scenario({"a": "success delivered"}, webhooks=True, task_time=45.0)
+async def is_told_by_webhook(scene: Scene) -> None:
+    """The vendor's webhook tells of the end."""
     await scene.submit("a").ended.wait()
     scene.cool()
     await asyncio.sleep(100)
     await scene.listing().ended.wait()
 
 
-@_scenario({"a": "success delivered", "b": "failed delivered"}, hints=True, task_time=45.0)
-async def is_rescued(scene: Scene) -> None:
+@_scenario({"a": "success delivered", "b": "failed delivered"}, webhooks=True, task_time=45.0)
+async def is_recovered(scene: Scene) -> None:
     """The answer to the paid POST breaks off; the vendor had taken one task, and not the other."""
     scene.vendor.script |= {"a": ["silent"], "b": ["dropped"]}
     await scene.submit("a").ended.wait()
@@ -284,14 +284,14 @@ async def is_rescued(scene: Scene) -> None:
 
 @_scenario({"a": "failed delivered"})
 async def is_never_known(scene: Scene) -> None:
-    """The answer to the paid POST breaks off, and there are no hints."""
+    """The answer to the paid POST breaks off, and the vendor calls no webhooks."""
     scene.vendor.script["a"] = ["silent"]
     await _insist(scene, "a", "k")
 
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, wakes=False)
 async def saves_money(scene: Scene) -> None:
-    """One pass per tick, no wakes, no lingering."""
+    """One pass per tick, no wakes, no leader."""
     await scene.submit("a").ended.wait()
     await scene.submit("b", late=6).ended.wait()
 
@@ -375,7 +375,7 @@ async def _second_caller(admin: Any) -> Any:
 
 @_scenario({"a": "success delivered", "b": "success none"}, archives=True)
 async def archives(scene: Scene) -> None:
-    """Results are copied before anybody is called, and can be had by the link that was sent."""
+    """Results are copied before the callback, and can be had by the link that was sent."""
     await scene.submit("a").ended.wait()
     await scene.submit("b", caller="bob", callback_url=None).ended.wait()
     if await scene.until(lambda: _in_state(scene, "a", State.SUCCESS), 1800):
@@ -390,7 +390,7 @@ async def archives_what_changes(scene: Scene) -> None:
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, archives=True, pace=4.0)
 async def archive_is_killed(scene: Scene) -> None:
-    """Whoever copies is killed half-way; somebody goes on, and another task comes to its end meanwhile."""
+    """The archiver is killed half-way; another goes on, and another task comes to its end meanwhile."""
     await scene.submit("a").ended.wait()
     if await scene.until(lambda: any(scene.bucket.uploads.values())):
         await asyncio.sleep(5)
@@ -438,13 +438,13 @@ async def is_deployed(scene: Scene) -> None:
     await scene.submit("c", late=6).ended.wait()
 
 
-@_scenario(dict.fromkeys("abcde", "success delivered"), places=2, task_time=25.0, hints=True)
+@_scenario(dict.fromkeys("abcde", "success delivered"), slots=2, task_time=25.0, webhooks=True)
 async def is_busy(scene: Scene) -> None:
-    """Several callers at once, few places, receivers that fail, a list in between."""
+    """Several callers at once, few slots, receivers that fail, a list in between."""
     await asyncio.gather(
         *(
-            scene.submit(name, caller=who).ended.wait()
-            for name, who in (("a", "alice"), ("b", "bob"), ("c", "bob"))
+            scene.submit(name, caller=caller).ended.wait()
+            for name, caller in (("a", "alice"), ("b", "bob"), ("c", "bob"))
         )
     )
     await scene.submit("d", callback_url="https://r.example.com/500-timeout-ok").ended.wait()

@@ -69,9 +69,7 @@ class Scene(Functions):
         misses, unchanged, before = 1, 0, ""
         await asyncio.sleep(self.injector.dice.uniform(1, 59))
         while self.loop.time() < QUIET_WITHIN:
-            if self._nothing_left() and await self.until(
-                self.quiet, POLL_TIME
-            ):  # a leader that lingers needs no other
+            if self._nothing_left() and await self.until(self.quiet, POLL_TIME):  # a leader needs no other
                 break
             self.poll({})
             self.tick.set()

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from taskhook.core.ports import Admit, BalanceOutcome, PollKind, PollOutcome, Reply
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.ports import Admit
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.reply import Reply
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.loop import VirtualLoop
 from tests.world import a_success
 
@@ -72,7 +74,7 @@ class Vendor:
         self._loop = loop
         self.spells: list[Spell] = []
         self.task_time = 45.0
-        self.places = 1_000_000
+        self.slots = 1_000_000
         self.holds = False
         self.posts: list[Post] = []
         self.polls: list[tuple[float, str]] = []  # when, and the task's name
@@ -141,7 +143,7 @@ class Vendor:
             case _:
                 await pause(0.4)
         now = self._loop.time()
-        if sum(task.ends > now for task in self.tasks.values()) >= self.places:
+        if sum(task.ends > now for task in self.tasks.values()) >= self.slots:
             post.refused = True
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=self.take(name, now), status=200)
@@ -217,7 +219,7 @@ class Receivers:
             case "throttling":
                 await pause(0.1)
                 return Reply(status=429, retry_after=RECEIVERS_PAUSE, elapsed=timedelta(milliseconds=100))
-            case "hostile":  # errors, answers that are none, hints of a redirect, and all of it slowly
+            case "hostile":  # errors, answers that are none, redirects, and all of it slowly
                 seconds, reply = ((0.1, 500), (5.0, None), (14.5, 302), (0.1, 425))[self.tries[name] % 4]
                 await pause(seconds)
                 return Reply(

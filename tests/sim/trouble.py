@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from taskhook.core.task import ErrorCode, State
+from taskhook.core.record import ErrorCode, State
 from taskhook.delivery import hosts
 from taskhook.poller import watch
 from tests.sim.lasting import FEW, TROUBLES
@@ -93,7 +93,7 @@ def _of_end(task: dict[str, Any], posts: list[Post], *, reported: bool) -> Itera
 def _of_functions(machine: Machine) -> Iterator[str]:
     """List what an operator would see: crashes, and functions that were killed for their time."""
     for event, facts in machine.told.events:
-        if event in {"task.crashed", "queue.crashed", "task.unreadable"}:
+        if event in {"task.crashed", "task.unreadable"}:
             yield f"{event} {facts}"
     for run in machine.runs:
         if isinstance(run.answer, Exception):

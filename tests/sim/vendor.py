@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from taskhook.core import ports
-from taskhook.core.ports import BalanceOutcome, PollKind, PollOutcome
-from taskhook.core.task import State, Submission, SubmitOutcome
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.deployment import Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import a_success
@@ -119,14 +119,14 @@ class SimVendor:
             return SubmitOutcome(submission=Submission(planned), status=status, message="no")
         if planned == "dropped":
             return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the connection broke")
-        if sum(task.since <= now < task.ends for task in self.tasks.values()) >= self._deployment.places:
+        if sum(task.since <= now < task.ends for task in self.tasks.values()) >= self._deployment.slots:
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         post.taken = True
         upstream = f"up-{len(self.tasks)}-{post.name}"
         ends = now + self.times.get(post.name, self._deployment.task_time)
         self.tasks[upstream] = Upstream(post.name, now, hook, ends, fails=post.name.startswith("bad"))
         if hook is not None:
-            self._aside(self._leave_hints(upstream))
+            self._aside(self._call_webhooks(upstream))
         if planned == "silent":
             return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the answer broke off")
         return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=upstream, status=200)
@@ -219,7 +219,7 @@ class SimVendor:
         task.reported = PollKind.SUCCEEDED
         return a_success(upstream_task_id)
 
-    async def _leave_hints(self, upstream_task_id: str) -> None:
+    async def _call_webhooks(self, upstream_task_id: str) -> None:
         """Call our webhook when the task has ended, a few times until it is taken."""
         task = self.tasks[upstream_task_id]
         await asyncio.sleep(task.ends - self._loop.time())

@@ -6,8 +6,9 @@ import pytest
 
 from taskhook.api import answers
 from taskhook.core.message import minified
-from taskhook.core.ports import Reply
-from taskhook.core.task import Attempt, CallbackState, State, Task
+from taskhook.core.record import Attempt, CallbackState, State
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from tests.contract import check, document
 from tests.world import START

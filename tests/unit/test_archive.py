@@ -7,16 +7,18 @@ import pytest
 
 from taskhook.api.answers import task_answer
 from taskhook.archive import copy as archive_module
-from taskhook.archive.copy import CLAIM, Desk, archive, link
+from taskhook.archive.copy import CLAIM, ArchivePorts, archive, link
 from taskhook.core.errors import (
     ArchiveUnavailableError,
     RejectedError,
     SourceGoneError,
     SourceUnavailableError,
 )
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.message import Json
-from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
-from taskhook.core.task import ARCHIVE_TIME, MAX_COPIES, CallbackState, State, Task
+from taskhook.core.record import ARCHIVE_TIME, CallbackState, State
+from taskhook.core.task import MAX_COPIES, Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from tests.unit.test_poll import PollerWorld
 from tests.world import FakeOriginals, MemoryArchive, RecordingArchiver, RecordingWake
 
@@ -41,8 +43,8 @@ class ArchiveWorld(PollerWorld):
         )
         self.originals.files[URL] = bytes(range(35))
         self.rules = replace(self.rules, origin=ORIGIN)
-        self.world = replace(self.world, archiver=self.started)
-        self.desk = Desk(
+        self.ports = replace(self.ports, archiver=self.started)
+        self.archive_ports = ArchivePorts(
             tasks=self.tasks,
             archive=self.archive,
             originals=self.originals,
@@ -64,7 +66,7 @@ class ArchiveWorld(PollerWorld):
 
     async def copy(self, task: Task, within: timedelta = timedelta(minutes=10)) -> dict[str, int]:
         """Invoke the archive function."""
-        report = await archive([task.task_id], hard_stop=self.clock.now() + within, desk=self.desk)
+        report = await archive([task.task_id], hard_stop=self.clock.now() + within, ports=self.archive_ports)
         return report.files
 
     def resources(self, task: Task) -> list[Json]:
@@ -81,7 +83,7 @@ def archiver(monkeypatch: pytest.MonkeyPatch) -> ArchiveWorld:
 
 
 async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWorld) -> None:
-    """The success is stored first and nobody told; the message is rendered when the copy is there."""
+    """The success is stored first, without a callback; the message is rendered when the copy is there."""
     task = await archiver.add(State.WATCHED)
     await archiver.tick(task.task_id)
     archiving = archiver.now_of(task)
@@ -114,7 +116,7 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
 
 async def test_without_the_archive_nothing_changes(archiver: ArchiveWorld) -> None:
     """The same task in a deployment that does not archive: the same body as ever, and not a write more."""
-    archiver.world = replace(archiver.world, archiver=None)
+    archiver.ports = replace(archiver.ports, archiver=None)
     task = await archiver.add(State.WATCHED)
     await archiver.tick(task.task_id)
     assert archiver.resources(task) == [{"url": URL}]
@@ -146,21 +148,21 @@ async def test_the_callback_waits_a_quarter_of_an_hour(archiver: ArchiveWorld) -
     assert 12 <= len(archiver.started.task_ids) <= 16
 
 
-async def test_whoever_sees_the_success_has_it_copied_at_once(archiver: ArchiveWorld) -> None:
-    """Also a wake that leaves the lingering to another invocation: nothing waits for the next tick."""
+async def test_the_invocation_that_sees_the_success_has_it_copied_at_once(archiver: ArchiveWorld) -> None:
+    """Also a wake beside another leader: nothing waits for the next tick."""
     task = await archiver.add(State.WATCHED)
     archiver.clock.pass_by(archiver.vendor.task_time)
     archiver.control.leadership = LeadershipView(
-        holder="another", until=archiver.clock.now() + timedelta(minutes=1)
+        leader="another", until=archiver.clock.now() + timedelta(minutes=1)
     )
     await archiver.tick(ended=(task.task_id,))
     assert (archiver.now_of(task).state, archiver.started.task_ids) == (State.ARCHIVING, [task.task_id])
 
 
-async def test_whoever_copies_is_left_alone_until_the_claim_is_over(
+async def test_an_archiver_is_left_alone_until_its_claim_is_over(
     archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else is asked meanwhile, and the task is not read again and again."""
+    """No other archiver is started meanwhile, and the task is not read again and again."""
     task = await archiver.succeed()
     until = archiver.clock.now() + timedelta(seconds=40)
     await archiver.tasks.swap(task, task.copying(task.copies, until=until))
@@ -177,7 +179,7 @@ async def test_whoever_copies_is_left_alone_until_the_claim_is_over(
     assert archiver.started.task_ids == [task.task_id]
 
 
-async def test_nobody_is_asked_where_somebody_has_begun_meanwhile(
+async def test_no_archiver_is_started_where_another_has_begun_meanwhile(
     archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The index showed the task unclaimed; the table, looked at right before, does not."""
@@ -206,11 +208,11 @@ async def test_a_copy_that_could_not_be_asked_for_is_asked_for_soon(archiver: Ar
 
 
 async def test_switched_off_meanwhile_it_ends_with_the_vendors_link(archiver: ArchiveWorld) -> None:
-    """Nobody could follow ours."""
+    """Links to our copies would lead nowhere."""
     task = await archiver.succeed()
     await archiver.copy(task)
-    archiver.world, archiver.rules = (
-        replace(archiver.world, archiver=None),
+    archiver.ports, archiver.rules = (
+        replace(archiver.ports, archiver=None),
         replace(archiver.rules, origin=None),
     )
     await archiver.tick(task.task_id)
@@ -270,14 +272,16 @@ async def test_a_copy_goes_on_where_it_broke_off(archiver: ArchiveWorld) -> None
 
 
 async def test_a_killed_copy_is_gone_on_with_when_its_claim_is_over(archiver: ArchiveWorld) -> None:
-    """Until then nobody else copies; the claim is renewed for as long as somebody does."""
+    """Until then no other archiver copies; the claim is renewed for as long as the first does."""
     archiver.originals.pace = timedelta(seconds=14)
     task = await archiver.succeed()
     killed = asyncio.create_task(archiver.copy(task))
     await archiver.clock.sleep(timedelta(seconds=30))
     assert await archiver.copy(task) == {}
     noted = archiver.now_of(task)
-    archiver.tasks.items[task.task_id] = noted.model_copy(update={"nonce": "of whoever comes after the kill"})
+    archiver.tasks.items[task.task_id] = noted.model_copy(
+        update={"nonce": "of the archiver that comes after the kill"}
+    )
     await killed  # its next note is refused
     archiver.tasks.items[task.task_id] = noted
     await archiver.clock.sleep(CLAIM)
@@ -287,7 +291,7 @@ async def test_a_killed_copy_is_gone_on_with_when_its_claim_is_over(archiver: Ar
     assert list(archiver.archive.files.values()) == [archiver.originals.files[URL]]
 
 
-async def test_whoever_finished_and_was_killed_is_believed(archiver: ArchiveWorld) -> None:
+async def test_an_archiver_that_finished_and_was_killed_is_believed(archiver: ArchiveWorld) -> None:
     """The file is there, the upload is not, and the task does not know it yet."""
     task = await archiver.succeed()
     key = task.copies[0].key(task.task_id)
@@ -387,7 +391,7 @@ async def test_few_are_copied_at_once(archiver: ArchiveWorld, monkeypatch: pytes
     for _ in range(5):
         for task_id in archiver.started.task_ids:
             await archive(
-                [task_id], hard_stop=archiver.clock.now() + timedelta(minutes=1), desk=archiver.desk
+                [task_id], hard_stop=archiver.clock.now() + timedelta(minutes=1), ports=archiver.archive_ports
             )
         await archiver.clock.sleep(timedelta(seconds=8))
     assert set(archiver.started.task_ids) == {task.task_id for task in tasks}

@@ -9,7 +9,8 @@ import pytest
 from taskhook.adapters.dynamodb.items import Attributes, item
 from taskhook.adapters.dynamodb.tasks import request_key, values_of
 from taskhook.core.message import minified
-from taskhook.core.task import Attempt, CallbackState, State, Submission, SubmitOutcome, Task, milliseconds
+from taskhook.core.record import Attempt, CallbackState, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.task import Task
 from tests.local.emulator import size
 from tests.world import START
 

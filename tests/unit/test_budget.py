@@ -32,13 +32,13 @@ def test_a_reserve_is_left_to_submits() -> None:
     assert [rate_limit.reserve(limit) for limit in (1, 3, 4, 9, 90)] == [0, 0, 1, 2, 22]
 
 
-def test_a_place_is_filled_at_once_and_one_more_is_tried_once_a_minute() -> None:
+def test_a_free_slot_is_taken_at_once_and_one_more_is_tried_once_a_minute() -> None:
     """After a refusal at two running: with one running now, with two after a minute."""
-    gate = AdmissionState().refused(2, NOW)
-    assert gate.waiting
-    assert gate.next_try(1, NOW) == NOW
-    assert gate.next_try(2, NOW) == NOW + admission.PROBE
-    assert gate.next_try(2, NOW + timedelta(minutes=5)) == NOW + timedelta(minutes=5)
+    state = AdmissionState().refused(2, NOW)
+    assert state.waiting
+    assert state.next_try(1, NOW) == NOW
+    assert state.next_try(2, NOW) == NOW + admission.PROBE
+    assert state.next_try(2, NOW + timedelta(minutes=5)) == NOW + timedelta(minutes=5)
 
 
 def test_nothing_is_known_before_the_first_refusal() -> None:
@@ -48,13 +48,13 @@ def test_nothing_is_known_before_the_first_refusal() -> None:
 
 def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
     """The next one may be tried at once, until the vendor refuses again; one that found a free slot shows nothing."""
-    gate = AdmissionState().refused(2, NOW)
-    assert gate.taken(2, served="").next_try(3, NOW) == NOW
-    assert gate.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
+    state = AdmissionState().refused(2, NOW)
+    assert state.taken(2, served="").next_try(3, NOW) == NOW
+    assert state.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
 
 
 def test_a_refusal_with_nothing_running_waits_too() -> None:
-    """Somebody else fills the vendor's places; it is not asked in a circle."""
+    """Another deployment fills the vendor's slots; it is not asked in a circle."""
     assert AdmissionState().refused(0, NOW).next_try(0, NOW) == NOW + admission.PROBE
 
 
@@ -69,12 +69,12 @@ def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retr
 
 def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
     """10 s after the third, doubling to 5 min while nothing free is answered either; a clear answer ends it."""
-    gate, pauses = AdmissionState(), []
+    state, pauses = AdmissionState(), []
     for number in range(12):
-        gate = gate.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else gate.unanswered(NOW)
-        pauses.append(round((gate.next_try(0, NOW) - NOW).total_seconds()))
+        state = state.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else state.unanswered(NOW)
+        pauses.append(round((state.next_try(0, NOW) - NOW).total_seconds()))
     assert pauses == [0, 0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
-    assert (gate.in_trouble, gate.answered().in_trouble, gate.answered().next_try(0, NOW)) == (
+    assert (state.in_trouble, state.answered().in_trouble, state.answered().next_try(0, NOW)) == (
         True,
         False,
         NOW,
@@ -83,39 +83,39 @@ def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
 
 def test_a_task_that_was_spent_as_a_probe_makes_the_next_one_rare() -> None:
     """Where the vendor answers what is free and loses submits, each probe costs a task."""
-    gate = AdmissionState()
+    state = AdmissionState()
     for _ in range(admission.MOST_UNKNOWN + 1):
-        gate = gate.outcome_unknown(NOW)
-    assert gate.next_try(0, NOW) == NOW + admission.LONGEST_PAUSE
+        state = state.outcome_unknown(NOW)
+    assert state.next_try(0, NOW) == NOW + admission.LONGEST_PAUSE
 
 
 def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
     """Only a row of them speaks of an outage."""
-    gate = AdmissionState()
+    state = AdmissionState()
     for _ in range(5):
-        gate = gate.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, served="")
-    assert not gate.in_trouble
+        state = state.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, served="")
+    assert not state.in_trouble
 
 
 @pytest.mark.parametrize("unknown", range(2 * admission.MOST_UNKNOWN))
 def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -> None:
     """Before the third unknown outcome in a row, a pause is one that the vendor asked for."""
     until = NOW + timedelta(minutes=10)
-    gate = AdmissionState(unknown=unknown).pause(until)
-    assert gate.answered().unknown == 0
-    assert gate.answered().next_try(0, NOW) == (NOW if gate.in_trouble else until)
-    assert gate.taken(0, served="").next_try(0, NOW) == (NOW if gate.in_trouble else until)
+    state = AdmissionState(unknown=unknown).pause(until)
+    assert state.answered().unknown == 0
+    assert state.answered().next_try(0, NOW) == (NOW if state.in_trouble else until)
+    assert state.taken(0, served="").next_try(0, NOW) == (NOW if state.in_trouble else until)
 
 
 def test_a_pause_of_every_request_holds_for_submits_too() -> None:
     """And a shorter one later on does not cut it short."""
-    gate = AdmissionState().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))
-    assert gate.next_try(0, NOW) == NOW + timedelta(minutes=30)
+    state = AdmissionState().pause_polls(NOW + timedelta(minutes=30)).pause_polls(NOW + timedelta(seconds=5))
+    assert state.next_try(0, NOW) == NOW + timedelta(minutes=30)
 
 
 def test_a_pause_is_kept() -> None:
-    """Free places do not help while the key is refused."""
-    gate = AdmissionState().pause(NOW + timedelta(seconds=30))
-    assert gate.paused(NOW)
-    assert gate.next_try(0, NOW) == NOW + timedelta(seconds=30)
-    assert not gate.paused(NOW + timedelta(seconds=30))
+    """Free slots do not help while the key is refused."""
+    state = AdmissionState().pause(NOW + timedelta(seconds=30))
+    assert state.paused(NOW)
+    assert state.next_try(0, NOW) == NOW + timedelta(seconds=30)
+    assert not state.paused(NOW + timedelta(seconds=30))

@@ -42,7 +42,7 @@ async def test_the_right_token_finds_its_caller(directory: MemoryCallers) -> Non
         f"Bearer thk_alicé_{'a' * 43}",
     ],
 )
-async def test_any_other_token_finds_nobody(directory: MemoryCallers, authorization: str | None) -> None:
+async def test_any_other_token_finds_no_caller(directory: MemoryCallers, authorization: str | None) -> None:
     """Missing, malformed, wrong and unknown are one answer."""
     assert await callers.authenticate(authorization, callers=directory, now=START) is None
 
@@ -57,7 +57,7 @@ async def test_a_disabled_caller_is_refused(directory: MemoryCallers) -> None:
 
 REFUSED = {
     "known, wrong": f"Bearer thk_alice_{'x' * 43}",
-    "unknown": f"Bearer thk_nobody_{'x' * 43}",
+    "unknown": f"Bearer thk_mallory_{'x' * 43}",
     "disabled, right": f"Bearer {token_of('bob')}",
     "expired": f"Bearer {token_of('carol')}",
     "malformed": "Bearer thk_alice_short",
@@ -79,7 +79,7 @@ async def test_every_refusal_costs_the_same(
     gone = gone.model_copy(update={"tokens": (gone.tokens[0].model_copy(update={"expires_at": START}),)})
     directory = MemoryCallers(a_caller("alice"), disabled, gone)
     if cached:
-        for name in ("alice", "bob", "carol", "nobody"):
+        for name in ("alice", "bob", "carol", "mallory"):
             await directory.find(name)
     compared: list[str] = []
     compare = hmac.compare_digest
@@ -177,4 +177,4 @@ async def test_a_second_rotation_never_lengthens_the_first_ones_overlap(director
 async def test_changing_an_unknown_caller_says_so(directory: MemoryCallers) -> None:
     """The message says where to look."""
     with pytest.raises(CallerError, match="callers list"):
-        await callers.disable("nobody", admin=directory)
+        await callers.disable("mallory", admin=directory)

@@ -7,11 +7,13 @@ from datetime import timedelta
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from taskhook.core.caller import Credential
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import Credential, Reply
+from taskhook.core.record import CallbackState, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
@@ -33,7 +35,7 @@ JITTER = 0.1
 
 @dataclass
 class DeliveryWorld:
-    """A courier's world in memory, with one ended task."""
+    """What a delivery needs, in memory, with one ended task."""
 
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
@@ -42,7 +44,7 @@ class DeliveryWorld:
 
     def __post_init__(self) -> None:
         self.receivers = FakeReceivers(self.clock)
-        self.courier = DeliveryPorts(
+        self.ports = DeliveryPorts(
             tasks=self.tasks,
             callbacks=self.receivers,
             callers=MemoryCallers(ALICE),
@@ -83,7 +85,7 @@ class DeliveryWorld:
             assert task.callback is CallbackState.WAITING
             if task.next_attempt_at is not None:
                 self.clock.pass_by(task.next_attempt_at - self.clock.now())
-            task = await attempt(task, self.courier)
+            task = await attempt(task, self.ports)
         return task
 
     def wait(self, task: Task) -> timedelta:
@@ -206,7 +208,7 @@ async def test_the_log_says_when_and_what(world: DeliveryWorld) -> None:
 
 
 async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(world: DeliveryWorld) -> None:
-    """The first attempt writes once, a later one claims first; and who is overtaken sends nothing."""
+    """The first attempt writes once, a later one claims first; and one that is overtaken sends nothing."""
     task = await world.ended()
     writes = world.tasks.writes
     task = await world.through(task, 500)
@@ -215,7 +217,7 @@ async def test_the_claim_of_the_end_is_used_and_an_old_one_is_not(world: Deliver
     task = await world.through(task, 500)
     assert world.tasks.writes == writes + 3
     with pytest.raises(StaleTaskError):
-        await attempt(old, world.courier)
+        await attempt(old, world.ports)
     assert len(world.receivers.attempts) == 2
 
 
@@ -249,7 +251,7 @@ async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(
     clock.pass_by(timedelta(minutes=1))
     before = tasks.writes
     tasks.write_times.extend(timedelta(seconds=seconds) for seconds in write_seconds)
-    done = await attempt(task, world.courier)
+    done = await attempt(task, world.ports)
     [(sent_at, _, headers, _)] = world.receivers.attempts
     assert sent_at == START + timedelta(minutes=1, seconds=sum(write_seconds))
     assert headers["webhook-timestamp"] == str(int(sent_at.timestamp()))
@@ -265,7 +267,7 @@ async def test_a_table_too_slow_for_a_claim_keeps_the_attempt_from_being_made() 
     clock.pass_by(timedelta(minutes=1))
     tasks.write_times.extend([timedelta(seconds=15.1)] * 5)
     with pytest.raises(StoreUnavailableError):
-        await attempt(task, world.courier)
+        await attempt(task, world.ports)
     assert (world.receivers.attempts, tasks.items["tk_1"].callback) == ([], CallbackState.WAITING)
 
 
@@ -287,7 +289,7 @@ async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
 
     world.receivers.send = look  # type: ignore[method-assign]  # looks at the table while the receiver has the request
     began = world.clock.now()
-    await attempt(task, world.courier)
+    await attempt(task, world.ports)
     assert world.tasks.writes == before + writes
     assert seen[0].claimed_until == (START if writes == 1 else began) + timedelta(seconds=30)
 
@@ -415,7 +417,7 @@ async def test_the_claim_lasts_as_long_as_the_attempt_may(world: DeliveryWorld, 
         return await sent(url, headers, body)
 
     world.receivers.send = send  # type: ignore[method-assign]  # a look at the table when the request leaves
-    await attempt(task, world.courier)
+    await attempt(task, world.ports)
     [until] = covered_until
     [(at, *_)] = world.receivers.attempts
     assert until is not None

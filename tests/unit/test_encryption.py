@@ -49,7 +49,7 @@ def test_every_changed_bit_is_noticed() -> None:
     "stored", ["", "v1:", "v1:AAAA", "whsec_AAAA", "v2:" + "A" * 96, "v1:" + "A" * 96, "v1:ü", "v1:%%%"]
 )
 def test_what_is_not_encrypted_is_told(stored: str) -> None:
-    """A plain secret that somebody wrote into the table never signs."""
+    """A plain secret that was written into the table never signs."""
     with pytest.raises(DecryptionError):
         decrypt(stored, material="m", context="alice")
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from taskhook.core.ports import SLOTS, Reply
-from taskhook.core.task import State, Task
+from taskhook.core.ports import SLOTS
+from taskhook.core.record import State
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery.hosts import (
     CALLER_WAITING,
     FAILURES,

@@ -136,7 +136,7 @@ async def test_a_key_that_takes_long_keeps_no_submit_waiting(monkeypatch: pytest
 
 
 def test_each_use_has_a_key_of_its_own() -> None:
-    """Whoever learns one learns nothing of another, nor of the material."""
+    """One tells nothing of another, nor of the material."""
     keys = {
         derived_key("material", "hook tokens"),
         derived_key("material", "signing secrets"),

@@ -66,7 +66,7 @@ def test_a_task_ends_in_its_time_and_is_known_for_a_week() -> None:
         one.known(task.id)
 
 
-def test_places_are_free_again_when_tasks_end() -> None:
+def test_slots_are_free_again_when_tasks_end() -> None:
     """A task too many is refused, counted, and not paid for."""
     clock = Clock()
     one = vendor(clock, task_seconds=10.0, concurrent=2)

@@ -275,7 +275,7 @@ def test_allowed_callback_url_is_kept_unchanged() -> None:
 
 
 def test_conflicting_callback_urls_are_refused() -> None:
-    """Body and header may say the same; if they differ nobody can know which was meant."""
+    """Body and header may say the same; if they differ there is no telling which was meant."""
     refused(400, "callback_url", "X-Webhook-URL", fields={"callback_url": HOOK}, webhook_url=HOOK + "/")
     assert read({"callback_url": HOOK}, webhook_url=HOOK).callback_url == HOOK
 
@@ -466,7 +466,7 @@ def test_what_is_certain_is_wrong_whatever_else_is_not_known(doubt: str) -> None
         (IMAGE_RULE, {"tracks": ()}),
     ],
 )
-def test_what_may_lie_where_nobody_looked_is_wrong_only_after_a_whole_look(
+def test_what_may_lie_beyond_the_look_is_wrong_only_after_a_whole_look(
     rule: MediaRule, changes: dict[str, Any]
 ) -> None:
     """The reason of the doubt is told."""

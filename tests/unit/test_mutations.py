@@ -3,7 +3,7 @@ from collections import Counter
 from tests.sim.mutations import PACKAGE, find
 from tests.vectors import naming
 
-# What the proof rests on; `python -m tests.sim.mutations` removes each and shows that somebody notices.
+# What the proof rests on; `python -m tests.sim.mutations` removes each and shows that a test notices.
 LEAST = {
     "claim": 40,
     "condition": 20,
@@ -30,14 +30,14 @@ NAMED = {
     "adapters/dynamodb/tasks.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
     "adapters/dynamodb/items.py Table.query: paging: answer.get('LastEvaluatedKey')",
     "delivery/attempt.py claim_covers_attempt: time: now + ATTEMPT_TIME",
-    "delivery/attempt.py _claimed: write-ahead: await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
-    "poller/queue.py Queue._serve: write-ahead: await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
-    "poller/watch.py Watch._due: time: task.submitted_at or task.accepted_at",
-    "poller/watch.py Watch._polled: time: asked_at",
-    "poller/watch.py Watch.find: time: self._newest - INDEX_LAG",
+    "delivery/attempt.py _claimed: write-ahead: await ports.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
+    "poller/queue.py Queue._serve: write-ahead: await self._ports.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
+    "poller/polls.py Polls.due: time: task.submitted_at or task.accepted_at",
+    "poller/polls.py Polls._polled: time: asked_at",
+    "poller/watch_index.py WatchIndex._since: time: self._newest - INDEX_LAG",
     "submit/submit.py _accept: write-ahead: await tasks.add(wanted)",
     "submit/submit.py _begin: dedupe: task.fingerprint != request.fingerprint",
-    "submit/payment.py pay: claim: end - payer.clock.now() < LEAST_POST_TIME",
+    "submit/payment.py pay: claim: end - payment.clock.now() < LEAST_POST_TIME",
 }
 
 

@@ -33,7 +33,7 @@ def test_the_document_is_openapi() -> None:
 
 
 def test_an_example_is_as_its_schema() -> None:
-    """Whoever copies it gets it right."""
+    """A copy of it is a correct request."""
     for name, example, schema in bodies():
         with naming(name):
             check(example, schema)

@@ -11,9 +11,13 @@ import pytest
 from taskhook.core import schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import Admit, LeadershipView, PollKind, PollOutcome, Reply, Rows
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Admit, Rows
 from taskhook.core.rate_limit import WINDOW, window
-from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings
@@ -59,7 +63,7 @@ class PollerWorld:
         self.ends: asyncio.Task[None] | None = None  # of a trouble
         self.vendor = FakeVendor(self.clock)
         self.receivers = FakeReceivers(self.clock)
-        self.world = App(
+        self.ports = App(
             SETTINGS,
             tasks=self.tasks,
             control=self.control,
@@ -79,7 +83,7 @@ class PollerWorld:
             scheduled=not (accepted or ended or told),
             hard_stop=self.clock.now() + STOP,
             rules=self.rules,
-            world=self.world,
+            ports=self.ports,
         )
 
     async def add(
@@ -226,8 +230,8 @@ async def test_a_receiver_that_never_answers_ends_as_undelivered(poller: PollerW
     assert timedelta(hours=68) <= took <= timedelta(hours=84)
 
 
-async def test_a_dead_submit_is_reaped_as_unknown_and_ends_as_such(poller: PollerWorld) -> None:
-    """A claim that ran out is never paid again: 15 minutes later the callback says that nobody knows."""
+async def test_a_dead_submit_becomes_unknown_and_ends_as_such(poller: PollerWorld) -> None:
+    """A claim that ran out is never paid again: 15 minutes later the callback says so."""
     task = await poller.add(State.SUBMITTING)
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(task).state is State.UNKNOWN
@@ -263,7 +267,7 @@ async def test_queued_tasks_are_paid_once_callers_in_turn(poller: PollerWorld) -
 
 
 async def test_a_queued_task_waits_while_the_vendor_is_busy(poller: PollerWorld) -> None:
-    """A refusal for now keeps it queued; when a place is free it is paid, once."""
+    """A refusal for now keeps it queued; when a slot is free it is paid, once."""
     task = await poller.add(State.QUEUED)
     poller.vendor.submit_outcomes.extend([SubmitOutcome(submission=Submission.BUSY, status=429)] * 3)
     began = poller.clock.now()
@@ -299,7 +303,7 @@ async def test_a_queued_task_whose_time_is_over_is_never_paid(poller: PollerWorl
     )
 
 
-async def test_a_refused_key_pauses_the_queue_and_fails_nobody(poller: PollerWorld) -> None:
+async def test_a_refused_key_pauses_the_queue_and_fails_no_task(poller: PollerWorld) -> None:
     """401 on a queued task's POST leaves it queued for at least a minute."""
     task = await poller.add(State.QUEUED)
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.REFUSED_HERE, status=401))
@@ -351,7 +355,7 @@ async def test_a_task_that_reappears_is_not_lost(poller: PollerWorld) -> None:
     assert poller.now_of(task).state is State.SUCCESS
 
 
-async def test_what_404s_have_shown_is_stored_for_whoever_comes_next(poller: PollerWorld) -> None:
+async def test_what_404s_have_shown_is_stored_for_the_next_leader(poller: PollerWorld) -> None:
     """The first of them, and that it was followed by a good answer."""
     poller.rules = replace(poller.rules, leads=False)
     poller.vendor.task_time = timedelta(hours=1)
@@ -376,7 +380,7 @@ async def test_a_throttled_vendor_is_left_alone_for_as_long_as_it_says(poller: P
     assert second - first >= timedelta(seconds=17)
 
 
-async def test_one_poisoned_task_stops_nobody(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_poisoned_task_stops_no_other(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug that one task triggers is told and stays with that task."""
     bad, good = await poller.add(State.WATCHED, "bad"), await poller.add(State.WATCHED, "good")
     asked = poller.vendor.poll
@@ -393,7 +397,7 @@ async def test_one_poisoned_task_stops_nobody(poller: PollerWorld, monkeypatch: 
     assert poller.told.count("task.crashed") > 0
 
 
-async def test_a_wake_leaves_the_watching_to_whoever_holds_the_leadership(poller: PollerWorld) -> None:
+async def test_a_wake_leaves_the_watching_to_the_leader(poller: PollerWorld) -> None:
     """It serves its own ids and ends."""
     poller.control.leadership = LeadershipView(leader="other", until=poller.clock.now() + STOP)
     task = await poller.add(State.WATCHED)
@@ -401,21 +405,21 @@ async def test_a_wake_leaves_the_watching_to_whoever_holds_the_leadership(poller
     assert (report.led, poller.control.leadership.leader, poller.vendor.polls) == (False, "other", [])
 
 
-async def test_a_tick_takes_the_leadership_over_and_the_old_holder_leaves(poller: PollerWorld) -> None:
-    """Within a scan the old invocation sees that it is relieved, and starts nothing more."""
+async def test_a_tick_takes_the_leadership_over_and_the_old_leader_leaves(poller: PollerWorld) -> None:
+    """Within a scan the old leader sees that there is a new one, and starts nothing more."""
     poller.vendor.task_time = timedelta(hours=1)
     await poller.add(State.WATCHED)
     sleep = poller.clock.sleep
-    relieved_at = poller.clock.now() + timedelta(seconds=30)
+    replaced_at = poller.clock.now() + timedelta(seconds=30)
 
-    async def sleep_and_be_relieved(duration: timedelta) -> None:
+    async def sleep_and_be_replaced(duration: timedelta) -> None:
         await sleep(duration)
-        if poller.clock.now() >= relieved_at:
+        if poller.clock.now() >= replaced_at:
             poller.control.leadership = LeadershipView(leader="newer", until=poller.clock.now() + STOP)
 
-    poller.world.clock.sleep = sleep_and_be_relieved  # type: ignore[method-assign]  # the world moves while we sleep
+    poller.ports.clock.sleep = sleep_and_be_replaced  # type: ignore[method-assign]  # the world moves while we sleep
     await poller.tick()
-    assert poller.clock.now() - relieved_at <= SCAN + BEAT
+    assert poller.clock.now() - replaced_at <= SCAN + BEAT
     assert poller.control.leadership.leader == "newer"
 
 
@@ -430,8 +434,8 @@ async def hand_over(poller: PollerWorld, task: Task, at: timedelta) -> None:
     await asyncio.gather(poller.tick(task.task_id), tick())
 
 
-async def test_an_end_stored_while_being_relieved_is_delivered_at_once(poller: PollerWorld) -> None:
-    """The relieved invocation has claimed the delivery with the end; nobody has to wait until that claim is over."""
+async def test_an_end_stored_during_the_hand_over_is_delivered_at_once(poller: PollerWorld) -> None:
+    """The old leader claimed the delivery with the end; the new one need not wait for that claim."""
     poller.vendor.task_time, poller.vendor.answer_time = timedelta(seconds=25), timedelta(seconds=6)
     task = await poller.add(State.WATCHED)
     await hand_over(poller, task, timedelta(seconds=22))  # the poll of 20 s is answered at 26 s
@@ -456,7 +460,7 @@ async def test_a_retry_is_not_late_for_a_hand_over(poller: PollerWorld, at_s: fl
 async def test_a_point_of_polling_is_not_lost_between_two_invocations(
     poller: PollerWorld, at_s: float
 ) -> None:
-    """The old one looks no more once it is relieved, and what came due since its last beat is the new one's."""
+    """The old leader looks no more once there is a new one; what came due since its last beat is the new one's."""
     poller.vendor.task_time = timedelta(seconds=21)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(milliseconds=130))  # so that the point lies between two beats
@@ -487,10 +491,10 @@ async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_af
         waiting=True, paused_until=poller.clock.now() + timedelta(hours=1)
     )
     await poller.add(State.WATCHED, "other")
-    lingering = asyncio.create_task(poller.tick())
+    leading = asyncio.create_task(poller.tick())
     await poller.clock.sleep(timedelta(seconds=10))
     await paid_by_another(poller, queued)
-    await lingering
+    await leading
     assert poller.now_of(queued).callback is CallbackState.DELIVERED
 
 
@@ -518,19 +522,19 @@ async def test_a_task_that_leaves_the_queue_between_two_looks_is_seen_by_one_of_
     assert poller.now_of(queued).callback is CallbackState.DELIVERED
 
 
-async def test_whoever_leaves_claims_nothing_more(poller: PollerWorld) -> None:
-    """Attempts fill the host's slots when the invocation is relieved; one more is left, unclaimed, to the next leader."""
+async def test_a_leader_that_leaves_claims_nothing_more(poller: PollerWorld) -> None:
+    """Attempts fill the host's slots at the hand-over; one more is left, unclaimed, to the next leader."""
     poller.receivers.answer_time = timedelta(seconds=10)
     now = poller.clock.now()
     for number in range(FIRST_SLOTS + 1):
         task = await poller.add(State.WATCHED, str(number))
         await poller.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now))
 
-    async def relieve() -> None:
+    async def take_over() -> None:
         await poller.clock.sleep(timedelta(seconds=3))
         poller.control.leadership = LeadershipView(leader="newer", until=poller.clock.now() + STOP)
 
-    await asyncio.gather(poller.tick(), relieve())
+    await asyncio.gather(poller.tick(), take_over())
     assert len(poller.receivers.attempts) == FIRST_SLOTS
     assert [
         task.claimed(poller.clock.now()) for task in poller.tasks.items.values() if task.attempts == 0
@@ -540,7 +544,7 @@ async def test_whoever_leaves_claims_nothing_more(poller: PollerWorld) -> None:
 async def test_a_claimed_task_is_looked_at_once_a_scan(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for another's claim reads no more often than it looks for work."""
+    """A poller that waits for another's claim reads no more often than it looks for work."""
     await poller.add(State.SUBMITTING)  # claimed for 35 s
     looks = []
     get = poller.tasks.get
@@ -555,7 +559,7 @@ async def test_a_claimed_task_is_looked_at_once_a_scan(
     assert len(looks) > 5
 
 
-async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(
+async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head of the queue was paid by another invocation a moment ago; the caller behind it is served all the same."""
@@ -572,7 +576,7 @@ async def test_a_queued_task_that_the_index_shows_late_holds_nobody_up(
     await poller.tick()
     assert poller.vendor.submits == ["https://example.com/next.jpg"]
     assert poller.now_of(queued).state is State.SUCCESS
-    assert poller.told.count("queue.crashed") == 0
+    assert poller.told.count("task.crashed") == 0
 
 
 async def test_economy_makes_one_pass_a_tick(poller: PollerWorld) -> None:
@@ -617,7 +621,7 @@ async def test_what_a_wake_brings_is_served_although_time_goes_on_meanwhile(
 
 async def test_a_removed_caller_is_an_error_of_the_attempt(poller: PollerWorld) -> None:
     """Without a record there is no secret to sign with; the schedule goes on and nothing is lost."""
-    task = await poller.add(State.WATCHED, caller="nobody")
+    task = await poller.add(State.WATCHED, caller="mallory")
     await poller.tick(task.task_id)
     assert poller.now_of(task).log[0].error == "caller_unreadable"
     assert poller.now_of(task).callback is CallbackState.WAITING
@@ -661,7 +665,7 @@ async def test_lateness_counts_from_when_the_task_is_last_known_to_have_run(
 
 
 async def test_a_message_asked_for_again_is_not_late(poller: PollerWorld) -> None:
-    """Whoever redelivers has waited because they wanted to; a retry has kept the receiver waiting since the end."""
+    """A redelivery waited because its caller did; a retry has kept the receiver waiting since the end."""
     poller.receivers.replies.append(Reply(status=500))
     task = await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=1))
@@ -687,7 +691,7 @@ async def test_a_queue_that_waits_tells_its_oldest(poller: PollerWorld) -> None:
     assert poller.facts("queue.waited") == []
 
 
-# --- held polls, hints, budget, places -------------------------------------------------------------------------------------
+# --- held polls, webhooks, budget, slots -------------------------------------------------------------
 
 
 def lateness(poller: PollerWorld) -> list[timedelta]:
@@ -709,7 +713,7 @@ async def test_a_vendor_that_holds_polls_is_found_out_and_asked_rarely(poller: P
     assert len(lateness(poller)) == 10
     assert max(lateness(poller)) <= timedelta(seconds=1.5)
     assert len(poller.vendor.polls) <= 10 * 6
-    assert poller.world.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": True}
+    assert poller.ports.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": True}
 
 
 async def test_a_vendor_that_does_not_hold_is_polled_by_the_schedule(poller: PollerWorld) -> None:
@@ -717,7 +721,7 @@ async def test_a_vendor_that_does_not_hold_is_polled_by_the_schedule(poller: Pol
     poller.vendor.task_time = timedelta(seconds=100)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=3))
-    assert poller.world.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": False}
+    assert poller.ports.long_poll_support.holds == {"alibaba/wan2.2-animate-mix": False}
     assert max(lateness(poller)) <= timedelta(seconds=10.5)
     gaps = [later - earlier for (earlier, _), (later, _) in pairwise(poller.vendor.polls)]
     assert min(gaps) >= timedelta(seconds=2)
@@ -729,13 +733,13 @@ async def test_long_poll_can_be_switched_off(poller: PollerWorld) -> None:
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=2))
-    assert poller.world.long_poll_support.holds == {}
+    assert poller.ports.long_poll_support.holds == {}
 
 
-@pytest.mark.parametrize("lingering", [True, False])
-async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
-    """Whoever lingers, or nobody, a wake with an ended task polls and delivers it."""
-    until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
+@pytest.mark.parametrize("led", [True, False])
+async def test_a_task_that_a_webhook_names_is_asked_about_at_once(poller: PollerWorld, led: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """Whether another one leads or none, a wake with an ended task polls and delivers it."""
+    until = poller.clock.now() + (2 * STOP if led else timedelta(0))
     poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
@@ -745,10 +749,10 @@ async def test_a_hinted_task_is_asked_about_at_once(poller: PollerWorld, lingeri
     assert poller.clock.now() - began < timedelta(seconds=1)
 
 
-@pytest.mark.parametrize("lingering", [True, False])
-async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, lingering: bool) -> None:  # noqa: FBT001  # a parameter of the test
-    """Whoever checked the hint has asked already; nor does it need a request of the budget."""
-    until = poller.clock.now() + (2 * STOP if lingering else timedelta(0))
+@pytest.mark.parametrize("led", [True, False])
+async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, led: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The check of the webhook has asked already; nor does it need a request of the budget."""
+    until = poller.clock.now() + (2 * STOP if led else timedelta(0))
     poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, requests_per_minute=0)
     for name, told, state in (
@@ -792,7 +796,7 @@ def test_a_wake_may_name_what_has_ended_and_say_how() -> None:
 
 
 async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
-    """A wake without the leadership delivers and leaves the retry; who lingers, and still took the task for watched, makes it."""
+    """A wake delivers and leaves the retry to the leader, which still took the task for watched."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=5)
@@ -800,22 +804,22 @@ async def test_a_retry_left_by_a_wake_is_not_late(poller: PollerWorld) -> None:
     task, other = await poller.add(State.WATCHED), await poller.add(State.WATCHED, "other")
     now = poller.clock.now()
     ended = await poller.tasks.swap(other, other.succeeded({}, now, retention=RETENTION, claim=now))
-    later = now + timedelta(seconds=55)  # for this the first one lingers
+    later = now + timedelta(seconds=55)  # for this the first one leads on
     await poller.tasks.swap(
         ended, ended.attempted(Attempt(at=now), delivered=False, retry_at=later, now=now, retention=RETENTION)
     )
 
-    async def hint() -> None:
+    async def webhook() -> None:
         await poller.clock.sleep(timedelta(seconds=6))
         await poller.tick(ended=(task.task_id,))
 
-    await asyncio.gather(poller.tick(), hint())
+    await asyncio.gather(poller.tick(), webhook())
     first, second = (at for at, *_, body in poller.receivers.attempts if task.task_id in body.decode())
     assert second - first <= timedelta(seconds=8)
 
 
-async def test_who_takes_over_from_held_polls_holds_them_on(poller: PollerWorld) -> None:
-    """The hint was left to a poll that was dropped, so a process that knows nothing yet asks at once all the same."""
+async def test_a_successor_holds_the_held_polls_on(poller: PollerWorld) -> None:
+    """The webhook was left to a poll that was dropped, so a new process asks at once all the same."""
     poller.vendor.holds = True
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(poller.vendor.task_time)
@@ -827,7 +831,7 @@ async def test_who_takes_over_from_held_polls_holds_them_on(poller: PollerWorld)
     assert max(lateness(poller)) <= timedelta(seconds=1)
 
 
-async def test_where_hints_come_polls_are_rare(poller: PollerWorld) -> None:
+async def test_where_webhooks_come_polls_are_rare(poller: PollerWorld) -> None:
     """Once a minute is enough of a net."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=150)
@@ -835,11 +839,11 @@ async def test_where_hints_come_polls_are_rare(poller: PollerWorld) -> None:
     await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=4))
     assert len(poller.vendor.polls) == 3
-    assert poller.control.leadership.webhook_at is None  # it ended without a hint
+    assert poller.control.leadership.webhook_at is None  # it ended without a webhook
 
 
-async def test_where_hints_come_it_is_still_found_out_whether_polls_are_held(poller: PollerWorld) -> None:
-    """A held poll costs less than a hint, which takes two invocations and two requests; one poll is enough to know."""
+async def test_where_webhooks_come_it_is_still_found_out_whether_polls_are_held(poller: PollerWorld) -> None:
+    """A held poll costs less than a webhook (two invocations, two requests); one poll is enough to know."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(seconds=50)
@@ -851,7 +855,7 @@ async def test_where_hints_come_it_is_still_found_out_whether_polls_are_held(pol
 
 
 async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller: PollerWorld) -> None:
-    """All others stay as rare as hints make them."""
+    """All others stay as rare as webhooks make them."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=200)
     began = poller.clock.now()
@@ -862,8 +866,8 @@ async def test_where_polls_are_not_held_one_poll_is_spent_on_finding_out(poller:
     assert sum(at < began + timedelta(seconds=55) for at, _ in poller.vendor.polls) <= 2
 
 
-async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: PollerWorld) -> None:
-    """Whoever leaves because nothing is due has served every point until then, and says so."""
+async def test_what_was_polled_before_a_leader_left_is_not_polled_again(poller: PollerWorld) -> None:
+    """A leader that leaves because nothing is due has polled up to then, and says so."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=230)
     poller.rules = replace(poller.rules, long_poll=False)
@@ -876,8 +880,10 @@ async def test_what_was_polled_before_somebody_left_is_not_polled_again(poller: 
     assert [round((at - began).total_seconds()) for at, _ in poller.vendor.polls] == [60, 120, 180, 240]
 
 
-async def test_who_leaves_after_an_unanswered_poll_does_not_call_it_served(poller: PollerWorld) -> None:
-    """It may have been the one that mattered; whoever comes next asks again, and does not wait for the next rare point."""
+async def test_a_leader_that_leaves_after_an_unanswered_poll_does_not_call_it_served(
+    poller: PollerWorld,
+) -> None:
+    """It may have been the one that mattered; the next leader asks again, before the next rare poll time."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=475)
@@ -891,12 +897,12 @@ async def test_who_leaves_after_an_unanswered_poll_does_not_call_it_served(polle
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="no")
         return await ask(upstream_task_id, hold=hold)
 
-    poller.vendor.poll = poll  # type: ignore[method-assign]  # one point meets nobody
+    poller.vendor.poll = poll  # type: ignore[method-assign]  # one poll time gets no answer
     await poller.run(timedelta(minutes=12))
     assert max(lateness(poller)) <= timedelta(seconds=15)
 
 
-async def test_who_leaves_without_having_seen_calls_nothing_served(poller: PollerWorld) -> None:
+async def test_a_leader_that_leaves_without_having_seen_calls_nothing_served(poller: PollerWorld) -> None:
     """While the index cannot be read, a wake serves its own task; the points of the others are still to be served."""
     poller.rules = replace(poller.rules, long_poll=False, immediate=True)
     await poller.add(State.WATCHED)
@@ -920,7 +926,7 @@ async def test_who_leaves_without_having_seen_calls_nothing_served(poller: Polle
 
 
 async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerWorld) -> None:
-    """Whoever left did not ask just then: the last poll may be as old as the points are apart."""
+    """The leader that left did not ask just then: the last poll may be as old as poll times are apart."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=63)
@@ -936,8 +942,8 @@ async def test_lateness_is_told_as_what_it_may_have_been_at_most(poller: PollerW
     ]
 
 
-async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerWorld) -> None:
-    """Whoever lingers sees it in the leadership, and thinks again about what it was about to ask."""
+async def test_polls_are_rare_as_soon_as_webhooks_are_known_to_come(poller: PollerWorld) -> None:
+    """The leader sees it in the leadership, and replans what it was about to ask."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = timedelta(seconds=200)
     await poller.add(State.WATCHED)
@@ -952,7 +958,7 @@ async def test_polls_are_rare_as_soon_as_hints_are_known_to_come(poller: PollerW
     assert [at for at in asked if 43 <= at < 180] == [60, 120]
 
 
-async def test_where_a_hint_stays_away_nobody_waits_for_the_next(poller: PollerWorld) -> None:
+async def test_where_a_webhook_stays_away_no_task_waits_for_the_next(poller: PollerWorld) -> None:
     """A task that has ended without one is found by a rare poll, and brings back the ordinary ones of all others."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=45)
@@ -979,9 +985,9 @@ async def test_no_minute_sees_more_requests_than_allowed(poller: PollerWorld, ho
     assert all(task.callback is CallbackState.DELIVERED for task in poller.tasks.items.values())
 
 
-async def test_two_places_serve_any_queue_callers_in_turn(poller: PollerWorld) -> None:
+async def test_two_slots_serve_any_queue_callers_in_turn(poller: PollerWorld) -> None:
     """Everything ends, nothing is paid twice, a newcomer is next in turn, and a probe costs one refusal a minute."""
-    poller.vendor.places = 2
+    poller.vendor.slots = 2
     poller.vendor.task_time = timedelta(seconds=45)
     for number in range(60):
         await poller.add(State.QUEUED, f"a{number:03}", "alice")
@@ -1003,15 +1009,15 @@ async def test_two_places_serve_any_queue_callers_in_turn(poller: PollerWorld) -
     assert poller.vendor.refused <= minutes + 1
 
 
-async def test_the_gate_opens_when_nobody_waits_any_more(poller: PollerWorld) -> None:
-    """And what was learnt of the vendor's places is kept."""
+async def test_admission_opens_when_no_task_waits_any_more(poller: PollerWorld) -> None:
+    """And what was learnt of the vendor's slots is kept."""
     poller.control.the_admission = AdmissionState(waiting=True, slots=2, probed_at=poller.clock.now())
     await poller.add(State.QUEUED)
     await poller.tick()
     assert (poller.control.the_admission.waiting, poller.control.the_admission.slots) == (False, 2)
 
 
-async def test_a_hung_poll_and_garbage_delay_nobody(
+async def test_a_hung_poll_and_garbage_delay_no_other_task(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One task whose poll hangs, one whose answer is garbage, and 50 good ones, as late as without them."""
@@ -1045,18 +1051,18 @@ async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_
     """The leader looks once more after it has resigned, and far enough back for a submitter whose clock is behind."""
     poller.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
-    release = poller.control.resign
+    resign = poller.control.resign
 
-    async def release_at_the_last_moment(leader: str, *, drained_at: datetime | None = None) -> None:
+    async def resign_at_the_last_moment(leader: str, *, drained_at: datetime | None = None) -> None:
         if not late:
             odd = await poller.add(State.WATCHED, "late")
             del poller.tasks.items[odd.task_id]
             shifted = odd.accepted_at - timedelta(seconds=behind_s)
             late.append(await poller.tasks.add(odd.model_copy(update={"accepted_at": shifted})))
             assert not (await poller.tick(late[0].task_id)).led
-        await release(leader, drained_at=drained_at)
+        await resign(leader, drained_at=drained_at)
 
-    poller.control.resign = release_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
+    poller.control.resign = resign_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
     await poller.tick((await poller.add(State.WATCHED)).task_id)
     assert poller.now_of(late[0]).callback is CallbackState.DELIVERED
     assert not poller.control.leadership.alive(poller.clock.now())
@@ -1065,9 +1071,9 @@ async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_
 async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_taken(
     poller: PollerWorld,
 ) -> None:
-    """Whoever lingers does not wait for the end of the submitter's claim."""
+    """The leader does not wait for the end of the submitter's claim."""
     poller.vendor.task_time = timedelta(seconds=25)
-    await poller.add(State.WATCHED)  # keeps the poller lingering
+    await poller.add(State.WATCHED)  # keeps the leader
     late = await poller.add(State.SUBMITTING, "late")
 
     async def answer() -> None:
@@ -1086,7 +1092,7 @@ async def test_a_task_seen_while_it_is_submitted_is_watched_as_soon_as_it_is_tak
     assert ended.ended_at - poller.vendor.taken["task-late"] < timedelta(seconds=29)
 
 
-async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorld) -> None:
+async def test_after_an_unanswered_poll_no_webhook_is_waited_for(poller: PollerWorld) -> None:
     """It may have been the one that mattered."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
@@ -1098,7 +1104,7 @@ async def test_after_an_unanswered_poll_no_hint_is_waited_for(poller: PollerWorl
 
 
 async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorld) -> None:
-    """Who lingers looks at the table before a rare poll: no request is wasted, and the hint that came is not doubted."""
+    """The leader reads the task before a rare poll: no request is wasted, and webhooks are not doubted."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.rules = replace(poller.rules, long_poll=False)
     task = await poller.add(State.WATCHED)
@@ -1107,17 +1113,17 @@ async def test_what_a_wake_has_ended_is_not_asked_about_again(poller: PollerWorl
         await poller.clock.sleep(timedelta(seconds=20))  # so that the rare poll at 60 s is this invocation's
         await poller.tick()
 
-    async def hint() -> None:
+    async def webhook() -> None:
         await poller.clock.sleep(poller.vendor.task_time)
         await poller.tick(ended=(task.task_id,))
 
-    await asyncio.gather(tick(), hint())
+    await asyncio.gather(tick(), webhook())
     assert len(poller.vendor.polls) == 1
     assert poller.control.leadership.webhooks_come(poller.clock.now())
 
 
 async def test_tasks_beyond_what_is_held_are_polled_by_age(poller: PollerWorld) -> None:
-    """A vendor that holds polls is not asked every two seconds about those that find no hold free; nor are hints waited for."""
+    """Tasks that find no hold free are not polled every two seconds; nor are webhooks waited for."""
     poller.vendor.holds = True
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=90)
@@ -1147,8 +1153,8 @@ async def test_held_polls_take_no_requests_from_submits(poller: PollerWorld) -> 
     assert sum(poller.control.used.values()) <= 1.2 * len(poller.vendor.polls)
 
 
-async def test_who_stops_hard_gives_the_leadership_up_before_it_drains(poller: PollerWorld) -> None:
-    """Where the tick is late, a wake that comes while the last attempt runs has nobody to leave its task to."""
+async def test_a_leader_that_stops_hard_resigns_before_it_drains(poller: PollerWorld) -> None:
+    """Where the tick is late, a wake that comes during the last attempt finds no leader for its task."""
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(seconds=83)
     poller.receivers.answer_time = timedelta(seconds=15)
@@ -1193,7 +1199,7 @@ def with_dead_hosts(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> Pol
     return poller
 
 
-async def test_a_thousand_callbacks_to_dead_hosts_delay_nobody(with_dead_hosts: PollerWorld) -> None:
+async def test_a_thousand_callbacks_to_dead_hosts_delay_no_other(with_dead_hosts: PollerWorld) -> None:
     """They have been due for longer, and yet the good host's are out at once; what is skipped is not rewritten."""
     poller = with_dead_hosts
     dead = [
@@ -1240,7 +1246,7 @@ async def test_a_host_that_is_back_gets_everything(
 
 
 async def test_a_host_that_throttles_is_left_alone_for_a_while(poller: PollerWorld) -> None:
-    """One 429 speaks for all callbacks to the host, and for nobody else's."""
+    """One 429 speaks for all callbacks to the host, and for no other's."""
     poller.receivers.replies.append(Reply(status=429, retry_after=timedelta(seconds=20)))
     await seed(poller, "busy", 50, overdue=timedelta(minutes=2))
     await seed(poller, "good", 50, overdue=timedelta(minutes=1))
@@ -1262,10 +1268,10 @@ async def test_a_message_asked_for_again_goes_out_with_the_wake(poller: PollerWo
     assert poller.receivers.attempts[0][3].decode() == task.message
 
 
-async def test_a_gate_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(
+async def test_admission_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(
     poller: PollerWorld,
 ) -> None:
-    """A submit closes it after the worker has read it; left closed, later submits would queue behind nobody."""
+    """A submit closes it after the poller has read it; left closed, later submits would queue behind no task."""
     await poller.add(State.QUEUED)
     heads = poller.tasks.queue_heads
 
@@ -1420,7 +1426,7 @@ async def test_an_ambiguous_submit_is_watched_from_its_post_on(poller: PollerWor
 
 async def test_the_turn_goes_on_from_caller_to_caller(poller: PollerWorld) -> None:
     """With one slot, each invocation serves the caller whose turn it is, and not the first by name again."""
-    poller.vendor.places, poller.vendor.task_time = 1, timedelta(seconds=50)
+    poller.vendor.slots, poller.vendor.task_time = 1, timedelta(seconds=50)
     for number in range(3):
         for caller in ("bob", "alice"):
             await poller.add(State.QUEUED, f"{caller}{number}", caller=caller)
@@ -1585,7 +1591,7 @@ async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(
     assert all(poller.now_of(task).callback is CallbackState.DELIVERED for task in tasks)
 
 
-async def test_a_pause_that_the_vendor_asked_for_is_kept_by_those_who_follow(poller: PollerWorld) -> None:
+async def test_a_pause_that_the_vendor_asked_for_is_kept_by_later_leaders(poller: PollerWorld) -> None:
     """429 with `Retry-After: 1800` is obeyed over thirty ticks, for polls and submits, and then everything goes on."""
     poller.rules = replace(poller.rules, long_poll=False)
     task, queued = await poller.add(State.WATCHED), await poller.add(State.QUEUED, "q")
@@ -1944,7 +1950,7 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.vendor.holds, poller.vendor.task_time = True, minutes(60)
     held, plain = await poller.add(State.WATCHED, "held"), await poller.add(State.WATCHED, "plain")
     plain = await poller.tasks.swap(plain, plain.model_copy(update={"model": "alibaba/another"}))
-    poller.world.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
+    poller.ports.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
     poller.control.leadership = LeadershipView(
@@ -2035,7 +2041,7 @@ async def test_a_queued_task_that_breaks_its_step_keeps_no_leader(
     assert poller.now_of(bad).state is State.SUCCESS
 
 
-async def test_the_gate_opens_though_what_broke_its_step_has_left_the_queue(
+async def test_admission_opens_though_what_broke_its_step_has_left_the_queue(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another invocation has ended it meanwhile; later submits do not queue behind nothing."""
@@ -2190,12 +2196,12 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
     """While requests are asked for, another event has begun a step of the task."""
     task, running, now = await poller.add(State.WATCHED), set[str](), poller.clock.now()
     poller.clock.pass_by(minutes(1))
-    pacing = Pacing(poller.rules, poller.world, started=now)
+    pacing = Pacing(poller.rules, poller.ports, started=now)
     kind = Watch(
         rules=poller.rules,
-        world=poller.world,
+        ports=poller.ports,
         pacing=pacing,
-        endings=Endings(rules=poller.rules, world=poller.world, hosts=Hosts(poller.clock), steps=Counter()),
+        endings=Endings(rules=poller.rules, ports=poller.ports, hosts=Hosts(poller.clock), steps=Counter()),
         is_running=running.__contains__,
         known=running.__contains__,
         track=lambda _: None,
@@ -2217,5 +2223,5 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
 
 
 def test_a_step_that_is_over_may_be_dropped(poller: PollerWorld) -> None:
-    """Who leaves drops its held polls, and drains what is left, whatever it takes for held."""
+    """A leader that leaves drops its held polls, and drains what is left, whatever it takes for held."""
     Scheduler(clock=poller.clock, reporter=poller.told).cancel(["over"])

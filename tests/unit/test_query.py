@@ -9,9 +9,10 @@ import pytest
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_REDELIVERED
-from taskhook.core.ports import BalanceOutcome
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import Attempt, CallbackState, State, Task
+from taskhook.core.record import Attempt, CallbackState, State
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome
 from taskhook.tasks import commands, query
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter
@@ -218,7 +219,7 @@ async def test_what_is_no_balance_is_not_told_as_one(said: BalanceOutcome, statu
 
 
 async def test_pages_hold_every_task_once_newest_first(tasks: MemoryTasks) -> None:
-    """Following the cursor gives all of one's own and nobody else's."""
+    """Following the cursor gives all of the caller's own tasks and no other's."""
     numbers: list[int] = []
     page, cursor = await listed(tasks, limit="10")
     while cursor is not None:
@@ -471,7 +472,7 @@ async def test_anothers_message_cannot_be_delivered_again() -> None:
     assert world.tasks.items[task.task_id] == task
 
 
-async def test_who_is_overtaken_delivers_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redelivery_that_is_overtaken_delivers_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that is claimed between the read and the write wins."""
     world = RedeliveryWorld()
     task = await world.tasks.add(an_ended(1, CallbackState.WAITING))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from taskhook.core import schedule, signature
-from taskhook.core.ports import DeliveryError
-from taskhook.core.task import ErrorCode
+from taskhook.core.record import ErrorCode
+from taskhook.core.reply import DeliveryError
 from tests.contract import document
 from tests.local.stack import template
 
@@ -93,7 +93,7 @@ def test_the_parameters_are_the_templates() -> None:
 
 
 def test_every_alarm_has_a_row_in_operate() -> None:
-    """Whoever is woken by one finds its name there, and what to do."""
+    """An operator that one wakes finds its name there, and what to do."""
     resources = template()["Resources"]
     alarms = {name for name, resource in resources.items() if resource["Type"] == "AWS::CloudWatch::Alarm"}
     rows = re.findall(r"^\| alarm ((?:`\w+`(?:, )?)+) ", section("Operate"), re.MULTILINE)
@@ -118,5 +118,5 @@ def test_the_words_for_a_missing_status_are_the_codes() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """Who has to scroll does not read."""
+    """What has to be scrolled is not read."""
     assert README.count("\n") < 250

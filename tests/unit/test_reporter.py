@@ -19,7 +19,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
         logger = Logger(
             service=uuid.uuid4().hex, stream=lines
         )  # one of that name may be kept, with its stream
-        LogReporter(logger, metrics).tell(event, **facts)
+        LogReporter(logger, metrics).report(event, **facts)
         metrics.flush_metrics()
         written = json.loads(capsys.readouterr().out)
         [declared] = written.pop("_aws")["CloudWatchMetrics"]
@@ -75,6 +75,6 @@ def test_what_another_metric_counts_is_a_line_only(event: str, facts: dict[str, 
     """A task that goes well is accepted and delivered, and every name of a metric costs while it is written."""
     lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
     metrics.clear_metrics()
-    LogReporter(Logger(service=uuid.uuid4().hex, stream=lines), metrics).tell(event, **facts)
+    LogReporter(Logger(service=uuid.uuid4().hex, stream=lines), metrics).report(event, **facts)
     assert json.loads(lines.getvalue())["message"] == event
     assert metrics.metric_set == {}

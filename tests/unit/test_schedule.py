@@ -65,8 +65,8 @@ def test_end_is_found_within_a_tenth_of_the_age(end: timedelta, first: timedelta
 
 
 @given(age=ages, first=firsts)
-def test_points_do_not_depend_on_who_asks(age: timedelta, first: timedelta) -> None:
-    """Whoever takes over at any age polls at exactly the points that a watcher from the start would have used."""
+def test_poll_times_do_not_depend_on_the_invocation(age: timedelta, first: timedelta) -> None:
+    """A leader that takes over at any age polls when one from the start would have polled."""
     until = max(age, first) + timedelta(minutes=30)
     from_the_start = [point for point in chain(ZERO - MICROSECOND, first=first, until=until) if point > age]
     assert list(chain(age, first=first, until=until)) == from_the_start

@@ -47,7 +47,7 @@ def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
 
 
 def test_no_history_of_many_callers_breaks_anything() -> None:
-    """Whatever they ask for, and whoever is killed or frozen meanwhile."""
+    """Whatever they ask for, and whichever process is killed or frozen meanwhile."""
     rules = settings(
         max_examples=100,
         stateful_step_count=30,

@@ -10,12 +10,15 @@ from botocore.exceptions import ClientError
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import Admit, Caller, LeadershipView
+from taskhook.core.ports import Admit
 from taskhook.core.rate_limit import Allowance
+from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
@@ -55,7 +58,7 @@ class SubmitWorld:
         self.allowance = Allowance(self.control, requests_per_minute=1000)
         self.vendor = FakeVendor(self.clock)
         self.media = FakeMedia(self.clock)
-        self.inspector: MediaInspection | None = None
+        self.inspection: MediaInspection | None = None
 
     async def submit(
         self,
@@ -92,9 +95,9 @@ class SubmitWorld:
             caller=self.caller,
             arrived_at=self.clock.now() - late,
             claim=CLAIM,
-            inspector=self.inspector,
-            payer=app.payer,
-            door=app.door,
+            inspection=self.inspection,
+            payment=app.payment,
+            admitting=app.admitting,
         )
 
     @property
@@ -173,7 +176,7 @@ async def test_refused_for_now_is_queued_and_answered_pending(
 
 
 async def test_refused_for_good_is_told_and_never_called_back(world: SubmitWorld) -> None:
-    """The vendor's own status and message reach the caller, who knows already."""
+    """The vendor's own status and message reach the caller, which knows already."""
     world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 422, "Invalid parameters: bad image"))
     answer = await world.submit()
     assert (answer.status, answer.message) == (422, "Invalid parameters: bad image")
@@ -286,7 +289,7 @@ async def test_a_counted_repeat_is_the_first_request_again(
 
 async def test_a_counted_repeat_in_flight_waits_for_the_first(world: SubmitWorld) -> None:
     """As one with a key does, and several at once too; also where the first is still looking at media."""
-    world.inspector = MediaInspection(world.media, enforce=True)
+    world.inspection = MediaInspection(world.media, enforce=True)
     answers = await asyncio.gather(
         world.submit(count="0"), *(world.submit(count=count) for count in ("1", "1", "2"))
     )
@@ -356,8 +359,8 @@ async def test_with_too_little_time_left_the_task_is_queued_unpaid(world: Submit
     assert world.woken.task_ids == [answer.task.task_id]
 
 
-async def test_a_late_answer_is_adopted_after_the_reaper(world: SubmitWorld) -> None:
-    """The poller reaped the claim while the POST was under way; the vendor's id still counts."""
+async def test_a_late_answer_is_adopted_after_the_poller_called_it_unknown(world: SubmitWorld) -> None:
+    """The poller called the outcome unknown while the POST was under way; the vendor's id still counts."""
     posting = asyncio.create_task(world.submit())
     await world.vendor.asked.wait()
     await world.tasks.swap(world.only_task, world.only_task.mark_unknown())
@@ -453,9 +456,9 @@ async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
         (AdmissionState(), SubmitOutcome(submission=Submission.AMBIGUOUS, status=503), State.UNKNOWN),
         (AdmissionState(), SubmitOutcome(submission=Submission.BUSY, status=429), State.QUEUED),
     ],
-    ids=["a doubt is over", "a pause", "a doubt", "a refusal for now"],
+    ids=["known again", "a pause", "an unknown outcome", "a refusal for now"],
 )
-async def test_what_is_stored_is_answered_though_the_gate_cannot_be_told(
+async def test_what_is_stored_is_answered_though_the_admission_state_cannot_be_written(
     world: SubmitWorld,
     monkeypatch: pytest.MonkeyPatch,
     call: str,
@@ -522,13 +525,13 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
 ) -> None:
     """The poller finds the task without being woken."""
     world.vendor.submit_outcomes.append(outcome(Submission.BUSY, 429, "busy"))
-    answered, gate = asyncio.Event(), world.control.admission
+    answered, admission = asyncio.Event(), world.control.admission
 
     async def once() -> AdmissionState:
         if answered.is_set():
             await never()
         answered.set()
-        return await gate()
+        return await admission()
 
     monkeypatch.setattr(world.control, hangs, never if hangs == "view" else once)
     monkeypatch.setattr("taskhook.submit.submit._until", briefly)
@@ -630,26 +633,26 @@ async def test_the_callers_default_url_is_used_and_its_absence_is_fine(world: Su
     assert (await world.submit(callback_url=None)).task.callback_url == "https://default.example.com/"
 
 
-async def test_the_vendor_is_told_where_to_leave_a_hint(world: SubmitWorld) -> None:
+async def test_the_vendor_is_told_where_its_webhook_goes(world: SubmitWorld) -> None:
     """The hook carries our own task id and a token."""
     answer = await world.submit()
     task_id = answer.task.task_id
     assert world.vendor.hooks == {"task-0": f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"}
 
 
-async def test_while_anybody_waits_nobody_overtakes(world: SubmitWorld) -> None:
-    """After one refusal for now, later submits queue behind it without asking the vendor; the gate is written once."""
-    world.vendor.places = 0
+async def test_while_one_task_waits_no_other_overtakes_it(world: SubmitWorld) -> None:
+    """After one refusal for now, later submits queue behind it without asking the vendor; the admission state is written once."""
+    world.vendor.slots = 0
     for _ in range(3):
         assert (await world.submit()).task.state is State.QUEUED
-    assert (len(world.vendor.submits), world.control.gate_writes) == (1, 1)
+    assert (len(world.vendor.submits), world.control.admission_writes) == (1, 1)
     lengths = [facts["queued"] for told, facts in world.told.events if told == "task.accepted"]
     assert lengths == [None, 2, 3]  # of the queue as the task joins it; the first was to be paid
 
 
 async def test_a_full_queue_is_a_429_and_stores_nothing(world: SubmitWorld) -> None:
     """A caller's own queue has an end, and the answer says what to do."""
-    world.vendor.places = 0
+    world.vendor.slots = 0
     for _ in range(3):
         await world.submit()
     with pytest.raises(RejectedError, match="3 of your tasks are queued") as rejected:
@@ -662,7 +665,7 @@ async def test_a_full_queue_is_a_429_and_stores_nothing(world: SubmitWorld) -> N
 
 async def test_a_repeat_gets_its_answer_even_when_the_queue_is_full(world: SubmitWorld) -> None:
     """The key is looked up before anything is refused."""
-    world.vendor.places = 0
+    world.vendor.slots = 0
     first = await world.submit("key-1")
     for _ in range(2):
         await world.submit()
@@ -670,7 +673,7 @@ async def test_a_repeat_gets_its_answer_even_when_the_queue_is_full(world: Submi
 
 
 async def test_without_budget_the_task_is_queued_unasked(world: SubmitWorld) -> None:
-    """A window's requests are shared by everybody; what does not fit waits for the next one."""
+    """A window's requests are shared by all callers; what does not fit waits for the next one."""
     world.allowance.requests_per_minute = 22
     states = [(await world.submit()).task.state for _ in range(3)]
     assert states == [State.WATCHED, State.WATCHED, State.QUEUED]
@@ -719,7 +722,7 @@ async def test_a_paused_way_queues(world: SubmitWorld) -> None:
     world.clock.pass_by(timedelta(minutes=1))
 
 
-async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(world: SubmitWorld) -> None:
+async def test_a_pause_that_the_vendor_asks_for_is_kept_by_all_processes(world: SubmitWorld) -> None:
     """A submit's own 429 with Retry-After closes the way for the poller too, which would try the task at once."""
     busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
     world.vendor.submit_outcomes.append(busy)
@@ -730,8 +733,8 @@ async def test_a_pause_that_the_vendor_asks_for_is_kept_by_everybody(world: Subm
     assert world.control.the_admission.waiting
 
 
-async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> None:
-    """Whoever lingers finds the task by itself; an invocation less to pay for."""
+async def test_the_poller_is_not_woken_while_there_is_a_leader(world: SubmitWorld) -> None:
+    """The leader finds the task by itself; an invocation less to pay for."""
     world.control.leadership = LeadershipView(leader="x", until=world.clock.now() + timedelta(seconds=10))
     await world.submit()
     assert world.woken.task_ids == []
@@ -746,7 +749,7 @@ async def test_nobody_is_woken_while_somebody_lingers(world: SubmitWorld) -> Non
 async def test_without_time_for_an_answer_nothing_is_sent(
     world: SubmitWorld, claim_s: float, left_s: float
 ) -> None:
-    """Right before the first byte: whoever thawed too late, or whose claim is nearly over, does not pay."""
+    """Right before the first byte: a submitter that thawed too late, or whose claim is nearly over, does not pay."""
     now = world.clock.now()
     request = SubmitRequest.read(
         MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
@@ -754,7 +757,7 @@ async def test_without_time_for_an_answer_nothing_is_sent(
     task = await world.tasks.add(
         request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s))
     )
-    payer = PaymentPorts(
+    payment = PaymentPorts(
         tasks=world.tasks,
         vendor=world.vendor,
         hooks=None,
@@ -762,7 +765,7 @@ async def test_without_time_for_an_answer_nothing_is_sent(
         reporter=world.told,
         retention=RETENTION,
     )
-    paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payer=payer)
+    paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payment=payment)
     assert (world.vendor.submits, paid.state) == ([], State.QUEUED)
 
 
@@ -783,7 +786,7 @@ IMAGE_TOO_SMALL = "Value out of range: image_url is 150x4000 px; each side must 
 @pytest.fixture
 def inspected(world: SubmitWorld) -> SubmitWorld:
     """Give a fresh world that looks at media."""
-    world.inspector = MediaInspection(probe=world.media, enforce=True)
+    world.inspection = MediaInspection(probe=world.media, enforce=True)
     return world
 
 
@@ -799,7 +802,7 @@ async def test_media_that_break_a_limit_are_refused_before_anything_is_stored(in
 
 
 async def test_both_media_are_wrong_and_both_are_named(inspected: SubmitWorld) -> None:
-    """Whoever mends a request wants to do it once."""
+    """A caller that mends a request wants to do it once."""
     inspected.media.facts |= {
         BODY["image_url"]: SMALL,
         BODY["video_url"]: MediaFacts(failure="cannot be fetched: its host answers 404"),
@@ -824,7 +827,7 @@ async def test_media_are_looked_at_at_once_and_in_time(inspected: SubmitWorld) -
     assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
     assert "media.checked" not in {
         event for event, _ in inspected.told.events
-    }  # what is as usual costs nobody a line
+    }  # what is as usual costs no line
 
 
 @pytest.mark.parametrize(
@@ -877,7 +880,7 @@ async def test_the_requests_own_switch_spares_the_image(inspected: SubmitWorld) 
 
 async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspected: SubmitWorld) -> None:
     """It passes, and the task says what the vendor will probably say too."""
-    inspected.inspector = MediaInspection(probe=inspected.media, enforce=False)
+    inspected.inspection = MediaInspection(probe=inspected.media, enforce=False)
     inspected.media.facts[BODY["image_url"]] = SMALL
     answer = await inspected.submit()
     assert (answer.status, answer.task.unchecked) == (200, {"image_url": IMAGE_TOO_SMALL})
@@ -886,7 +889,7 @@ async def test_what_is_wrong_is_only_recorded_where_the_deployment_says_so(inspe
 async def test_what_needs_no_look_gets_none(world: SubmitWorld) -> None:
     """Neither where it is switched off, nor for a request that is not valid or a key that is known."""
     await world.submit("k")
-    world.inspector = MediaInspection(probe=world.media, enforce=True)
+    world.inspection = MediaInspection(probe=world.media, enforce=True)
     await world.submit("k")
     with pytest.raises(RejectedError):
         await world.submit("k", mode="no such mode")

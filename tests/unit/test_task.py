@@ -8,19 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, RetryKey, State, Submission, SubmitOutcome
 from taskhook.core.targets import TargetPolicy
-from taskhook.core.task import (
-    MAX_LOG,
-    Attempt,
-    CallbackState,
-    ErrorCode,
-    IllegalTransitionError,
-    RetryKey,
-    State,
-    Submission,
-    SubmitOutcome,
-    Task,
-)
+from taskhook.core.task import MAX_LOG, IllegalTransitionError, Task
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import read_submission
 from tests.world import START, a_caller
@@ -486,7 +476,7 @@ def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
     assert (done.work_key, done.expires_at) == (None, START + RETENTION)
 
 
-def test_sort_key_is_the_same_through_doubt_and_rescue() -> None:
+def test_sort_key_is_the_same_when_unknown_and_recovered() -> None:
     """An ambiguous task stays where it is, too, until it is adopted or given up."""
     submitting = accepted()
     doubted = submitting.mark_unknown()
@@ -530,7 +520,7 @@ def test_queue_is_sorted_by_caller_and_time() -> None:
 
 
 def test_direct_refusal_answers_and_does_not_call_back() -> None:
-    """A submitter who was refused has been told; a callback would tell it twice."""
+    """A caller that was refused has been told; a callback would tell it twice."""
     task = accepted().submitted(outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION)
     assert (task.state, task.error, task.callback) == (
         State.FAILED,
@@ -546,7 +536,7 @@ def test_direct_refusal_answers_and_does_not_call_back() -> None:
 
 
 def test_refusal_from_the_queue_calls_back() -> None:
-    """A submitter who was told 200 learns of the refusal by its callback."""
+    """A caller that was told 200 learns of the refusal by its callback."""
     task = answered(accepted(paying=False)).submitted(
         outcome(Submission.REFUSED, 422, "no such mode"), START, retention=RETENTION
     )
@@ -602,14 +592,14 @@ def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> Non
         assert "do not resubmit" in (task.answer_message or "")
 
 
-def test_late_doubt_adds_nothing_to_a_rescue() -> None:
+def test_an_unknown_outcome_that_comes_late_adds_nothing_to_a_recovered_task() -> None:
     """Once a claim was reaped, only what settles the matter counts."""
     with pytest.raises(IllegalTransitionError):
         accepted().mark_unknown().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
 
 
 @pytest.mark.parametrize("submission", [Submission.BUSY, Submission.NOT_SENT, Submission.REFUSED_HERE])
-def test_late_proof_that_nothing_was_taken_queues_a_rescued_task(submission: Submission) -> None:
+def test_late_proof_that_nothing_was_taken_queues_an_unknown_task(submission: Submission) -> None:
     """The submitter was told that the outcome is unknown; now it is known, and the callback will come."""
     task = accepted().mark_unknown().submitted(outcome(submission, 429), START, retention=RETENTION)
     assert (task.state, task.answer_status) == (State.QUEUED, 502)

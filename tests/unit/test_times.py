@@ -65,7 +65,7 @@ def test_a_submit_is_answered_in_time(call: timedelta) -> None:
     """Everything before the POST, the POST, storing its outcome, and what follows: each has its own end, from the arrival on."""
     assert ANSWER_TIME + STORE_TRY_LEAST <= ANSWER_DUE  # one try at least, when the POST took all its time
     assert ANSWER_DUE < ANSWER < life("SubmitFunction")
-    assert call < ANSWER_DUE - STORE_TRY_LEAST  # who the caller is is found out before that, in one call
+    assert call < ANSWER_DUE - STORE_TRY_LEAST  # the caller is read before that, in one call
     assert STORE_TRY_LEAST <= STORE_TRY
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from taskhook.adapters.aws.lambdas import LambdaWake
-from taskhook.core.ports import PollKind, PollOutcome
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.invocation import ends_of
 from tests.world import RecordingReporter
 
@@ -27,7 +27,7 @@ async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(
     size: int,
     handed_on: bool,  # noqa: FBT001
 ) -> None:  # a parameter
-    """An asynchronous invocation takes 256 KB; who is woken without it asks again."""
+    """An asynchronous invocation takes 256 KB; a poller that is woken without it asks again."""
     functions = Functions()
     told = PollOutcome(
         kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}}

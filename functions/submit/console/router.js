@@ -25,7 +25,7 @@ function route() {
   const signedIn = token.get() !== null;
   document.getElementById("nav").hidden = !signedIn;
   document
-    .getElementById("who")
+    .getElementById("caller")
     .replaceChildren(
       ...(signedIn
         ? [

@@ -147,7 +147,7 @@ function timeline(task) {
   const waited = task.submitted_at - task.created_at;
   const list = [item("good", "Accepted", task.created_at)];
   if (task.stage === "queued")
-    list.push(item("wait", "Queued", null, "Here, until the vendor has a place. Not paid for yet.", true));
+    list.push(item("wait", "Queued", null, "Here, until the vendor has a free slot. Not paid for yet.", true));
   if (waited > 0) list.push(item("good", "Queued", task.created_at, `Waited here for ${lasting(waited)}.`));
   if (task.submitted_at)
     list.push(item(task.stage === "submitting" ? "busy" : "good", "Submitted to the vendor", task.submitted_at, null));

@@ -1,4 +1,7 @@
-"""What an operator's commands share: clients with their own credentials, a stack's resources, errors that say what to do."""
+"""What an operator's commands share.
+
+Clients with their own credentials, a stack's resources, errors that say what to do.
+"""
 
 import re
 from typing import Any
@@ -12,10 +15,12 @@ from taskhook.core.errors import CallerError, KeyUnavailableError, KeyUnusableEr
 
 _TIME_OUTS = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
 
-# What to do about an error of AWS's, by its code, or by the name of its class where it never came to an answer.
+# What to do about an error of AWS's, by its code, or by the name of its class where it never came to an
+# answer.
 _LOG_IN = "log in with the AWS CLI, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _DENIED = (
-    "these credentials need cloudformation:DescribeStackResource; GetItem, PutItem, DeleteItem and Scan on the stack's "
+    "these credentials need cloudformation:DescribeStackResource; GetItem, PutItem, DeleteItem and Scan on "
+    "the stack's "
     "Callers table; GetSecretValue and PutSecretValue on its secret"
 )
 _REACH = "check the network, the region's name and AWS_ENDPOINT_URL"
@@ -91,7 +96,10 @@ def explain(error: Exception) -> str:
 
 
 def client(service: Any) -> Any:
-    """Make a client of AWS with the operator's credentials, which gives up after some seconds. Raises AdminError, BotoCoreError."""
+    """Make a client of AWS with the operator's credentials, which gives up after some seconds.
+
+    Raises AdminError, BotoCoreError.
+    """
     try:
         return boto3.client(service, config=_TIME_OUTS)
     except ValueError as error:  # an address that is none
@@ -114,7 +122,10 @@ def resource(stack: str, name: str) -> str:
 
 
 def checked_key(text: str) -> str:
-    """Give an API key without the white space around it. Raises AdminError for what no HTTP header can carry."""
+    """Give an API key without the white space around it.
+
+    Raises AdminError for what no HTTP header can carry.
+    """
     key = text.strip()
     if not key:
         raise AdminError("the vendor's key is empty; give it on standard input, or in the file")

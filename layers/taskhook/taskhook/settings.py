@@ -1,4 +1,7 @@
-"""The environment of a function, read once into one frozen model; `template.yaml` sets it, and a test compares the two."""
+"""The environment of a function, read once into one frozen model.
+
+`template.yaml` sets it, and a test compares the two.
+"""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,21 +19,27 @@ class CallbackTargets(StrEnum):
 
 
 class CallbackLatency(StrEnum):
-    """`fast`: submit wakes the poller, which lingers while work is due. `economy`: one pass per tick."""
+    """`fast`: submit wakes the poller, which leads while work is due. `economy`: one pass per tick."""
 
     FAST = "fast"
     ECONOMY = "economy"
 
 
 class FirstPoll(StrEnum):
-    """`typical`: when the model's typical minimum has passed. `immediate`: as soon as the vendor has the task."""
+    """`typical`: when the model's typical minimum has passed.
+
+    `immediate`: as soon as the vendor has the task.
+    """
 
     TYPICAL = "typical"
     IMMEDIATE = "immediate"
 
 
 class MediaChecks(StrEnum):
-    """`enforce`: media that break the vendor's limits are refused. `record`: they pass, and the task says so."""
+    """`enforce`: media that break the vendor's limits are refused.
+
+    `record`: they pass, and the task says so.
+    """
 
     ENFORCE = "enforce"
     RECORD = "record"

@@ -1,4 +1,7 @@
-"""The only file that names concrete classes: one `App` holds every object of a deployment, each built once."""
+"""The only file that names concrete classes.
+
+One `App` holds every object of a deployment, each built once.
+"""
 
 import asyncio
 import logging
@@ -25,7 +28,7 @@ from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.adapters.http.vendor import HttpTaskApi
-from taskhook.archive.copy import Desk
+from taskhook.archive.copy import ArchivePorts
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import (
     ATTEMPT_TIME,
@@ -44,7 +47,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import EXPIRY_GRACE
-from taskhook.poller.work import Rules, World
+from taskhook.poller.work import PollerPorts, Rules
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import PaymentPorts
@@ -54,20 +57,20 @@ from taskhook.tasks.account import Account
 from taskhook.vendors import modellix
 
 _AWS_THREADS = 32
-# How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of up to a second
-# between two tries. tests/unit/test_times.py adds them up for every path of every function.
+# How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of
+# up to a second between two tries. tests/unit/test_times.py adds them up for every path of every function.
 CONNECT_S, READ_S, TRIES = 1, 2, 2
 WAKE_READ_S = 1  # in a single try: there is the tick
-API_TIME = timedelta(
-    seconds=12
-)  # for what a request of the API does once it is known whose it is, submits apart
+# For what a request of the API does once it is known whose it is, submits apart.
+API_TIME = timedelta(seconds=12)
 TEST_TIME = timedelta(seconds=5)  # of an attempt at a receiver under test
 
 
 class App:
-    """Every object of a deployment, by name. `overrides` take the place of any of them, and whatever uses it gets it.
+    """Every object of a deployment, by name. `overrides` take the place of any, and what uses it gets it.
 
-    Raises TypeError for an override that no object is named by.
+    Over 300 lines, for it is a list: parted, it would say in two places what is made of what. Raises
+    TypeError for an override that no object is named by.
     """
 
     def __init__(self, settings: Settings, **overrides: Any) -> None:
@@ -78,16 +81,22 @@ class App:
         self.settings = settings
 
     def built(self, *names: str) -> Self:
-        """Build what these names stand for, with all that it is made of: at Lambda's init, where the processor is whole."""
+        """Build what these names stand for, with all that it is made of.
+
+        At Lambda's init, where the processor is whole.
+        """
         for name in names:
             getattr(self, name)
         return self
 
-    # --- running ---------------------------------------------------------------------------------------------------------
+    # --- running ----------------------------------------------------------------------------------
 
     @cached_property
     def runner(self) -> asyncio.Runner:
-        """One event loop for as long as the function stays warm: clients belong to the loop that made them."""
+        """One event loop for as long as the function stays warm.
+
+        Clients belong to the loop that made them.
+        """
         kept = asyncio.Runner()
         kept.get_loop().set_default_executor(ThreadPoolExecutor(_AWS_THREADS, thread_name_prefix="aws"))
         return kept
@@ -104,7 +113,7 @@ class App:
         except TimeoutError as error:
             raise StoreUnavailableError("no answer in time") from error
 
-    # --- time, log, metrics ----------------------------------------------------------------------------------------------
+    # --- time, log, metrics -----------------------------------------------------------------------
 
     @cached_property
     def clock(self) -> Clock:
@@ -114,7 +123,8 @@ class App:
     @cached_property
     def logger(self) -> Logger:
         """JSON lines in the function's log group."""
-        logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # the stubs lack it; a name such as Task-6 says nothing
+        # The stubs lack it; a name such as Task-6 says nothing.
+        logging.logAsyncioTasks = False  # type: ignore[attr-defined]
         return Logger(service="taskhook", location=None, use_rfc3339=True)
 
     @cached_property
@@ -132,7 +142,7 @@ class App:
         """Log and metrics, for the use cases."""
         return LogReporter(self.logger, self.metrics)
 
-    # --- tables and keys -------------------------------------------------------------------------------------------------
+    # --- tables and keys --------------------------------------------------------------------------
 
     @cached_property
     def dynamodb(self) -> Any:
@@ -175,7 +185,7 @@ class App:
         """The random material from which this deployment derives its own keys."""
         return StoredKey(self.secret, DEPLOYMENT_KEY)
 
-    # --- the vendor ------------------------------------------------------------------------------------------------------
+    # --- the vendor -------------------------------------------------------------------------------
 
     @cached_property
     def vendor(self) -> TaskApi:
@@ -194,7 +204,10 @@ class App:
 
     @cached_property
     def webhook_urls(self) -> WebhookUrls | None:
-        """The addresses for the vendor's webhooks; None where they are switched off, or would be acted on by the tick only."""
+        """The addresses for the vendor's webhooks.
+
+        None where they are switched off, or would be acted on by the tick only.
+        """
         if (
             self.settings.vendor_webhooks is Switch.OFF
             or self.settings.callback_latency is CallbackLatency.ECONOMY
@@ -202,7 +215,7 @@ class App:
             return None
         return SignedWebhookUrls(self.settings.public_url, self.deployment_key)
 
-    # --- callers' URLs ---------------------------------------------------------------------------------------------------
+    # --- callers' URLs ----------------------------------------------------------------------------
 
     @cached_property
     def targets(self) -> TargetPolicy:
@@ -227,7 +240,7 @@ class App:
         """The probe of media."""
         return AiohttpMediaProbe(self.targets, self.reporter)
 
-    # --- the other functions, and the archive ----------------------------------------------------------------------------
+    # --- the other functions, and the archive -----------------------------------------------------
 
     @cached_property
     def wake(self) -> Wake | None:
@@ -270,10 +283,10 @@ class App:
         """The vendor's result files."""
         return AiohttpOriginals(self.targets)
 
-    # --- what each use case takes ----------------------------------------------------------------------------------------
+    # --- what each use case takes -----------------------------------------------------------------
 
     @cached_property
-    def inspector(self) -> MediaInspection | None:
+    def inspection(self) -> MediaInspection | None:
         """How media are looked at before a task is taken; None where the deployment does not want it."""
         checks = self.settings.media_checks
         return (
@@ -283,7 +296,7 @@ class App:
         )
 
     @cached_property
-    def payer(self) -> PaymentPorts:
+    def payment(self) -> PaymentPorts:
         """What it takes to pay for a task."""
         return PaymentPorts(
             tasks=self.tasks,
@@ -295,7 +308,7 @@ class App:
         )
 
     @cached_property
-    def door(self) -> AdmissionPorts:
+    def admitting(self) -> AdmissionPorts:
         """What stands between a submit and the vendor."""
         return AdmissionPorts(
             queue=self.tasks,
@@ -339,9 +352,9 @@ class App:
         )
 
     @cached_property
-    def poller(self) -> World:
+    def poller(self) -> PollerPorts:
         """The ports of the poller."""
-        return World(
+        return PollerPorts(
             tasks=self.tasks,
             work=self.tasks,
             leadership=self.control,
@@ -356,12 +369,12 @@ class App:
             archiver=self.archiver,
         )
 
-    def archiving(self, wakes: str | None) -> Desk:
+    def archiving(self, wakes: str | None) -> ArchivePorts:
         """What it takes to archive; `wakes` is the function that waits for it."""
         assert self.archive is not None, (  # noqa: S101
             "the archive function exists where results are archived, and nowhere else"
         )
-        return Desk(
+        return ArchivePorts(
             tasks=self.tasks,
             archive=self.archive,
             originals=self.originals,
@@ -370,7 +383,7 @@ class App:
             reporter=self.reporter,
         )
 
-    # --- AWS -------------------------------------------------------------------------------------------------------------
+    # --- AWS --------------------------------------------------------------------------------------
 
     @cached_property
     def aws(self) -> boto3.Session:
@@ -392,7 +405,8 @@ class App:
             retries={"mode": "standard", "total_max_attempts": tries},
             max_pool_connections=_AWS_THREADS,
             tcp_keepalive=True,
-            # Worked out anew for each request, a long name and a look at what the service looks at too are an eighth of a submit.
+            # Worked out anew for each request, a long name and a look at what the service looks at too are an
+            # eighth of a submit.
             user_agent="taskhook",
             parameter_validation=False,
             **more,

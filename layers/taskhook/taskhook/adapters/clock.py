@@ -1,4 +1,7 @@
-"""What surrounds a function: its clock, its log and metrics, the addresses of the vendor's webhooks, and the other function."""
+"""What surrounds a function.
+
+Its clock, its log and metrics, the addresses of the vendor's webhooks, and the other function.
+"""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

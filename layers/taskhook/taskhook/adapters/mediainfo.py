@@ -1,8 +1,8 @@
 """The parser of media files, in a process of its own: `python -I -S mediainfo.py PACKAGES SIZE FORMAT`.
 
-It reads hostile files in native code. So it is started with nothing to steal, shuts itself in before it gets the first byte,
-and asks its parent for each: `read OFFSET LENGTH` on stdout, answered on stdin by four bytes of length and the bytes.
-The last line on stdout is what it found, in JSON.
+It reads hostile files in native code. So it is started with nothing to steal, shuts itself in before it gets
+the first byte, and asks its parent for each: `read OFFSET LENGTH` on stdout, answered on stdin by four bytes
+of length and the bytes. The last line on stdout is what it found, in JSON.
 """
 
 import ctypes
@@ -46,7 +46,7 @@ class _Pipe:
         return data
 
 
-# --- what the parser may not do -------------------------------------------------------------------------------------------
+# --- what the parser may not do -------------------------------------------------------------------
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
@@ -91,7 +91,10 @@ class _Program(ctypes.Structure):
 
 
 def _filter(column: int, architecture: int) -> bytes:
-    """Compile the filter of system calls; whatever it does not name is refused, other architectures' calls are the end."""
+    """Compile the filter of system calls.
+
+    Whatever it does not name is refused, other architectures' calls are the end.
+    """
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_IF_EQUAL, 1, 0, architecture),
@@ -138,7 +141,10 @@ def _refuse_calls() -> bool:
 
 
 def shut_in() -> bool:
-    """Give up files, sockets and processes for good, and all but a little memory and time; tell whether calls are filtered."""
+    """Give up files, sockets and processes for good, and all but a little memory and time.
+
+    Tell whether calls are filtered.
+    """
     limits = {
         resource.RLIMIT_AS: MEMORY,
         resource.RLIMIT_CPU: CPU_TIME,
@@ -152,7 +158,7 @@ def shut_in() -> bool:
     return _refuse_calls()
 
 
-# --- parsing --------------------------------------------------------------------------------------------------------------
+# --- parsing --------------------------------------------------------------------------------------
 
 
 def _sides_of_webp() -> Callable[[Any], tuple[int, int]]:

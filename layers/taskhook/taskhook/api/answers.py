@@ -1,7 +1,7 @@
 """The answers of the API: each is one of these models, and OpenAPI's schemas follow from them.
 
-A field with a default is left out where it was not given. What vendors say, and what earlier versions have stored, is passed
-on as it is: `SkipValidation` describes it, and refuses nothing.
+A field with a default is left out where it was not given. What vendors say, and what earlier versions have
+stored, is passed on as it is: `SkipValidation` describes it, and refuses nothing.
 """
 
 import json
@@ -12,15 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializeAsAny, SkipValidation
 
 from taskhook.core import task as stored
+from taskhook.core.caller import Credential
 from taskhook.core.message import Json
 from taskhook.core.models import Model
-from taskhook.core.ports import Credential, DeliveryError
-from taskhook.core.task import CallbackState, ErrorCode, Moment, State
+from taskhook.core.record import CallbackState, ErrorCode, Moment, State
+from taskhook.core.reply import DeliveryError
 from taskhook.delivery.samples import TestResult
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import STATUSES, Status
 
-_NO_STATUS = f"Why no status came, and what to do. {'. '.join(f'`{error}`: {error.advice}' for error in DeliveryError)}."
+_NO_STATUS = (
+    f"Why no status came, and what to do. "
+    f"{'. '.join(f'`{error}`: {error.advice}' for error in DeliveryError)}."
+)
 
 
 def iso(moment: datetime) -> str:
@@ -67,7 +71,7 @@ class Nothing(Answer):
     """There is nothing to say."""
 
 
-# --- tasks ----------------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 class GetResult(Answer):
@@ -131,7 +135,10 @@ class Callback(Answer):
 
 
 class Task(Answer):
-    """A task as its vendor answers, with what only taskhook knows; whatever else the vendor says is there too."""
+    """A task as its vendor answers, with what only taskhook knows.
+
+    Whatever else the vendor says is there too.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -160,7 +167,7 @@ class Task(Answer):
     taken_at: Moment | None = Field(default=None, description="When the vendor was known to have it.")
     ended_at: Moment | None = Field(default=None, description="When its end was known.")
     stage: State = Field(
-        description="Where it stands here. `queued`: waits for a place at the vendor, and can be canceled; "
+        description="Where it stands here. `queued`: waits for a slot at the vendor, and can be canceled; "
         "`unknown`: whether the vendor took it is not known, and being watched.",
     )
     request: Json | None = Field(default=None, description="What the vendor was sent.")
@@ -181,7 +188,7 @@ class Redelivered(Answer):
     next_cursor: Cursor
 
 
-# --- callbacks and deployment ---------------------------------------------------------------------------------------------
+# --- callbacks and deployment ---------------------------------------------------------------------
 
 
 class Secret(Answer):
@@ -241,7 +248,7 @@ class Models(Answer):
     models: list[KnownModel]
 
 
-# --- made from what the use cases give --------------------------------------------------------------------------------------
+# --- made from what the use cases give ------------------------------------------------------------
 
 
 def success(data: Answer, message: str = "success") -> Success:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from taskhook.api.answers import Answer, Failure, Result
-from taskhook.core.task import State
+from taskhook.core.record import State
 
 
 class _Event(Answer):

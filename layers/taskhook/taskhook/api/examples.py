@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from taskhook.core.message import Json
 from taskhook.core.models import Model
-from taskhook.core.task import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 from taskhook.tasks import commands
 from taskhook.vendors.modellix import MODELS
 

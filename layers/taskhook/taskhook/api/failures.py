@@ -1,4 +1,7 @@
-"""The errors that calls end with, as OpenAPI has them: when each comes, in which words, and whether a repeat is safe."""
+"""The errors that calls end with, as OpenAPI has them.
+
+When each comes, in which words, and whether a repeat is safe.
+"""
 
 from taskhook.api import examples, schemas
 from taskhook.api.answers import Error
@@ -20,7 +23,10 @@ _ERRORS = {
     404: ("There is no such path, model, task or result.", "Resource not found: there is no such task"),
     405: (_REFUSED, "Method not allowed"),
     409: (
-        "Not now or not ever, and the message says why: the request that this one repeats is in flight, there is no callback, …",
+        (
+            "Not now or not ever, and the message says why: the request that this one repeats is in flight, "
+            "there is no callback, …"
+        ),
         "Conflict: the task has not ended, it is processing; its callback will come by itself",
     ),
     413: (
@@ -38,11 +44,17 @@ _ERRORS = {
     ),
     500: ("Our fault; the log has the trace.", "Internal error: see the log of the submit function"),
     502: (
-        "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; see the message.",
+        (
+            "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; see "
+            "the message."
+        ),
         f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit",
     ),
     503: (
-        "The task table did not answer, and nothing was sent to the vendor; or, of the balance, the vendor did not.",
+        (
+            "The task table did not answer, and nothing was sent to the vendor; or, of the balance, the vendor "
+            "did not."
+        ),
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),
 }

@@ -1,6 +1,9 @@
-"""The API described in OpenAPI 3.1: schemas and limits from the models of requests and answers, examples from `examples`.
+"""The API described in OpenAPI 3.1.
 
-The vendor's `/hooks/…` is left out on purpose: its path carries a token, and it is the vendor's business alone.
+Schemas and limits from the models of requests and answers, examples from `examples`.
+
+The vendor's `/hooks/…` is left out on purpose: its path carries a token, and it is the vendor's business
+alone.
 """
 
 import json
@@ -15,11 +18,13 @@ from taskhook.api import answers, events, examples, schemas
 from taskhook.api.answers import Answer
 from taskhook.api.failures import failures
 from taskhook.core import signature
+from taskhook.core.caller import Credential
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REDELIVERED, MAX_URL, TASK_ID
 from taskhook.core.message import Json, minified
 from taskhook.core.models import Model
-from taskhook.core.ports import Credential, Reply
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery.samples import ReceiverTest, TestResult
 from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.tasks.commands import Redelivery
@@ -29,20 +34,23 @@ from taskhook.vendors.modellix import MODELS
 _DESCRIPTION = """\
 Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.
 
-Every answer is `{"code": 0, "message": "success", "data": …}`, every error `{"code": <HTTP status>, "message": "…"}`. \
-An error carries `x-should-retry: false` where a repeat would be wrong or useless, and `Retry-After` where it is safe.
+Every answer is `{"code": 0, "message": "success", "data": …}`, \
+every error `{"code": <HTTP status>, "message": "…"}`. \
+An error carries `x-should-retry: false` where a repeat would be wrong or useless, \
+and `Retry-After` where it is safe.
 
-An answer without `code` (`{"message": "…"}` with status 429, 500 or 503) is API Gateway's own, and so is none at all: \
-the outcome is unknown. Send the same request again with the same `Idempotency-Key`; without one it might be paid twice."""
+An answer without `code` (`{"message": "…"}` with status 429, 500 or 503) is API Gateway's own, \
+and so is none at all: the outcome is unknown. Send the same request again with the same `Idempotency-Key`; \
+without one it might be paid twice."""
 _TAGS = {
     "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
-    "Tasks": "Your own tasks, for as long as this deployment keeps them. Another caller's task does not exist for you.",
+    "Tasks": "Your own tasks, for as long as this deployment keeps them. Another caller's do not exist for you.",
     "Callbacks": "Your signing secrets, and a receiver tried out.",
     "Deployment": "In the vendor's own form, so that its clients work here.",
-    "Events": "What is posted to a task's callback URL. Every attempt carries the same `webhook-id` and the same bytes.",
+    "Events": "What is posted to a task's callback URL. Every attempt has the same `webhook-id` and bytes.",
 }
 
-# --- the document ---------------------------------------------------------------------------------------------------------
+# --- the document ---------------------------------------------------------------------------------
 
 _ANSWERS = (
     *(answers.Error, answers.Submitted, answers.Task, answers.TaskList, answers.Redelivered, answers.Secrets),
@@ -81,7 +89,7 @@ def document(server: str) -> Json:
         "servers": [{"url": server}],
         "security": [{"token": []}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
-        "paths": submits | _tasks() | _callbacks() | _deployment(),
+        "paths": submits | _tasks() | _many_and_links() | _callbacks() | _deployment(),
         "webhooks": {task.event: {"post": _webhook(body, task)} for body, task in ended.items()},
         "components": {
             "securitySchemes": {"token": token},
@@ -127,7 +135,7 @@ def _in_path(**parts: tuple[str, Json]) -> list[Json]:
     ]
 
 
-# --- operations -----------------------------------------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------------------
 
 _TASK_ID = (examples.TASK_ID, {"type": "string", "pattern": f"^{TASK_ID}$"})
 
@@ -147,7 +155,7 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "The same key with the same request gets the first answer again; nothing is paid twice.",
+                "description": "The same key with the same request gets the first answer again, unpaid.",
                 "schema": {
                     "type": "string",
                     "minLength": 1,
@@ -166,8 +174,8 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
             {
                 "name": "X-Stainless-Retry-Count",
                 "in": "header",
-                "description": "As official SDKs send it. From 1 on, and without a key, this is the request again that the same "
-                "caller sent within two minutes; 0 is another one, however alike.",
+                "description": "As official SDKs send it. From 1 on, and without a key, this is the request again "
+                "that the same caller sent within two minutes; 0 is another one, however alike.",
                 "schema": {"type": "string", "pattern": f"^{RETRY_COUNT}$"},
                 "example": "0",
             },
@@ -182,7 +190,8 @@ def _tasks() -> Json:
             "get": _operation(
                 "listTasks",
                 "Tasks",
-                "List your tasks, newest first. A rare filter may give few or none and a `next_cursor`: go on with it.",
+                "List your tasks, newest first. A rare filter may give few or none and a `next_cursor`: go "
+                "on with it.",
                 _done(answers.success(answers.task_list([shown], None))) | failures(400, 401, 503),
                 parameters=_query(Filter),
             )
@@ -200,7 +209,8 @@ def _tasks() -> Json:
             "post": _operation(
                 "cancelTask",
                 "Tasks",
-                "Take back a task that is still queued here. It was never paid; its callback says `canceled`.",
+                "Take back a task that is still queued here. It was never paid; its callback says "
+                "`canceled`.",
                 _done(answers.task_answer(examples.canceled())) | failures(401, 404, 409, 503),
                 parameters=_in_path(task_id=_TASK_ID),
             )
@@ -209,37 +219,35 @@ def _tasks() -> Json:
             "post": _operation(
                 "redeliverTask",
                 "Tasks",
-                "Deliver a callback again: same id, same bytes, fresh signature, a fresh round of the schedule.",
+                "Deliver a callback again: same id, same bytes, fresh signature, a fresh round of the "
+                "schedule.",
                 _done(answers.task_answer(again)) | failures(401, 404, 409, 503),
                 parameters=_in_path(task_id=_TASK_ID),
             )
         },
+    }
+
+
+def _many_and_links() -> Json:
+    many = Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None)
+    wanted = {"state": "undelivered", "since": answers.iso(examples.SUBMITTED), "limit": MAX_REDELIVERED}
+    return {
         "/api/v1/tasks/redeliver": {
             "post": _operation(
                 "redeliverTasks",
                 "Tasks",
-                "Deliver many callbacks again, newest first, 60 a minute; go on with `cursor` while `next_cursor` is not null.",
-                _done(
-                    answers.success(
-                        answers.redelivered(Redelivery(count=3, last_attempt_at=examples.LATER, cursor=None))
-                    )
-                )
-                | failures(400, 401, 413, 429, 503),
-                requestBody=_body(
-                    schemas.inline(RedeliveryFilter),
-                    {
-                        "state": "undelivered",
-                        "since": answers.iso(examples.SUBMITTED),
-                        "limit": MAX_REDELIVERED,
-                    },
-                ),
+                "Deliver many callbacks again, newest first, 60 a minute; go on with `cursor` while "
+                "`next_cursor` is not null.",
+                _done(answers.success(answers.redelivered(many))) | failures(400, 401, 413, 429, 503),
+                requestBody=_body(schemas.inline(RedeliveryFilter), wanted),
             )
         },
         "/r/{task_id}/{n}/{token}": {
             "get": _operation(
                 "followLink",
                 "Tasks",
-                "Lead to an archived result; the link is its own token, and works for as long as the file is kept.",
+                "Lead to an archived result; the link is its own token, and works for as long as the file is "
+                "kept.",
                 {"302": {"description": "Where the result is right now.", "headers": {"Location": _LOCATION}}}
                 | failures(404, 503),
                 parameters=_in_path(
@@ -296,7 +304,8 @@ def _deployment() -> Json:
             "get": _operation(
                 "showBalance",
                 "Deployment",
-                "Tell what is left, in USD, of the account at the vendor that pays for all callers; as of at most a minute ago.",
+                "Tell what is left, in USD, of the account at the vendor that pays for all callers; as of at "
+                "most a minute ago.",
                 _done(answers.success(answers.Balance(balance=12.3456))) | failures(401, 502, 503),
             )
         },
@@ -321,7 +330,10 @@ def _webhook(body: type[Answer], task: Task) -> Json:
         ),
         "webhook-timestamp": ("Unix seconds of this attempt.", standard["webhook-timestamp"]),
         "webhook-signature": (
-            "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, one for each valid secret, separated by a space.",
+            (
+                "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, one for each valid secret, "
+                "separated by a space."
+            ),
             standard["webhook-signature"],
         ),
         "X-Modellix-Event": ("As `type`.", task.event),
@@ -333,7 +345,7 @@ def _webhook(body: type[Answer], task: Task) -> Json:
         "2XX": "Delivered. Anything else, or nothing within 15 s, is tried again by the schedule, for 75 h.",
         "409": "Soon: in 10 s, up to five times, not counted. 425 is the same.",
         "410": "Gone: once more in an hour; a second 410 is the end.",
-        "429": "Too fast: nothing of yours goes to this host for a while, and `Retry-After` is obeyed. So with 502 and 504.",
+        "429": "Too fast: your callbacks leave this host alone for a while; `Retry-After` is obeyed. So 502, 504.",
     }
     how = "succeeded" if task.state is State.SUCCESS else "failed"
     return _operation(

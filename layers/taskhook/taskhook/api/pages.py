@@ -1,4 +1,7 @@
-"""The pages for people: each whole in one answer, under a policy by which the browser runs and loads nothing else."""
+"""The pages for people.
+
+Each whole in one answer, under a policy by which the browser runs and loads nothing else.
+"""
 
 import base64
 import hashlib
@@ -10,7 +13,10 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def read(folder: Path, name: str) -> str:
-    """Read a page, with its styles and scripts where it names them, in its order: one answer is the whole of it."""
+    """Read a page, with its styles and scripts where it names them, in its order.
+
+    One answer is the whole of it.
+    """
     html = (folder / f"{name}.html").read_text(encoding="utf-8")
     return _PART.sub(lambda part: (folder / part[1]).read_text(encoding="utf-8"), html)
 
@@ -26,14 +32,15 @@ def headers(html: str) -> dict[str, str]:
         "script-src " + " ".join(hashes["script"]),
         "style-src " + " ".join(hashes["style"]),
         "connect-src 'self'",
-        # Results and inputs lie wherever vendor and caller put them; the page loads them on a click, and never by itself.
-        # `http:` has effect on an http page only, which is the embedded stack's: browsers upgrade or block it elsewhere.
+        # Results and inputs lie wherever vendor and caller put them; the page loads them on a click, and
+        # never by itself. `http:` has effect on an http page only, which is the embedded stack's: browsers
+        # upgrade or block it elsewhere.
         "img-src data: https: http:",
         "media-src https: http:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No string ever becomes markup or script, whoever wrote it: the browser itself refuses.
+        # No string ever becomes markup or script, wherever it comes from: the browser itself refuses.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )

@@ -12,9 +12,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from taskhook.api import answers, openapi, pages, strict_json
 from taskhook.archive.copy import link
 from taskhook.core import callers
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
-from taskhook.core.ports import Caller
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
@@ -38,7 +38,7 @@ def handle(event: dict[str, Any], context: LambdaContext, *, app: App, pages: Pa
     return answer
 
 
-# --- submit and tasks -----------------------------------------------------------------------------------------------------
+# --- submit and tasks -----------------------------------------------------------------------------
 
 
 @resolver.post("/api/v1/<provider>/<model>")
@@ -65,9 +65,9 @@ def submit_task(provider: str, model: str) -> Response[str]:
             caller=caller,
             arrived_at=arrived_at,
             claim=remaining + CLAIM_MARGIN,
-            inspector=_app().inspector,
-            payer=_app().payer,
-            door=_app().door,
+            inspection=_app().inspection,
+            payment=_app().payment,
+            admitting=_app().admitting,
         ),
         limit=None,  # it has a time of its own, of which a paid POST must not be robbed
     )
@@ -155,7 +155,7 @@ def redeliver_tasks() -> Response[str]:
     return _success(answers.redelivered(done))
 
 
-# --- callbacks ------------------------------------------------------------------------------------------------------------
+# --- callbacks ------------------------------------------------------------------------------------
 
 
 @resolver.get("/api/v1/callbacks/secret")
@@ -185,11 +185,11 @@ def try_receiver() -> Response[str]:
 @resolver.post("/hooks/<task_id>/<token>")
 def take_webhook(task_id: str, token: str) -> Response[str]:
     """Take the vendor's own webhook, which is not believed."""
-    desk = _app().vendor_webhooks
-    if desk is None:
+    ports = _app().vendor_webhooks
+    if ports is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     upstream_task_id = resolver.current_event.headers.get("x-modellix-task-id", "")
-    _app().run(check_webhook(task_id, token, upstream_task_id, desk=desk))
+    _app().run(check_webhook(task_id, token, upstream_task_id, ports=ports))
     return _success(answers.Nothing())
 
 
@@ -204,7 +204,7 @@ def follow_link(task_id: str, n: str, token: str) -> Response[str]:
     return Response(status_code=int(HTTPStatus.FOUND), body="", headers=headers)
 
 
-# --- in the vendor's own form ---------------------------------------------------------------------------------------------
+# --- in the vendor's own form ---------------------------------------------------------------------
 
 
 @resolver.get("/api/v1/apikey/validate")
@@ -227,7 +227,7 @@ def list_models() -> Response[str]:
     return _answer(answers.models(MODELS.values()))
 
 
-# --- for people, and for machines that want to know -------------------------------------------------------------------------
+# --- for people, and for machines that want to know -----------------------------------------------
 
 
 @resolver.get("/", compress=True)
@@ -250,7 +250,7 @@ def describe() -> Response[str]:
     return _cached(content_types.APPLICATION_JSON, openapi.text(_app().settings.public_url), {})
 
 
-# --- errors ---------------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @resolver.not_found
@@ -280,7 +280,7 @@ def crashed(error: Exception) -> Response[str]:
     return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error: see the log of the submit function")
 
 
-# --- reading the request, writing the answer ------------------------------------------------------------------------------
+# --- reading the request, writing the answer ------------------------------------------------------
 
 
 def _app() -> App:
@@ -319,7 +319,10 @@ def _success(data: answers.Answer) -> Response[str]:
 
 
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
-    """Say what is wrong. Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated."""
+    """Say what is wrong.
+
+    Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated.
+    """
     headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
     return _answer(answers.Error(code=status, message=message), status=status, headers=headers)
 
@@ -331,7 +334,8 @@ def _page(name: str) -> Response[str]:
 
 def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[str]:
     """Answer with what changes at a deployment only: a browser that has it already is told so."""
-    etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'  # weak: the same for the compressed and the plain form
+    # Weak: the same for the compressed and the plain form.
+    etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
     headers = {"Cache-Control": "no-cache", "ETag": etag, "Vary": "Accept-Encoding", **headers}
     if etag in (resolver.current_event.headers.get("if-none-match") or ""):
         return Response(

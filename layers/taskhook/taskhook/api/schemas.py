@@ -13,7 +13,10 @@ _REF = "#/components/schemas/{model}"
 
 
 class _Plain(GenerateJsonSchema):
-    """Pydantic's own but for what says nothing: fields' titles, and the null of a field that is left out of an answer."""
+    """Pydantic's own but for what says nothing.
+
+    Fields' titles, and the null of a field that is left out of an answer.
+    """
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002  # pydantic's signature
         """Whether a field gets its name as a title too."""

@@ -11,7 +11,9 @@ from taskhook.core.message import Json
 
 
 def read(raw: str, *, is_base64: bool = False) -> Json:
-    """Read a body as Lambda gives it: at most MAX_BODY bytes, no key twice, no NaN, no half of a surrogate pair as a key.
+    """Read a body as Lambda gives it.
+
+    At most MAX_BODY bytes, no key twice, no NaN, no half of a surrogate pair as a key.
 
     Raises RejectedError.
     """

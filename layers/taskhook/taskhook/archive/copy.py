@@ -1,8 +1,10 @@
-"""Archive results: copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
+"""Archive results.
 
-Nothing is lost with the invocation: parts that were put are there, and the next invocation goes on behind them. The claim is
-short and kept alive, so that a successor need not wait long; two invocations that copy at once put the same bytes in the same
-place.
+Copy a task's files from the vendor, part by part, in an invocation that may be killed at any of them.
+
+Nothing is lost with the invocation: parts that were put are there, and the next invocation goes on behind
+them. The claim is short and kept alive, so that a successor need not wait long; two invocations that copy at
+once put the same bytes in the same place.
 """
 
 import asyncio
@@ -24,7 +26,8 @@ from taskhook.core.errors import (
     StoreUnavailableError,
 )
 from taskhook.core.ports import Archive, Clock, Originals, Reporter, TaskStore, Wake
-from taskhook.core.task import Copy, State, Task
+from taskhook.core.record import Copy, State
+from taskhook.core.task import Task
 
 CLAIM = timedelta(seconds=20)
 HEARTBEAT = timedelta(seconds=5)  # between two notes of how far the copying has come, which renew the claim
@@ -38,7 +41,7 @@ _KEY = re.compile(r"tk_[A-Za-z0-9_-]{22}/[0-9]{1,6}/[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Desk:
+class ArchivePorts:
     """What it takes to archive."""
 
     tasks: TaskStore
@@ -56,17 +59,23 @@ class ArchiveReport:
     files: dict[str, int]
 
 
-async def archive(task_ids: Iterable[str], *, hard_stop: datetime, desk: Desk) -> ArchiveReport:
-    """Copy the results of tasks, one after the other, until `hard_stop`; what is not done by then can be gone on with."""
+async def archive(task_ids: Iterable[str], *, hard_stop: datetime, ports: ArchivePorts) -> ArchiveReport:
+    """Copy the results of tasks, one after the other, until `hard_stop`.
+
+    What is not done by then can be gone on with.
+    """
     done: Counter[str] = Counter()
     for task_id in task_ids:
-        if desk.clock.now() < hard_stop:
-            await _archive(task_id, hard_stop, desk, done)
+        if ports.clock.now() < hard_stop:
+            await _archive(task_id, hard_stop, ports, done)
     return ArchiveReport(files=dict(done))
 
 
 async def link(key: str, *, archive: Archive) -> str:
-    """Make a link that works for some minutes out of one that works as long as the file is kept. Raises RejectedError."""
+    """Make a link that works for some minutes out of one that works as long as the file is kept.
+
+    Raises RejectedError.
+    """
     try:
         url = await archive.link(key) if _KEY.fullmatch(key) else None
     except ArchiveUnavailableError as error:
@@ -82,15 +91,15 @@ async def link(key: str, *, archive: Archive) -> str:
     return url
 
 
-async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[str]) -> None:
+async def _archive(task_id: str, hard_stop: datetime, ports: ArchivePorts, done: Counter[str]) -> None:
     """Copy one task's results under a claim."""
     try:
-        task, now = await desk.tasks.get(task_id), desk.clock.now()
+        task, now = await ports.tasks.get(task_id), ports.clock.now()
         if task is None or task.state is not State.ARCHIVING or task.copied or task.claimed(now):
             return
-        task = await desk.tasks.swap(task, task.copying(task.copies, until=now + CLAIM))
+        task = await ports.tasks.swap(task, task.copying(task.copies, until=now + CLAIM))
         copies = await _run_with_heartbeat(
-            _Copying(task, desk, list(task.copies)), min(hard_stop, task.archive_by)
+            _Copying(task, ports, list(task.copies)), min(hard_stop, task.archive_by)
         )
         done.update(
             "archived" if copy.archived else "given_up" if copy.settled else "left" for copy in copies
@@ -98,47 +107,50 @@ async def _archive(task_id: str, hard_stop: datetime, desk: Desk, done: Counter[
     except (StaleTaskError, StoreUnavailableError):
         return  # another invocation has it, or the tick comes back for it
     except Exception as error:  # noqa: BLE001  # its text may hold a link; the tick comes back for it
-        desk.reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
+        ports.reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
         return
     if all(copy.settled for copy in copies):
         archived = sum(copy.archived for copy in copies)
-        desk.reporter.tell(
+        ports.reporter.report(
             "task.archived",
             task_id=task_id,
             caller=task.caller,
             files=archived,
             given_up=len(copies) - archived,
         )
-        if desk.wake is not None:
-            await desk.wake.wake(task_id)
+        if ports.wake is not None:
+            await ports.wake.wake(task_id)
 
 
 async def _run_with_heartbeat(copying: "_Copying", stop: datetime) -> list[Copy]:
-    """Copy until done or `stop`; the only place that writes, so that notes of progress and the claim cannot meet each other.
+    """Copy until done or `stop`.
 
-    Raises StaleTaskError where another invocation has ended the task, StoreUnavailableError where the end cannot be stored.
+    The only place that writes, so that notes of progress and the claim cannot meet each other.
+
+    Raises StaleTaskError where another invocation has ended the task, StoreUnavailableError where the end
+    cannot be stored.
     """
-    desk, task = copying.desk, copying.task
+    ports, task = copying.ports, copying.task
     work, pause = asyncio.create_task(copying.run()), FIRST_HEARTBEAT
     try:
-        while not work.done() and (now := desk.clock.now()) < stop:
-            heartbeat, pause = asyncio.ensure_future(desk.clock.sleep(min(pause, stop - now))), HEARTBEAT
+        while not work.done() and (now := ports.clock.now()) < stop:
+            heartbeat, pause = asyncio.ensure_future(ports.clock.sleep(min(pause, stop - now))), HEARTBEAT
             await asyncio.wait({work, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
             heartbeat.cancel()
-            if not work.done() and desk.clock.now() < stop:
+            if not work.done() and ports.clock.now() < stop:
                 try:
-                    task = await desk.tasks.swap(
-                        task, task.copying(tuple(copying.copies), until=desk.clock.now() + CLAIM)
+                    task = await ports.tasks.swap(
+                        task, task.copying(tuple(copying.copies), until=ports.clock.now() + CLAIM)
                     )
                 except StoreUnavailableError:
                     continue  # the claim lasts for more than one heartbeat
     finally:
         work.cancel()
         await asyncio.wait({work})
-        await desk.originals.close()
+        await ports.originals.close()
     if not work.cancelled():
         work.result()
-    await desk.tasks.swap(task, task.copying(tuple(copying.copies), until=None))
+    await ports.tasks.swap(task, task.copying(tuple(copying.copies), until=None))
     return copying.copies
 
 
@@ -147,7 +159,7 @@ class _Copying:
     """The copying of one task's files; `copies` is how far they have come."""
 
     task: Task
-    desk: Desk
+    ports: ArchivePorts
     copies: list[Copy]
     failures: int = field(default=0)  # in a row, without progress
 
@@ -178,18 +190,18 @@ class _Copying:
         self.failures += 1
         self._tell("archive.interrupted", place, reason=reason)
         if self.failures < TRIES:
-            await self.desk.clock.sleep(PAUSE * 4 ** (self.failures - 1))
+            await self.ports.clock.sleep(PAUSE * 4 ** (self.failures - 1))
 
     async def _copy(self, place: int) -> None:
         """Copy what is missing of a file."""
-        archive, key = self.desk.archive, self.copies[place].key(self.task.task_id)
-        began, sizes = self.desk.clock.now(), await self._uploaded_parts(place)
+        archive, key = self.ports.archive, self.copies[place].key(self.task.task_id)
+        began, sizes = self.ports.clock.now(), await self._uploaded_parts(place)
         if self.copies[place].settled:
             return
         at, number = sum(sizes), len(sizes) + 1
         url = self.task.original(self.copies[place])
         while not self._complete(place, at, sizes):
-            piece = await self.desk.originals.read(url, start=at, length=PART, tag=self.copies[place].tag)
+            piece = await self.ports.originals.read(url, start=at, length=PART, tag=self.copies[place].tag)
             size, at = piece.size, at + len(piece.data)
             if max(at, size or 0) > MOST:
                 raise SourceGoneError("too_large")
@@ -212,7 +224,7 @@ class _Copying:
             "result.archived",
             place,
             bytes=at,
-            seconds=round((self.desk.clock.now() - began).total_seconds(), 3),
+            seconds=round((self.ports.clock.now() - began).total_seconds(), 3),
         )
 
     async def _uploaded_parts(self, place: int) -> list[int]:
@@ -221,8 +233,8 @@ class _Copying:
         key = copy.key(self.task.task_id)
         if copy.upload is None:
             return []
-        sizes = await self.desk.archive.parts(key, copy.upload)
-        if sizes is None and await self.desk.archive.link(key) is not None:
+        sizes = await self.ports.archive.parts(key, copy.upload)
+        if sizes is None and await self.ports.archive.link(key) is not None:
             self._save(place, archived=True)
             self._tell("result.archived", place)
         elif sizes is None:
@@ -232,7 +244,10 @@ class _Copying:
         return sizes or []
 
     def _complete(self, place: int, at: int, sizes: list[int]) -> bool:
-        """Whether nothing is missing: the size that was told is there, or a part that only the last one can be."""
+        """Whether nothing is missing.
+
+        The size that was told is there, or a part that only the last one can be.
+        """
         size = self.copies[place].size
         return at == size if size is not None else bool(sizes) and sizes[-1] != PART
 
@@ -241,13 +256,13 @@ class _Copying:
         self._save(place, upload=None, size=None, tag=None)
         if copy.upload is not None:
             with contextlib.suppress(ArchiveUnavailableError):  # what is left there is removed after a day
-                await self.desk.archive.drop(copy.key(self.task.task_id), copy.upload)
+                await self.ports.archive.drop(copy.key(self.task.task_id), copy.upload)
 
     def _save(self, place: int, **progress: object) -> None:
         self.copies[place] = self.copies[place].model_copy(update=progress)
 
     def _tell(self, event: str, place: int, **facts: str | float | None) -> None:
         task = self.task
-        self.desk.reporter.tell(
+        self.ports.reporter.report(
             event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts
         )

@@ -1,11 +1,15 @@
-"""How many requests the vendor gets, and how many of its slots are filled: pure arithmetic over time windows and refusals."""
+"""How many requests the vendor gets, and how many of its slots are filled.
+
+Pure arithmetic over time windows and refusals.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from taskhook.core.task import Moment, Task
+from taskhook.core.record import Moment
+from taskhook.core.task import Task
 
 PROBE = timedelta(minutes=1)  # between two tries for one slot more than the vendor was known to have
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
@@ -14,7 +18,9 @@ LONGEST_PAUSE = timedelta(minutes=5)
 
 
 class AdmissionState(BaseModel):
-    """What is known of the way to the vendor: whether tasks wait before it, how many it runs at once, and until when to pause.
+    """What is known of the way to the vendor.
+
+    Whether tasks wait before it, how many it runs at once, and until when to pause.
 
     While anything waits, submits queue behind it without asking, so that no task overtakes another.
     """
@@ -42,7 +48,10 @@ class AdmissionState(BaseModel):
         return now < self._paused_until(now)
 
     def next_try(self, running: int, now: datetime) -> datetime:
-        """Tell when one more task may be submitted while `running` are: now where a slot is free, else at the next probe."""
+        """Tell when one more task may be submitted while `running` are.
+
+        Now where a slot is free, else at the next probe.
+        """
         soonest = self._paused_until(now)
         if self.slots is None or running < self.slots or self.probed_at is None:
             return soonest
@@ -54,20 +63,27 @@ class AdmissionState(BaseModel):
     def refused(
         self, running: int, now: datetime, *, retry_after: timedelta | None = None
     ) -> "AdmissionState":
-        """Learn from a refusal: the vendor has as many slots as were filled; `retry_after` only makes the wait longer."""
+        """Learn from a refusal: the vendor has as many slots as were filled.
+
+        `retry_after` only makes the wait longer.
+        """
         known = self.answered().model_copy(update={"waiting": True, "slots": running, "probed_at": now})
         return known if retry_after is None else known.pause(now + retry_after)
 
     def taken(self, running: int, *, served: str) -> "AdmissionState":
-        """Learn from an acceptance while `running` others ran: where that is more than was known, the limit is not known."""
+        """Learn from an acceptance while `running` others ran.
+
+        Where that is more than was known, the limit is not known.
+        """
         slots = self.slots if self.slots is None or running < self.slots else None
         return self.answered().model_copy(update={"slots": slots, "served": served})
 
     def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
-        One that was a probe has been spent although the vendor answers what is free: so the next one is as rare as can be.
-        It was its caller's turn (`served`; None: no turn was taken), so that the next probe is another caller's.
+        One that was a probe has been spent although the vendor answers what is free: so the next one is as
+        rare as can be. It was its caller's turn (`served`; None: no turn was taken), so that the next probe
+        is another caller's.
         """
         admission = self.model_copy(
             update={"unknown": self.unknown + 1, "served": self.served if served is None else served}
@@ -90,7 +106,10 @@ class AdmissionState(BaseModel):
         )
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
-        """Order the callers' oldest tasks by whose turn it is: by name, beginning after the caller that was served last."""
+        """Order the callers' oldest tasks by whose turn it is.
+
+        By name, beginning after the caller that was served last.
+        """
         return sorted(heads, key=lambda task: (task.caller <= self.served, task.caller))
 
     def pause(self, until: datetime) -> "AdmissionState":

@@ -1,4 +1,7 @@
-"""Callers: what may use this deployment, proven by a token, and how the admin command makes and changes them."""
+"""Callers.
+
+What may use this deployment, proven by a token, and how the admin command makes and changes them.
+"""
 
 import hashlib
 import hmac
@@ -7,8 +10,9 @@ import secrets
 from datetime import datetime, timedelta
 
 from taskhook.core import signature
+from taskhook.core.caller import Caller, Credential
 from taskhook.core.errors import CallerError
-from taskhook.core.ports import Caller, CallerAdmin, CallerDirectory, Credential
+from taskhook.core.ports import CallerAdmin, CallerDirectory
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _TOKEN = re.compile(rf"thk_({NAME.pattern})_([A-Za-z0-9_-]{{43}})")
@@ -21,10 +25,13 @@ _CHANGED = "caller {!r} was changed at the same time; try again"
 async def authenticate(
     authorization: str | None, *, callers: CallerDirectory, now: datetime
 ) -> Caller | None:
-    """Find the caller of an `Authorization` header; None when it is missing, malformed, wrong, expired or disabled.
+    """Find the caller of an `Authorization` header.
 
-    Every None costs the same: one read of the table, and two comparisons. So its time tells no caller's name. A token that
-    the cached record proves costs no read; what the cache cannot prove is read anew, so that a new token works at once.
+    None when it is missing, malformed, wrong, expired or disabled.
+
+    Every None costs the same: one read of the table, and two comparisons. So its time tells no caller's name.
+    A token that the cached record proves costs no read; what the cache cannot prove is read anew, so that a
+    new token works at once.
     """
     scheme, _, token = (authorization or "").partition(" ")
     parsed = _TOKEN.fullmatch(token) if scheme.lower() == "bearer" else None
@@ -48,7 +55,10 @@ def _proves(hashed: str, caller: Caller | None, now: datetime) -> bool:
 async def add(
     name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin
 ) -> tuple[Caller, str, str]:
-    """Make a caller; give it, its token (stored as a hash) and its signing secret (stored encrypted). Raises CallerError."""
+    """Make a caller; give it, its token (stored as a hash) and its signing secret (stored encrypted).
+
+    Raises CallerError.
+    """
     if not NAME.fullmatch(name):
         raise CallerError(f"{name!r} is not a caller's name: use 1 to 32 of a-z, 0-9 and inner hyphens")
     token, secret = _new_token(name), signature.new_secret()
@@ -103,11 +113,15 @@ async def update(name: str, *, callback_url: str | None, admin: CallerAdmin) -> 
 
 
 async def remove(name: str, *, admin: CallerAdmin) -> Caller:
-    """Delete a disabled caller with its tokens and signing secrets: its callbacks cannot be signed any more. Raises CallerError."""
+    """Delete a disabled caller with its tokens and signing secrets: its callbacks cannot be signed any more.
+
+    Raises CallerError.
+    """
     caller = await _existing(name, admin)
     if not caller.disabled:
         raise CallerError(
-            f"caller {name!r} is enabled; `callers disable {name}` first, and let its waiting callbacks go out"
+            f"caller {name!r} is enabled; `callers disable {name}` first, and let its waiting callbacks go "
+            "out"
         )
     if not await admin.remove(caller):
         raise CallerError(_CHANGED.format(name))

@@ -1,8 +1,9 @@
-"""Encryption of what is secret in the tables, under keys that are derived from the deployment's own random material.
+"""Encryption of what is secret in the tables, under keys derived from the deployment's own material.
 
-Encrypt, then authenticate: the text is XORed with HMAC-SHA256 in counter mode over a fresh nonce, and an HMAC over context,
-nonce and ciphertext proves that it was made with the key, for this very place. The standard library has no AES, and the layer
-no library that has; HMAC-SHA256 as a pseudorandom function is all that this construction rests on.
+Encrypt, then authenticate: the text is XORed with HMAC-SHA256 in counter mode over a fresh nonce, and an HMAC
+over context, nonce and ciphertext proves that it was made with the key, for this very place. The standard
+library has no AES, and the layer no library that has; HMAC-SHA256 as a pseudorandom function is all that this
+construction rests on.
 """
 
 import base64
@@ -17,12 +18,18 @@ _NONCE, _TAG = 16, 32
 
 
 def derived_key(material: str, use: str) -> bytes:
-    """Derive the key for one use, 32 bytes, from the deployment's random material; each use has a key of its own."""
+    """Derive the key for one use, 32 bytes, from the deployment's random material.
+
+    Each use has a key of its own.
+    """
     return hmac.digest(material.encode(), f"taskhook {use}".encode(), "sha256")
 
 
 def encrypt(text: str, *, material: str, context: str) -> str:
-    """Encrypt a text for one context, such as whose it is: elsewhere it cannot be decrypted. Twice gives two results."""
+    """Encrypt a text for one context, such as whose it is: elsewhere it cannot be decrypted.
+
+    Twice gives two results.
+    """
     nonce, plain = secrets.token_bytes(_NONCE), text.encode()
     encrypted = nonce + _xor(plain, derived_key(material, "encryption"), nonce)
     return _VERSION + base64.b64encode(encrypted + _tag(encrypted, material, context)).decode()

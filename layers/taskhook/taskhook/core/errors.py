@@ -26,7 +26,10 @@ class TaskhookError(Exception):
 
 
 class RejectedError(TaskhookError):
-    """The request is not acceptable: an HTTP status and a message that names the field. Nothing was stored."""
+    """The request is not acceptable: an HTTP status and a message that names the field.
+
+    Nothing was stored.
+    """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -64,7 +67,10 @@ class TaskExistsError(TaskhookError):
 
 
 class StaleTaskError(TaskhookError):
-    """Another invocation wrote the task since it was read; `current` is what stands there now, None if it is gone."""
+    """Another invocation wrote the task since it was read.
+
+    `current` is what stands there now, None if it is gone.
+    """
 
     def __init__(self, current: Task | None) -> None:
         super().__init__(current.task_id if current else "gone")
@@ -80,15 +86,24 @@ class SourceChangedError(TaskhookError):
 
 
 class KeyUnusableError(TaskhookError):
-    """A key is missing, may not be read, or cannot be sent: a fault of the configuration. The text shows nothing of the key."""
+    """A key is missing, may not be read, or cannot be sent: a fault of the configuration.
+
+    The text shows nothing of the key.
+    """
 
 
 class DecryptionError(TaskhookError):
-    """The text was not encrypted under this key for this context, or was changed since. Shows nothing of it."""
+    """The text was not encrypted under this key for this context, or was changed since.
+
+    Shows nothing of it.
+    """
 
 
 class ForbiddenTargetError(TaskhookError):
-    """The URL or address is one that requests must not go to; the text says why, without repeating the URL."""
+    """The URL or address is one that requests must not go to.
+
+    The text says why, without repeating the URL.
+    """
 
 
 class NotPublicError(ForbiddenTargetError):

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def kept_data(data: Json) -> Json:
-    """Keep what the vendor says of the result, without what is ours to say and within what a table can hold."""
+    """Keep what the vendor says of the result: without what is ours to say, and what a table can hold."""
     ours = {"status", "task_id", "upstream_task_id", "model_id", "reference", "get_result", "error"}
     kept = {name: value for name, value in data.items() if name not in ours}
     if _size(kept) <= MAX_VENDOR_DATA:
@@ -48,7 +48,10 @@ def rendered(kind: str, at: datetime, *, message: str, about: Json, data: Json) 
 
 
 def linked(data: Json, links: Mapping[int, str]) -> Json:
-    """Put links to archived files, by number, in the place of the vendor's; each file says whether it is archived."""
+    """Put links to archived files, by number, in the place of the vendor's.
+
+    Each file says whether it is archived.
+    """
     for n in file_numbers(data):
         file = data["result"]["resources"][n]
         if n in links:

@@ -1,4 +1,6 @@
-"""The vendor's models that this deployment knows: what their requests and their media may be, and how long they take at least.
+"""The vendor's models that this deployment knows.
+
+What their requests and their media may be, and how long they take at least.
 
 Limits are those of the vendor's pages for `wan2.2-animate-mix` and `-move` (which take the same fields).
 """
@@ -9,7 +11,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-# --- media -------------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 
 class MediaFacts(BaseModel):
@@ -48,7 +50,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class MediaRule:
-    """What the vendor takes for one input. A file is judged by its content alone, never by its name or content type."""
+    """What the vendor takes for one input.
+
+    A file is judged by its content alone, never by its name or content type.
+    """
 
     field: str
     track: str  # the kind of track that makes the file what it should be
@@ -108,7 +113,10 @@ class MediaRule:
         if not (self.least_side <= width <= self.most_side and self.least_side <= height <= self.most_side):
             return f"{measured} {width}x{height} px; each side must be {self.least_side} to {self.most_side}"
         if max(width, height) > self.most_ratio * min(width, height):
-            return f"{measured} {width}x{height} px; the ratio of its sides must be 1:{self.most_ratio} to {self.most_ratio}:1"
+            return (
+                f"{measured} {width}x{height} px; the ratio of its sides must be 1:{self.most_ratio} to "
+                f"{self.most_ratio}:1"
+            )
         if not facts.seconds or self.least_seconds is None or self.most_seconds is None:
             return None
         allowed = f"it must be {self.least_seconds:g} to {self.most_seconds:g} s"
@@ -121,12 +129,15 @@ class MediaRule:
         return None
 
 
-# --- the models --------------------------------------------------------------------------------------------------------------
+# --- the models -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model of the vendor: its slug, what its request and its media may be, and how soon its result can be there."""
+    """One model of the vendor.
+
+    Its slug, what its request and its media may be, and how soon its result can be there.
+    """
 
     slug: str
     kind: str

@@ -1,4 +1,7 @@
-"""What callers send, read by a model; whatever is wrong with it is said in the vendor's manner, by the field's name."""
+"""What callers send, read by a model.
+
+Whatever is wrong with it is said in the vendor's manner, by the field's name.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

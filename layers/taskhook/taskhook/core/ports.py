@@ -1,21 +1,26 @@
-"""What taskhook needs from the world: one Protocol per need, the errors each may raise, the guarantees each gives.
+"""What taskhook needs from the world.
 
-An expected outcome is a value, not an exception; every error below is a surprise that the use cases must survive.
+One Protocol per need, the errors each may raise, the guarantees each gives.
+
+An expected outcome is a value, not an exception; every error below is a surprise that the use cases must
+survive.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from taskhook.core.admission import AdmissionState
-from taskhook.core.message import Json
+from taskhook.core.caller import Caller
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.task import Moment, SubmitOutcome, Task
+from taskhook.core.record import SubmitOutcome
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.core.vendor import BalanceOutcome, PollOutcome
 
-WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others expected
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 ATTEMPT_TIME = timedelta(
     seconds=15
@@ -40,9 +45,12 @@ class TaskStore(Protocol):
         """Read the task as of now."""
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
-        """Read tasks, perhaps as they were a moment ago, without request, message and result: for planning, not for acting.
+        """Read tasks, perhaps as they were a moment ago, without request, message and result.
 
-        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and left out.
+        For planning, not for acting.
+
+        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and
+        left out.
         """
 
     async def with_request(self, task: Task) -> Task:
@@ -51,14 +59,20 @@ class TaskStore(Protocol):
     async def reserve(
         self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
     ) -> str:
-        """Give the id for the task of a request without an idempotency key: `task_id`, reserved until then, or an earlier one.
+        """Give the id for the task of a request without an idempotency key.
 
-        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request at the time, and
-        so does a first request that its own repeat has overtaken; each of them prolongs it. Safe to repeat.
+        `task_id`, reserved until then, or an earlier one.
+
+        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request
+        at the time, and so does a first request that its own repeat has overtaken; each of them prolongs it.
+        Safe to repeat.
         """
 
     async def swap(self, old: Task, new: Task) -> Task:
-        """Store `new` if the table still holds `old`, and return it with its nonce. Raises StaleTaskError; safe to repeat."""
+        """Store `new` if the table still holds `old`, and return it with its nonce.
+
+        Raises StaleTaskError; safe to repeat.
+        """
 
 
 class Row(NamedTuple):
@@ -76,16 +90,18 @@ class Rows(NamedTuple):
 
 
 class WorkIndex(Protocol):
-    """Tasks with work to do. The answers may lag behind the table by seconds: they say where to look, never what is true.
+    """Tasks with work to do.
+
+    The answers may lag behind the table by seconds: they say where to look, never what is true.
 
     Every method may raise StoreUnavailableError.
     """
 
     async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
-        """Read a page of what was accepted at or after `since` (None: ever) and is not left to the schedule of attempts."""
+        """Read a page of what was accepted from `since` (None: ever) on and is not left to the schedule."""
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
-        """Read a page of the callbacks whose next attempt is due from `since` (None: ever) to `before`, the earliest first."""
+        """Read a page of callbacks that are due from `since` (None: ever) to `before`, the earliest first."""
 
     async def queue_waits(self) -> bool:
         """Tell whether any task is queued."""
@@ -113,35 +129,11 @@ class TaskHistory(Protocol):
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
 
 
-class LeadershipView(BaseModel):
-    """The leader, until when it leads, whose polls it has the vendor hold, and when a vendor webhook last proved true.
-
-    `drained_at` is when the last leader left because nothing was due any more; None where one leads, or has died.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    leader: str = ""
-    until: Moment | None = None
-    held_models: tuple[str, ...] = ()
-    webhook_at: Moment | None = None
-    drained_at: Moment | None = None
-
-    def alive(self, now: datetime) -> bool:
-        """Whether a leader is there."""
-        return self.until is not None and now < self.until
-
-    def holds(self, model: str, now: datetime) -> bool:
-        """Whether a held poll brings the news of this model's tasks."""
-        return self.alive(now) and model in self.held_models
-
-    def webhooks_come(self, now: datetime) -> bool:
-        """Whether vendor webhooks are known to come."""
-        return self.webhook_at is not None and now < self.webhook_at + WEBHOOK_TRUST
-
-
 class LeadershipStore(Protocol):
-    """The leadership of pollers. It saves work; nothing depends on it for correctness. May raise StoreUnavailableError."""
+    """The leadership of pollers. It saves work; nothing depends on it for correctness.
+
+    May raise StoreUnavailableError.
+    """
 
     async def view(self) -> LeadershipView:
         """Read the leadership as of now."""
@@ -163,20 +155,29 @@ class LeadershipStore(Protocol):
 
 
 class AdmissionStore(Protocol):
-    """The admission before the vendor, read consistently and written only on change. May raise StoreUnavailableError."""
+    """The admission before the vendor, read consistently and written only on change.
+
+    May raise StoreUnavailableError.
+    """
 
     async def admission(self) -> AdmissionState:
         """Read it."""
 
     async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
-        """Store `new` if `old` still stands; give what stands then. Nothing is lost with a change that was too late."""
+        """Store `new` if `old` still stands; give what stands then.
+
+        Nothing is lost with a change that was too late.
+        """
 
 
 class Budget(Protocol):
     """The vendor's request budget, shared by all invocations. May raise StoreUnavailableError."""
 
     async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
-        """Take up to `wanted` requests out of the `limit` of a window; give how many. What is not used lapses."""
+        """Take up to `wanted` requests out of the `limit` of a window; give how many.
+
+        What is not used lapses.
+        """
 
 
 class DeliveryRate(Protocol):
@@ -198,39 +199,10 @@ class WebhookUrls(Protocol):
         """Make the address for a task, None where it cannot be made."""
 
     async def valid(self, task_id: str, token: str) -> bool | None:
-        """Tell whether this is that task's token, in constant time; None where that cannot be told right now."""
+        """Tell whether this is that task's token, in constant time.
 
-
-class Credential(BaseModel):
-    """A hashed token or an encrypted signing secret, valid until `expires_at`, or for good."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    value: str
-    expires_at: Moment | None = None
-
-    def valid(self, now: datetime) -> bool:
-        """Whether it still counts."""
-        return self.expires_at is None or now < self.expires_at
-
-
-class Caller(BaseModel):
-    """A leader of a token of this deployment."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    caller: str
-    tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[
-        tuple[Credential, ...], Field(min_length=1)
-    ]  # encrypted, but where `CallerDirectory.find` gave them
-    callback_url: str | None = None
-    disabled: bool = False
-    created_at: Moment
-
-    def signing(self, now: datetime) -> list[Credential]:
-        """List the secrets that sign this caller's callbacks, the newest first."""
-        return [secret for secret in self.secrets if secret.valid(now)]
+        None where that cannot be told right now.
+        """
 
 
 class CallerDirectory(Protocol):
@@ -268,47 +240,14 @@ class CallerAdmin(Protocol):
         """List all, by name."""
 
 
-class PollKind(StrEnum):
-    """What a look at the vendor's task showed."""
-
-    PENDING = "pending"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    MISSING = "missing"  # 404
-    THROTTLED = "throttled"  # 429
-    KEY_REFUSED = "key_refused"  # 401, 402
-    UNAVAILABLE = "unavailable"  # anything else: says nothing about the task
-
-
-class PollOutcome(BaseModel):
-    """One look at the vendor's task; `data` is the vendor's own when it has ended."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: PollKind
-    data: Json = {}
-    message: str = ""
-    retry_after: timedelta | None = (
-        None  # for how long the vendor wants to be left alone, whatever it said of the task
-    )
-
-
 class ApiKey(Protocol):
-    """Gives a key of this deployment, read again when `fresh`. Raises KeyUnusableError, KeyUnavailableError."""
+    """Gives a key of this deployment, read again when `fresh`.
+
+    Raises KeyUnusableError, KeyUnavailableError.
+    """
 
     async def __call__(self, *, fresh: bool) -> str:
         """Give the key."""
-
-
-class BalanceOutcome(BaseModel):
-    """One look at the account at the vendor, which tells too whether the vendor answers at all."""
-
-    model_config = ConfigDict(frozen=True)
-
-    answered: bool  # any 2xx or 4xx but 408, 425 and 429: the vendor is there, and serves requests
-    status: int = 0  # 0: no answer came
-    body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
-    message: str = ""  # why there is no answer
 
 
 type Admit = Callable[[], Awaitable[bool]]
@@ -320,95 +259,22 @@ class TaskApi(Protocol):
     async def submit(
         self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
     ) -> SubmitOutcome:
-        """Send the paid POST once and at most once, within `limit`. NOT_SENT only with proof that no byte of it left.
+        """Send the paid POST once and at most once, within `limit`.
 
-        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before each request
-        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
+        NOT_SENT only with proof that no byte of it left.
+
+        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before
+        each request leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Ask for a task; with `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most)."""
+        """Ask for a task.
+
+        With `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most).
+        """
 
     async def balance(self) -> BalanceOutcome:
         """Ask for the account's balance: a request that is free, and safe to repeat."""
-
-
-class DeliveryError(StrEnum):
-    """Why a delivery attempt brought no status, and what can be done about it; all of them are tried again by the schedule."""
-
-    advice: str
-
-    def __new__(cls, word: str, advice: str = "") -> Self:
-        """Make a word with its advice."""
-        made = str.__new__(cls, word)
-        made._value_, made.advice = word, advice
-        return made
-
-    DNS = "dns", "no such name: mend the URL or the DNS record"
-    DNS_UNAVAILABLE = (
-        "dns_unavailable",
-        "the name's DNS servers gave no answer: look at the zone and its servers",
-    )
-    NO_ADDRESS = (
-        "no_address",
-        "the name has no address that can be reached from here, often IPv6 only: add an A record",
-    )
-    FORBIDDEN_TARGET = (
-        "forbidden_target",
-        "the URL or an address of its name is not public, or is this deployment's: use another",
-    )
-    REFUSED = "refused", "nothing listens there: start the receiver, or mend the port"
-    UNREACHABLE = "unreachable", "no route to the address: look at firewall and DNS record"
-    RESET = (
-        "reset",
-        "the connection was closed before an answer: look into the log of the receiver or its proxy",
-    )
-    TIMEOUT = (
-        "timeout",
-        "no answer within 15 s: answer at once and work afterwards; or a firewall drops packets",
-    )
-    TLS_UNKNOWN_CA = (
-        "tls_unknown_ca",
-        "self-signed, or an intermediate certificate is missing: serve the whole chain of a public CA",
-    )
-    TLS_WRONG_NAME = "tls_wrong_name", "the certificate is for another name: get one for the URL's host"
-    TLS_EXPIRED = (
-        "tls_expired",
-        "the certificate has expired or is not valid yet: renew it, or mend the clock",
-    )
-    TLS_VERSION = "tls_version", "only TLS 1.1 or older is spoken: switch TLS 1.2 or 1.3 on"
-    TLS_CLIENT_CERT = (
-        "tls_client_cert",
-        "a client certificate is wanted, and there is none: rely on the signature instead",
-    )
-    TLS_NOT_SPOKEN = "tls_not_spoken", "the port speaks no TLS: mend the port, or put a TLS proxy in front"
-    TLS = (
-        "tls",
-        "the handshake failed in another way: no cipher in common, or a client certificate is wanted under TLS 1.2",
-    )
-    HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"
-    HEADER_TOO_LARGE = "header_too_large", "the answer has headers over 256 KB, or more than 1,000: send less"
-    TOO_MANY_INTERIM = "too_many_interim", "more than 10 interim (1xx) answers: send the final one"
-    INVALID_ANSWER = "invalid_answer", "what came is not HTTP: mend the port or the receiver"
-    CALLER_UNREADABLE = (
-        "caller_unreadable",
-        "this deployment cannot read the signing secret: tell its operator",
-    )
-    CONNECTION = "connection", "it failed in another way: look into the log of the receiver or its proxy"
-
-
-class Reply(BaseModel):
-    """What came of one delivery attempt: a status, or the class of error that kept one from coming."""
-
-    model_config = ConfigDict(frozen=True)
-
-    status: int | None = None
-    error: str | None = None  # a DeliveryError
-    answer: str = (
-        ""  # where a redirect leads; then the first words of what was said, as one line of printable text
-    )
-    retry_after: timedelta | None = None  # what the receiver asks for, from now on
-    elapsed: timedelta = timedelta(0)
 
 
 class CallbackSender(Protocol):
@@ -425,21 +291,29 @@ class MediaProbe(Protocol):
     """Looks at media files behind callers' URLs, each through the guard. Never raises."""
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
-        """Read what a verdict needs, within `limit` and less than 1 MB; what goes wrong is among the facts."""
+        """Read what a verdict needs, within `limit` and less than 1 MB.
+
+        What goes wrong is among the facts.
+        """
 
 
 class Wake(Protocol):
     """Starts the poller without waiting for the tick."""
 
     async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
-        """Ask for this task to be looked at, at once where it is known to have `ended`; never raises: there is the tick.
+        """Ask for this task to be looked at, at once where it is known to have `ended`.
+
+        Never raises: there is the tick.
 
         What the vendor has `told` of the end is handed on where it is not too large, and not asked for again.
         """
 
 
 class Archiver(Protocol):
-    """Starts invocations that archive results, one for each task: copying never takes the poller's time or memory."""
+    """Starts invocations that archive results, one for each task.
+
+    Copying never takes the poller's time or memory.
+    """
 
     async def start(self, task_id: str) -> bool:
         """Have a task's results copied; False where that could not be asked for. Never raises."""
@@ -448,14 +322,18 @@ class Archiver(Protocol):
 class Archive(Protocol):
     """Where result files are kept, in uploads of parts that survive their invocation.
 
-    All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to repeat.
+    All parts but the last have the same size. Every method may raise ArchiveUnavailableError, and is safe to
+    repeat.
     """
 
     async def begin(self, key: str, media_type: str) -> str:
         """Begin an upload and give its name. One that is not ended is removed after a day."""
 
     async def parts(self, key: str, upload: str) -> list[int] | None:
-        """List the sizes of the parts that are there, from the first on without a gap; None where the upload has ended."""
+        """List the sizes of the parts that are there, from the first on without a gap.
+
+        None where the upload has ended.
+        """
 
     async def put(self, key: str, upload: str, number: int, data: bytes) -> None:
         """Keep a part; the first one is number 1."""
@@ -483,7 +361,10 @@ class Piece(BaseModel):
 
 
 class Originals(Protocol):
-    """The vendor's result files, each request through the guard. Holds one piece in memory, however large the file is."""
+    """The vendor's result files, each request through the guard.
+
+    Holds one piece in memory, however large the file is.
+    """
 
     async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
         """Read up to `length` bytes from `start` on, of the version `tag` (None: whichever there is).
@@ -508,5 +389,5 @@ class Clock(Protocol):
 class Reporter(Protocol):
     """Where the use cases tell what happened: one line per outcome, named `noun.verb`. Never raises."""
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
+    def report(self, event: str, **facts: str | float | None) -> None:
         """Tell one outcome, or `count` of them. Facts never hold secrets, URLs with queries, or payloads."""

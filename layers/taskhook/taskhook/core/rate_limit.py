@@ -1,11 +1,12 @@
-"""How many requests the vendor gets: windows of a shared budget, and the blocks that a process takes out of them."""
+"""How many requests the vendor gets.
+
+Windows of a shared budget, and the blocks that a process takes out of them.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from taskhook.core.ports import (
-    Budget,
-)
+from taskhook.core.ports import Budget
 
 WINDOW = timedelta(seconds=6)
 
@@ -23,7 +24,7 @@ def window_end(now: datetime) -> datetime:
 
 
 def window_limit(requests_per_minute: int) -> int:
-    """Tell how many requests fit into one window, so that no minute, wherever it begins, sees more than allowed."""
+    """Tell how many requests fit into one window, so that no minute at all sees more than allowed."""
     return max(1, requests_per_minute // _WINDOWS)
 
 
@@ -34,10 +35,13 @@ def reserve(limit: int) -> int:
 
 @dataclass
 class Allowance:
-    """Requests that this process may make out of the vendor's budget, taken in blocks; kept while it stays warm.
+    """Requests that this process may make out of the vendor's budget, taken in blocks.
 
-    The first block of a window is what the window before used, so that a busy process pays for one write a window, not for
-    one a request; at most an eighth of all, for what is not used lapses. `reserve` of each window is left to others.
+    Kept while it stays warm.
+
+    The first block of a window is what the window before used, so that a busy process pays for one write a
+    window, not for one a request; at most an eighth of all, for what is not used lapses. `reserve` of each
+    window is left to others.
     """
 
     tokens: Budget
@@ -49,7 +53,9 @@ class Allowance:
     empty: bool = False  # nothing is to be had in this window any more
 
     async def room(self, wanted: int, now: datetime, *, expected: int = 0) -> int:
-        """Tell how many of `wanted` requests may be made now; `expected` are likely to be by the end of the window.
+        """Tell how many of `wanted` requests may be made now.
+
+        `expected` are likely to be by the end of the window.
 
         Raises StoreUnavailableError.
         """

@@ -37,8 +37,8 @@ GONE_WAIT = timedelta(hours=1)
 def next_poll(age: timedelta, *, first: timedelta) -> timedelta:
     """Tell at what age a task is polled next, strictly after `age`.
 
-    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s. So a successor
-    knows, without a stored word, which polls were another's and which are its own.
+    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s.
+    So a successor knows, without a stored word, which polls were another's and which are its own.
     """
     points = _points(first)
     position = bisect_right(points, age)
@@ -53,13 +53,16 @@ def gap(age: timedelta) -> timedelta:
 
 
 def next_rare_poll(age: timedelta) -> timedelta:
-    """Tell at what age a task is polled next, strictly after `age`, where something faster is known to tell of its end."""
+    """Tell at what age a task is polled next, after `age`, where something faster tells of its end."""
     return MAX_GAP * max(1, age // MAX_GAP + 1)
 
 
 @cache
 def _points(first: timedelta) -> tuple[timedelta, ...]:
-    """List the points until the gap has grown to its maximum; from the last one on they are `MAX_GAP` apart."""
+    """List the points until the gap has grown to its maximum.
+
+    From the last one on they are `MAX_GAP` apart.
+    """
     points = [first]
     while (gap := max(MIN_GAP, points[-1] * SHARE)) < MAX_GAP:
         points.append(points[-1] + gap)
@@ -75,11 +78,13 @@ def retry_wait(
     gone: bool = False,
     retry_after: timedelta | None = None,
 ) -> timedelta | None:
-    """Tell how long to wait after an attempt failed with `status`, or None when it was the last; `jitter` is in [0, 1).
+    """Tell how long to wait after an attempt failed with `status`, or None when it was the last.
 
-    `tried` counts the schedule's attempts up to and with this one, `soon` the uncounted ones before it; `gone` says that
-    the receiver has answered 410 before. `retry_after` is what the receiver asks for: never sooner than the schedule has
-    it, and not much later.
+    `jitter` is in [0, 1).
+
+    `tried` counts the schedule's attempts up to and with this one, `soon` the uncounted ones before it;
+    `gone` says that the receiver has answered 410 before. `retry_after` is what the receiver asks for: never
+    sooner than the schedule has it, and not much later.
     """
     if means_soon(status, soon):
         wait = SOON_WAIT
@@ -92,5 +97,8 @@ def retry_wait(
 
 
 def means_soon(status: int | None, soon: int) -> bool:
-    """Tell whether an answer asks for another attempt soon, which the schedule does not count; believed five times."""
+    """Tell whether an answer asks for another attempt soon, which the schedule does not count.
+
+    Believed five times.
+    """
     return status in _SOON and soon < MOST_SOON

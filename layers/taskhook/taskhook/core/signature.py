@@ -1,6 +1,9 @@
-"""Standard Webhooks 1.0.0, version `v1`: HMAC-SHA256 over `id.timestamp.body`, one signature per valid secret.
+"""Standard Webhooks 1.0.0, version `v1`.
 
-Source: the specification's "Signature scheme". Checked against its vectors and, property by property, its reference library.
+HMAC-SHA256 over `id.timestamp.body`, one signature per valid secret.
+
+Source: the specification's "Signature scheme". Checked against its vectors and, property by property, its
+reference library.
 """
 
 import base64
@@ -20,7 +23,10 @@ def new_secret() -> str:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """Sign one message; `timestamp` is the attempt's, in Unix seconds. Raises ValueError for a secret that is not base64."""
+    """Sign one message; `timestamp` is the attempt's, in Unix seconds.
+
+    Raises ValueError for a secret that is not base64.
+    """
     key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     digest = hmac.digest(key, b"%s.%d.%s" % (message_id.encode(), timestamp, body), hashlib.sha256)
     return "v1," + base64.b64encode(digest).decode()
@@ -29,7 +35,10 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 def headers(
     signing_secrets: Iterable[str], message_id: str, attempted_at: datetime, body: bytes
 ) -> dict[str, str]:
-    """Render the three headers of one attempt; every valid secret signs, so that a receiver may hold either during rotation."""
+    """Render the three headers of one attempt.
+
+    Every valid secret signs, so that a receiver may hold either during rotation.
+    """
     timestamp = int(attempted_at.timestamp())
     return {
         "webhook-id": message_id,

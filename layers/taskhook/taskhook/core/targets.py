@@ -1,7 +1,10 @@
-"""Which URLs and addresses a request to a caller's URL may go to: public unicast, and nothing that only looks like it.
+"""Which URLs and addresses a request to a caller's URL may go to.
 
-The URL check gives early, clear refusals; the address check is the guarantee, made on the very connection that is used.
-Sources: IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890), RFC 6761 for names.
+Public unicast, and nothing that only looks like it.
+
+The URL check gives early, clear refusals; the address check is the guarantee, made on the very connection
+that is used. Sources: IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890), RFC 6761 for
+names.
 """
 
 import re
@@ -42,8 +45,8 @@ _FORBIDDEN_V4 = [
         "240.0.0.0/4",  # reserved, broadcast
     )
 ]
-# Outside 2000::/3 nothing is public unicast: mapped, compatible and translated IPv4, NAT64, unique-local, link-local,
-# site-local, multicast and SRv6 addresses all lie there. Inside it, these are not.
+# Outside 2000::/3 nothing is public unicast: mapped, compatible and translated IPv4, NAT64, unique-local,
+# link-local, site-local, multicast and SRv6 addresses all lie there. Inside it, these are not.
 _UNICAST_V6 = ip_network("2000::/3")
 _FORBIDDEN_V6 = [
     ip_network(network)
@@ -59,11 +62,13 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # an interface identifier that carries an 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FIRST_FREE_PORT = 1024  # those below are for the services of the system
-# Stricter than urlsplit: no text around brackets, no zone id, no port with a sign, a leading zero or a digit that is none.
+# Stricter than urlsplit: no text around brackets, no zone id, no port with a sign, a leading zero or a digit
+# that is none.
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]@:]+)(:([1-9][0-9]{0,4})?)?")
 _MAX_NAME = 253  # characters (RFC 1035)
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-# RFC 6761 and 6762, ICANN's private-use and never-delegated names, and what routers and offices call their own.
+# RFC 6761 and 6762, ICANN's private-use and never-delegated names, and what routers and offices call their
+# own.
 _LOCAL_NAMES = (
     *("localhost", "localdomain", "local", "internal", "intranet", "private", "lan", "home", "corp", "mail"),
     *("home.arpa", "alt", "example", "invalid", "onion", "test"),
@@ -90,7 +95,10 @@ class TargetPolicy:
     relaxed: bool = False
 
     def check_url(self, url: str, use: Use = CALLBACK) -> None:
-        """Raise ForbiddenTargetError unless `url` may be asked: a scheme and port of its use, or 1024 and above, a public host."""
+        """Raise ForbiddenTargetError unless `url` may be asked.
+
+        A scheme and port of its use, or 1024 and above, a public host.
+        """
         if len(url) > MAX_URL:
             raise ForbiddenTargetError(f"is {len(url)} characters long; at most {MAX_URL} are allowed")
         if not url.isascii() or any(character <= " " or character in '\\"<>^`{|}\x7f' for character in url):
@@ -127,7 +135,10 @@ class TargetPolicy:
             raise NotPublicError("address is not public")
 
     def _is_own(self, url: str, own: str) -> bool:
-        """Tell whether a URL leads here. A deployment owns its host on every port; the emulated account shares one host."""
+        """Tell whether a URL leads here.
+
+        A deployment owns its host on every port; the emulated account shares one host.
+        """
         asked, ours = _endpoint(url), _endpoint(own)
         return asked == ours if self.relaxed else asked[0] == ours[0]
 
@@ -159,7 +170,10 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def _looks_numeric(name: str) -> bool:
-    """Tell whether some parser would read the name as an IPv4 address: its last label is a number (WHATWG URL)."""
+    """Tell whether some parser would read the name as an IPv4 address.
+
+    Its last label is a number (WHATWG URL).
+    """
     last = name.rsplit(".", 1)[-1]
     return last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
 

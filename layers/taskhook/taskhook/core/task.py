@@ -4,304 +4,49 @@ r"""A task: its states, the only transitions between them, and the bodies render
               refused for now / not sent
    queued  <-----------------------------  submitting  ---- taken ---->  watched  ---->  success | failed
       |  \------- claimed to be paid ---------->  |                          ^               ^
-      |                                           +-- ambiguous --> unknown --+---------------+  (submission_unknown)
+      |                                           +-- ambiguous --> unknown --+---------------+
       +---- expired, canceled ----------------------------------------------------------------+
 
-   watched  ---- success, and results are archived here ---->  archiving  ---- copied, given up, or 15 min ---->  success
+   watched  ---- success, where results are archived ---->  archiving  ---- copied, given up, 15 min ---->  success
 ```
 
 Every transition returns a new value, stored on condition that no other one was stored in between
-(`ports.TaskStore.swap`). A *claim* is a transition too: it says until when no other invocation may act on the task.
+(`ports.TaskStore.swap`). A *claim* is a transition too: until then no other invocation may act on the task.
 """
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, NamedTuple, Self
-from urllib.parse import urlsplit
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from typing import Self
 
 from taskhook.core.message import MAX_NOTE, Json, file_numbers, kept_data, linked, minified, rendered
+from taskhook.core.record import (
+    Attempt,
+    CallbackState,
+    Copy,
+    ErrorCode,
+    State,
+    Submission,
+    SubmitOutcome,
+    TaskRecord,
+)
 
 UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
 EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
-ARCHIVE_TIME = timedelta(minutes=15)  # how long a callback waits for its results to be archived
 MAX_COPIES = 10  # result files of one task that are archived; no known model has more
 MAX_LOG = 20
 MAX_EXCERPT = 160  # bytes of an answer kept in the log; a whole entry stays within 256
-
-
-class State(StrEnum):
-    """Where a task stands; the last two are final."""
-
-    QUEUED = "queued"
-    SUBMITTING = "submitting"
-    WATCHED = "watched"
-    UNKNOWN = "unknown"
-    ARCHIVING = "archiving"
-    SUCCESS = "success"
-    FAILED = "failed"
-
-    @property
-    def final(self) -> bool:
-        """Whether the vendor's part is over."""
-        return self in {State.SUCCESS, State.FAILED}
-
-
-class CallbackState(StrEnum):
-    """Where a task's callback stands."""
-
-    NONE = "none"
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    UNDELIVERED = "undelivered"
-
-
-class ErrorCode(StrEnum):
-    """Why a task failed."""
-
-    UPSTREAM_FAILED = "upstream_failed"
-    UPSTREAM_REFUSED = "upstream_refused"
-    SUBMISSION_UNKNOWN = "submission_unknown"
-    QUEUE_EXPIRED = "queue_expired"
-    EXPIRED = "expired"
-    LOST = "lost"
-    CANCELED = "canceled"
 
 
 class IllegalTransitionError(Exception):
     """The task is in a state from which this transition does not exist: a bug, never an outcome."""
 
 
-def _from_milliseconds(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value
-    try:
-        return datetime.fromtimestamp(int(value) / 1000, UTC)
-    except (TypeError, OverflowError, OSError) as error:
-        raise ValueError("must be Unix milliseconds") from error
-
-
-def milliseconds(moment: datetime) -> int:
-    """Convert to Unix milliseconds, as the vendor writes its times."""
-    return round(moment.timestamp() * 1000)
-
-
-Moment = Annotated[datetime, BeforeValidator(_from_milliseconds), PlainSerializer(milliseconds)]
-
-
-class Submission(StrEnum):
-    """What the vendor's answer to the paid POST means."""
-
-    TAKEN = "taken"
-    REFUSED = "refused"  # for good: the request is wrong
-    REFUSED_HERE = "refused_here"  # for now: this deployment's key or balance
-    BUSY = "busy"  # for now: rate or concurrency
-    NOT_SENT = "not_sent"  # proof that no byte of the request was sent
-    AMBIGUOUS = "ambiguous"
-
-
-class SubmitOutcome(BaseModel):
-    """The class of the answer to one paid POST, with what the caller is told."""
-
-    model_config = ConfigDict(frozen=True)
-
-    submission: Submission
-    upstream_task_id: str = ""
-    status: int = 0
-    message: str = ""
-    retry_after: timedelta | None = None
-
-
-class Attempt(BaseModel):
-    """One delivery attempt, as the caller sees it in the log."""
-
-    model_config = ConfigDict(frozen=True)
-
-    at: Moment
-    status: int | None = None
-    error: str | None = None
-    ms: int = 0
-    answer: str = ""
-    next_at: Moment | None = None  # of the attempt after this one
-
-
-class Copy(BaseModel):
-    """One result file on its way into the archive, as far as it has come."""
-
-    model_config = ConfigDict(frozen=True)
-
-    n: int  # of the vendor's resources
-    token: str  # part of the file's key and of the link to it: what knows it may read the file; it cannot be guessed
-    upload: str | None = None  # where what was copied so far is kept
-    size: int | None = None  # of the original, and
-    tag: str | None = None  # which version of it: a copy is never made of two
-    archived: bool = False
-    given_up: str | None = None  # why there will be no copy
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.archived or self.given_up is not None
-
-    def key(self, task_id: str) -> str:
-        """Give the file's name in the archive, which its link says too: the file is found long after the task is gone."""
-        return f"{task_id}/{self.n}/{self.token}"
-
-
-class RetryKey(NamedTuple):
-    """What the sort key of a waiting callback says, so that a slot can be chosen for it without reading its task."""
-
-    due: datetime
-    caller: str
-    host: str
-    round: int  # 1: the first attempt, 2: one of the schedule's repeats, 3: asked for again
-
-    @classmethod
-    def read(cls, at: str) -> Self:
-        """Read a sort key of the index's `retry` partition; what it does not say is empty."""
-        key, _, rest = at.partition("#")
-        caller, _, rest = rest.partition("#")
-        host, _, number = rest.rpartition("#")
-        try:
-            due = datetime.fromtimestamp(int(key[:13]) / 1000, UTC)
-        except ValueError:  # a key that cannot be read hides no task
-            due = datetime.fromtimestamp(0, UTC)
-        return cls(due, caller, host, int(number) if number in {"1", "2", "3"} else 2)
-
-
-class Task(BaseModel):
-    """One accepted submit, from the intent to the end of its callback. Unknown attributes are ignored: versions overlap."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    task_id: str
-    caller: str
-    model: str
-    request: str | None = (
-        None  # minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart
-    )
-    fingerprint: str
-    callback_url: str | None = None
-    reference: str | None = None
-    unchecked: dict[str, str] = {}  # by input: why its media could not be held against the vendor's limits
-    accepted_at: Moment
-    state: State
-    nonce: str = ""  # of the last write; the store sets a fresh one with every write
-    claimed_until: Moment | None = None
-
-    submitted_at: Moment | None = None  # when the paid POST was claimed
-    answer_status: int | None = None  # what the submitter was told; None: nothing yet
-    answer_message: str | None = None
-    told_unknown: bool = False  # the submitter was told that the outcome is unknown
-    upstream_task_id: str | None = None
-    taken_at: Moment | None = None
-    missing_since: Moment | None = None  # the first of the vendor's 404s
-    result: str | None = None  # what the vendor said of its success, until the message is rendered
-    archiving_since: Moment | None = None
-    copies: tuple[Copy, ...] = ()
-
-    ended_at: Moment | None = None
-    error: ErrorCode | None = None
-    message: str | None = None  # the callback's body, rendered once
-    callback: CallbackState = CallbackState.NONE
-    attempts: int = 0  # all that were ever made
-    asked_again: bool = False  # the message was, by its caller
-    attempts_before_round: int = 0  # attempts before that
-    uncounted: int = (
-        0  # since then, those that the receiver answered with "soon", which the schedule does not count
-    )
-    answered_gone: bool = False  # since then, whether it has answered 410
-    next_attempt_at: Moment | None = None
-    log: tuple[Attempt, ...] = ()
-    expires_at: Moment | None = None
-
-    # --- what follows from the state -------------------------------------------------------------------------------------
-
-    @property
-    def webhook_id(self) -> str:
-        """The message's id: one task, one message. An idempotency key makes the same task id again once the first is gone."""
-        return f"msg_{self.task_id}_{milliseconds(self.accepted_at)}"
-
-    @property
-    def event(self) -> str:
-        """The event type of the terminal state."""
-        return "prediction.task.succeeded" if self.state is State.SUCCESS else "prediction.task.failed"
-
-    @property
-    def created_key(self) -> str:
-        """The sort key among the caller's tasks: by acceptance, unique."""
-        return f"{milliseconds(self.accepted_at):013d}_{self.task_id}"
-
-    @property
-    def work_key(self) -> tuple[str, str] | None:
-        """Partition and sort key in the index of work to do; None when there is none.
-
-        `watch` keeps its sort key through submitting, watching and a first delivery that is made at once, so that an
-        ordinary task rewrites the index only once, at its end. The key in `retry` is read by `RetryKey`.
-        """
-        if self.state is State.QUEUED:
-            return "queue", f"{self.caller}#{self.created_key}"
-        if not self.state.final:
-            return "watch", self.created_key
-        if self.callback is not CallbackState.WAITING:
-            return None
-        if self.next_attempt_at is None:
-            return "watch", self.created_key
-        due = f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
-        return "retry", f"{due}#{self.caller}#{self.host}#{self.round}"
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the idempotency key may be used again: refused for a reason that was this deployment's, not the caller's.
-
-        Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback or without.
-        """
-        told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
-        return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED
-
-    @property
-    def host(self) -> str:
-        """The host that the callback goes to, with its port."""
-        return urlsplit(self.callback_url or "").netloc.lower()
-
-    @property
-    def round(self) -> int:
-        """1 before the first attempt, 2 while the schedule repeats it, 3 where the message was asked for again."""
-        if self.asked_again:
-            return 3
-        return 2 if self.attempts else 1
-
-    @property
-    def attempts_this_round(self) -> int:
-        """How many attempts of the schedule's present round have been made."""
-        return self.attempts - self.attempts_before_round - self.uncounted
-
-    @property
-    def archive_by(self) -> datetime:
-        """When the callback waits for the archive no longer."""
-        return (self.archiving_since or self.accepted_at) + ARCHIVE_TIME
-
-    @property
-    def copied(self) -> bool:
-        """Whether nothing is left to be archived."""
-        return all(copy.settled for copy in self.copies)
-
-    def original(self, copy: Copy) -> str:
-        """Give the vendor's link to a file."""
-        url: str = json.loads(self.result or "{}")["result"]["resources"][copy.n]["url"]
-        return url
-
-    def claimed(self, now: datetime) -> bool:
-        """Tell whether an invocation may be acting on the task right now."""
-        return self.claimed_until is not None and now < self.claimed_until
-
-    # --- transitions -----------------------------------------------------------------------------------------------------
+class Task(TaskRecord):
+    """A task with the transitions that exist: each gives a new value, or raises IllegalTransitionError."""
 
     def claim_submit(self, now: datetime, *, until: datetime) -> Self:
         """Queued → submitting: the intent to pay, to be stored before the POST."""
@@ -309,7 +54,10 @@ class Task(BaseModel):
         return self._to(state=State.SUBMITTING, submitted_at=now, claimed_until=until)
 
     def submitted(self, outcome: SubmitOutcome, now: datetime, *, retention: timedelta) -> Self:
-        """Submitting → what the vendor's answer means; also unknown → that, when a late answer settles it after all."""
+        """Submitting → what the vendor's answer means.
+
+        Also unknown → that, when a late answer settles it after all.
+        """
         self._require(State.SUBMITTING, State.UNKNOWN)
         answered = self.answer_status is not None
         match outcome.submission:
@@ -327,7 +75,10 @@ class Task(BaseModel):
             case Submission.REFUSED | Submission.REFUSED_HERE:
                 told = self._answered(outcome.status, outcome.message)
                 if outcome.submission is Submission.REFUSED_HERE:
-                    trouble = f"Upstream refused: this deployment's key or balance, nothing was paid ({outcome.message})"
+                    trouble = (
+                        f"Upstream refused: this deployment's key or balance, nothing was paid "
+                        f"({outcome.message})"
+                    )
                     told = self._answered(HTTPStatus.BAD_GATEWAY, trouble[:MAX_NOTE])
                 return told._failed(
                     ErrorCode.UPSTREAM_REFUSED,
@@ -369,7 +120,8 @@ class Task(BaseModel):
     def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
         """Watched → success, with the vendor's `data`.
 
-        The same write claims the first delivery until `claim`; where that cannot be made at once (None), it is due from now on.
+        The same write claims the first delivery until `claim`; where that cannot be made at once (None), it
+        is due from now on.
         """
         self._require(State.WATCHED)
         return self._to(state=State.SUCCESS)._ended(
@@ -377,7 +129,10 @@ class Task(BaseModel):
         )
 
     def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
-        """Watched → archiving: keep the vendor's `data` until its files are copied, or the time for that is up."""
+        """Watched → archiving.
+
+        Keep the vendor's `data` until its files are copied, or the time for that is up.
+        """
         self._require(State.WATCHED)
         kept = kept_data(data)
         copies = tuple(Copy(n=n, token=new_token()) for n in file_numbers(kept)[:MAX_COPIES])
@@ -397,7 +152,7 @@ class Task(BaseModel):
     def archived(
         self, origin: str | None, now: datetime, *, retention: timedelta, claim: datetime | None
     ) -> Self:
-        """Archiving → success, with links at `origin` to what was copied (None: to nothing) and the vendor's to the rest.
+        """Archiving → success, with links at `origin` (None: nowhere) to what was copied, else the vendor's.
 
         `claim` as in `succeeded`.
         """
@@ -483,7 +238,10 @@ class Task(BaseModel):
             raise IllegalTransitionError(f"{self.task_id} is {self.state}, not {' or '.join(states)}")
 
     def _answered(self, status: int, message: str | None = None) -> Self:
-        """Fix what the submitter is told, for the first answer and every repeat; a queued task has its 200 already."""
+        """Fix what the submitter is told, for the first answer and every repeat.
+
+        A queued task has its 200 already.
+        """
         return (
             self
             if self.answer_status is not None
@@ -527,7 +285,7 @@ class Task(BaseModel):
             expires_at=None if waiting else now + retention,
         )
 
-    # --- bodies ----------------------------------------------------------------------------------------------------------
+    # --- bodies -----------------------------------------------------------------------------------
 
     def _linked(self, origin: str | None) -> Json:
         """Give the vendor's result with links to the copies in the place of its own."""

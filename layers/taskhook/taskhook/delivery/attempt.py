@@ -6,18 +6,12 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core import schedule, signature
+from taskhook.core.caller import Caller
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import (
-    ATTEMPT_TIME,
-    CallbackSender,
-    Caller,
-    CallerDirectory,
-    Clock,
-    Reply,
-    Reporter,
-    TaskStore,
-)
-from taskhook.core.task import Attempt, CallbackState, Task
+from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, CallerDirectory, Clock, Reporter, TaskStore
+from taskhook.core.record import Attempt, CallbackState
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
 from taskhook.delivery.hosts import Hosts, host_of
 
 CLAIM = timedelta(seconds=30)
@@ -41,27 +35,28 @@ class DeliveryPorts:
 
 
 def claim_covers_attempt(task: Task, now: datetime) -> bool:
-    """Tell whether the claim that the task bears, if it is the asker's own, lasts for a whole attempt from now."""
+    """Tell whether the task's claim, if it is the asker's own, lasts for a whole attempt from now."""
     return task.claimed_until is not None and now + ATTEMPT_TIME <= task.claimed_until
 
 
-async def attempt(task: Task, courier: DeliveryPorts, *, ran_until: datetime | None = None) -> Task:
+async def attempt(task: Task, ports: DeliveryPorts, *, ran_until: datetime | None = None) -> Task:
     """Make the next delivery attempt and store what came of it.
 
-    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the terminal write) and
-    still long enough, and taken first when not. `ran_until` is when the vendor's task is last known to have run: from then
-    on, or else from its stored end, the callback counts as late. Raises StaleTaskError when another invocation has it,
-    StoreUnavailableError, also where the table is too slow for a claim that covers an attempt: nothing is sent then.
+    `task` is ended and waiting; its claim is used when it is this invocation's own (just stored by the
+    terminal write) and still long enough, and taken first when not. `ran_until` is when the vendor's task is
+    last known to have run: from then on, or else from its stored end, the callback counts as late. Raises
+    StaleTaskError when another invocation has it, StoreUnavailableError, also where the table is too slow for
+    a claim that covers an attempt: nothing is sent then.
     """
-    caller = await _caller(task, courier)
-    task = await _claimed(task, courier)
+    caller = await _caller(task, ports)
+    task = await _claimed(task, ports)
     reply = Reply(error="caller_unreadable")
     if caller is not None:
-        reply = await send_attempt(task, caller, courier.clock.now(), courier.callbacks)
-    _record(task, reply, courier)
-    after = _settled(task, reply, courier.clock.now(), retention=courier.retention)
+        reply = await send_attempt(task, caller, ports.clock.now(), ports.callbacks)
+    _record(task, reply, ports)
+    after = _settled(task, reply, ports.clock.now(), retention=ports.retention)
     made = after.log[-1]
-    courier.reporter.tell(
+    ports.reporter.report(
         "callback.attempted",
         task_id=task.task_id,
         caller=task.caller,
@@ -71,19 +66,22 @@ async def attempt(task: Task, courier: DeliveryPorts, *, ran_until: datetime | N
         ms=made.ms,
         state=after.callback,
         retry_in_s=None if made.next_at is None else round((made.next_at - made.at).total_seconds(), 1),
-        late_s=_lateness(after, courier.clock.now(), ran_until),
+        late_s=_lateness(after, ports.clock.now(), ran_until),
     )
-    return await courier.tasks.swap(task, after)
+    return await ports.tasks.swap(task, after)
 
 
-async def _claimed(task: Task, courier: DeliveryPorts) -> Task:
-    """Claim the task so that a whole attempt from now on is covered: the clock is looked at after the claim's write."""
+async def _claimed(task: Task, ports: DeliveryPorts) -> Task:
+    """Claim the task so that a whole attempt from now on is covered.
+
+    The clock is looked at after the claim's write.
+    """
     for _ in range(CLAIM_WRITES):
-        now = courier.clock.now()
+        now = ports.clock.now()
         if claim_covers_attempt(task, now):
             return task
-        task = await courier.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
-    if not claim_covers_attempt(task, courier.clock.now()):
+        task = await ports.tasks.swap(task, task.claim_delivery(until=now + CLAIM))
+    if not claim_covers_attempt(task, ports.clock.now()):
         raise StoreUnavailableError("a claim's write takes longer than the claim can spare")
     return task
 
@@ -118,7 +116,10 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
-    """Tell how long the receiver has waited at most; None where it still does, or has asked for the message again."""
+    """Tell how long the receiver has waited at most.
+
+    None where it still does, or has asked for the message again.
+    """
     ended_at = ran_until or task.ended_at
     if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
@@ -130,12 +131,12 @@ def is_delivered(reply: Reply) -> bool:
     return reply.status is not None and HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
 
 
-def _record(task: Task, reply: Reply, courier: DeliveryPorts) -> None:
+def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:
     """Let the caller's other callbacks to this host profit from what this one met."""
     host = host_of(task)
-    opened = courier.hosts.record(task.caller, host, reply)
+    opened = ports.hosts.record(task.caller, host, reply)
     if opened is not None:
-        courier.reporter.tell(
+        ports.reporter.report(
             "receiver.circuit_opened",
             caller=task.caller,
             host=host,
@@ -145,10 +146,13 @@ def _record(task: Task, reply: Reply, courier: DeliveryPorts) -> None:
         )
 
 
-async def _caller(task: Task, courier: DeliveryPorts) -> Caller | None:
-    """Find whose secret signs; None where the record is gone or broken, which the schedule gives time to mend."""
+async def _caller(task: Task, ports: DeliveryPorts) -> Caller | None:
+    """Find whose secret signs.
+
+    None where the record is gone or broken, which the schedule gives time to mend.
+    """
     try:
-        return await courier.callers.find(task.caller)
+        return await ports.callers.find(task.caller)
     except StoreUnavailableError:
         raise
     except Exception:  # noqa: BLE001  # a broken record costs an attempt, not the poller
@@ -170,4 +174,4 @@ async def send_attempt(task: Task, caller: Caller, now: datetime, callbacks: Cal
     return await callbacks.send(task.callback_url or "", headers, body)
 
 
-# --- a receiver tried out --------------------------------------------------------------------------------------------------
+# --- a receiver tried out -------------------------------------------------------------------------

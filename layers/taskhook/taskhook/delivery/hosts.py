@@ -1,6 +1,9 @@
-"""Which delivery may start now: slots by caller and host, and a breaker for hosts in trouble. Nothing is stored.
+"""Which delivery may start now: slots by caller and host, and a breaker for hosts in trouble.
 
-Everything learnt is kept by (caller, host): what one caller meets at a shared host says nothing to another caller.
+Nothing is stored.
+
+Everything learnt is kept by (caller, host): what one caller meets at a shared host says nothing to another
+caller.
 """
 
 from collections import Counter
@@ -9,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from http import HTTPStatus
 
-from taskhook.core.ports import SLOTS, Clock, Reply
+from taskhook.core.ports import SLOTS, Clock
+from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 
 RESERVED_SLOTS = 60  # of them for callers that hold none
@@ -66,7 +70,10 @@ class BreakerState:
         return self.open_until is not None and now < self.open_until
 
     def record(self, reply: Reply, now: datetime) -> "BreakerState":
-        """Learn from one attempt. Any answer shows that the host is up; what it says of the message is the schedule's matter."""
+        """Learn from one attempt.
+
+        Any answer shows that the host is up; what it says of the message is the schedule's matter.
+        """
         if reply.error in _NOT_ATTEMPTED or self.is_open(
             now
         ):  # what was under way when the breaker opened is no news
@@ -101,8 +108,8 @@ class _Host:
 class _Caller:
     """One caller: its slots, the number of its candidates, and its hosts' turns.
 
-    In a turn are the hosts that have a candidate of this order and are not saturated, those that answer apart from those
-    that do not; each with the number it drew, so that the two lines are served as one.
+    In a turn are the hosts that have a candidate of this order and are not saturated, those that answer apart
+    from those that do not; each with the number it drew, so that the two lines are served as one.
     """
 
     held: int = 0
@@ -114,10 +121,11 @@ class _Caller:
 class Hosts:
     """The slots and breakers of one invocation.
 
-    Callers in turn, then a caller's first attempts before its repeats before its redeliveries, and among these its hosts
-    in turn. A caller that holds slots gets one more only while more are free (beyond the reserve) than it holds: alone it
-    has 120, a second one half of what is left, and with time all have the same. What it holds for hosts that have not
-    answered is bounded more tightly, so that its dead hosts leave slots for those that answer.
+    Callers in turn, then a caller's first attempts before its repeats before its redeliveries, and among
+    these its hosts in turn. A caller that holds slots gets one more only while more are free (beyond the
+    reserve) than it holds: alone it has 120, a second one half of what is left, and with time all have the
+    same. What it holds for hosts that have not answered is bounded more tightly, so that its dead hosts leave
+    slots for those that answer.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -133,10 +141,13 @@ class Hosts:
         self._free = SLOTS
         self._drawn = 0
 
-    # --- slots -----------------------------------------------------------------------------------------------------------
+    # --- slots ------------------------------------------------------------------------------------
 
     def enter(self, caller: str, host: str) -> bool:
-        """Take a slot for a first attempt right now; False where none is to be had, or an earlier first attempt waits."""
+        """Take a slot for a first attempt right now.
+
+        False where none is to be had, or an earlier first attempt waits.
+        """
         known = self._known(caller, host)
         fits = (
             not known.state.is_open(self._clock.now())
@@ -160,7 +171,10 @@ class Hosts:
         self._changed(caller, host)
 
     def next(self) -> Candidate | None:
-        """Give the candidate that may start now, its slot taken: `leave` gives it back. None where none may start."""
+        """Give the candidate that may start now, its slot taken: `leave` gives it back.
+
+        None where none may start.
+        """
         if self._free == 0:
             return None
         for caller in self._caller_turns:
@@ -176,7 +190,7 @@ class Hosts:
             return candidate
         return None
 
-    # --- breakers --------------------------------------------------------------------------------------------------------
+    # --- breakers ---------------------------------------------------------------------------------
 
     def record(self, caller: str, host: str, reply: Reply) -> timedelta | None:
         """Learn from one attempt; give how long the breaker is open if this reply is what opened it.
@@ -203,7 +217,7 @@ class Hosts:
         until = self._known(caller, host).state.open_until
         return until if until is not None and self._clock.now() < until else None
 
-    # --- candidates ------------------------------------------------------------------------------------------------------
+    # --- candidates -------------------------------------------------------------------------------
 
     def has_room(self, candidate: Candidate) -> bool:
         """Tell whether this one may wait in memory: not while the breaker is open, nor beyond the bounds.
@@ -220,7 +234,10 @@ class Hosts:
         return closed and at_host < known.state.slots * WAITING_PER_SLOT and of_caller < most
 
     def offer(self, candidate: Candidate) -> bool:
-        """Let a due callback wait for a slot; False where there is no room. One that waits already stays where it is."""
+        """Let a due callback wait for a slot; False where there is no room.
+
+        One that waits already stays where it is.
+        """
         if candidate.task_id in self._waiting:
             return True
         if not self.has_room(candidate):
@@ -241,7 +258,10 @@ class Hosts:
             self._changed(candidate.caller, candidate.host)
 
     def dropped(self) -> list[str]:
-        """Name the candidates whose breaker has opened, each once. They wait no longer; the index has them."""
+        """Name the candidates whose breaker has opened, each once.
+
+        They wait no longer; the index has them.
+        """
         gone, self._dropped = self._dropped, []
         return gone
 
@@ -253,7 +273,7 @@ class Hosts:
         """Whether a callback waits for a slot."""
         return task_id in self._waiting
 
-    # --- what follows from a change --------------------------------------------------------------------------------------
+    # --- what follows from a change ---------------------------------------------------------------
 
     def _known(self, caller: str, host: str) -> _Host:
         return self._hosts.get((caller, host)) or _Host()
@@ -296,7 +316,10 @@ class Hosts:
         self._callers[candidate.caller].waiting[candidate.order] -= 1
 
     def _changed(self, caller: str, host: str) -> None:
-        """Bring the turns of a host and of its caller in line with what has become of them; keep what is worth it."""
+        """Bring the turns of a host and of its caller in line with what has become of them.
+
+        Keep what is worth it.
+        """
         key, known = (caller, host), self._hosts[caller, host]
         its = self._callers.get(caller)
         if its is not None:

@@ -9,11 +9,14 @@ from http import HTTPStatus
 from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.core import parameters
+from taskhook.core.caller import Caller
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json
-from taskhook.core.ports import CallbackSender, Caller, Clock, DeliveryRate, Reply, Reporter
+from taskhook.core.ports import CallbackSender, Clock, DeliveryRate, Reporter
+from taskhook.core.record import CallbackState, ErrorCode, State
+from taskhook.core.reply import Reply
 from taskhook.core.targets import CallbackUrl, TargetPolicy
-from taskhook.core.task import CallbackState, ErrorCode, State, Task
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import TESTS_AHEAD, is_delivered, send_attempt
 from taskhook.vendors.modellix import MODELS
 
@@ -51,15 +54,18 @@ async def send_test_callbacks(
 ) -> list[TestResult]:
     """Send a signed sample of each event type to a receiver, once, as a callback would be sent.
 
-    `callbacks` limits the attempt's time: the submit function waits for it. Raises RejectedError, 429 where the caller's
-    rate is used up for the next seconds.
+    `callbacks` limits the attempt's time: the submit function waits for it. Raises RejectedError, 429 where
+    the caller's rate is used up for the next seconds.
     """
     now = clock.now()
     samples = _samples(_receiver(body, caller, targets), caller, now)
     latest = now + TESTS_AHEAD
     first = await rate.reserve_deliveries(caller.caller, len(samples), now=now, latest=latest)
     if first > latest:
-        message = "Too many requests: redeliveries wait or receivers were tested just now; both share one rate of 60 a minute"
+        message = (
+            "Too many requests: redeliveries wait or receivers were tested just now; both share one "
+            "rate of 60 a minute"
+        )
         raise RejectedError(
             HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=math.ceil((first - latest).total_seconds())
         )
@@ -67,7 +73,7 @@ async def send_test_callbacks(
     await callbacks.close()  # connections do not outlive a freeze
     for sample, reply in zip(samples, replies, strict=True):
         ms = round(reply.elapsed / timedelta(milliseconds=1))
-        reporter.tell(
+        reporter.report(
             "callback.tested",
             caller=caller.caller,
             type=sample.event,

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from taskhook.core.errors import StaleTaskError
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
 from taskhook.poller.endings import Endings
-from taskhook.poller.work import TICK, World
+from taskhook.poller.work import TICK, PollerPorts
 
 ARCHIVES_AT_ONCE = 25  # invocations that copy; the account's others are for submits
 ARCHIVE_LOOK = timedelta(
@@ -29,9 +30,9 @@ class Archiving:
 
     eager = False
 
-    def __init__(self, *, world: World, endings: Endings, started: datetime) -> None:
-        self._world = world
-        self._clock = world.clock
+    def __init__(self, *, ports: PollerPorts, endings: Endings, started: datetime) -> None:
+        self._ports = ports
+        self._clock = ports.clock
         self._endings = endings
         self._started = started
         self._entries: dict[str, _Entry] = {}
@@ -86,7 +87,10 @@ class Archiving:
         return due[: max(STEPS - self._steps, 0)]
 
     async def step(self, task_id: str) -> Task | None:
-        """End a task whose results are archived, or can wait no longer; else have them copied where no invocation does."""
+        """End a task whose results are archived, or can wait no longer.
+
+        Else have them copied where no invocation does.
+        """
         self._steps += 1
         try:
             return await self._advance(task_id, self._entries[task_id])
@@ -94,7 +98,7 @@ class Archiving:
             self._steps -= 1
 
     async def _advance(self, task_id: str, entry: _Entry) -> Task:
-        task, now = await self._world.tasks.get(task_id), self._clock.now()
+        task, now = await self._ports.tasks.get(task_id), self._clock.now()
         if task is None:
             raise StaleTaskError(None)
         if task.state is not State.ARCHIVING:
@@ -102,20 +106,26 @@ class Archiving:
         if self._is_over(task):
             return await self._endings.archived(task)
         entry.sent_at, entry.claimed_until = None, task.claimed_until
-        if self._world.archiver is not None and not task.claimed(now):
+        if self._ports.archiver is not None and not task.claimed(now):
             if self._may_start(now):
                 entry.sent_at = now  # it counts while it is asked for
-                if not await self._world.archiver.start(task_id):
+                if not await self._ports.archiver.start(task_id):
                     entry.sent_at = None
             entry.not_before = min(now + (TICK if entry.sent_at else ARCHIVE_LOOK), task.archive_by)
         return task
 
     def _is_over(self, task: Task) -> bool:
-        """Whether a task waits for its copies no longer; nor does it where archiving was switched off meanwhile."""
-        return task.copied or self._world.archiver is None or self._clock.now() >= task.archive_by
+        """Whether a task waits for its copies no longer.
+
+        Nor does it where archiving was switched off meanwhile.
+        """
+        return task.copied or self._ports.archiver is None or self._clock.now() >= task.archive_by
 
     def _may_start(self, now: datetime) -> bool:
-        """Whether one more invocation may copy; where not, those that do are looked at again, for some are done."""
+        """Whether one more invocation may copy.
+
+        Where not, those that do are looked at again, for some are done.
+        """
         copying = [
             entry
             for entry in self._entries.values()

@@ -7,11 +7,12 @@ from itertools import islice
 
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.ports import SLOTS, Row
-from taskhook.core.task import CallbackState, RetryKey, Task
+from taskhook.core.record import CallbackState, RetryKey
+from taskhook.core.task import Task
 from taskhook.delivery.attempt import DeliveryPorts, attempt, claim_covers_attempt
 from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.endings import Endings
-from taskhook.poller.work import INDEX_LAG, SCAN, Rules, World
+from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules
 
 AHEAD = 2 * SCAN  # rows that are due by then are kept in memory
 MOST_PLANNED = 5000  # of them
@@ -20,7 +21,10 @@ SWEEP_GAP = timedelta(seconds=5)  # between two looks for rows that there was no
 
 
 class Delivery:
-    """The kind of work of an ended task. What cannot be attempted soon stays in the index, unwritten and not in memory."""
+    """The kind of work of an ended task.
+
+    What cannot be attempted soon stays in the index, unwritten and not in memory.
+    """
 
     eager = True
 
@@ -28,27 +32,27 @@ class Delivery:
         self,
         *,
         rules: Rules,
-        world: World,
+        ports: PollerPorts,
         hosts: Hosts,
         endings: Endings,
         horizon: Callable[[], datetime],
         closed: Callable[[], bool],
         is_running: Callable[[str], bool],
     ) -> None:
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._hosts = hosts
         self._endings = endings
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._courier = DeliveryPorts(
-            tasks=world.tasks,
-            callbacks=world.callbacks,
-            callers=world.callers,
+        self._delivery_ports = DeliveryPorts(
+            tasks=ports.tasks,
+            callbacks=ports.callbacks,
+            callers=ports.callers,
             hosts=hosts,
-            clock=world.clock,
-            reporter=world.reporter,
+            clock=ports.clock,
+            reporter=ports.reporter,
             retention=rules.retention,
         )
         self._whole: dict[str, Task] = {}  # tasks whose attempt follows at once
@@ -69,10 +73,13 @@ class Delivery:
         self._sweep_at = self._clock.now()
         self._offered = 0
 
-    # --- finding ---------------------------------------------------------------------------------------------------------
+    # --- finding ----------------------------------------------------------------------------------
 
     async def find(self) -> None:
-        """Read all that is due the first time, then what has come due since; and all again for what was left out."""
+        """Read all that is due the first time, then what has come due since.
+
+        And all again for what was left out.
+        """
         now = self._clock.now()
         self._read_at = {task_id: at for task_id, at in self._read_at.items() if now < at + INDEX_LAG}
         sweep = self._looked_until is None or self._sweep_is_due(now)
@@ -82,7 +89,7 @@ class Delivery:
         self._next_row_at = None
         cursor = None
         while True:
-            rows, cursor = await self._world.work.retries(since, self._horizon(), cursor=cursor)
+            rows, cursor = await self._ports.work.retries(since, self._horizon(), cursor=cursor)
             if not all(self._take(row, now) for row in rows) or cursor is None:
                 break
         if sweep:
@@ -120,14 +127,17 @@ class Delivery:
             return False
         return True
 
-    # --- keeping ---------------------------------------------------------------------------------------------------------
+    # --- keeping ----------------------------------------------------------------------------------
 
     def takes(self, task: Task) -> bool:
         """Whether it has ended and its callback waits."""
         return task.state.final and task.callback is CallbackState.WAITING
 
     def keep(self, task: Task) -> bool:
-        """Look after a callback; True where its first attempt was claimed with the end, and follows at once."""
+        """Look after a callback.
+
+        True where its first attempt was claimed with the end, and follows at once.
+        """
         now, task_id = self._clock.now(), task.task_id
         if task_id in self._endings.reserved:
             self._endings.reserved.remove(task_id)
@@ -159,7 +169,7 @@ class Delivery:
         if candidate is not None:
             self._plan(candidate, self._clock.now() + pause, self._clock.now())
 
-    # --- when ------------------------------------------------------------------------------------------------------------
+    # --- when -------------------------------------------------------------------------------------
 
     def next_at(self) -> datetime | None:
         """Tell when the next attempt may start."""
@@ -192,7 +202,7 @@ class Delivery:
             started.append(task_id)
         return started
 
-    # --- one step --------------------------------------------------------------------------------------------------------
+    # --- one step ---------------------------------------------------------------------------------
 
     async def step(self, task_id: str) -> Task | None:
         """Make one attempt in the slot that was given, or leave a callback to the schedule of attempts."""
@@ -211,7 +221,7 @@ class Delivery:
 
     async def _attempt(self, task_id: str) -> Task | None:
         mine = self._whole.pop(task_id, None)  # with a claim of this invocation's own
-        task = mine or await self._world.tasks.get(task_id)
+        task = mine or await self._ports.tasks.get(task_id)
         now = self._read_at[task_id] = self._clock.now()
         if task is None or not self.takes(task):
             return task
@@ -220,15 +230,15 @@ class Delivery:
         if self._closed() and not (mine is not None and claim_covers_attempt(mine, now)):
             return task
         self._endings.steps["delivered"] += 1
-        return await attempt(task, self._courier, ran_until=self._endings.ran_until.get(task_id))
+        return await attempt(task, self._delivery_ports, ran_until=self._endings.ran_until.get(task_id))
 
     async def _defer(self, task_id: str) -> Task | None:
         """Move a first delivery whose process died out of `watch`, which is read whole by each leader."""
         try:
-            task, now = await self._world.tasks.get(task_id), self._clock.now()
+            task, now = await self._ports.tasks.get(task_id), self._clock.now()
             if task is None or not self.takes(task) or task.next_attempt_at is not None or task.claimed(now):
                 return task
-            return await self._world.tasks.swap(task, task.deferred(now))
+            return await self._ports.tasks.swap(task, task.deferred(now))
         finally:
             self._deferring.discard(task_id)
 

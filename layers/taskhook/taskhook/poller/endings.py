@@ -5,19 +5,20 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
-from taskhook.core.ports import PollOutcome
-from taskhook.core.task import CallbackState, ErrorCode, Task
+from taskhook.core.record import CallbackState, ErrorCode
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.attempt import CLAIM
 from taskhook.delivery.hosts import Hosts
-from taskhook.poller.work import Rules, World
+from taskhook.poller.work import PollerPorts, Rules
 
 
 class Endings:
     """Ends tasks; what a first delivery needs to know is kept until it is made."""
 
-    def __init__(self, *, rules: Rules, world: World, hosts: Hosts, steps: Counter[str]) -> None:
+    def __init__(self, *, rules: Rules, ports: PollerPorts, hosts: Hosts, steps: Counter[str]) -> None:
         self._rules = rules
-        self._world = world
+        self._ports = ports
         self._hosts = hosts
         self.steps = steps
         self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
@@ -27,12 +28,12 @@ class Endings:
 
     async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
         """End a task with the vendor's success, or begin to archive its results."""
-        if self._world.archiver is not None and self._rules.origin is not None:
+        if self._ports.archiver is not None and self._rules.origin is not None:
             archiving = task.archiving(
-                outcome.data, self._world.clock.now(), new_token=lambda: secrets.token_hex(16)
+                outcome.data, self._ports.clock.now(), new_token=lambda: secrets.token_hex(16)
             )
             if archiving.copies:
-                return await self._world.tasks.swap(task, archiving)
+                return await self._ports.tasks.swap(task, archiving)
         return await self._end(
             task,
             lambda now, claim: task.succeeded(
@@ -67,11 +68,14 @@ class Endings:
         *,
         ran_until: datetime | None = None,
     ) -> Task:
-        """Store the end. Without a free slot the first delivery is left to the schedule of attempts, due at once."""
-        now = self._world.clock.now()
+        """Store the end.
+
+        Without a free slot the first delivery is left to the schedule of attempts, due at once.
+        """
+        now = self._ports.clock.now()
         slot = task.callback is CallbackState.WAITING and self._hosts.enter(task.caller, task.host)
         try:
-            stored = await self._world.tasks.swap(task, ended(now, now + CLAIM if slot else None))
+            stored = await self._ports.tasks.swap(task, ended(now, now + CLAIM if slot else None))
         except BaseException:
             if slot:
                 self._hosts.leave(task.caller, task.host)
@@ -81,7 +85,7 @@ class Endings:
         if ran_until is not None and stored.callback is CallbackState.WAITING:
             self.ran_until[task.task_id] = ran_until
         self.steps["ended"] += 1
-        self._world.reporter.tell(
+        self._ports.reporter.report(
             "task.ended", task_id=stored.task_id, caller=stored.caller, state=stored.state, error=stored.error
         )
         return stored

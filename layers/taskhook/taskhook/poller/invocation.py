@@ -1,4 +1,7 @@
-"""One invocation of the poller: acquire leadership, look for work, start what is due, sleep, resign, drain, report."""
+"""One invocation of the poller.
+
+Acquire leadership, look for work, start what is due, sleep, resign, drain, report.
+"""
 
 import contextlib
 import secrets
@@ -8,7 +11,7 @@ from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.message import Json
-from taskhook.core.ports import PollOutcome
+from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.hosts import Hosts
 from taskhook.poller.archiving import Archiving
 from taskhook.poller.delivery import Delivery
@@ -18,7 +21,7 @@ from taskhook.poller.pacing import Pacing
 from taskhook.poller.queue import Queue
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import DRAIN, SCAN, TICK, Rules, World
+from taskhook.poller.work import DRAIN, SCAN, TICK, PollerPorts, Rules
 
 BEAT = timedelta(seconds=0.25)  # between looks at what is due
 
@@ -47,38 +50,40 @@ async def poll(
     scheduled: bool,
     hard_stop: datetime,
     rules: Rules,
-    world: World,
+    ports: PollerPorts,
 ) -> PollReport:
-    """Serve the ids of a wake, then whatever else is due; stay as the leader while more is due before the next tick.
+    """Serve the ids of a wake, then whatever else is due.
 
-    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked about it where it is
-    not said. A scheduled invocation takes leadership over, a wake only where there is no leader. Writes nothing where nothing
-    is due.
+    Stay as the leader while more is due before the next tick.
+
+    `accepted` names tasks to look after, `ended` tasks whose end is stored at once, and the vendor asked
+    about it where it is not said. A scheduled invocation takes leadership over, a wake only where there is no
+    leader. Writes nothing where nothing is due.
     """
-    return await _Invocation(rules, world, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
+    return await _Invocation(rules, ports, hard_stop).run(tuple(accepted), ended or {}, scheduled=scheduled)
 
 
 class _Invocation:
     """What the index answers only says where to look: every write is conditional."""
 
-    def __init__(self, rules: Rules, world: World, hard_stop: datetime) -> None:
+    def __init__(self, rules: Rules, ports: PollerPorts, hard_stop: datetime) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._started = self._clock.now()
         self._hard_stop = hard_stop
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
-        self._pacing = pacing = Pacing(rules, world, started=self._started)
+        self._pacing = pacing = Pacing(rules, ports, started=self._started)
         self._leadership = Leadership(
-            secrets.token_hex(8), hard_stop, rules=rules, world=world, pacing=pacing
+            secrets.token_hex(8), hard_stop, rules=rules, ports=ports, pacing=pacing
         )
-        self._scheduler = scheduler = Scheduler(clock=world.clock, reporter=world.reporter)
-        hosts = Hosts(world.clock)
-        endings = Endings(rules=rules, world=world, hosts=hosts, steps=scheduler.steps)
+        self._scheduler = scheduler = Scheduler(clock=ports.clock, reporter=ports.reporter)
+        hosts = Hosts(ports.clock)
+        endings = Endings(rules=rules, ports=ports, hosts=hosts, steps=scheduler.steps)
         self._watch = watch = Watch(
             rules=rules,
-            world=world,
+            ports=ports,
             pacing=pacing,
             endings=endings,
             is_running=scheduler.is_running,
@@ -88,7 +93,7 @@ class _Invocation:
         )
         self._queue = Queue(
             rules=rules,
-            world=world,
+            ports=ports,
             pacing=pacing,
             watch=watch,
             closed=self._closed,
@@ -96,10 +101,10 @@ class _Invocation:
             steps=scheduler.steps,
             started=self._started,
         )
-        archiving = Archiving(world=world, endings=endings, started=self._started)
+        archiving = Archiving(ports=ports, endings=endings, started=self._started)
         delivery = Delivery(
             rules=rules,
-            world=world,
+            ports=ports,
             hosts=hosts,
             endings=endings,
             horizon=self._horizon,
@@ -130,10 +135,10 @@ class _Invocation:
 
     async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
         for task_id in accepted:
-            if (task := await self._world.tasks.get(task_id)) is not None:
+            if (task := await self._ports.tasks.get(task_id)) is not None:
                 self._scheduler.track(task)
         for task_id, outcome in ended.items():
-            if (task := await self._world.tasks.get(task_id)) is not None:
+            if (task := await self._ports.tasks.get(task_id)) is not None:
                 self._watch.keep_ended(task, outcome)
 
     async def _acquire(self, *, takeover: bool) -> bool:
@@ -170,7 +175,7 @@ class _Invocation:
             self._blind = False
         except StoreUnavailableError as error:
             self._blind = True
-            self._world.reporter.tell("poll.scan_failed", error=str(error))
+            self._ports.reporter.report("poll.scan_failed", error=str(error))
         return True
 
     async def _inherit(self) -> None:
@@ -183,14 +188,17 @@ class _Invocation:
         """Resign, then look once more: a wake that found a leader until now has left its task to it."""
         try:
             await self._leadership.resign(served_until=self._served_until())
-            self._watch.look_back()
+            self._watch.index.look_back()
             await self._scheduler.find()
             return self._has_work() and await self._acquire(takeover=False)
         except StoreUnavailableError:
             return False
 
     def _served_until(self) -> datetime | None:
-        """Tell until when every poll time was served, where nothing is due any more; None where one may not have been."""
+        """Tell until when every poll time was served, where nothing is due any more.
+
+        None where one may not have been.
+        """
         now = self._clock.now()
         if self._blind or not self._watch.all_answered() or self._pacing.paused_until(now) > now:
             return None
@@ -214,7 +222,10 @@ class _Invocation:
             await self._pacing.read_admission()
 
     async def _leave(self) -> None:
-        """Resign first, for no task must be left to this invocation while it drains; then let finish what has begun."""
+        """Resign first, for no task must be left to this invocation while it drains.
+
+        Then let finish what has begun.
+        """
         self._draining = True
         try:
             if self._leadership.holds:
@@ -222,7 +233,7 @@ class _Invocation:
                     await self._leadership.resign()
             self._scheduler.cancel(self._pacing.held)  # no claim is dropped with them
             await self._scheduler.drain()
-            await self._world.callbacks.close()  # connections do not outlive a freeze
+            await self._ports.callbacks.close()  # connections do not outlive a freeze
         finally:
             self._report()
 
@@ -239,14 +250,17 @@ class _Invocation:
         return self._scheduler.is_busy() or (at is not None and at < self._horizon())
 
     def _report(self) -> None:
-        """Report what this invocation has learnt on its way of how much there is to do; nothing where it did nothing."""
-        watch, reporter = self._watch, self._world.reporter
-        if watch.asked:
-            reporter.tell(
-                "vendor.polled", count=watch.asked, deadline_used=round(100 * watch.deadline_used, 1)
+        """Report what this invocation has learnt on its way of how much there is to do.
+
+        Nothing where it did nothing.
+        """
+        polls, reporter = self._watch.polls, self._ports.reporter
+        if polls.asked:
+            reporter.report(
+                "vendor.polled", count=polls.asked, deadline_used=round(100 * polls.deadline_used, 1)
             )
-        if watch.unanswered:
-            reporter.tell("vendor.unavailable", count=watch.unanswered, error=watch.complaint)
+        if polls.unanswered:
+            reporter.report("vendor.unavailable", count=polls.unanswered, error=polls.complaint)
         if (waited := self._queue.longest_wait) is not None:
             used = round(100 * (waited / self._rules.max_queue_age), 1)
-            reporter.tell("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)
+            reporter.report("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)

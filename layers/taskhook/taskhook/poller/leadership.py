@@ -1,13 +1,16 @@
-"""The leader stays and works until the next tick. It saves work; correctness rests on the conditional writes alone."""
+"""The leader stays and works until the next tick.
+
+It saves work; correctness rests on the conditional writes alone.
+"""
 
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import LeadershipView
+from taskhook.core.leadership import LeadershipView
 from taskhook.poller.pacing import Pacing
-from taskhook.poller.work import SCAN, TICK, Rules, World
+from taskhook.poller.work import SCAN, TICK, PollerPorts, Rules
 
 HAND_OVER = 3 * SCAN  # by then the old leader has seen that another leads, and has said what it leaves
 
@@ -15,12 +18,14 @@ HAND_OVER = 3 * SCAN  # by then the old leader has seen that another leads, and 
 class Leadership:
     """One invocation's part in it; what it learns from the other leaders goes into its pacing."""
 
-    def __init__(self, name: str, hard_stop: datetime, *, rules: Rules, world: World, pacing: Pacing) -> None:
+    def __init__(
+        self, name: str, hard_stop: datetime, *, rules: Rules, ports: PollerPorts, pacing: Pacing
+    ) -> None:
         self._name = name
         self._hard_stop = hard_stop
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._pacing = pacing
         self._predecessor = ""  # whose unserved poll times are to come
         self._taken_over_at = self._clock.now()
@@ -29,17 +34,19 @@ class Leadership:
     async def acquire(self, *, takeover: bool, beat: timedelta) -> bool:
         """Become the leader, in place of another one where `takeover`. Raises StoreUnavailableError."""
         now, pacing = self._clock.now(), self._pacing
-        view = pacing.view = await self._world.leadership.view()
+        view = pacing.view = await self._ports.leadership.view()
         alive = view.alive(now)
         if alive and not takeover:
             return False
         if alive:  # vendor webhooks that came until now were left to its held polls, so these must be held on
             for model in view.held_models:
-                if self._world.long_poll_support.holding(model, now) is None:
-                    self._world.long_poll_support.found(model, now, holds=True)
-        if not await self._world.leadership.acquire(view, self._mine(), takeover=takeover):
+                if self._ports.long_poll_support.holding(model, now) is None:
+                    self._ports.long_poll_support.found(model, now, holds=True)
+        if not await self._ports.leadership.acquire(view, self._mine(), takeover=takeover):
             return False
-        if alive:  # it serves the poll times up to its last beat, sees within SCAN that another leads, and says what it leaves
+        # It serves the poll times up to its last beat, sees within SCAN that another leads, and says what it
+        # leaves.
+        if alive:
             pacing.polled_until = pacing.looked_until = now - 2 * beat
             self._predecessor, self._taken_over_at = view.leader, now
         elif view.drained_at is not None:
@@ -49,24 +56,26 @@ class Leadership:
 
     async def refresh(self) -> bool:
         """Look whether this invocation still leads, and say what it holds. Raises StoreUnavailableError."""
-        self._pacing.view = await self._world.leadership.view()
+        self._pacing.view = await self._ports.leadership.view()
         if self._pacing.view.leader != self._name:
             return False
         if (
             self._pacing.view.held_models != self._mine().held_models
         ):  # found out meanwhile; then webhooks are not waited for, or are
-            await self._world.leadership.acquire(self._pacing.view, self._mine(), takeover=False)
+            await self._ports.leadership.acquire(self._pacing.view, self._mine(), takeover=False)
         return True
 
     async def inherited(self) -> dict[str, datetime] | None:
-        """Read which poll times the predecessor has left unserved, once; None while it may still say so, or where there is none.
+        """Read which poll times the predecessor has left unserved, once.
 
-        Where it says nothing in time it has died, and every poll time since the last tick may be unserved: the answer is empty
-        and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
+        None while it may still say so, or where there is none.
+
+        Where it says nothing in time it has died, and every poll time since the last tick may be unserved:
+        the answer is empty and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
         """
         if not self._predecessor:
             return None
-        left = await self._world.leadership.handed_over(self._predecessor)
+        left = await self._ports.leadership.handed_over(self._predecessor)
         if left is None:
             if self._clock.now() < self._taken_over_at + HAND_OVER:
                 return None
@@ -76,15 +85,18 @@ class Leadership:
         return left
 
     async def resign(self, *, served_until: datetime | None = None) -> None:
-        """Give the leadership up; `served_until` says that nothing was due by then. Raises StoreUnavailableError."""
-        await self._world.leadership.resign(self._name, drained_at=served_until)
+        """Give the leadership up; `served_until` says that nothing was due by then.
+
+        Raises StoreUnavailableError.
+        """
+        await self._ports.leadership.resign(self._name, drained_at=served_until)
         self.holds = False
 
     async def leave_to_successor(self, unserved: Mapping[str, datetime]) -> None:
         """Say which poll times this invocation leaves unserved."""
         with contextlib.suppress(StoreUnavailableError):
-            await self._world.leadership.hand_over(self._name, unserved)
+            await self._ports.leadership.hand_over(self._name, unserved)
 
     def _mine(self) -> LeadershipView:
-        held = self._world.long_poll_support.held_models() if self._rules.long_poll else ()
+        held = self._ports.long_poll_support.held_models() if self._rules.long_poll else ()
         return LeadershipView(leader=self._name, until=self._hard_stop, held_models=held)

@@ -11,7 +11,10 @@ MOST_REFUSALS = 2  # answers in a row that were not held ones
 
 @dataclass
 class LongPollSupport:
-    """Kept while the process stays warm, for nothing depends on it: a poll that is not held is repeated plainly at once."""
+    """Kept while the process stays warm, for nothing depends on it.
+
+    A poll that is not held is repeated plainly at once.
+    """
 
     holds: dict[str, bool] = field(default_factory=dict)
     found_at: dict[str, datetime] = field(default_factory=dict)
@@ -33,7 +36,10 @@ class LongPollSupport:
         self.found(model, now, holds=True)
 
     def refused(self, model: str, now: datetime) -> None:
-        """Learn from a poll that should be held and met anything else: twice in a row shows that the vendor does not hold."""
+        """Learn from a poll that should be held and met anything else.
+
+        Twice in a row shows that the vendor does not hold.
+        """
         self.refusals[model] = self.refusals.get(model, 0) + 1
         if self.refusals[model] >= MOST_REFUSALS:
             self.refusals.pop(model)

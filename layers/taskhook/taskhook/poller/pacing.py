@@ -1,4 +1,7 @@
-"""When the vendor is asked next: by age, held, or rarely; within its requests, and not while it wants to be left alone."""
+"""When the vendor is asked next: by age, held, or rarely.
+
+Within its requests, and not while it wants to be left alone.
+"""
 
 import contextlib
 from datetime import datetime, timedelta
@@ -6,11 +9,13 @@ from datetime import datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, LeadershipView, PollKind, PollOutcome
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, Rules, World
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, PollerPorts, Rules
 from taskhook.vendors.modellix import MODELS
 
 KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
@@ -20,31 +25,34 @@ LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that 
 class Pacing:
     """What one invocation knows of the vendor."""
 
-    def __init__(self, rules: Rules, world: World, *, started: datetime) -> None:
+    def __init__(self, rules: Rules, ports: PollerPorts, *, started: datetime) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
-        self._support = world.long_poll_support
+        self._ports = ports
+        self._clock = ports.clock
+        self._support = ports.long_poll_support
         limit = rate_limit.window_limit(rules.requests_per_minute)
-        self.allowance = Allowance(world.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
+        self.allowance = Allowance(ports.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
         self.admission = AdmissionState()  # as it was last read
         self.leads = False  # whether this invocation is the leader
         self.view = LeadershipView()  # as it was last read
-        # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not known.
+        # Where no leader was before, every poll time since the last tick is unserved, and when one was served
+        # is not known.
         self.polled_until = self.looked_until = started - TICK
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
         self._plain = 0  # polls under way that are not held
         self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model
 
-    # --- when a task is polled next --------------------------------------------------------------------------------------
+    # --- when a task is polled next ---------------------------------------------------------------
 
     def next_poll(
         self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False
     ) -> datetime:
-        """Tell when a task is polled next: by the schedule, rarely where vendor webhooks come, at once where polls are held.
+        """Tell when a task is polled next.
 
-        A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after it. `plain`
-        says that a poll of this task is not held.
+        By the schedule, rarely where vendor webhooks come, at once where polls are held.
+
+        A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after
+        it. `plain` says that a poll of this task is not held.
         """
         taken_at = task.taken_at or task.accepted_at
         first = self._first_poll(task)
@@ -68,12 +76,15 @@ class Pacing:
         return self.view.webhooks_come(self._clock.now())
 
     async def doubt_webhooks(self) -> None:
-        """Trust vendor webhooks no longer when a task has ended without one; the next true one is trusted again."""
+        """Trust vendor webhooks no longer when a task has ended without one.
+
+        The next true one is trusted again.
+        """
         self.view = self.view.model_copy(update={"webhook_at": None})
         with contextlib.suppress(StoreUnavailableError):
-            await self._world.leadership.webhook_came(None)
+            await self._ports.leadership.webhook_came(None)
 
-    # --- held polls ------------------------------------------------------------------------------------------------------
+    # --- held polls -------------------------------------------------------------------------------
 
     def holding(self, task: Task, *, plain: bool) -> bool:
         """Whether a poll of this task would be held, as far as is known."""
@@ -81,7 +92,10 @@ class Pacing:
         return bool(known) and self._rules.long_poll and self.leads and not plain
 
     def may_hold(self, task: Task, *, plain: bool) -> bool:
-        """Whether the vendor is asked to hold the next poll of this task: it is known to, or this one shall tell."""
+        """Whether the vendor is asked to hold the next poll of this task.
+
+        It is known to, or this one shall tell.
+        """
         if plain or not (self._rules.long_poll and self.leads and self._hold_is_free()):
             return False
         known = self._support.holding(task.model, self._clock.now())
@@ -116,7 +130,10 @@ class Pacing:
         return self._plain < POLLS_AT_ONCE
 
     def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
-        """Tell whether the next poll is to show if the vendor holds it: a held one is cheaper than a webhook."""
+        """Tell whether the next poll is to show if the vendor holds it.
+
+        A held one is cheaper than a webhook.
+        """
         return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(
             task, plain=plain
         )
@@ -148,7 +165,7 @@ class Pacing:
                 self._support.refused(task.model, now)
         return True
 
-    # --- pauses ----------------------------------------------------------------------------------------------------------
+    # --- pauses -----------------------------------------------------------------------------------
 
     def paused_until(self, now: datetime) -> datetime:
         """Tell from when on the vendor may be asked; `now` where it may be."""
@@ -169,30 +186,36 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             return
         reason = "key_refused" if key_refused else "throttled"
-        self._world.reporter.tell("vendor.paused", reason=reason, seconds=pause.total_seconds())
+        self._ports.reporter.report("vendor.paused", reason=reason, seconds=pause.total_seconds())
         await self.store(self.admission.pause_polls(now + pause))
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.admission = self._merged(await self._world.admission.admission())
+        self.admission = self._merged(await self._ports.admission.admission())
 
     async def store(self, admission: AdmissionState) -> None:
-        """Store what was learnt of the way to the vendor, where it is news; obeyed here even where the table is away."""
+        """Store what was learnt of the way to the vendor, where it is news.
+
+        Obeyed here even where the table is away.
+        """
         if admission == self.admission:
             return
         old, self.admission = self.admission, admission
         with contextlib.suppress(StoreUnavailableError):
-            self.admission = self._merged(await self._world.admission.set_admission(old, admission))
+            self.admission = self._merged(await self._ports.admission.set_admission(old, admission))
 
     def _merged(self, stored: AdmissionState) -> AdmissionState:
         """Keep a pause of our own that another invocation's write has passed over."""
         mine = self.admission.polls_paused_until
         return stored if mine is None else stored.pause_polls(mine)
 
-    # --- requests --------------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     async def room(self, wanted: int, *, expected: int) -> int:
-        """Tell how many of `wanted` requests may be made now; where the table does not answer, no more in this window."""
+        """Tell how many of `wanted` requests may be made now.
+
+        Where the table does not answer, no more in this window.
+        """
         try:
             return await self.allowance.room(wanted, self._clock.now(), expected=expected)
         except StoreUnavailableError:
@@ -203,8 +226,8 @@ class Pacing:
 def urgency(due: float, accepted: float, now: float) -> tuple[bool, float]:
     """Order tasks whose poll is due, the smallest first: by lateness relative to the task's own gap.
 
-    A task that has waited four of its own gaps goes before all that have not, and the longest wait first, so that its turn
-    comes before the others are asked twice. All times are Unix seconds.
+    A task that has waited four of its own gaps goes before all that have not, and the longest wait first, so
+    that its turn comes before the others are asked twice. All times are Unix seconds.
     """
     late = now - due
     gap = schedule.gap(timedelta(seconds=max(due - accepted, 0))).total_seconds()

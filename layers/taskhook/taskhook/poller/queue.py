@@ -1,4 +1,7 @@
-"""Tasks that wait for the vendor to take them: callers in turn, within its slots, and not while it is in trouble."""
+"""Tasks that wait for the vendor to take them.
+
+Callers in turn, within its slots, and not while it is in trouble.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -6,10 +9,11 @@ from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.task import ErrorCode, State, Submission, SubmitOutcome, Task
+from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, Rules, World
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, PollerPorts, Rules
 from taskhook.submit.payment import PaymentPorts, pay
 
 PAY_CLAIM = timedelta(seconds=60)
@@ -26,7 +30,7 @@ class Queue:
         self,
         *,
         rules: Rules,
-        world: World,
+        ports: PollerPorts,
         pacing: Pacing,
         watch: Watch,
         closed: Callable[[], bool],
@@ -35,8 +39,8 @@ class Queue:
         started: datetime,
     ) -> None:
         self._rules = rules
-        self._world = world
-        self._clock = world.clock
+        self._ports = ports
+        self._clock = ports.clock
         self._pacing = pacing
         self._watch = watch
         self._closed = closed
@@ -54,21 +58,21 @@ class Queue:
         ] = {}  # tasks that a wake or a step has named; the index may show them late
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
-        self._payer = PaymentPorts(
-            tasks=world.tasks,
-            vendor=world.vendor,
-            hooks=world.hooks,
-            clock=world.clock,
-            reporter=world.reporter,
+        self._payment = PaymentPorts(
+            tasks=ports.tasks,
+            vendor=ports.vendor,
+            hooks=ports.hooks,
+            clock=ports.clock,
+            reporter=ports.reporter,
             retention=rules.retention,
         )
         self.longest_wait: timedelta | None = None  # of a task that could not be served
 
     async def find(self) -> None:
         """Look whether any are queued."""
-        self._waits = self._waits or await self._world.work.queue_waits()
+        self._waits = self._waits or await self._ports.work.queue_waits()
         if self._waits:
-            self._watch.queue_seen()
+            self._watch.index.queue_seen()
             await self._pacing.read_admission()
 
     def takes(self, task: Task) -> bool:
@@ -115,7 +119,10 @@ class Queue:
         return [KEY] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
 
     async def step(self, _task_id: str) -> Task | None:
-        """Submit queued tasks, callers in turn, until the vendor refuses or none is left. Raises StoreUnavailableError."""
+        """Submit queued tasks, callers in turn, until the vendor refuses or none is left.
+
+        Raises StoreUnavailableError.
+        """
         await self._pacing.read_admission()
         self._only_skipped_until = self._started
         found = False
@@ -135,8 +142,9 @@ class Queue:
                     continue
                 except StoreUnavailableError:
                     raise
-                except Exception as error:  # noqa: BLE001  # one poisoned task keeps no other caller's waiting
-                    self._world.reporter.tell(
+                # One poisoned task keeps no other caller's waiting.
+                except Exception as error:  # noqa: BLE001
+                    self._ports.reporter.report(
                         "task.crashed", task_id=head.task_id, error=type(error).__name__
                     )
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
@@ -147,7 +155,7 @@ class Queue:
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
             return None
-        if not found and await self._world.work.queue_waits():  # it cannot be read: the next tick looks again
+        if not found and await self._ports.work.queue_waits():  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
@@ -156,10 +164,10 @@ class Queue:
 
     async def _heads(self) -> list[Task]:
         """Give each caller's oldest task, or those that were named and that the index does not show yet."""
-        heads = await self._world.work.queue_heads()
+        heads = await self._ports.work.queue_heads()
         if not heads and self._named:
             named, self._named = self._named, {}
-            read = [await self._world.tasks.get(task_id) for task_id in named]
+            read = [await self._ports.tasks.get(task_id) for task_id in named]
             heads = [task for task in read if task is not None and task.state is State.QUEUED]
         now = self._clock.now()
         self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
@@ -180,15 +188,15 @@ class Queue:
             return await self._expire(task, "waited too long for a free slot at the vendor")
         if self._due(now) > now:
             return False
-        task = await self._world.tasks.with_request(task)
+        task = await self._ports.tasks.with_request(task)
         if task.request is None:
             return await self._expire(task, "was kept without a request that can be read")
         if not await self._vendor_answers() or not await self._request_is_left():
             return False
         now = self._clock.now()
-        claimed = await self._world.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
+        claimed = await self._ports.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
         running = self._watch.running(besides=task.task_id)
-        paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payer=self._payer)
+        paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payment=self._payment)
         self._steps["submitted"] += 1
         self._track(paid)
         return await self._learn(outcome, running, served="" if alone else task.caller)
@@ -196,18 +204,18 @@ class Queue:
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
         limit = rate_limit.window_limit(self._rules.requests_per_minute)
-        if await self._world.budget.take_tokens(1, window=rate_limit.window(now), limit=limit):
+        if await self._ports.budget.take_tokens(1, window=rate_limit.window(now), limit=limit):
             return True
         self._budget_until = rate_limit.window_end(now)
         return False
 
     async def _vendor_answers(self) -> bool:
-        """Make sure, after trouble, that the vendor answers a request that costs nothing before a task is risked."""
+        """Make sure, after trouble, that the vendor answers a free request before a task is risked."""
         if not self._pacing.admission.in_trouble or self._clock.now() < self._answered_until:
             return True
         if not await self._request_is_left():
             return False
-        if (await self._world.vendor.balance()).answered:
+        if (await self._ports.vendor.balance()).answered:
             self._answered_until = (
                 self._clock.now() + 2 * rate_limit.WINDOW
             )  # where a window has one request, it is the next one's
@@ -220,8 +228,8 @@ class Queue:
         ended = task.failed(
             ErrorCode.QUEUE_EXPIRED, message, self._clock.now(), retention=self._rules.retention, claim=None
         )
-        stored = await self._world.tasks.swap(task, ended)
-        self._world.reporter.tell(
+        stored = await self._ports.tasks.swap(task, ended)
+        self._ports.reporter.report(
             "task.ended", task_id=task.task_id, caller=task.caller, state=stored.state, error=stored.error
         )
         self._track(stored)  # its delivery keeps no other task in the queue waiting
@@ -241,7 +249,7 @@ class Queue:
                 await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
                 await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
-                self._world.reporter.tell(
+                self._ports.reporter.report(
                     "vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds()
                 )
             case Submission.NOT_SENT:

@@ -12,7 +12,10 @@ from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, Work
 
 
 class Scheduler:
-    """Runs at most one step of a task at a time. A crash, a stale task or an absent table stays with its task."""
+    """Runs at most one step of a task at a time.
+
+    A crash, a stale task or an absent table stays with its task.
+    """
 
     def __init__(self, *, clock: Clock, reporter: Reporter) -> None:
         self._clock = clock
@@ -84,14 +87,18 @@ class Scheduler:
         except StoreUnavailableError:
             kind.postpone(task_id, PAUSE_SHORT)
             return None
-        except Exception as error:  # noqa: BLE001  # one poisoned task never stops the others; it is told, and tried again
-            self._reporter.tell("task.crashed", task_id=task_id, error=type(error).__name__)
+        # One poisoned task never stops the others; it is told, and tried again.
+        except Exception as error:  # noqa: BLE001
+            self._reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
             kind.postpone(task_id, PAUSE_LONG)
             return None
         return self._hand_on(task_id, task)
 
     def _hand_on(self, task_id: str, task: Task | None) -> Work | None:
-        """Give a task to the kind that takes it, and to no other; give that kind where its step follows at once."""
+        """Give a task to the kind that takes it, and to no other.
+
+        Give that kind where its step follows at once.
+        """
         taken = next((kind for kind in self._kinds if task is not None and kind.takes(task)), None)
         for kind in self._kinds:
             if kind is not taken:

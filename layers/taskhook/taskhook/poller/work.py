@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class World:
+class PollerPorts:
     """The ports of the poller."""
 
     tasks: TaskStore
@@ -65,7 +65,10 @@ class World:
 
 
 class Work(Protocol):
-    """A kind of work. Its entries are known by the ids of their tasks; what else it keeps of them is its own."""
+    """A kind of work.
+
+    Its entries are known by the ids of their tasks; what else it keeps of them is its own.
+    """
 
     eager: bool  # whether a step that has finished may let another one start at once
 
@@ -88,10 +91,15 @@ class Work(Protocol):
         """Tell when the next step may start, pauses included; None where nothing is left to do."""
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Tell which of the steps that are due by then may start now, most urgent first; whatever limits them is taken."""
+        """Tell which of the steps that are due by then may start now, most urgent first.
+
+        Whatever limits them is taken.
+        """
 
     async def step(self, task_id: str) -> Task | None:
-        """Take a task one step further and give it as it is then; None where it is gone, or is nothing of the poller's.
+        """Take a task one step further and give it as it is then.
+
+        None where it is gone, or is nothing of the poller's.
 
         Raises StaleTaskError, StoreUnavailableError.
         """

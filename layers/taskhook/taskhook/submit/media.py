@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError
 from taskhook.core.models import Judgement, Verdict
-from taskhook.core.ports import (
-    Caller,
-    Clock,
-    MediaProbe,
-    Reporter,
-)
+from taskhook.core.ports import Clock, MediaProbe, Reporter
 from taskhook.submit.request import SubmitRequest
 
 PROBE_TIME = timedelta(
@@ -33,7 +29,7 @@ async def inspect(
     *,
     caller: Caller,
     until: datetime,
-    inspector: MediaInspection | None,
+    inspection: MediaInspection | None,
     clock: Clock,
     reporter: Reporter,
 ) -> dict[str, str]:
@@ -41,17 +37,17 @@ async def inspect(
 
     Raises RejectedError where something is wrong.
     """
-    if inspector is None or not request.media:
+    if inspection is None or not request.media:
         return {}
     limit = min(PROBE_TIME, until - clock.now())
     if limit <= timedelta(0):
         judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in request.media]
     else:
-        seen = await asyncio.gather(*(inspector.probe.look(url, limit=limit) for _, url in request.media))
+        seen = await asyncio.gather(*(inspection.probe.look(url, limit=limit) for _, url in request.media))
         judged = [rule.judge(facts) for (rule, _), facts in zip(request.media, seen, strict=True)]
     for one in judged:
         if one.verdict is not Verdict.FINE:
-            reporter.tell(
+            reporter.report(
                 "media.checked",
                 caller=caller.caller,
                 model=request.model,
@@ -60,6 +56,6 @@ async def inspect(
                 reason=one.reason,
             )
     wrong = [one.reason for one in judged if one.verdict is Verdict.WRONG]
-    if wrong and inspector.enforce:
+    if wrong and inspection.enforce:
         raise RejectedError(HTTPStatus.BAD_REQUEST, ". ".join(wrong))
     return {one.field: one.reason for one in judged if one.verdict is not Verdict.FINE}

@@ -6,17 +6,10 @@ from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.ports import (
-    LEAST_POST_TIME,
-    Admit,
-    Clock,
-    Reporter,
-    TaskApi,
-    TaskStore,
-    WebhookUrls,
-)
+from taskhook.core.ports import LEAST_POST_TIME, Admit, Clock, Reporter, TaskApi, TaskStore, WebhookUrls
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Submission, SubmitOutcome, Task
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 
 SETTLE_TIME = timedelta(
     seconds=8
@@ -45,32 +38,36 @@ async def pay(
     task: Task,
     *,
     deadline: datetime,
-    payer: PaymentPorts,
+    payment: PaymentPorts,
     allowance: "Allowance | None" = None,
     settle_by: datetime | None = None,
 ) -> tuple[Task, SubmitOutcome]:
-    """Send the paid POST of a task that is stored as submitting, under a claim of this invocation's own, and store what came.
+    """Send the paid POST of a task that this invocation has claimed as submitting, and store what came.
 
-    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's holder writes
-    that, with proof. One request was taken from `allowance` when the task was claimed (`submitted_at`); one that leaves in
-    a later window, and a second one, take their own. Never raises for want of the store: what could not be stored by
-    `settle_by` (SETTLE_TIME past the deadline, if not given) is reaped as ambiguous.
+    At most one POST can ever be taken: nothing but a stored QUEUED allows another one, and only this claim's
+    holder writes that, with proof. One request was taken from `allowance` when the task was claimed
+    (`submitted_at`); one that leaves in a later window, and a second one, take their own. Never raises for
+    want of the store: what could not be stored by `settle_by` (SETTLE_TIME past the deadline, if not given)
+    is reaped as ambiguous.
     """
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
     elif (
-        end - payer.clock.now() < LEAST_POST_TIME
+        end - payment.clock.now() < LEAST_POST_TIME
     ):  # or thawed too late: another process may be deciding about the task
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
-        hook = await payer.hooks.url(task.task_id) if payer.hooks is not None else None
-        admit = {"admit": _admission(task, allowance, payer.clock)} if allowance is not None else {}
-        limit = end - payer.clock.now()  # what is too little by now, the vendor's adapter does not begin with
-        outcome = await payer.vendor.submit(
+        hook = await payment.hooks.url(task.task_id) if payment.hooks is not None else None
+        admit = {"admit": _admission(task, allowance, payment.clock)} if allowance is not None else {}
+        limit = (
+            end - payment.clock.now()
+        )  # what is too little by now, the vendor's adapter does not begin with
+        outcome = await payment.vendor.submit(
             task.model, task.request.encode(), hook=hook, limit=limit, **admit
         )
-    payer.reporter.tell(  # before anything is stored: an id that is paid for is known from here on, whatever hangs
+    # Before anything is stored: an id that is paid for is known from here on, whatever hangs.
+    payment.reporter.report(
         "task.submitted",
         task_id=task.task_id,
         caller=task.caller,
@@ -78,11 +75,14 @@ async def pay(
         status=outcome.status,
         upstream_task_id=outcome.upstream_task_id or None,
     )
-    return await _settle(task, outcome, payer, settle_by or deadline + SETTLE_TIME), outcome
+    return await _settle(task, outcome, payment, settle_by or deadline + SETTLE_TIME), outcome
 
 
 def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
-    """Make what is asked right before each request leaves: whether it may, by the budget of the window that it leaves in."""
+    """Make what is asked right before each request leaves.
+
+    Whether it may, by the budget of the window that it leaves in.
+    """
     counted = rate_limit.window(task.submitted_at) if task.submitted_at is not None else None
 
     async def admit() -> bool:
@@ -97,16 +97,19 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
 
 
 async def _settle(
-    task: Task, outcome: SubmitOutcome, payer: PaymentPorts, until: datetime | None = None
+    task: Task, outcome: SubmitOutcome, payment: PaymentPorts, until: datetime | None = None
 ) -> Task:
-    """Store the outcome, patiently: money may have been spent. What was not stored at once is told before the next try."""
-    until, told = until or payer.clock.now() + SETTLE_TIME, False
+    """Store the outcome, patiently: money may have been spent.
+
+    What was not stored at once is told before the next try.
+    """
+    until, told = until or payment.clock.now() + SETTLE_TIME, False
     while True:
-        left = min(max(until - payer.clock.now(), STORE_TRY_LEAST), STORE_TRY)
+        left = min(max(until - payment.clock.now(), STORE_TRY_LEAST), STORE_TRY)
         try:
             async with asyncio.timeout(left.total_seconds()):
-                return await payer.tasks.swap(
-                    task, task.submitted(outcome, payer.clock.now(), retention=payer.retention)
+                return await payment.tasks.swap(
+                    task, task.submitted(outcome, payment.clock.now(), retention=payment.retention)
                 )
         except StaleTaskError as stale:
             if (
@@ -115,17 +118,18 @@ async def _settle(
                 or outcome.submission is Submission.AMBIGUOUS
             ):
                 return stale.current or task
-            task = stale.current  # reaped meanwhile; the vendor's answer settles it after all
+            task = stale.current  # unknown meanwhile; the vendor's answer settles it after all
             continue
-        except Exception:  # noqa: BLE001  # a table that is away, or rights that a deployment is just replacing
+        # A table that is away, or rights that a deployment is just replacing.
+        except Exception:  # noqa: BLE001
             if not told:
-                payer.reporter.tell(
+                payment.reporter.report(
                     "task.outcome_unstored",
                     task_id=task.task_id,
                     outcome=outcome.submission,
                     upstream_task_id=outcome.upstream_task_id or None,
                 )
             told = True
-        if payer.clock.now() + _STORE_STEP >= until:
+        if payment.clock.now() + _STORE_STEP >= until:
             return task.mark_unknown() if task.state is State.SUBMITTING else task
-        await payer.clock.sleep(_STORE_STEP)
+        await payment.clock.sleep(_STORE_STEP)

@@ -13,15 +13,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taskhook.core import parameters
+from taskhook.core.caller import Caller
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
 from taskhook.core.message import Json, minified
 from taskhook.core.models import MediaRule
-from taskhook.core.ports import (
-    Caller,
-)
+from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import CallbackUrl, TargetPolicy
-from taskhook.core.task import CallbackState, State, Task
+from taskhook.core.task import Task
 from taskhook.vendors.modellix import MODELS
 
 RETRY_COUNT = "[0-9]{1,3}"  # how a client that counts its repeats does it
@@ -67,7 +66,9 @@ class SubmitRequest:
         idempotency_key: str | None,
         retry_count: str | None = None,
     ) -> Self:
-        """Validate a submit; the last three are `X-Webhook-URL`, `Idempotency-Key`, `X-Stainless-Retry-Count`.
+        """Validate a submit.
+
+        The last three are `X-Webhook-URL`, `Idempotency-Key`, `X-Stainless-Retry-Count`.
 
         Raises RejectedError.
         """
@@ -75,13 +76,10 @@ class SubmitRequest:
         if model is None:
             raise RejectedError(
                 HTTPStatus.NOT_FOUND,
-                f"Resource not found: model '{slug}' is not known here; known are {', '.join(sorted(MODELS))}",
+                f"Resource not found: model '{slug}' is not known here; known are "
+                f"{', '.join(sorted(MODELS))}",
             )
-        if idempotency_key is not None and not (
-            0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()
-        ):
-            message = f"Invalid parameters: header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
-            raise RejectedError(HTTPStatus.BAD_REQUEST, message)
+        _check_key(idempotency_key)
         try:
             own = OwnFields.model_validate(body)
             fields = model.request.model_validate(
@@ -122,7 +120,10 @@ class SubmitRequest:
     def task(
         self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None
     ) -> Task:
-        """Make the task: submitting under a claim, or queued where there is no time to pay before the answer is due."""
+        """Make the task.
+
+        Submitting under a claim, or queued where there is no time to pay before the answer is due.
+        """
         paying = claimed_until is not None
         return Task(
             task_id=self.task_id,
@@ -142,8 +143,21 @@ class SubmitRequest:
         )
 
 
+def _check_key(idempotency_key: str | None) -> None:
+    """Raise RejectedError for a key that is given and is not one."""
+    if idempotency_key is None:
+        return
+    if 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable():
+        return
+    message = f"header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+    raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {message}")
+
+
 def _task_id(caller: str, idempotency_key: str | None) -> str:
-    """Derive the id from caller and key, so that a repeat meets the first; random without a key. 132 bits either way."""
+    """Derive the id from caller and key, so that a repeat meets the first.
+
+    Random without a key. 132 bits either way.
+    """
     if idempotency_key is None:
         return f"tk_{secrets.token_urlsafe(17)[:22]}"
     digest = hashlib.sha256(f"{caller}\0{idempotency_key}".encode()).digest()

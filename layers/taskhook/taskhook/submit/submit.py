@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.admission import AdmissionState
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import (
     LEAST_POST_TIME,
     AdmissionStore,
-    Caller,
     Clock,
     LeadershipStore,
     TaskStore,
@@ -19,7 +19,8 @@ from taskhook.core.ports import (
     WorkIndex,
 )
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Submission, SubmitOutcome, Task
+from taskhook.core.record import State, Submission, SubmitOutcome
+from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
@@ -61,31 +62,33 @@ async def submit(
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: MediaInspection | None,
-    payer: PaymentPorts,
-    door: AdmissionPorts,
+    inspection: MediaInspection | None,
+    payment: PaymentPorts,
+    admitting: AdmissionPorts,
 ) -> SubmitResult:
-    """Store the task, pay for it if there is time and a way, and answer; a repeat of the same key gets the first answer.
+    """Store the task, pay for it if there is time and a way, and answer.
 
-    `claim` is how long no other invocation may touch the task: longer than this function can live. Raises RejectedError, and
-    StoreUnavailableError, which means that nothing was sent to the vendor.
+    A repeat of the same key gets the first answer.
+
+    `claim` is how long no other invocation may touch the task: longer than this function can live. Raises
+    RejectedError, and StoreUnavailableError, which means that nothing was sent to the vendor.
     """
     answer_by = arrived_at + ANSWER_DUE
     settle_by = answer_by - STORE_TRY_LEAST
     try:
-        async with _until(settle_by, payer.clock):
+        async with _until(settle_by, payment.clock):
             begun = await _begin(
                 request,
                 caller=caller,
                 arrived_at=arrived_at,
                 claim=claim,
-                inspector=inspector,
-                payer=payer,
-                door=door,
+                inspection=inspection,
+                payment=payment,
+                admitting=admitting,
             )
     except (
         TimeoutError
-    ) as error:  # what was being written may be there; then it is reaped, and never paid for
+    ) as error:  # what was being written may be there; then it becomes unknown, and is never paid for
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
@@ -93,13 +96,13 @@ async def submit(
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
         task, outcome = await pay(
-            task, deadline=deadline, payer=payer, allowance=door.allowance, settle_by=settle_by
+            task, deadline=deadline, payment=payment, allowance=admitting.allowance, settle_by=settle_by
         )
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
-        async with _until(answer_by, payer.clock):
+        async with _until(answer_by, payment.clock):
             if outcome is not None:
-                await _record_answer(door, admission, outcome, payer.clock.now())
-            await _follow_up(task, outcome, door, payer.clock)
+                await _record_answer(admitting, admission, outcome, payment.clock.now())
+            await _follow_up(task, outcome, admitting, payment.clock)
     return _answer(task)
 
 
@@ -109,14 +112,17 @@ async def _begin(
     caller: Caller,
     arrived_at: datetime,
     claim: timedelta,
-    inspector: MediaInspection | None,
-    payer: PaymentPorts,
-    door: AdmissionPorts,
+    inspection: MediaInspection | None,
+    payment: PaymentPorts,
+    admitting: AdmissionPorts,
 ) -> tuple[Task, AdmissionState] | SubmitResult:
-    """Store the task, submitting or queued, by what the admission says; or give the first answer again where its key is known."""
-    deadline, now = arrived_at + ANSWER_TIME, payer.clock.now()
-    request = await _recognised(request, caller=caller, arrived_at=arrived_at, payer=payer)
-    first = await payer.tasks.get(request.task_id) if request.keyed else None
+    """Store the task, submitting or queued, by what the admission says.
+
+    Or give the first answer again where its key is known.
+    """
+    deadline, now = arrived_at + ANSWER_TIME, payment.clock.now()
+    request = await _recognised(request, caller=caller, arrived_at=arrived_at, payment=payment)
+    first = await payment.tasks.get(request.task_id) if request.keyed else None
     admission = AdmissionState()
     if first is None or first.reusable:
         until = deadline - LEAST_POST_TIME - _STORE_TIME
@@ -124,21 +130,28 @@ async def _begin(
             request,
             caller=caller,
             until=until,
-            inspector=inspector,
-            clock=payer.clock,
-            reporter=payer.reporter,
+            inspection=inspection,
+            clock=payment.clock,
+            reporter=payment.reporter,
         )
-        now = payer.clock.now()
-        admission = await door.admission.admission()
+        now = payment.clock.now()
+        admission = await admitting.admission.admission()
         paying = (
-            now + LEAST_POST_TIME <= deadline and _is_open(admission, now) and await door.allowance.take(now)
+            now + LEAST_POST_TIME <= deadline
+            and _is_open(admission, now)
+            and await admitting.allowance.take(now)
         )
-        waiting = 0 if paying else await door.queue.queue_length(caller.caller, at_most=door.max_queued)
-        if waiting >= door.max_queued:
-            message = f"Too many requests: {door.max_queued} of your tasks are queued already; wait until some have ended"
+        waiting = (
+            0 if paying else await admitting.queue.queue_length(caller.caller, at_most=admitting.max_queued)
+        )
+        if waiting >= admitting.max_queued:
+            message = (
+                f"Too many requests: {admitting.max_queued} of your tasks are queued already; wait until "
+                f"some have ended"
+            )
             raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
-        task, is_new = await _accept(wanted, tasks=payer.tasks)
+        task, is_new = await _accept(wanted, tasks=payment.tasks)
     else:
         waiting, task, is_new = 0, first, False
     if not is_new:
@@ -148,23 +161,25 @@ async def _begin(
                 "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
             )
         return await _first_answer(
-            task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payer.tasks, clock=payer.clock
+            task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payment.tasks, clock=payment.clock
         )
     queued = waiting + 1 if task.state is State.QUEUED else None
-    payer.reporter.tell(
+    payment.reporter.report(
         "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
     )
     return task, admission
 
 
-async def _follow_up(task: Task, outcome: SubmitOutcome | None, door: AdmissionPorts, clock: Clock) -> None:
+async def _follow_up(
+    task: Task, outcome: SubmitOutcome | None, admitting: AdmissionPorts, clock: Clock
+) -> None:
     """Tell the poller, and later submits, what has become of the task."""
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
         until = clock.now() + asked_for if asked_for is not None else None
-        await _close_gate(door, waits=waits, until=until)
-    if door.wake is not None and not task.state.final and not await _is_watched(door, clock.now()):
-        await door.wake.wake(task.task_id)
+        await _close_admission(admitting, waits=waits, until=until)
+    if admitting.wake is not None and not task.state.final and not await _is_watched(admitting, clock.now()):
+        await admitting.wake.wake(task.task_id)
 
 
 def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
@@ -173,34 +188,41 @@ def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
 
 
 async def _recognised(
-    request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payer: PaymentPorts
+    request: SubmitRequest, *, caller: Caller, arrived_at: datetime, payment: PaymentPorts
 ) -> SubmitRequest:
-    """Give a request without a key the id of the request that it repeats, where its client counts its repeats.
+    """Give a request without a key the id of the one that it repeats, where its client counts repeats.
 
-    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost a write more.
+    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost
+    a write more.
     """
     if request.keyed or request.retry_count is None:
         return request
-    task_id = await payer.tasks.reserve(
+    task_id = await payment.tasks.reserve(
         f"{caller.caller}#{request.fingerprint}",
         request.task_id,
         repeat=request.retry_count > 0,
-        now=arrived_at,  # or a first request that was frozen for minutes would take what its repeat has reserved for expired
-        until=payer.clock.now() + REPEATED_WITHIN,
+        # Or a first request that was frozen for minutes would take what its repeat has reserved for expired.
+        now=arrived_at,
+        until=payment.clock.now() + REPEATED_WITHIN,
     )
     return replace(request, task_id=task_id, keyed=task_id != request.task_id)
 
 
-async def _is_watched(door: AdmissionPorts, now: datetime) -> bool:
-    """Tell whether a leader is there, which finds the task by itself: it looks every two seconds, and once more as it leaves."""
+async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
+    """Tell whether a leader is there, which finds the task by itself.
+
+    It looks every two seconds, and once more as it leaves.
+    """
     try:
-        return (await door.leadership.view()).alive(now)
+        return (await admitting.leadership.view()).alive(now)
     except StoreUnavailableError:
         return False
 
 
 def _is_open(admission: AdmissionState, now: datetime) -> bool:
-    """Tell whether a submit may ask the vendor: no task waits that would be overtaken, and the vendor is not in trouble.
+    """Tell whether a submit may ask the vendor.
+
+    No task waits that would be overtaken, and the vendor is not in trouble.
 
     While it is, only the poller submits, one task at a time.
     """
@@ -208,37 +230,40 @@ def _is_open(admission: AdmissionState, now: datetime) -> bool:
 
 
 async def _record_answer(
-    door: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
+    admitting: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
 ) -> None:
-    """Count outcomes in a row that are not known, so that a vendor in trouble is not asked to take one task after the other."""
+    """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
     if not unknown and (
         before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
     ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        admission = await door.admission.admission()
-        await door.admission.set_admission(
+        admission = await admitting.admission.admission()
+        await admitting.admission.set_admission(
             admission, admission.outcome_unknown(now) if unknown else admission.answered()
         )
 
 
-async def _close_gate(door: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
-    """Let later submits queue behind a task that `waits`, and `until` then where the vendor asked for a pause.
+async def _close_admission(admitting: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
+    """Let later submits queue behind a task that `waits`, or `until` the pause is over that the vendor wants.
 
     The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        admission = await door.admission.admission()
+        admission = await admitting.admission.admission()
         closed = admission.model_copy(update={"waiting": admission.waiting or waits})
         if until is not None:
             closed = closed.pause(until)
         if closed != admission:
-            await door.admission.set_admission(admission, closed)
+            await admitting.admission.set_admission(admission, closed)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
-    """Store the task unless its id is taken; one conditional write is write-ahead, idempotency and deduplication."""
+    """Store the task unless its id is taken.
+
+    One conditional write is write-ahead, idempotency and deduplication.
+    """
     try:
         return await tasks.add(wanted), True
     except TaskExistsError as exists:

@@ -6,20 +6,12 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError, StaleTaskError
-from taskhook.core.ports import (
-    Clock,
-    LeadershipStore,
-    LeadershipView,
-    PollKind,
-    PollOutcome,
-    Reporter,
-    TaskApi,
-    TaskStore,
-    Wake,
-    WebhookUrls,
-)
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import Clock, LeadershipStore, Reporter, TaskApi, TaskStore, Wake, WebhookUrls
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import State, Task
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
@@ -42,19 +34,22 @@ class WebhookPorts:
     looked_at: dict[str, datetime]  # kept while the process stays warm
 
 
-async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk: WebhookPorts) -> None:
-    """Check what a webhook says of a task: wake the poller if it has ended, recover it if its submit was ambiguous.
+async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, ports: WebhookPorts) -> None:
+    """Check what a webhook says of a task.
 
-    Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a while.
+    Wake the poller if it has ended, recover it if its submit was ambiguous.
+
+    Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a
+    while.
     """
-    known = await desk.hooks.valid(task_id, token)
+    known = await ports.hooks.valid(task_id, token)
     if known is None:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: the token cannot be checked right now",
             retry_after=5,
         )
-    task = await desk.tasks.get(task_id) if known else None
+    task = await ports.tasks.get(task_id) if known else None
     if task is None:
         raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such hook")
     if task.state is State.SUBMITTING:
@@ -65,10 +60,10 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
         )
     if task.state not in {State.WATCHED, State.UNKNOWN} or not (task.upstream_task_id or upstream_task_id):
         return
-    now, leadership = desk.clock.now(), await desk.leadership.view()
+    now, leadership = ports.clock.now(), await ports.leadership.view()
     if task.state is State.WATCHED and leadership.holds(task.model, now):
         return  # that poll has the same news
-    outcome = await _ask(task, upstream_task_id, now, desk)
+    outcome = await _ask(task, upstream_task_id, now, ports)
     if outcome.kind is PollKind.MISSING and task.state is State.UNKNOWN:
         return  # not a task of ours
     if outcome.kind not in _KNOWN:
@@ -78,7 +73,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
             retry_after=5,
         )
     if task.state is State.UNKNOWN:
-        await _adopt(task, upstream_task_id, desk)
+        await _adopt(task, upstream_task_id, ports)
     if outcome.kind is PollKind.PENDING:  # the webhook is early, and no other will come
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -86,46 +81,49 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, desk
             retry_after=2,
         )
     # What was said of an adopted task is asked again, of the one that is stored now.
-    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, leadership, now, desk)
+    await _tell_poller(task_id, outcome if task.state is State.WATCHED else None, leadership, now, ports)
 
 
-async def _ask(task: Task, upstream_task_id: str, now: datetime, desk: WebhookPorts) -> PollOutcome:
-    """Ask the vendor within its budget, at most once a second about a task, and tell it. Raises RejectedError (503)."""
-    if now < desk.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
+async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookPorts) -> PollOutcome:
+    """Ask the vendor within its budget, at most once a second about a task, and tell it.
+
+    Raises RejectedError (503).
+    """
+    if now < ports.looked_at.get(task.task_id, now - LEAST_GAP) + LEAST_GAP:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: the task was looked at a moment ago",
             retry_after=1,
         )
-    if not await desk.allowance.take(now):
+    if not await ports.allowance.take(now):
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: no request to the vendor is left for now",
             retry_after=6,
         )
-    _remember(desk.looked_at, task.task_id, now)
-    outcome = await desk.vendor.poll(task.upstream_task_id or upstream_task_id)
-    desk.reporter.tell("vendor.polled", task_id=task.task_id, kind=outcome.kind)
+    _remember(ports.looked_at, task.task_id, now)
+    outcome = await ports.vendor.poll(task.upstream_task_id or upstream_task_id)
+    ports.reporter.report("vendor.polled", task_id=task.task_id, kind=outcome.kind)
     if outcome.kind is PollKind.UNAVAILABLE:
-        desk.reporter.tell("vendor.unavailable", task_id=task.task_id, error=outcome.message)
+        ports.reporter.report("vendor.unavailable", task_id=task.task_id, error=outcome.message)
     return outcome
 
 
 async def _tell_poller(
-    task_id: str, told: PollOutcome | None, leadership: LeadershipView, now: datetime, desk: WebhookPorts
+    task_id: str, told: PollOutcome | None, leadership: LeadershipView, now: datetime, ports: WebhookPorts
 ) -> None:
     """Wake the poller for a task that has ended, and let it know that webhooks come."""
     if leadership.webhook_at is None or now >= leadership.webhook_at + _REFRESH:
-        await desk.leadership.webhook_came(now)
-    await desk.wake.wake(task_id, ended=True, told=told)
+        await ports.leadership.webhook_came(now)
+    await ports.wake.wake(task_id, ended=True, told=told)
 
 
-async def _adopt(task: Task, upstream_task_id: str, desk: WebhookPorts) -> None:
+async def _adopt(task: Task, upstream_task_id: str, ports: WebhookPorts) -> None:
     """Give an ambiguous task the id under which the vendor, asked with our key, knows it."""
     with contextlib.suppress(StaleTaskError):  # another invocation has settled it
-        await desk.tasks.swap(task, task.recovered(upstream_task_id, desk.clock.now()))
-        desk.reporter.tell("task.recovered", task_id=task.task_id, caller=task.caller)
-        await desk.wake.wake(task.task_id)
+        await ports.tasks.swap(task, task.recovered(upstream_task_id, ports.clock.now()))
+        ports.reporter.report("task.recovered", task_id=task.task_id, caller=task.caller)
+        await ports.wake.wake(task.task_id)
 
 
 def _remember(looked_at: dict[str, datetime], task_id: str, now: datetime) -> None:

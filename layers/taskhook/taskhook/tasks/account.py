@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import BalanceOutcome, Clock, TaskApi
+from taskhook.core.ports import Clock, TaskApi
 from taskhook.core.rate_limit import Allowance
+from taskhook.core.vendor import BalanceOutcome
 
 _BALANCE_KEPT = timedelta(seconds=60)
 
@@ -16,7 +17,10 @@ _BALANCE_AGAIN = timedelta(seconds=10)  # after an answer without one
 
 @dataclass
 class Account:
-    """The account at the vendor. What it said is kept for a while, so that no caller's curiosity takes the budget of submits."""
+    """The account at the vendor.
+
+    What it said is kept for a while, so that no caller's curiosity takes the budget of submits.
+    """
 
     vendor: TaskApi
     allowance: Allowance

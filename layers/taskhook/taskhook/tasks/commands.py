@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StaleTaskError
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
-    Caller,
     Clock,
     DeliveryRate,
     Reporter,
@@ -17,7 +17,8 @@ from taskhook.core.ports import (
     TaskStore,
     Wake,
 )
-from taskhook.core.task import CallbackState, ErrorCode, State, Task
+from taskhook.core.record import CallbackState, ErrorCode, State
+from taskhook.core.task import Task
 from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
@@ -35,7 +36,10 @@ async def cancel(
     reporter: Reporter,
     retention: timedelta,
 ) -> Task:
-    """Take back a task that is still queued here; its callback says so. Raises RejectedError: 404, or 409 once it is paid."""
+    """Take back a task that is still queued here; its callback says so.
+
+    Raises RejectedError: 404, or 409 once it is paid.
+    """
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     try:
         if task.state is not State.QUEUED:
@@ -47,7 +51,7 @@ async def cancel(
         canceled = await tasks.swap(task, canceled)
     except StaleTaskError as stale:
         raise RejectedError(HTTPStatus.CONFLICT, "Conflict: the task is being submitted right now") from stale
-    reporter.tell(
+    reporter.report(
         "task.ended", task_id=task_id, caller=caller.caller, state=canceled.state, error=canceled.error
     )
     if wake is not None and canceled.work_key is not None:
@@ -65,7 +69,7 @@ async def redeliver(
     clock: Clock,
     reporter: Reporter,
 ) -> Task:
-    """Have a task's stored message delivered again, by a fresh round of the schedule that begins when the caller's rate allows.
+    """Have a task's message delivered again, by a fresh round of the schedule, when the caller's rate allows.
 
     Also where it waits for its next attempt: a caller that has mended its receiver need not wait for hours.
     Raises RejectedError: 404, 409, or 429.
@@ -74,7 +78,8 @@ async def redeliver(
     if not task.state.final:
         raise RejectedError(
             HTTPStatus.CONFLICT,
-            f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by itself",
+            f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by "
+            "itself",
         )
     if task.callback is CallbackState.NONE:
         why = (
@@ -97,7 +102,7 @@ async def redeliver(
 
 @dataclass(frozen=True)
 class Redelivery:
-    """How many messages one call puts back to work, when the last of them is due, and the cursor of the rest."""
+    """How many messages one call puts back to work, when the last is due, and the cursor of the rest."""
 
     count: int
     last_attempt_at: datetime | None
@@ -117,8 +122,8 @@ async def redeliver_many(
 ) -> Redelivery:
     """Have up to `wanted.limit` stored messages delivered again, newest first, at the caller's rate.
 
-    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. Raises RejectedError (429)
-    where it cannot even begin.
+    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. Raises
+    RejectedError (429) where it cannot even begin.
     """
     after, until = wanted.span
     done: list[Task] = []
@@ -151,7 +156,10 @@ async def redeliver_many(
 
 
 async def _moments(count: int, *, caller: Caller, rate: DeliveryRate, now: datetime) -> list[datetime]:
-    """Say when so many messages are due by the caller's rate. Raises RejectedError (429) where it is reserved for too long."""
+    """Say when so many messages are due by the caller's rate.
+
+    Raises RejectedError (429) where it is reserved for too long.
+    """
     if count == 0:
         return []
     latest = now + REDELIVERIES_AHEAD
@@ -170,5 +178,5 @@ async def _again(task: Task, at: datetime, *, tasks: TaskStore, reporter: Report
         again = await tasks.swap(task, task.redelivered(at))
     except StaleTaskError:
         return None
-    reporter.tell("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
+    reporter.report("callback.redelivered", task_id=task.task_id, caller=task.caller, was=task.callback)
     return again

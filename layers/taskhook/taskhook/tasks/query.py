@@ -10,10 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from taskhook.core import parameters
+from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
-from taskhook.core.ports import Caller, Clock, TaskHistory, TaskStore
-from taskhook.core.task import CallbackState, State, Task, milliseconds
+from taskhook.core.ports import Clock, TaskHistory, TaskStore
+from taskhook.core.record import CallbackState, State, milliseconds
+from taskhook.core.task import Task
 
 _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
 PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
@@ -120,12 +122,18 @@ class ShowQuery(BaseModel):
 
 
 async def show(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
-    """Find one of the caller's tasks. Raises RejectedError (404) for any other: what is another's does not exist."""
+    """Find one of the caller's tasks.
+
+    Raises RejectedError (404) for any other: what is another's does not exist.
+    """
     return await tasks.with_request(await _own(task_id, caller=caller, tasks=tasks))
 
 
 async def wait(task_id: str, *, caller: Caller, tasks: TaskStore, clock: Clock, until: datetime) -> Task:
-    """Find one of the caller's tasks as soon as it has ended, or as it stands `until` then. Raises RejectedError (404)."""
+    """Find one of the caller's tasks as soon as it has ended, or as it stands `until` then.
+
+    Raises RejectedError (404).
+    """
     task = await _own(task_id, caller=caller, tasks=tasks)
     while not task.state.final and clock.now() + _WAIT_STEP <= until:
         await clock.sleep(_WAIT_STEP)
@@ -169,5 +177,8 @@ async def list_tasks(
 
 
 def _listed(moment: datetime) -> str:
-    """Give the lowest sort key of a moment; no task is older than 1970, or younger than what 13 digits can tell (2286)."""
+    """Give the lowest sort key of a moment.
+
+    No task is older than 1970, or younger than what 13 digits can tell (2286).
+    """
     return f"{min(max(milliseconds(moment), 0), 9_999_999_999_999):013d}"

@@ -12,11 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from taskhook.core.limits import MAX_URL
 from taskhook.core.message import MAX_NOTE, Json, kept_data
 from taskhook.core.models import MediaRule, Model
-from taskhook.core.ports import (
-    PollKind,
-    PollOutcome,
-)
-from taskhook.core.task import Submission, SubmitOutcome
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import PollKind, PollOutcome
 
 _REFUSED_FOR_GOOD = {
     HTTPStatus.BAD_REQUEST,
@@ -171,7 +168,10 @@ def read_poll(body: Json, upstream_task_id: str) -> PollOutcome:
 
 
 def _failure(body: Json, data: Json) -> str:
-    """Find the vendor's words: in `data.error` (an object or a string), or in `data.message`, or in `message`."""
+    """Find the vendor's words.
+
+    In `data.error` (an object or a string), or in `data.message`, or in `message`.
+    """
     error = data.get("error")
     if isinstance(error, dict):
         words = [str(error[name]) for name in ("code", "message") if error.get(name)]
@@ -183,7 +183,10 @@ def _failure(body: Json, data: Json) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Put null for a number beyond a float's range: it reads as infinite, which no JSON can hold and no one could pass on."""
+    """Put null for a number beyond a float's range.
+
+    It reads as infinite, which no JSON can hold and no one could pass on.
+    """
     match value:
         case dict():
             for name in value:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.core.ports import PollOutcome, Reporter
+from taskhook.core.ports import Reporter
+from taskhook.core.vendor import PollOutcome
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -36,11 +37,14 @@ class LambdaWake:
                 self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
             )
         except (BotoCoreError, ClientError) as error:
-            self._reporter.tell("poll.wake_failed", task_id=task_id, error=type(error).__name__)
+            self._reporter.report("poll.wake_failed", task_id=task_id, error=type(error).__name__)
 
 
 class LambdaArchiver:
-    """`Archiver`: an asynchronous invocation of the archive function, which is told the function to wake when it is done."""
+    """`Archiver`.
+
+    An asynchronous invocation of the archive function, which is told the function to wake when it is done.
+    """
 
     def __init__(
         self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None
@@ -58,6 +62,6 @@ class LambdaArchiver:
                 self._client.invoke, FunctionName=self._function, InvocationType="Event", Payload=payload
             )
         except (BotoCoreError, ClientError) as error:
-            self._reporter.tell("archive.start_failed", task_id=task_id, error=type(error).__name__)
+            self._reporter.report("archive.start_failed", task_id=task_id, error=type(error).__name__)
             return False
         return True

@@ -1,4 +1,7 @@
-"""The archive in S3: multipart uploads whose parts outlive their maker, and links that are signed for some minutes."""
+"""The archive in S3.
+
+Multipart uploads whose parts outlive their maker, and links that are signed for some minutes.
+"""
 
 import asyncio
 import re
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import PartTypeDef
 
-# Signed links name the region's own endpoint, which needs no redirect; and no checksum is made that is not looked at.
+# Signed links name the region's own endpoint, which needs no redirect; and no checksum is made that is not
+# looked at.
 CLIENT: dict[str, Any] = {
     "signature_version": "s3v4",
     "s3": {"addressing_style": "virtual"},
@@ -47,7 +51,10 @@ class S3Archive:
         return str(answer["UploadId"])
 
     async def parts(self, key: str, upload: str) -> list[int] | None:
-        """List the sizes of the parts that are there, from the first on without a gap; None where the upload has ended."""
+        """List the sizes of the parts that are there, from the first on without a gap.
+
+        None where the upload has ended.
+        """
         try:
             listed = await self._parts(key, upload)
         except _RefusedError as error:

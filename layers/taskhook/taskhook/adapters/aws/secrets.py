@@ -1,6 +1,9 @@
-"""The stack's one secret: a JSON object that holds the keys of vendors by their names, and the deployment's own key.
+"""The stack's one secret.
 
-One secret, for each costs $0.40 a month. The stack makes it with a random deployment key and no vendor's; the admin command writes.
+A JSON object that holds the keys of vendors by their names, and the deployment's own key.
+
+One secret, for each costs $0.40 a month. The stack makes it with a random deployment key and no vendor's; the
+admin command writes.
 """
 
 import asyncio
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
 DEPLOYMENT_KEY = "deployment_key"
 MODELLIX = "modellix"
 VENDORS = (MODELLIX,)
-# Codes of Secrets Manager that no repetition cures: the secret is gone or about to be, or its reader has no right to it.
+# Codes of Secrets Manager that no repetition cures: the secret is gone or about to be, or its reader has no
+# right to it.
 _MISCONFIGURED = {
     "AccessDeniedException",
     "DecryptionFailure",
@@ -60,14 +64,18 @@ class StackSecret:
             held = None
         if not isinstance(held, dict) or not all(isinstance(key, str) for key in held.values()):
             raise KeyUnusableError(
-                "the stack's secret is not the JSON object that the stack made; its version AWSPREVIOUS may be"
+                "the stack's secret is not the JSON object that the stack made; its version AWSPREVIOUS may "
+                "be"
             )
         return {
             name: key.strip() for name, key in held.items()
         }  # a key that was pasted may end in a new line
 
     async def store(self, name: str, key: str) -> None:
-        """Write one key beside the others; an empty one removes it. Raises KeyUnusableError, KeyUnavailableError, ClientError."""
+        """Write one key beside the others; an empty one removes it.
+
+        Raises KeyUnusableError, KeyUnavailableError, ClientError.
+        """
         held = await self.keys() | {name: key}
         await asyncio.to_thread(
             self._client.put_secret_value, SecretId=self._secret_id, SecretString=json.dumps(held)

@@ -1,5 +1,7 @@
 """Log lines and metrics."""
 
+import resource
+
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
@@ -14,7 +16,8 @@ _MEASURES = {
 # An alarm in the emulated account looks at one metric, so what shall ring alike is counted under one name.
 _SAME = {"TaskSubmittedRefusedHere": "VendorRefused", "VendorPausedKeyRefused": "VendorRefused"}
 
-# Each metric costs while it is written. Where all goes well, TaskAccepted and the samples of Lateness count a task.
+# Each metric costs while it is written. Where all goes well, TaskAccepted and the samples of Lateness count a
+# task.
 _LINES_ONLY = {"TaskSubmittedTaken", "TaskEndedSuccess", "CallbackAttemptedDelivered"}
 
 
@@ -25,9 +28,14 @@ class LogReporter:
         self._logger = logger
         self._metrics = metrics
 
-    def tell(self, event: str, **facts: str | float | None) -> None:
-        """Write the line `event` with its facts."""
-        self._logger.info(event, extra={name: value for name, value in facts.items() if value is not None})
+    def report(self, event: str, **facts: str | float | None) -> None:
+        """Write the line `event` with its facts, and with how much memory this process has used at most.
+
+        Lambda's own report of that is not logged: of an invocation that did nothing it would be the only line.
+        """
+        known = {name: value for name, value in facts.items() if value is not None}
+        known["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        self._logger.info(event, extra=known)
         counter = _metric(event, facts)
         if counter not in _LINES_ONLY:
             self._metrics.add_metric(

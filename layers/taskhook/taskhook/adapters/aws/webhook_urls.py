@@ -13,7 +13,10 @@ _HOOK_TIME = timedelta(
 
 
 class SignedWebhookUrls:
-    """`WebhookUrls`: the token is an HMAC of the task's id, under a key that is derived for this use alone."""
+    """`WebhookUrls`.
+
+    The token is an HMAC of the task's id, under a key that is derived for this use alone.
+    """
 
     def __init__(self, public_url: str, deployment_key: ApiKey) -> None:
         self._public_url = public_url

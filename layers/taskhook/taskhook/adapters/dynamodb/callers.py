@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table
+from taskhook.core.caller import Caller
 from taskhook.core.encryption import decrypt, encrypt
 from taskhook.core.errors import (
     DecryptionError,
@@ -12,7 +13,7 @@ from taskhook.core.errors import (
     KeyUnusableError,
     StoreUnavailableError,
 )
-from taskhook.core.ports import ApiKey, Caller, Clock
+from taskhook.core.ports import ApiKey, Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -24,9 +25,12 @@ _CACHED_CALLERS = 1000
 
 
 class DynamoCallers:
-    """The `Callers` table: `CallerDirectory`, cached, for the functions, and `CallerAdmin` for the admin command.
+    """The `Callers` table.
 
-    Signing secrets are encrypted in it, each for its caller, so that an export of the table forges no callback.
+    `CallerDirectory`, cached, for the functions, and `CallerAdmin` for the admin command.
+
+    Signing secrets are encrypted in it, each for its caller, so that an export of the table forges no
+    callback.
     """
 
     def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock, deployment_key: ApiKey) -> None:
@@ -43,7 +47,10 @@ class DynamoCallers:
         return caller if until is not None and self._clock.now() < until else None
 
     async def read(self, name: str) -> Caller | None:
-        """Read a caller as of now, and keep it; names that no caller has are not kept, so they cannot fill the cache."""
+        """Read a caller as of now, and keep it.
+
+        Names that no caller has are not kept, so they cannot fill the cache.
+        """
         values = await self.table.get(name)
         self._cache.pop(name, None)
         if values is None:
@@ -55,7 +62,10 @@ class DynamoCallers:
         return caller
 
     async def find(self, name: str) -> Caller | None:
-        """Give a caller as of at most 60 s ago, with its signing secrets decrypted. Raises DecryptionError too."""
+        """Give a caller as of at most 60 s ago, with its signing secrets decrypted.
+
+        Raises DecryptionError too.
+        """
         caller = await self.cached(name) or await self.read(name)
         if caller is None:
             return None
@@ -97,7 +107,10 @@ class DynamoCallers:
         return await self._put(new, **_holds(old))
 
     async def remove(self, caller: Caller) -> bool:
-        """Delete a caller if the table still holds it as given, or no longer: our own first try; False if not."""
+        """Delete a caller if the table still holds it as given, or no longer: our own first try.
+
+        False if not.
+        """
         try:
             await self.table.delete(caller.caller, **_holds(caller))
         except ConditionFailedError as failed:

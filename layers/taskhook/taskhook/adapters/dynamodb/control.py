@@ -1,4 +1,4 @@
-"""What the invocations share beside the tasks, as control items of the same table, under keys that no task has."""
+"""What invocations share beside tasks: control items of the same table, under keys that no task has."""
 
 import secrets
 from collections.abc import Mapping
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table, change
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import EXTRA_DELIVERY_GAP, Clock, LeadershipView
-from taskhook.core.task import milliseconds
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.ports import EXTRA_DELIVERY_GAP, Clock
+from taskhook.core.record import milliseconds
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -23,20 +24,20 @@ _MS = timedelta(milliseconds=1)
 
 
 class DynamoControl:
-    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate`, beside the tasks in the `Tasks` table."""
+    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate`, in the `Tasks` table."""
 
     def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock) -> None:
         self.table = Table(client, table, "task_id")
         self._clock = clock
 
-    # --- LeadershipStore -------------------------------------------------------------------------------------------------
+    # --- LeadershipStore --------------------------------------------------------------------------
 
     async def view(self) -> LeadershipView:
         """Read the leadership as of now."""
         return LeadershipView.model_validate(await self._read(_LEADERSHIP))
 
     async def acquire(self, seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
-        """Store `new` as leader, if the leader is still the one `seen`, or whichever it is when `takeover`."""
+        """Store `new` as leader, if the leader is still the one `seen`, or in any case when `takeover`."""
         until = milliseconds(new.until) if new.until else 0
         values = {":leader": new.leader, ":until": until, ":held": list(new.held_models)}
         condition = ""
@@ -75,7 +76,7 @@ class DynamoControl:
             else {task_id: datetime.fromtimestamp(int(due) / 1000, UTC) for task_id, due in left.items()}
         )
 
-    # --- AdmissionStore -----------------------------------------------------------------------------------------------------------
+    # --- AdmissionStore ---------------------------------------------------------------------------
 
     async def admission(self) -> AdmissionState:
         """Read the admission as of now."""
@@ -93,7 +94,7 @@ class DynamoControl:
         )
         return new if stored else await self.admission()
 
-    # --- Budget ----------------------------------------------------------------------------------------------------------
+    # --- Budget -----------------------------------------------------------------------------------
 
     async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
         """Take up to `wanted` requests out of the `limit` of a window; give how many."""
@@ -116,12 +117,15 @@ class DynamoControl:
             )
         return taken
 
-    # --- DeliveryRate ----------------------------------------------------------------------------------------------------
+    # --- DeliveryRate -----------------------------------------------------------------------------
 
     async def reserve_deliveries(
         self, caller: str, count: int, *, now: datetime, latest: datetime
     ) -> datetime:
-        """Reserve `count` moments of a caller's rate; give the first, which is after `latest` where nothing was reserved."""
+        """Reserve `count` moments of a caller's rate.
+
+        Give the first, which is after `latest` where nothing was reserved.
+        """
         key, end = f"redelivery#{caller}", _ttl(latest + _RESERVED_KEPT)
         span, start = count * EXTRA_DELIVERY_GAP // _MS, milliseconds(now)
         last = start + (latest - now) // _MS

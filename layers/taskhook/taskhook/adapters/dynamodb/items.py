@@ -1,7 +1,9 @@
-"""A table of plain values: attribute values on the wire, calls off the event loop, and what stood where a condition failed.
+"""A table of plain values.
 
-botocore writes again when an answer was lost. A write whose condition fails therefore asks for the item that made it fail: if
-that is what the write would have stored, the first try had succeeded.
+Attribute values on the wire, calls off the event loop, and what stood where a condition failed.
+
+botocore writes again when an answer was lost. A write whose condition fails therefore asks for the item that
+made it fail: if that is what the write would have stored, the first try had succeeded.
 """
 
 import asyncio
@@ -64,7 +66,10 @@ def change(before: Attributes, after: Attributes) -> Change:
 
 
 class Table:
-    """A table whose items have one key of text. Every method may raise StoreUnavailableError, a write ConditionFailedError."""
+    """A table whose items have one key of text.
+
+    Every method may raise StoreUnavailableError, a write ConditionFailedError.
+    """
 
     def __init__(self, client: "DynamoDBClient", name: str, key: str) -> None:
         self.client = client
@@ -77,7 +82,10 @@ class Table:
         return plain(answer["Item"]) if "Item" in answer else None
 
     async def get_some(self, keys: Sequence[str]) -> tuple[list[Attributes], list[str]]:
-        """Read up to 100 items, perhaps as they were a moment ago; give those that came, and the keys to be asked for again."""
+        """Read up to 100 items, perhaps as they were a moment ago.
+
+        Give those that came, and the keys to be asked for again.
+        """
         wanted = {self._name: {"Keys": [item({self._key: key}) for key in keys]}}
         answer = await _call(self.client.batch_get_item, RequestItems=wanted)
         left = answer["UnprocessedKeys"].get(self._name, {}).get("Keys", [])
@@ -88,7 +96,10 @@ class Table:
     async def query(
         self, index: str, condition: str, values: Attributes, *, cursor: Any = None, **more: Any
     ) -> tuple[list[dict[str, str]], Any]:
-        """Read a page of an index that holds keys only, all of them text; give its rows, and the cursor to the next page."""
+        """Read a page of an index that holds keys only, all of them text.
+
+        Give its rows, and the cursor to the next page.
+        """
         request = {
             "IndexName": index,
             "KeyConditionExpression": condition,
@@ -111,7 +122,10 @@ class Table:
     async def update(
         self, key: str, update: str, values: Attributes, *, returned: str = "NONE", **on: Any
     ) -> Attributes:
-        """Change an item, which is made where it is missing; give the attributes that were `returned`. `on` as in `_on`."""
+        """Change an item, which is made where it is missing; give the attributes that were `returned`.
+
+        `on` as in `_on`.
+        """
         request = {"Key": item({self._key: key}), "UpdateExpression": update, "ReturnValues": returned}
         answer = await self._call(self.client.update_item, **request, **_on(values=values, **on))
         return plain(answer.get("Attributes", {}))

@@ -1,7 +1,7 @@
 """Tasks in DynamoDB: one conditional write for every change, whose failure may show our own success.
 
-An item has plain attributes, which read well in the AWS console. A task's request is an item of its own, written once and
-before its task; the task's own item stays small, for writes are billed by its size.
+An item has plain attributes, which read well in the AWS console. A task's request is an item of its own,
+written once and before its task; the task's own item stays small, for writes are billed by its size.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table, change
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Clock, Reporter, Row, Rows, TaskPage
-from taskhook.core.task import Task, milliseconds
+from taskhook.core.record import milliseconds
+from taskhook.core.task import Task
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -31,7 +32,10 @@ _BULK: Attributes = {"message": None, "result": None}
 
 
 def values_of(task: Task) -> Attributes:
-    """Give the attributes of a task's item: names as they are, defaults left out, and what the indexes and TTL need."""
+    """Give the attributes of a task's item.
+
+    Names as they are, defaults left out, and what the indexes and TTL need.
+    """
     values = task.model_dump(exclude_defaults=True, exclude={"request"})
     values["listed"] = task.created_key
     if task.work_key is not None:
@@ -42,14 +46,20 @@ def values_of(task: Task) -> Attributes:
 
 
 def task_of(values: Attributes) -> Task:
-    """Read a task from the attributes of its item. Raises ValueError or TypeError where they are no task's."""
+    """Read a task from the attributes of its item.
+
+    Raises ValueError or TypeError where they are no task's.
+    """
     if "expires_at" in values:
         values = values | {"expires_at": values["expires_at"] * 1000}
     return Task.model_validate(values)
 
 
 def request_key(task: Task) -> str:
-    """Name the item of a task's request. It says what it holds: a repeat, or another request under the key, spoils nothing."""
+    """Name the item of a task's request.
+
+    It says what it holds: a repeat, or another request under the key, spoils nothing.
+    """
     return f"{task.task_id}#{task.fingerprint}"
 
 
@@ -70,7 +80,7 @@ class DynamoTasks:
         self._reporter = reporter
         self._requests_kept = requests_kept  # from their tasks' acceptance on
 
-    # --- TaskStore -------------------------------------------------------------------------------------------------------
+    # --- TaskStore --------------------------------------------------------------------------------
 
     async def add(self, task: Task) -> Task:
         """Store a new task. Raises TaskExistsError, StoreUnavailableError; safe to repeat."""
@@ -130,7 +140,9 @@ class DynamoTasks:
         return str(found["reserved"])
 
     async def swap(self, old: Task, new: Task) -> Task:
-        """Store `new` if the table still holds `old`. Raises StaleTaskError, StoreUnavailableError; safe to repeat.
+        """Store `new` if the table still holds `old`.
+
+        Raises StaleTaskError, StoreUnavailableError; safe to repeat.
 
         Names the attributes that change and no other: what a newer version has added to the item stays.
         """
@@ -150,21 +162,24 @@ class DynamoTasks:
         return new
 
     async def _write(self, method: Callable[..., Awaitable[Any]], *arguments: Any, **on: Any) -> None:
-        """Write, once more if no answer came: it bears the same nonce, so that it knows the first one's success."""
+        """Write, once more if no answer came.
+
+        It bears the same nonce, so that it knows the first one's success.
+        """
         try:
             await method(*arguments, **on)
         except StoreUnavailableError:
             await self._clock.sleep(_WRITE_AGAIN)
             await method(*arguments, **on)
 
-    # --- WorkIndex -------------------------------------------------------------------------------------------------------
+    # --- WorkIndex --------------------------------------------------------------------------------
 
     async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
-        """Read a page of what was accepted at or after `since` and is not left to the schedule of attempts."""
+        """Read a page of what was accepted from `since` on and is not left to the schedule of attempts."""
         return await self._rows("watch", "work_at >= :at", {":at": _key_of(since)}, cursor=cursor)
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
-        """Read a page of the callbacks whose next attempt is due from `since` to `before`, the earliest first."""
+        """Read a page of callbacks that are due from `since` to `before`, the earliest first."""
         values = {":from": _key_of(since), ":to": _key_of(before)}
         return await self._rows("retry", "work_at BETWEEN :from AND :to", values, cursor=cursor)
 
@@ -238,7 +253,9 @@ class DynamoTasks:
         return items
 
     async def _get_batch(self, keys: Sequence[str], *, all_of_them: bool) -> list[Attributes]:
-        """Read items, again and again while some come; what a throttled partition keeps back in spite of waiting is left out.
+        """Read items, again and again while some come.
+
+        What a throttled partition keeps back in spite of waiting is left out.
 
         The next look finds it. Where `all_of_them` are wanted, raises StoreUnavailableError instead.
         """
@@ -251,7 +268,7 @@ class DynamoTasks:
                 continue
             wait = next(waits, None)
             if wait is None:
-                self._reporter.tell("tasks.left_out", count=len(keys))
+                self._reporter.report("tasks.left_out", count=len(keys))
                 if all_of_them:
                     raise StoreUnavailableError("some items are throttled")
                 return items
@@ -259,13 +276,16 @@ class DynamoTasks:
         return items
 
     async def _push_back(self, unreadable: Attributes) -> None:
-        """Move an item that cannot be read out of the way, counted; it is never deleted, and read again later."""
+        """Move an item that cannot be read out of the way, counted.
+
+        It is never deleted, and read again later.
+        """
         at, task_id = str(unreadable.get("work_at")), str(unreadable["task_id"])
         work = unreadable.get("work")
         before, when = ("", at) if work == "retry" else (at[: at.find("#") + 1], at[at.find("#") + 1 :])
         if when > f"{milliseconds(self._clock.now()):013d}":
             return  # pushed back already, and still seen because its caller has nothing else to do
-        self._reporter.tell("task.unreadable", task_id=task_id)
+        self._reporter.report("task.unreadable", task_id=task_id)
         if work not in {"queue", "retry"}:
             return  # `watch` is swept whole, so nothing waits behind it
         later = f"{before}{milliseconds(self._clock.now() + _PUSH_BACK):013d}{when[13:]}"
@@ -273,7 +293,7 @@ class DynamoTasks:
         with contextlib.suppress(ConditionFailedError):  # another poller moved it
             await self.table.update(task_id, update, values, condition="work_at = :at")
 
-    # --- TaskHistory -----------------------------------------------------------------------------------------------------
+    # --- TaskHistory ------------------------------------------------------------------------------
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""

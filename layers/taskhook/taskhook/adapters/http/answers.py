@@ -1,7 +1,10 @@
-"""Strangers' answers over aiohttp: their heads are read here, within bounds and as leniently as curl and Go read them.
+"""Strangers' answers over aiohttp.
 
-aiohttp's parser refuses a header over 8 KB, two equal lengths, or a folded line, and it reads interim answers without end. It
-is given a plain copy of each head instead: what it makes of the body cannot take the status back.
+Their heads are read here, within bounds and as leniently as curl and Go read them.
+
+aiohttp's parser refuses a header over 8 KB, two equal lengths, or a folded line, and it reads interim answers
+without end. It is given a plain copy of each head instead: what it makes of the body cannot take the status
+back.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from taskhook.core.ports import DeliveryError
+from taskhook.core.reply import DeliveryError
 
 MOST_HEAD = 256 * 1024  # bytes of one head
 MOST_HEADERS = 1000  # lines of one head
@@ -27,7 +30,8 @@ _CONTROL = bytes({*range(0x20), 0x7F} - {0x09})
 _HTTP2 = re.compile(
     rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOTALL
 )  # SETTINGS, which such a server sends first
-# What says where the body ends is said anew; cookies are kept nowhere; for the last, aiohttp refuses the whole answer.
+# What says where the body ends is said anew; cookies are kept nowhere; for the last, aiohttp refuses the
+# whole answer.
 _DROPPED = {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"}
 _DROPPED |= {b"set-cookie", b"sec-websocket-key1"}
 _SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
@@ -52,7 +56,10 @@ class Head:
         self._interim = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Take more bytes; give a plain copy of the final head, and what follows it, once it is there. Raises AnswerError."""
+        """Take more bytes; give a plain copy of the final head, and what follows it, once it is there.
+
+        Raises AnswerError.
+        """
         searched = max(0, len(self._buffer) - 2)  # the end may have come in part
         self._buffer += data
         while True:
@@ -75,7 +82,10 @@ class Head:
             searched = 0
 
     def _begin(self) -> None:
-        """Skip blank lines, and tell at once what will never be an answer: its server may wait for us to speak."""
+        """Skip blank lines, and tell at once what will never be an answer.
+
+        Its server may wait for us to speak.
+        """
         if self._buffer.startswith((b"\r", b"\n")):
             kept = self._buffer.lstrip(b"\r\n")
             self._left -= len(self._buffer) - len(kept)
@@ -144,7 +154,7 @@ def _framing(version: bytes, status: int, fields: list[tuple[bytes, bytes]]) -> 
 
 
 class BoundedAnswers(ResponseHandler):
-    """aiohttp's protocol, given heads that were read here, and no more of a body than `most` bytes as they came, if set."""
+    """aiohttp's protocol, given heads that were read here, and at most `most` bytes of a body, if set."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, most: int | None = None) -> None:
         super().__init__(loop)

@@ -1,4 +1,7 @@
-"""Delivery attempts over aiohttp, through the guard: one POST, 15 s in all, no redirects, the answer read to 2 KB."""
+"""Delivery attempts over aiohttp, through the guard.
+
+One POST, 15 s in all, no redirects, the answer read to 2 KB.
+"""
 
 import asyncio
 import html
@@ -19,7 +22,8 @@ from yarl import URL
 
 from taskhook.adapters.http.guard import error_class, exact_url, guarded_session
 from taskhook.adapters.http.retry_after import retry_after
-from taskhook.core.ports import ATTEMPT_TIME, SLOTS, DeliveryError, Reply
+from taskhook.core.ports import ATTEMPT_TIME, SLOTS
+from taskhook.core.reply import DeliveryError, Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT
 
@@ -53,7 +57,8 @@ class AiohttpCallbacks:
             self._policy.check_url(url)
             async with asyncio.timeout(self._limit.total_seconds()):
                 await self._post(exact_url(url), headers, body, exchange)
-        except Exception as error:  # noqa: BLE001  # a receiver may break in any way; none of them may break us
+        # A receiver may break in any way; none of them may break us.
+        except Exception as error:  # noqa: BLE001
             if exchange.status is None:
                 unnamed = exchange.looking_up and isinstance(error, TimeoutError)
                 word = DeliveryError.DNS_UNAVAILABLE if unnamed else error_class(error)
@@ -65,7 +70,10 @@ class AiohttpCallbacks:
         )
 
     async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, exchange: "_Exchange") -> None:
-        """Send it; once more where a kept connection turns out to be dead, which is no answer of the receiver's."""
+        """Send it.
+
+        Once more where a kept connection turns out to be dead, which is no answer of the receiver's.
+        """
         sent = {"Accept-Encoding": "identity", **headers}
         while True:
             exchange.kept = False
@@ -152,7 +160,7 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
         return b""
 
 
-# --- what the receiver said ----------------------------------------------------------------------------------------------------
+# --- what the receiver said -----------------------------------------------------------------------
 
 _GZIP = b"\x1f\x8b"
 _WINDOWS = {

@@ -1,4 +1,7 @@
-"""One GET of a stranger's file, as the looks at media and the archive send it: guarded at every hop, and read with doubt."""
+"""One GET of a stranger's file, as the looks at media and the archive send it.
+
+Guarded at every hop, and read with doubt.
+"""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +23,8 @@ _REDIRECTS = {
 }
 # Hosts that turn programs away look for a browser's first word; what is asking stands behind it.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "Mozilla/5.0 (compatible; taskhook/0.2)"}
-# Anything else that hosts put there (`aws-chunked`, `utf-8`) names no coding, and browsers take the bytes as they are.
+# Anything else that hosts put there (`aws-chunked`, `utf-8`) names no coding, and browsers take the bytes as
+# they are.
 _CODINGS = re.compile(r"\b(gzip|deflate|compress|br|zstd|dcb|dcz)\b", re.IGNORECASE)
 
 
@@ -50,7 +54,10 @@ async def fetch(
 
 
 def content_range(response: aiohttp.ClientResponse) -> tuple[int, int | None] | None:
-    """Read where a range begins, and how long the whole file is, where that is told; None where no range is told."""
+    """Read where a range begins, and how long the whole file is, where that is told.
+
+    None where no range is told.
+    """
     told = re.fullmatch(
         r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", response.headers.get("content-range", "")
     )
@@ -58,5 +65,8 @@ def content_range(response: aiohttp.ClientResponse) -> tuple[int, int | None] | 
 
 
 def is_encoded(response: aiohttp.ClientResponse) -> bool:
-    """Tell whether the body is compressed, although no coding was asked for: its bytes and length are not the file's."""
+    """Tell whether the body is compressed, although no coding was asked for.
+
+    Its bytes and length are not the file's.
+    """
     return _CODINGS.search(response.headers.get("content-encoding", "")) is not None

@@ -1,4 +1,7 @@
-"""The one guard: every connection to a URL that a caller gave is opened by a socket that has checked where it goes."""
+"""The one guard.
+
+Every connection to a URL that a caller gave is opened by a socket that has checked where it goes.
+"""
 
 import asyncio
 import errno
@@ -17,7 +20,7 @@ from yarl import URL
 
 from taskhook.adapters.http.answers import AnswerError, BoundedAnswers
 from taskhook.core.errors import ForbiddenTargetError
-from taskhook.core.ports import DeliveryError
+from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
 _KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs
@@ -26,7 +29,10 @@ type _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, i
 
 
 class SystemResolver(AbstractResolver):
-    """Looks names up on threads of its own: a dead name server holds one for long, and calls to AWS must not wait for it."""
+    """Looks names up on threads of its own.
+
+    A dead name server holds one for long, and calls to AWS must not wait for it.
+    """
 
     def __init__(self, lookups: int) -> None:
         self._threads = ThreadPoolExecutor(lookups, thread_name_prefix="lookup")
@@ -58,7 +64,10 @@ class SystemResolver(AbstractResolver):
 
 
 class _GuardedResolver(AbstractResolver):
-    """Refuses a name if any of its addresses is forbidden: where several may be raced, the first to refuse must end the race."""
+    """Refuses a name if any of its addresses is forbidden.
+
+    Where several may be raced, the first to refuse must end the race.
+    """
 
     def __init__(self, policy: TargetPolicy, resolver: AbstractResolver) -> None:
         self._policy = policy
@@ -99,10 +108,10 @@ def guarded_session(
     most: int | None = None,
     traces: list[aiohttp.TraceConfig] | None = None,
 ) -> aiohttp.ClientSession:
-    """Make a session whose sockets refuse forbidden addresses with ForbiddenTargetError, before a byte is sent.
+    """Make a session whose sockets raise ForbiddenTargetError for such addresses, before a byte is sent.
 
-    It keeps no cookies, asks no proxy and unpacks no answer. Heads of answers are bounded, and bodies to `most` bytes where
-    given. `resolver` and `tls` are the system's where None.
+    It keeps no cookies, asks no proxy and unpacks no answer. Heads of answers are bounded, and bodies to
+    `most` bytes where given. `resolver` and `tls` are the system's where None.
     """
     return aiohttp.ClientSession(
         connector=guarded_connector(policy, connections=connections, resolver=resolver, tls=tls, most=most),
@@ -124,8 +133,9 @@ def guarded_connector(
 ) -> aiohttp.TCPConnector:
     """Make the connector of such a session.
 
-    aiohttp calls the factory with the very address that is about to be connected, for names, literals and odd spellings
-    alike; so nothing can change between the check and the use. A connection that is used again is one that was checked.
+    aiohttp calls the factory with the very address that is about to be connected, for names, literals and odd
+    spellings alike; so nothing can change between the check and the use. A connection that is used again is
+    one that was checked.
     """
 
     def open_socket(address: _AddressInfo) -> socket.socket:
@@ -148,7 +158,10 @@ def guarded_connector(
 
 
 def exact_url(url: str) -> URL:
-    """Make a URL that is asked for character by character as it was given: some are signed, and `/?` is not `/`."""
+    """Make a URL that is asked for character by character as it was given.
+
+    Some are signed, and `/?` is not `/`.
+    """
     parts = urlsplit(url)
     asked = url.partition("//")[2][len(parts.netloc) :]
     path = (
@@ -157,7 +170,7 @@ def exact_url(url: str) -> URL:
     return URL.build(scheme=parts.scheme, authority=parts.netloc.lower(), path=path, encoded=True)
 
 
-# --- what went wrong -----------------------------------------------------------------------------------------------------------
+# --- what went wrong ------------------------------------------------------------------------------
 
 _NO_ADDRESS = {
     getattr(socket, name, -1) for name in ("EAI_NODATA", "EAI_ADDRFAMILY")

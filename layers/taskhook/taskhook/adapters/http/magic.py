@@ -1,4 +1,7 @@
-"""Names a file by its first bytes: formats that the parser may read, others so that a refusal can say what came, and text."""
+"""Names a file by its first bytes.
+
+Formats that the parser may read, others so that a refusal can say what came, and text.
+"""
 
 import re
 
@@ -52,7 +55,10 @@ def name(head: bytes) -> str:
 
 
 def _name_of_boxes(head: bytes) -> str:
-    """Tell pictures in boxes from videos: by the major brand, or the others where that one says only that it is a picture."""
+    """Tell pictures in boxes from videos.
+
+    By the major brand, or the others where that one says only that it is a picture.
+    """
     if head[4:8] != b"ftyp":
         return "MPEG-4"
     major, others = head[8:12], head[16 : int.from_bytes(head[:4])]

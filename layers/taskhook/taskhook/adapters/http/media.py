@@ -1,4 +1,7 @@
-"""Looks at media over aiohttp, through the guard: a few ranges of the file, handed to a parser in a process of its own."""
+"""Looks at media over aiohttp, through the guard.
+
+A few ranges of the file, handed to a parser in a process of its own.
+"""
 
 import asyncio
 import re
@@ -24,7 +27,8 @@ from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, f
 from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import DeliveryError, Reporter
+from taskhook.core.ports import Reporter
+from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is
@@ -42,9 +46,12 @@ _REASONS: dict[str, str] = {
 
 
 class AiohttpMediaProbe:
-    """`MediaProbe`. It keeps nothing open between two looks; names that do not resolve are remembered for a minute.
+    """`MediaProbe`.
 
-    Once it is made, nothing else that runs as this user can read this process's memory, nor its environment: the parser could try.
+    It keeps nothing open between two looks; names that do not resolve are remembered for a minute.
+
+    Once it is made, nothing else that runs as this user can read this process's memory, nor its environment:
+    the parser could try.
     """
 
     def __init__(
@@ -71,7 +78,8 @@ class AiohttpMediaProbe:
                     with closing(remote):
                         await remote.open(session, url)
                         seen = await self._parsed(remote)
-        except Exception as error:  # noqa: BLE001  # a host or a file may break in any way; none of them may break us
+        # A host or a file may break in any way; none of them may break us.
+        except Exception as error:  # noqa: BLE001
             remote.note(error)
         known = {"failure": remote.failure, "doubt": remote.doubt, "size": remote.size, "text": remote.text}
         return seen.model_copy(update=known)
@@ -83,7 +91,7 @@ class AiohttpMediaProbe:
         parsed = await _parse(remote)
         if not (parsed.confined or self._told):
             self._told = True
-            self._reporter.tell("parser.unconfined")
+            self._reporter.report("parser.unconfined")
         facts = parsed.model_dump(exclude={"known", "confined"})
         return MediaFacts(format=remote.format if parsed.known else "", **facts)
 
@@ -124,7 +132,10 @@ class _QuickResolver(AbstractResolver):
 
 
 class _RangeReader:
-    """A file behind a URL, read by ranges; where its host knows none, as far into the one answer as there is need and room."""
+    """A file behind a URL, read by ranges.
+
+    Where its host knows none, as far into the one answer as there is need and room.
+    """
 
     def __init__(self, policy: TargetPolicy) -> None:
         self.failure = ""
@@ -220,7 +231,10 @@ class _RangeReader:
         self.format = "" if self.text else magic.name(head)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Give `length` bytes from `offset`, and none where no more can be had: the parser then says what it knows."""
+        """Give `length` bytes from `offset`, and none where no more can be had.
+
+        The parser then says what it knows.
+        """
         try:
             if self._kept(offset, length) is None and offset < self.parsed_size:
                 await (self._read_on(offset + length) if self._whole else self._read_range(offset, length))
@@ -272,7 +286,7 @@ def _range(offset: int, length: int) -> dict[str, str]:
     return {"Range": f"bytes={offset}-{offset + length - 1}"}
 
 
-# --- the parser ---------------------------------------------------------------------------------------------------------------
+# --- the parser -----------------------------------------------------------------------------------
 
 _PROGRAM = mediainfo.__file__
 # Lambda's interpreter finds its own library by this variable alone; nothing else is passed on.
@@ -294,7 +308,10 @@ class _Parsed(BaseModel):
 
 
 async def _parse(remote: _RangeReader) -> _Parsed:
-    """Let the parser read what it wants of the file. Raises _DoubtError where it dies, talks nonsense or takes too long."""
+    """Let the parser read what it wants of the file.
+
+    Raises _DoubtError where it dies, talks nonsense or takes too long.
+    """
     parser = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
         stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_ENVIRONMENT, cwd="/",
@@ -313,7 +330,10 @@ async def _parse(remote: _RangeReader) -> _Parsed:
 
 
 async def _serve(parser: Process, remote: _RangeReader) -> _Parsed:
-    """Answer the parser's questions until it says what it found. Raises ValueError, which pydantic's errors are, and OSError."""
+    """Answer the parser's questions until it says what it found.
+
+    Raises ValueError, which pydantic's errors are, and OSError.
+    """
     assert parser.stdin is not None  # noqa: S101  # asked for
     assert parser.stdout is not None  # noqa: S101  # likewise
     while True:

@@ -1,4 +1,7 @@
-"""The vendor's result files over aiohttp, through the guard: one open answer, read piece by piece as the copy is made."""
+"""The vendor's result files over aiohttp, through the guard.
+
+One open answer, read piece by piece as the copy is made.
+"""
 
 import asyncio
 import re
@@ -19,7 +22,9 @@ from taskhook.core.errors import (
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
 
-PIECE_TIME = 120.0  # seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late anyway
+# Seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late
+# anyway.
+PIECE_TIME = 120.0
 _GONE = {
     HTTPStatus.FORBIDDEN,
     HTTPStatus.NOT_FOUND,
@@ -42,7 +47,10 @@ class _OpenResponse:
 
     @property
     def ends_surely(self) -> bool:
-        """Whether an end that is no error is the file's: its length was told, or the last chunk of the whole was marked."""
+        """Whether an end that is no error is the file's.
+
+        Its length was told, or the last chunk of the whole was marked.
+        """
         chunked = "chunked" in self.response.headers.get("transfer-encoding", "").lower()
         return self.size is not None or (self.response.status == HTTPStatus.OK and chunked)
 
@@ -54,7 +62,10 @@ class _OpenResponse:
 
 
 class AiohttpOriginals:
-    """`Originals`. Pieces that follow each other come from one answer, also of a server that knows no ranges."""
+    """`Originals`.
+
+    Pieces that follow each other come from one answer, also of a server that knows no ranges.
+    """
 
     def __init__(
         self,
@@ -72,7 +83,10 @@ class AiohttpOriginals:
         self._open: _OpenResponse | None = None
 
     async def read(self, url: str, *, start: int, length: int, tag: str | None) -> Piece:
-        """Read up to `length` bytes from `start` on. Raises SourceGoneError, SourceChangedError, SourceUnavailableError."""
+        """Read up to `length` bytes from `start` on.
+
+        Raises SourceGoneError, SourceChangedError, SourceUnavailableError.
+        """
         try:
             async with asyncio.timeout(self._piece_time):  # a drip is as good as silence
                 opened = self._open
@@ -113,7 +127,7 @@ class AiohttpOriginals:
             self._open = None
 
     async def _ask(self, url: str, start: int, tag: str | None) -> _OpenResponse:
-        """Ask for the rest of a file, of this version, and read up to where it begins where the server sends all of it."""
+        """Ask for the rest of a file, of this version; where the server sends all of it, skip what is there."""
         self._leave()
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and tag and tag.startswith('"'):  # a strong one: another version comes whole

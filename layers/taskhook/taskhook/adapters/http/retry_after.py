@@ -10,7 +10,10 @@ _LATEST = 2**33  # Unix seconds; later ones no calendar of Python's need know
 
 
 def retry_after(headers: Mapping[str, str], *, most: timedelta) -> timedelta | None:
-    """Read `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3): `most` at most; None where there is none, or nonsense."""
+    """Read `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3): `most` at most.
+
+    None where there is none, or nonsense.
+    """
     value = headers.get("retry-after", "").strip()
     try:
         if _SECONDS.fullmatch(value):
@@ -22,7 +25,10 @@ def retry_after(headers: Mapping[str, str], *, most: timedelta) -> timedelta | N
 
 
 def requested_pause(headers: Mapping[str, str], *, most: timedelta) -> timedelta | None:
-    """Read `Retry-After`, else `X-RateLimit-Reset` (Unix seconds) where `X-RateLimit-Remaining` is 0; None as above."""
+    """Read `Retry-After`, else `X-RateLimit-Reset` (Unix seconds) where `X-RateLimit-Remaining` is 0.
+
+    None as above.
+    """
     asked = retry_after(headers, most=most)
     if asked is not None:
         return asked

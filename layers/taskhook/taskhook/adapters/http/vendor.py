@@ -1,58 +1,46 @@
-"""A vendor's task API over httpx: one fresh connection for each paid POST, a few kept ones for everything that may be repeated.
+"""A vendor's task API over httpx.
 
-httpx and not the faster aiohttp, because its trace tells a request that was never sent from one that may have been taken.
+One fresh connection for each paid POST, a few kept ones for everything that may be repeated.
+
+httpx and not the faster aiohttp, because its trace tells a request that was never sent from one that may have
+been taken.
 """
 
 import asyncio
 import contextlib
 import json
 import re
-import select
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-import httpcore
 import httpx
 from pydantic_core import from_json
 
+from taskhook.adapters.http import vendor_wire as wire
 from taskhook.adapters.http.retry_after import requested_pause
+from taskhook.adapters.http.vendor_wire import EndlessAnswerError
 from taskhook.core.errors import KeyUnusableError
 from taskhook.core.message import MAX_VENDOR_DATA, Json
-from taskhook.core.ports import (
-    HOLD_TIME,
-    HOLDS_AT_ONCE,
-    LEAST_POST_TIME,
-    POLLS_AT_ONCE,
-    Admit,
-    ApiKey,
-    BalanceOutcome,
-    PollKind,
-    PollOutcome,
-)
-from taskhook.core.task import Submission, SubmitOutcome
-from taskhook.core.vendor import VendorAnswers
+from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, LEAST_POST_TIME, POLLS_AT_ONCE, Admit, ApiKey
+from taskhook.core.record import Submission, SubmitOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, VendorAnswers
 
 POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
 KEPT_CONNECTIONS = POLLS_AT_ONCE
 MAX_ANSWER = 2 * 1024 * 1024  # bytes, of an answer's body
-MAX_HEAD = 128 * 1024  # bytes that may come before a body; one header may have 100 KB
-MAX_INTERIM = 10  # answers 1xx before an answer
 MAX_PIECES = 10_000  # of one body, each of which costs as much time as a large one
 LARGE = 64 * 1024  # bytes; a larger answer is read and parsed alone, for parsed it takes twenty times as much
 MAX_BALANCE = 64 * 1024
-_BOUNDED = httpx.Timeout(None)  # asyncio.timeout bounds a request as a whole, which httpx cannot
 _SENT = "send_request_headers.started"
 _MANY_DIGITS = 300  # more than any float has
-_KEPT_S = 5.0  # how long an idle connection is kept, as httpx does
 _NOT_NOW = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_INTERIM = re.compile(rb"(?:\A|\n\r?\n)HTTP/1\.[01] 1\d\d")
 _SENDABLE = re.compile(r"[!-~]+")  # what a bearer token may hold, and a header can carry
 
 
@@ -60,12 +48,10 @@ class _NoAnswerError(Exception):
     """The answer was not a JSON object, or in no encoding that was asked for."""
 
 
-class EndlessAnswerError(Exception):
-    """The answer was longer than any true one: its body, its headers, or what came before them."""
-
-
 class HttpTaskApi:
-    """`TaskApi` over HTTP. `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
+    """`TaskApi` over HTTP.
+
+    `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
 
     With less than `least` left, a paid POST is not begun.
     """
@@ -85,7 +71,8 @@ class HttpTaskApi:
     ) -> SubmitOutcome:
         """Send the paid POST, at most once where it may have been taken.
 
-        A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with the new one.
+        A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with
+        the new one.
         """
         post = _Post(f"{self._base_url}/api/v1/{quote(model)}", request, hook, self._tls)
         loop = asyncio.get_running_loop()
@@ -131,13 +118,16 @@ class HttpTaskApi:
             return post.answered
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Ask for a task; safe to repeat, so a kept connection will do. Held polls have connections of their own."""
+        """Ask for a task; safe to repeat, so a kept connection will do.
+
+        Held polls have connections of their own.
+        """
         try:
             async with asyncio.timeout((HOLD_TIME if hold else POLL_TIME).total_seconds()):
-                url = f"{self._base_url}/api/v1/tasks/{quote(upstream_task_id, safe='')}{'?wait=true' if hold else ''}"
+                path = f"/api/v1/tasks/{quote(upstream_task_id, safe='')}{'?wait=true' if hold else ''}"
                 client = self._holding_client if hold else self._client
                 headers = {"Authorization": await self._authorization()}
-                async with client.stream("GET", url, headers=headers) as response:
+                async with client.stream("GET", self._base_url + path, headers=headers) as response:
                     self._key_refused = response.status_code in {
                         httpx.codes.UNAUTHORIZED,
                         httpx.codes.PAYMENT_REQUIRED,
@@ -148,7 +138,8 @@ class HttpTaskApi:
                     )
         except KeyUnusableError as error:
             return PollOutcome(kind=PollKind.KEY_REFUSED, message=f"the vendor key cannot be used: {error}")
-        except Exception as error:  # noqa: BLE001  # wire, key or URL: whatever it was says nothing about the task
+        # Wire, key or URL: whatever it was says nothing about the task.
+        except Exception as error:  # noqa: BLE001
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
     async def _read_poll(self, response: httpx.Response, upstream_task_id: str) -> PollOutcome:
@@ -170,7 +161,10 @@ class HttpTaskApi:
                 return PollOutcome(kind=PollKind.UNAVAILABLE, message=f"the vendor answered {status}")
 
     async def balance(self) -> BalanceOutcome:
-        """Ask for the account's balance, on a connection of its own: polls that hang keep none of those that are kept free."""
+        """Ask for the account's balance, on a connection of its own.
+
+        Polls that hang keep none of those that are kept free.
+        """
         status = 0
         try:
             async with asyncio.timeout(POLL_TIME.total_seconds()), self._new_client(1) as client:
@@ -182,7 +176,8 @@ class HttpTaskApi:
                     self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
                     return BalanceOutcome(answered=_serves(status), status=status, body=body)
-        except Exception as error:  # noqa: BLE001  # wire, key or URL; or an answer that is not JSON, which is one all the same
+        # Wire, key or URL; or an answer that is not JSON, which is one all the same.
+        except Exception as error:  # noqa: BLE001
             return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
 
     async def _authorization(self, *, fresh: bool = False) -> str:
@@ -196,12 +191,14 @@ class HttpTaskApi:
     async def _read[T](
         self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
     ) -> T:
-        """Read a JSON object of bounded size, and of it what `read` keeps; only one answer that is large at a time.
+        """Read a JSON object of bounded size, and of it what `read` keeps.
+
+        Only one answer that is large at a time.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
         stream = response.extensions["network_stream"]
-        assert isinstance(stream, _Wire)  # noqa: S101  # our own transport made it
+        assert isinstance(stream, wire.BoundedStream)  # noqa: S101  # our own transport made it
         stream.head_is_over()
         content, pieces, decode, is_alone = bytearray(), 0, _decoder(response), False
         async with contextlib.AsyncExitStack() as alone:
@@ -237,7 +234,7 @@ class HttpTaskApi:
         return self._new_client(HOLDS_AT_ONCE)
 
     def _new_client(self, connections: int) -> httpx.AsyncClient:
-        return _client(self._tls, connections)
+        return wire.client(self._tls, connections)
 
 
 class _Post:
@@ -258,7 +255,7 @@ class _Post:
         headers = {"Authorization": authorization, "Content-Type": "application/json", **self._hook}
         extensions = {"trace": self._trace}
         async with (
-            _client(self._tls, 1) as client,
+            wire.client(self._tls, 1) as client,
             client.stream(
                 "POST", self._url, content=self._request, headers=headers, extensions=extensions
             ) as response,
@@ -269,101 +266,7 @@ class _Post:
         self.sent = self.sent or event.endswith(_SENT)
 
 
-# --- the wire: what comes before an answer's body is bounded too -----------------------------------------------------------
-
-
-def _client(tls: ssl.SSLContext, connections: int) -> httpx.AsyncClient:
-    """Make a client that follows no redirect, asks no proxy, tries nothing twice, and wants nothing compressed."""
-    transport, headers = _Transport(tls, connections), {"Accept-Encoding": "identity"}
-    return httpx.AsyncClient(
-        transport=transport, headers=headers, trust_env=False, timeout=_BOUNDED, follow_redirects=False
-    )
-
-
-class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's own, over connections that bound what comes before a body."""
-
-    def __init__(self, tls: ssl.SSLContext, connections: int) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=_KEPT_S,
-            retries=0,
-            network_backend=_Network(),
-        )
-
-
-class _Network(httpcore.AnyIOBackend):
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect, as httpcore does."""
-        return _Wire(await super().connect_tcp(host, port, timeout, local_address, socket_options))
-
-
-class _Wire(httpcore.AsyncNetworkStream):
-    """A connection that raises EndlessAnswerError where an answer's headers do not come to an end."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-        self._socket = inner.get_extra_info("socket")
-        self._ready = select.poll()
-        if self._socket is not None and self._socket.fileno() >= 0:
-            self._ready.register(self._socket.fileno(), select.POLLIN)
-        self._head: int | None = None  # bytes of it so far; None: it is over
-        self._interim = 0
-
-    def head_is_over(self) -> None:
-        """Leave the rest to the reader of the body."""
-        self._head = None
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore's
-        """Read what has come."""
-        data = await self._inner.read(max_bytes, timeout)
-        if self._head is not None:
-            self._head += len(data)
-            self._interim += len(_INTERIM.findall(data))
-            if self._head > MAX_HEAD or self._interim > MAX_INTERIM:
-                raise EndlessAnswerError
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # httpcore's
-        """Send a piece of a request, whose answer begins anew."""
-        self._head = self._interim = 0
-        await self._inner.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        """Close it."""
-        await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's
-    ) -> httpcore.AsyncNetworkStream:
-        """Shake hands."""
-        return _Wire(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        """Tell of the socket.
-
-        Whether it is readable the pool asks of each kept connection twice for each request; anyio's own answer looks
-        up all that it knows of the socket, which was a seventh of what a task that ends costs the poll function.
-        """
-        if info != "is_readable" or self._socket is None:
-            return self._inner.get_extra_info(info)
-        return self._socket.fileno() < 0 or bool(self._ready.poll(0))  # closed, or about to be
-
-
-# --- the answers: what they mean -----------------------------------------------------------------------------------------------
+# --- the answers: what they mean ------------------------------------------------------------------
 
 
 def _serves(status: int) -> bool:
@@ -375,7 +278,10 @@ def _serves(status: int) -> bool:
 
 
 def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
-    """Give what decodes the body, up to so many bytes at a time; None where it comes as it is. Raises _NoAnswerError."""
+    """Give what decodes the body, up to so many bytes at a time; None where it comes as it is.
+
+    Raises _NoAnswerError.
+    """
     match response.headers.get("content-encoding", "identity").strip().lower():
         case "identity" | "":
             return None
@@ -407,7 +313,10 @@ def _object(content: bytearray) -> Json:
 
 
 def _leniently(content: bytearray) -> Any:
-    """Parse what a strict reader refuses whole, and a paid result may hold: NaN, a number of any length, half a surrogate pair."""
+    """Parse what a strict reader refuses whole, and a paid result may hold.
+
+    NaN, a number of any length, half a surrogate pair.
+    """
     try:
         return _encodable(json.loads(content, parse_int=_whole))
     except (ValueError, RecursionError) as error:

@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import LeadershipView, PollKind, PollOutcome
-from taskhook.core.task import State, Task
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.wiring import App
 from tests.unit.test_poll import PollerWorld
@@ -15,14 +17,14 @@ from tests.world import SETTINGS, FixedWebhookUrls, RecordingWake
 
 @dataclass
 class WebhookWorld(PollerWorld):
-    """A submit function's world where the vendor leaves hints."""
+    """A submit function's world where the vendor calls webhooks."""
 
     woken: RecordingWake = field(default_factory=RecordingWake)
     rpm: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        desk = App(
+        ports = App(
             SETTINGS.model_copy(update={"requests_per_minute": self.rpm}),
             tasks=self.tasks,
             control=self.control,
@@ -32,13 +34,13 @@ class WebhookWorld(PollerWorld):
             clock=self.clock,
             reporter=self.told,
         ).vendor_webhooks
-        assert desk is not None
-        self.desk = desk
+        assert ports is not None
+        self.webhook_ports = ports
 
-    async def hint(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
-        """Let the vendor leave a hint about a task."""
+    async def webhook(self, task: Task, upstream_task_id: str = "task-t", token: str | None = None) -> None:
+        """Let the vendor call the webhook of a task."""
         await check_webhook(
-            task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, desk=self.desk
+            task.task_id, token or f"token-of-{task.task_id}", upstream_task_id, ports=self.webhook_ports
         )
 
 
@@ -48,11 +50,11 @@ def world() -> WebhookWorld:
     return WebhookWorld()
 
 
-async def test_a_true_hint_wakes_the_poller_and_is_remembered(world: WebhookWorld) -> None:
-    """The vendor was asked, said that the task has ended, and from now on hints are expected."""
+async def test_a_true_webhook_wakes_the_poller_and_is_remembered(world: WebhookWorld) -> None:
+    """The vendor was asked, said that the task has ended, and from now on webhooks are expected."""
     task = await world.add(State.WATCHED)
     world.clock.pass_by(world.vendor.task_time)
-    await world.hint(task)
+    await world.webhook(task)
     assert (world.woken.ended, len(world.vendor.polls)) == ([task.task_id], 1)
     told = world.woken.told[task.task_id]
     assert told is not None
@@ -68,16 +70,16 @@ async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
     """A process that stays warm for long does not grow."""
     world.vendor.task_time = timedelta(0)
     for number in range(1200):
-        await world.hint(await world.add(State.WATCHED, str(number)), f"task-{number}")
+        await world.webhook(await world.add(State.WATCHED, str(number)), f"task-{number}")
         world.clock.pass_by(timedelta(seconds=6))
-    assert len(world.desk.looked_at) == 1000
+    assert len(world.webhook_ports.looked_at) == 1000
 
 
-async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(world: WebhookWorld) -> None:
-    """A hint is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
+async def test_a_webhook_that_the_vendor_does_not_confirm_changes_nothing(world: WebhookWorld) -> None:
+    """A webhook is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task)
+        await world.webhook(task)
     assert (
         rejected.value.status,
         world.woken.ended,
@@ -90,83 +92,83 @@ async def test_a_hint_that_the_vendor_does_not_confirm_changes_nothing(world: We
         task,
     )
     world.clock.pass_by(world.vendor.task_time)
-    await world.hint(task)
+    await world.webhook(task)
     assert world.woken.ended == [task.task_id]
 
 
 @pytest.mark.parametrize("token", ["", "x", "token-of-tk_other"])
-async def test_a_wrong_token_is_a_404_and_asks_nobody(world: WebhookWorld, token: str) -> None:
-    """Whoever guesses learns nothing, not even whether there is such a task."""
+async def test_a_wrong_token_is_a_404_and_does_not_ask_the_vendor(world: WebhookWorld, token: str) -> None:
+    """A guess learns nothing, not even whether there is such a task."""
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task, token=token or "-")
+        await world.webhook(task, token=token or "-")
     assert rejected.value.status == 404
     assert world.vendor.polls == []
 
 
 async def test_a_token_that_cannot_be_checked_is_asked_to_come_again(world: WebhookWorld) -> None:
-    """Where the key cannot be read, a true hint is not answered like a forged one, and nothing crashes."""
+    """Where the key cannot be read, a true webhook is not answered like a forged one, and nothing crashes."""
 
     class NoKey(FixedWebhookUrls):
         async def valid(self, _task_id: str, _token: str) -> None:
             """Know nothing."""
 
-    world.desk = replace(world.desk, hooks=NoKey())
+    world.webhook_ports = replace(world.webhook_ports, hooks=NoKey())
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task)
+        await world.webhook(task)
     assert (rejected.value.status, rejected.value.retry_after, world.vendor.polls) == (503, 5, [])
 
 
 async def test_a_flood_asks_the_vendor_once_a_second(world: WebhookWorld) -> None:
-    """However many hints come about one task."""
+    """However many webhooks come about one task."""
     task = await world.add(State.WATCHED)
     began = world.clock.now()
     while world.clock.now() < began + timedelta(seconds=3):
         with pytest.raises(RejectedError, match="Service unavailable"):
-            await world.hint(task)
+            await world.webhook(task)
         world.clock.pass_by(timedelta(milliseconds=10))
     assert len(world.vendor.polls) == 3
 
 
-async def test_hints_share_the_vendors_budget(world: WebhookWorld) -> None:
+async def test_webhooks_share_the_vendors_budget(world: WebhookWorld) -> None:
     """Where no request is left, the vendor is told to try again."""
     task = await world.add(State.WATCHED)
     window = int(world.clock.now().timestamp() // 6)
     await world.control.take_tokens(1000, window=window, limit=1000)
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task)
+        await world.webhook(task)
     assert (rejected.value.status, rejected.value.retry_after, world.vendor.polls) == (503, 6, [])
 
 
-async def test_a_hint_about_a_held_poll_is_left_alone(world: WebhookWorld) -> None:
-    """Whoever lingers with held polls has the news already."""
+async def test_a_webhook_about_a_held_poll_is_left_alone(world: WebhookWorld) -> None:
+    """A leader with held polls has the news already."""
     task = await world.add(State.WATCHED)
     until = world.clock.now() + timedelta(minutes=1)
     world.control.leadership = LeadershipView(leader="x", until=until, held_models=(task.model,))
-    await world.hint(task)
+    await world.webhook(task)
     assert world.vendor.polls == []
     world.control.leadership = LeadershipView(leader="x", until=until, held_models=("another/model",))
     world.clock.pass_by(world.vendor.task_time)
-    await world.hint(task)
+    await world.webhook(task)
     assert len(world.vendor.polls) == 1
 
 
-async def test_a_hint_during_the_submit_is_asked_to_come_again(world: WebhookWorld) -> None:
+async def test_a_webhook_during_the_submit_is_asked_to_come_again(world: WebhookWorld) -> None:
     """No callback before the submit's answer is stored."""
     task = await world.add(State.SUBMITTING)
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task)
+        await world.webhook(task)
     assert (rejected.value.status, world.now_of(task)) == (503, task)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_hint_rescues_an_ambiguous_task(world: WebhookWorld, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """The vendor names its task; asked with our key it knows it, and the task is adopted."""
     task = await world.add(State.UNKNOWN)
     world.vendor.taken["task-late"] = world.clock.now() - (world.vendor.task_time if ended else timedelta(0))
     with contextlib.nullcontext() if ended else pytest.raises(RejectedError, match="does not show the end"):
-        await world.hint(task, "task-late")
+        await world.webhook(task, "task-late")
     adopted = world.now_of(task)
     assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
     assert world.woken.task_ids == [task.task_id]
@@ -177,27 +179,27 @@ async def test_a_hint_rescues_an_ambiguous_task(world: WebhookWorld, ended: bool
 
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(world: WebhookWorld) -> None:
-    """A hint that names somebody else's task, or none, rescues nothing."""
+    """A webhook that names another submit's task, or none, recovers nothing."""
     task = await world.add(State.UNKNOWN)
     world.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.MISSING))
-    await world.hint(task, "task-unknown")
-    await world.hint(task, "")
+    await world.webhook(task, "task-unknown")
+    await world.webhook(task, "")
     assert world.now_of(task) == task
 
 
-async def test_a_hint_about_an_ended_task_is_answered_and_forgotten(world: WebhookWorld) -> None:
+async def test_a_webhook_about_an_ended_task_is_answered_and_forgotten(world: WebhookWorld) -> None:
     """The vendor may repeat itself."""
     task = await world.add(State.WATCHED)
     now = world.clock.now()
     await world.tasks.swap(task, task.succeeded({}, now, retention=timedelta(days=7), claim=now))
-    await world.hint(task)
+    await world.webhook(task)
     assert world.vendor.polls == []
 
 
-async def test_a_hint_that_cannot_be_checked_is_asked_to_come_again(world: WebhookWorld) -> None:
+async def test_a_webhook_that_cannot_be_checked_is_asked_to_come_again(world: WebhookWorld) -> None:
     """The vendor repeats it on a 503; else the news would wait for the next rare poll."""
     task = await world.add(State.WATCHED)
     world.vendor.poll_outcomes.append(PollOutcome(kind=PollKind.UNAVAILABLE))
     with pytest.raises(RejectedError) as rejected:
-        await world.hint(task)
+        await world.webhook(task)
     assert rejected.value.status == 503

@@ -1,0 +1,235 @@
+"""One step of a task at the vendor.
+
+A poll and what follows from its answer, or the end that the task's age asks for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from taskhook.core import schedule
+from taskhook.core.errors import StaleTaskError
+from taskhook.core.record import ErrorCode, State, Submission
+from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, Task
+from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.poller.endings import Endings
+from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
+from taskhook.poller.pacing import KNOWN, Pacing
+from taskhook.poller.work import SCAN, PollerPorts, Rules
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task in memory; `due` is when its next step is."""
+
+    task: Task
+    due: datetime
+    not_before: datetime | None = None  # of its next step, whatever else is said
+    unserved: datetime | None = None  # a poll time that the predecessor left
+    webhook: bool = False  # a vendor webhook has brought it here
+    known_outcome: PollOutcome | None = None  # what the vendor said when that was checked
+    polling: bool = False  # a poll is about to start or under way
+    hold: bool = False  # which the vendor is asked to hold
+    refusals: int = 0  # of held polls
+    plain_until: datetime | None = None  # its polls are not held before
+    plain_next: bool = False  # nor is the next one
+    answered: bool = True  # the vendor answered its last poll
+    asked: bool = False  # by this invocation
+    # When the vendor's task is last known to have run; what follows may be lateness.
+    ran_until: datetime | None = None
+
+    def is_plain(self, now: datetime) -> bool:
+        """Whether its next poll is not to be held."""
+        return self.plain_next or (self.plain_until is not None and now < self.plain_until)
+
+
+class Polls:
+    """Asks the vendor about tasks, one at a time; what it learns on the way goes to Pacing."""
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        ports: PollerPorts,
+        pacing: Pacing,
+        endings: Endings,
+        replan_pending: Callable[[], None],
+        started: datetime,
+    ) -> None:
+        self._rules = rules
+        self._ports = ports
+        self._clock = ports.clock
+        self._pacing = pacing
+        self._endings = endings
+        self._replan_pending = replan_pending
+        self._started = started
+        self.asked = 0  # polls, and of them those that said nothing, with the last one's reason
+        self.unanswered = 0
+        self.complaint = ""
+        self.deadline_used = 0.0  # by the polled task that came nearest to its own
+
+    def due(self, task: Task, *, after: datetime, entry: Entry | None = None) -> datetime:
+        """Tell when a task's next step is due, from the task and what is known of it."""
+        now = self._clock.now()
+        if task.claimed(now):  # another invocation is at it, so what is read now is soon old
+            return min(task.claimed_until or now, now + SCAN)
+        match task.state:
+            case State.SUBMITTING:
+                return self._started
+            case State.UNKNOWN:
+                return (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
+            case _ if entry is None:
+                return self._pacing.next_poll(task, after=after)
+            case _ if entry.plain_next:
+                return now  # its held poll was refused, and may have been the one that mattered
+            case _:
+                return self._pacing.next_poll(
+                    task, after=after, answered=entry.answered, plain=entry.is_plain(self._clock.now())
+                )
+
+    async def step(self, entry: Entry) -> Task:
+        """Ask the vendor about a task, or end it; settle a submit whose process has died.
+
+        Raises StaleTaskError, StoreUnavailableError.
+        """
+        task = entry.task
+        match task.state:
+            case _ if task.claimed(self._clock.now()):
+                return await self._look_again(task)
+            case State.SUBMITTING:
+                return await self._mark_unknown(task)
+            case State.UNKNOWN:
+                return await self._endings.failed(
+                    task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
+                )
+            case _ if self.past_hard_stop(task):
+                return await self._endings.failed(
+                    task, ErrorCode.EXPIRED, "the task's deadline passed without an answer of the vendor"
+                )
+            case _:
+                return await self._poll(entry)
+
+    async def _poll(self, entry: Entry) -> Task:
+        task, asked_at, outcome = entry.task, self._clock.now(), entry.known_outcome
+        entry.known_outcome = None
+        webhook_is_due = (
+            self._pacing.webhook_is_due(task, plain=entry.is_plain(self._clock.now()))
+            and not entry.webhook
+            and not entry.hold
+            and outcome is None
+        )
+        if webhook_is_due:  # it may have brought a wake here, that has ended the task
+            task = await self._unchanged(task)
+        if outcome is None:
+            outcome = await self._ask(entry)
+        self._endings.steps["polled"] += 1
+        entry.answered, entry.asked = outcome.kind in KNOWN, True
+        self._measure(entry, outcome, asked_at)
+        if webhook_is_due and outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
+            await self._pacing.doubt_webhooks()
+            self._replan_pending()
+        return await self._polled(entry, task, outcome, asked_at=asked_at)
+
+    async def _ask(self, entry: Entry) -> PollOutcome:
+        """Ask the vendor; what a poll that it did not hold says is believed only of a task that has ended."""
+        task, began = entry.task, self._clock.now()
+        self.asked += 1
+        entry.plain_next = False
+        entry.not_before = began + schedule.MIN_GAP
+        outcome = await self._ports.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
+        if outcome.kind is PollKind.UNAVAILABLE:
+            self.unanswered += 1
+            self.complaint = outcome.message
+        await self._pacing.obey(outcome)
+        if not entry.hold:
+            return outcome
+        self._pacing.end(task, hold=True)
+        now = self._clock.now()
+        if not self._pacing.learn_hold(task, outcome, now - began):
+            entry.refusals = 0
+            if now - began >= HELD_SIGN:
+                entry.ran_until = now  # the vendor held it for as long as the task ran
+            return outcome
+        entry.refusals += 1
+        if entry.refusals > 1:
+            entry.refusals, entry.plain_until = 0, now + NOT_HELD_FOR
+        if outcome.kind is PollKind.PENDING:
+            self._replan_pending()
+            return outcome
+        entry.plain_next, entry.not_before = True, None
+        return PollOutcome(kind=PollKind.UNAVAILABLE, message="the poll was not held")
+
+    def _measure(self, entry: Entry, outcome: PollOutcome, asked_at: datetime) -> None:
+        """Note how far the task is from its deadline, and until when it is known to have run at the vendor.
+
+        Where this is the first look at a task that has ended, that was when another invocation looked, as far
+        as is known.
+        """
+        taken_at = entry.task.taken_at or entry.task.accepted_at
+        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._rules.max_task_age)
+        if outcome.kind is PollKind.PENDING:
+            entry.ran_until = max(asked_at, entry.ran_until or asked_at)
+        elif entry.ran_until is None:
+            entry.ran_until = self._started if entry.webhook else max(taken_at, self._pacing.looked_until)
+
+    async def _polled(self, entry: Entry, task: Task, outcome: PollOutcome, *, asked_at: datetime) -> Task:
+        taken_at = task.taken_at or task.accepted_at
+        match outcome.kind:
+            case PollKind.SUCCEEDED:
+                return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
+            case PollKind.FAILED:
+                return await self._endings.failed(
+                    task, ErrorCode.UPSTREAM_FAILED, outcome.message, ran_until=entry.ran_until
+                )
+            case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:
+                return await self._endings.failed(
+                    task, ErrorCode.EXPIRED, "the task was not done by its deadline"
+                )
+            case PollKind.PENDING if task.missing_since is not None:
+                return await self._ports.tasks.swap(task, task.found())
+            case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
+                return await self._missing(task, asked_at)
+            case _:
+                return task
+
+    async def _missing(self, task: Task, asked_at: datetime) -> Task:
+        """Believe the vendor's 404 only the second time, a while later."""
+        if task.missing_since is None:
+            return await self._ports.tasks.swap(task, task.missing(asked_at))
+        if asked_at >= task.missing_since + LOST_CONFIRMATION:
+            return await self._endings.failed(
+                task, ErrorCode.LOST, "the vendor does not know the task any more"
+            )
+        return task
+
+    async def _mark_unknown(self, task: Task) -> Task:
+        """Take over a submit whose process has died before it could store the vendor's answer."""
+        self._endings.steps["marked_unknown"] += 1
+        unknown = await self._ports.tasks.swap(task, task.mark_unknown())
+        self._ports.reporter.report(
+            "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
+        )
+        return unknown
+
+    async def _look_again(self, task: Task) -> Task:
+        """See how far the holder of the claim has come.
+
+        What it leaves to do is not to wait for the claim's end.
+        """
+        current = await self._ports.tasks.get(task.task_id)
+        if current is None:
+            raise StaleTaskError(None)
+        return current
+
+    async def _unchanged(self, task: Task) -> Task:
+        """Make sure that a request to the vendor is not wasted. Raises StaleTaskError."""
+        current = await self._look_again(task)
+        if current.nonce != task.nonce:
+            raise StaleTaskError(current)
+        return current
+
+    def past_hard_stop(self, task: Task) -> bool:
+        """Whether a task is to end without asking the vendor once more."""
+        return (
+            self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + EXPIRY_GRACE
+        )
