@@ -247,7 +247,9 @@ def _settled(given: Mapping[str, str], present: Present | None, account: str) ->
                 f"the stack is in state {present.status}, which no deployment can change; "
                 f"{_way_out(present.status)}"
             )
-        if present.status != "REVIEW_IN_PROGRESS" and "CallersTable" not in present.outputs:
+        adopted = present.status == "IMPORT_COMPLETE"  # what a deleted stack has left, and no outputs yet
+        is_new = present.status == "REVIEW_IN_PROGRESS"
+        if not is_new and not adopted and "CallersTable" not in present.outputs:
             raise AdminError(
                 "there is a stack of this name that is no taskhook; choose another name with STACK=…"
             )

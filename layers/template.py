@@ -1,8 +1,11 @@
 """Reads `template.yaml`: for `make deploy`, for the embedded stack and for tests.
 
-No part of it is deployed.
+No part of it is deployed. `python -m layers.template kept` prints what outlives a stack as a template of its own,
+with which CloudFormation imports it into a new stack (functions/OPERATE.md).
 """
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,22 @@ def load(path: Path = TEMPLATE) -> dict[str, Any]:
     # Derived from the safe one.
     loaded: dict[str, Any] = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506
     return loaded
+
+
+def kept(*, archive: bool = False) -> dict[str, Any]:
+    """Give a template of the resources that outlive their stack, as an import takes it: no outputs, no parameters."""
+    resources = {
+        name: one | {"DeletionPolicy": "Retain"}
+        for name, one in load()["Resources"].items()
+        if str(one.get("DeletionPolicy", "")).startswith("Retain")
+        and one["Type"] != "AWS::S3::BucketPolicy"
+        and (archive or one.get("Condition") != "Archives")
+    }
+    for one in resources.values():
+        one.pop("Condition", None)
+    if "Results" in resources:  # its rules name a parameter, which the next deployment brings
+        resources["Results"]["Properties"].pop("LifecycleConfiguration")
+    return {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,3 +54,10 @@ def _intrinsic(loader: _Loader, name: str, node: Any) -> dict[str, Any]:
 
 
 _Loader.add_multi_constructor("!", _intrinsic)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in (["kept"], ["kept", "--archive"]):
+        print("usage: python -m layers.template kept [--archive]", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(kept(archive="--archive" in sys.argv), indent=2))

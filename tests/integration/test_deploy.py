@@ -314,6 +314,27 @@ def test_a_stack_that_cannot_be_changed_is_told_before_the_build(status: str, ad
         deploy._settled({}, Present(status=status, parameters={}, outputs={}), "123456789012")
 
 
+def test_a_stack_of_imported_tables_is_brought_up_to_date() -> None:
+    """What a deleted stack has left, taken into a new one by an import: it has no outputs yet."""
+    imported = Present(status="IMPORT_COMPLETE", parameters={}, outputs={})
+    assert deploy._settled({}, imported, "123456789012") == {"Architecture": "arm64"}
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_what_is_kept_is_a_template_for_an_import(archive: bool) -> None:  # noqa: FBT001  # a parameter
+    """Each resource is retained and refers to nothing that the import does not bring."""
+    kept = template.kept(archive=archive)
+    assert set(kept) == {"AWSTemplateFormatVersion", "Resources"}
+    assert set(kept["Resources"]) == {"Tasks", "Callers", "Secret"} | ({"Results"} if archive else set())
+    whole = template.load()["Resources"]
+    for name, one in kept["Resources"].items():
+        assert one["DeletionPolicy"] == "Retain"
+        assert "Condition" not in one
+        assert one["Properties"].items() <= whole[name]["Properties"].items()
+        assert '"Ref"' not in json.dumps(one)
+        assert "Fn::If" not in json.dumps(one)
+
+
 def test_another_stack_is_never_written_over(bench: Bench, named: dict[str, str], account_url: str) -> None:
     """Nor deleted."""
     bucket = {

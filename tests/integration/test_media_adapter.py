@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import ctypes
 import json
 import random
@@ -552,6 +553,13 @@ async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minut
 # --- the parser ---------------------------------------------------------------------------------------------------------------
 
 
+def is_parser(process: psutil.Process) -> bool:
+    """Tell by its command line, which a process that has ended has not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return mediainfo.__file__ in process.cmdline()
+    return False
+
+
 async def test_the_parser_is_shut_in() -> None:
     """No environment but where its interpreter lies, no files, no sockets, no processes, little memory and time."""
     asked, go_on = asyncio.Event(), asyncio.Event()
@@ -574,9 +582,7 @@ async def test_the_parser_is_shut_in() -> None:
         async with asyncio.timeout(LATER.total_seconds()):
             while not any(child.rlimit(psutil.RLIMIT_NOFILE) == (0, 0) for child in children):
                 await asyncio.sleep(0.02)
-                children = [
-                    child for child in psutil.Process().children() if mediainfo.__file__ in child.cmdline()
-                ]
+                children = [child for child in psutil.Process().children() if is_parser(child)]
         [child] = children
         assert set(child.environ()) <= {"LD_LIBRARY_PATH"}
         assert (

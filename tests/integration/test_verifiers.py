@@ -428,7 +428,10 @@ def _answer(url: str, request: bytes) -> int:
     with socket.create_connection((address.hostname, address.port), timeout=HANGS_S) as stranger:
         with contextlib.suppress(ConnectionError):
             stranger.sendall(request)
-            stranger.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(
+                OSError
+            ):  # ENOTCONN, where the receiver has reset the connection meanwhile
+                stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while part := stranger.recv(65536):
                 answer += part
