@@ -109,8 +109,10 @@ class Group:
         return ["/bin/sh", "-c", f'{into}exec "$0" "$@"', *command]
 
     def throttle(self) -> None:
-        """Hold it to its share from now on."""
+        """Hold it to its share from now on, and let it have that on a busy machine too: its weight goes before others'."""
         quota = round(PERIOD_US * share(self._memory_mb))
+        weight, most = ("cpu.weight", 10_000) if self._version_2 else ("cpu.shares", 262_144)
+        (self.cpu / weight).write_text(str(most))
         if self._version_2:
             (self.cpu / "cpu.max").write_text(f"{quota} {PERIOD_US}")
         else:
