@@ -31,7 +31,8 @@ test: tools ## every test, the embedded stack included (ARGS="tests/unit -k …"
 	python -m pytest $(ARGS)
 
 .PHONY: check
-check: tools $(TOOLS)/checkov/complete ## format, lint, types, import contracts, template, locks
+check: tools ## format, lint, types, import contracts, template, locks
+	@$(LOCKED) $(MAKE) $(TOOLS)/checkov/complete
 	ruff format --check .
 	ruff check .
 	mypy

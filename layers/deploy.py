@@ -79,6 +79,11 @@ class Present:
     parameters: Mapping[str, str]
     outputs: Mapping[str, str]
 
+    @property
+    def is_taskhook(self) -> bool:
+        """Whether it is a deployment, or was made by importing what one has left, and has no outputs yet."""
+        return self.status == "IMPORT_COMPLETE" or "CallersTable" in self.outputs
+
 
 def main(
     arguments: Sequence[str] | None = None,
@@ -211,7 +216,10 @@ def _account() -> tuple[str, str]:
 
 
 def _say_quota() -> None:
-    """Say what to ask for where the account runs few invocations at once; a quota that cannot be read stops nothing."""
+    """Say what to ask for where the account runs few invocations at once.
+
+    A quota that cannot be read stops nothing.
+    """
     try:
         runs: int = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
     except EXPECTED as error:
@@ -219,7 +227,8 @@ def _say_quota() -> None:
         return
     if runs < AMPLE:
         print(
-            f"this account runs {runs} invocations of Lambda at once, those of all its functions together, as new ones do."
+            f"this account runs {runs} invocations of Lambda at once, those of all its functions together, "
+            "as new ones do."
             f" That is enough to begin with; before more than five submits a second, ask for {AMPLE}:\n"
             "  aws service-quotas request-service-quota-increase --service-code lambda"
             f" --quota-code {_QUOTA} --desired-value {AMPLE}",
@@ -267,9 +276,7 @@ def _settled(given: Mapping[str, str], present: Present | None, account: str) ->
                 f"the stack is in state {present.status}, which no deployment can change; "
                 f"{_way_out(present.status)}"
             )
-        adopted = present.status == "IMPORT_COMPLETE"  # what a deleted stack has left, and no outputs yet
-        is_new = present.status == "REVIEW_IN_PROGRESS"
-        if not is_new and not adopted and "CallersTable" not in present.outputs:
+        if present.status != "REVIEW_IN_PROGRESS" and not present.is_taskhook:
             raise AdminError(
                 "there is a stack of this name that is no taskhook; choose another name with STACK=…"
             )
@@ -314,9 +321,7 @@ def _holds(condition: Any, facts: Mapping[str, str]) -> bool:
 def _asked_key(stack: str, present: Present | None, terminal: Terminal) -> str:
     """Ask for the vendor's key; none is needed where one is in place. Raises UsageError, AdminError."""
     in_place = (
-        present is not None
-        and "CallersTable" in present.outputs
-        and _has_key(stack, unreadable_is_none=terminal.is_there)
+        present is not None and present.is_taskhook and _has_key(stack, unreadable_is_none=terminal.is_there)
     )
     if terminal.is_there:
         kept = (
@@ -366,7 +371,8 @@ def _sam(arguments: Sequence[str | Path], architecture: str, failure: str) -> No
         "PATH": path,
         "SAM_CLI_TELEMETRY": "0",
     }
-    ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603  # our own
+    # Our own.
+    ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603
     if ended.returncode != 0:
         raise AdminError(failure)
 

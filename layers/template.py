@@ -1,7 +1,7 @@
 """Reads `template.yaml`: for `make deploy`, for the embedded stack and for tests.
 
-No part of it is deployed. `python -m layers.template kept` prints what outlives a stack as a template of its own,
-with which CloudFormation imports it into a new stack (functions/OPERATE.md).
+No part of it is deployed. `python -m layers.template kept` prints what outlives a stack as a template of
+its own, with which CloudFormation imports it into a new stack (functions/OPERATE.md).
 """
 
 import json
@@ -22,7 +22,7 @@ def load(path: Path = TEMPLATE) -> dict[str, Any]:
 
 
 def kept(*, archive: bool = False) -> dict[str, Any]:
-    """Give a template of the resources that outlive their stack, as an import takes it: no outputs, no parameters."""
+    """Give the resources that outlive their stack as an import takes them: no outputs, no parameters."""
     resources = {
         name: one | {"DeletionPolicy": "Retain"}
         for name, one in load()["Resources"].items()

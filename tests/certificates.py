@@ -1,6 +1,7 @@
-"""Certificates for receivers on loopback, made once with openssl: no library that makes them is among the dependencies.
+"""Certificates for receivers on loopback, made once with openssl, as no dependency can make them.
 
-All are of one worthless key, and of an authority whose own key was thrown away; those in force last until 2126.
+All are of one worthless key, and of an authority whose own key was thrown away; those in force last until
+2126.
 """
 
 import ssl

@@ -1,7 +1,7 @@
-"""A test that hangs fails alone, and says where everything stood; the run goes on and ends with pytest's own summary.
+"""A test that hangs fails alone, and says where everything stood; the run goes on to pytest's summary.
 
-pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole run, and the error
-that its `signal` raises is lost where a task of the event loop happens to run.
+pytest-timeout says which test has how long. What happens then is done here: its `thread` would end the whole
+run, and the error that its `signal` raises is lost where a task of the event loop happens to run.
 """
 
 import asyncio
@@ -23,7 +23,17 @@ AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
 
 
 class StuckError(KeyboardInterrupt):
-    """A test is interrupted; an event loop passes on this kind of error alone, whichever of its tasks it strikes."""
+    """A test is interrupted; an event loop passes on this kind of error alone, whichever task it strikes."""
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as a terminal would send it.
+
+    A shell starts what runs in its background with SIGINT ignored, and every program that a test starts would
+    inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

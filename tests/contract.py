@@ -20,7 +20,7 @@ def document() -> Json:
 
 @cache
 def _closed() -> Json:
-    """Give the document with every object closed that is not said to be open, so that nothing is answered unannounced."""
+    """Give the document with every object closed that is not said to be open: nothing else is answered."""
 
     def close(part: Any) -> Any:
         if isinstance(part, list):
@@ -50,7 +50,7 @@ def check(value: object, schema: Json) -> None:
 
 
 def check_answer(method: str, path: str, status: int, body: object) -> None:
-    """Assert that an answer is one that the document promises of this call; paths that it does not have promise nothing."""
+    """Assert that an answer is one that the document promises of this call; unknown paths promise nothing."""
     operation = _operation(method, path)
     if operation is None:
         return
@@ -61,9 +61,8 @@ def check_answer(method: str, path: str, status: int, body: object) -> None:
 
 
 def _operation(method: str, path: str) -> Json | None:
-    for template in sorted(
-        document()["paths"], key=lambda template: "{" in template
-    ):  # the literal ones first
+    # the literal ones first
+    for template in sorted(document()["paths"], key=lambda template: "{" in template):
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and method.lower() in document()["paths"][template]:
             operation: Json = document()["paths"][template][method.lower()]

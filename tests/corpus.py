@@ -1,4 +1,4 @@
-"""Media files made on the spot: every format, each limit just inside and just outside, and what is made to deceive."""
+"""Media files made on the spot: every format, each limit just inside and outside, and deceptions."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ class Row:
     words: str = ""
 
 
-# --- files --------------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def image(kind: str, width: int, height: int, *, mode: str = "RGB", **options: Any) -> bytes:
@@ -66,9 +66,8 @@ def video(
     sight: bool = True,
 ) -> bytes:
     """Make a video, black and silent; `uneven` frames last longer and longer."""
-    with (
-        tempfile.NamedTemporaryFile() as kept
-    ):  # a muxer that moves the index to the front opens its file again
+    # a muxer that moves the index to the front opens its file again
+    with tempfile.NamedTemporaryFile() as kept:
         with av.open(kept.name, "w", format=kind, options={"movflags": flags} if flags else {}) as file:
             streams: list[tuple[Any, Iterator[Any]]] = []  # all of them, before the first frame is written
             if sight:
@@ -143,7 +142,7 @@ def in_boxes(major: bytes, *others: bytes, size: int = 0) -> bytes:
 
 
 def write_stretched(mp4: bytes, size: int, path: Path) -> None:
-    """Write an MP4 with nothing between its pictures and its index, until it has that size; the file system keeps no zeros."""
+    """Write an MP4 with zeros between pictures and index, up to that size; they take no disk."""
     [(start, end)] = [(start, end) for name, start, end in boxes(mp4) if name == b"mdat"]
     gap = size - len(mp4)
     with path.open("wb") as file:
@@ -205,7 +204,7 @@ def nested(name: bytes, depth: int) -> bytes:
     )
 
 
-# --- the rows -----------------------------------------------------------------------------------------------------------------
+# --- the rows -------------------------------------------------------------------------------------
 
 
 def _images() -> Iterator[Row]:
@@ -253,9 +252,8 @@ def _odd_images() -> Iterator[Row]:
     yield fine("cmyk.jpg", make=partial(sample, "JPEG", mode="CMYK"))
     yield fine("grey.jpg", make=partial(sample, "JPEG", mode="L"))
     yield fine("progressive.jpg", make=partial(sample, "JPEG", progressive=True))
-    yield fine(
-        "profile.jpg", make=partial(sample, "JPEG", icc_profile=bytes(300_000))
-    )  # its sides lie far behind the first range
+    # its sides lie far behind the first range
+    yield fine("profile.jpg", make=partial(sample, "JPEG", icc_profile=bytes(300_000)))
     yield fine("camera.jpg", make=partial(sample, "JPEG", exif=b"Exif\0\0" + bytes(60_000)))
     yield fine("palette.png", make=partial(sample, "PNG", mode="P"))
     yield fine("lossless.webp", make=partial(sample, "WEBP", lossless=True))
@@ -316,9 +314,8 @@ def _odd_images() -> Iterator[Row]:
     yield Row(
         "cut-in-the-header.jpg", IMAGE, lambda: sample("JPEG")[:100], Verdict.UNCHECKED, "unknown format"
     )
-    yield fine(
-        "cut-in-the-picture.jpg", make=lambda: sample("JPEG")[:-500]
-    )  # its sides are as they should be; the vendor will see
+    # its sides are as they should be; the vendor will see
+    yield fine("cut-in-the-picture.jpg", make=lambda: sample("JPEG")[:-500])
     yield Row("noise.jpg", IMAGE, lambda: bytes(range(256)) * 100, Verdict.UNCHECKED, "unknown format")
     yield fine("jpeg-and-zip.jpg", make=lambda: sample("JPEG") + b"PK\3\4" + bytes(200))
     yield wrong("gif-and-zip.jpg", make=lambda: sample("GIF") + b"PK\3\4" + bytes(200), words="is GIF")

@@ -2,11 +2,12 @@
 
 import time
 
-STILL_S = 240.0  # two ticks, a claim of a killed submit, and what a busy machine adds: what moves at all has no such pause
+# Two ticks, a claim of a killed submit, and what a busy machine adds: what moves at all has no such pause.
+STILL_S = 240.0
 
 
 class Progress:
-    """Tells whether what is waited for still gets on: what was seen of it has changed within `still_s` seconds."""
+    """Tells whether what is waited for gets on: what was seen has changed within `still_s` seconds."""
 
     def __init__(self, still_s: float = STILL_S) -> None:
         self.still_s = still_s

@@ -12,7 +12,7 @@ def of_alarms(alarms: Iterable[dict[str, Any]]) -> set[Metric]:
 
 
 def of_dashboard(body: dict[str, Any]) -> set[Metric]:
-    """List the metrics of a dashboard, whose rows repeat what stands above them by `.` and `...`; what is calculated is none."""
+    """List the metrics of a dashboard, whose rows repeat those above by `.` and `...`; no calculated ones."""
     found: set[Metric] = set()
     for widget in body["widgets"]:
         above: list[str] = []

@@ -1,4 +1,4 @@
-"""The ports in memory: fakes that take the same exam as the real adapters, and a vendor and receivers to play with."""
+"""The ports in memory: fakes that take the exam of the real adapters, a vendor and receivers."""
 
 import asyncio
 import json
@@ -315,7 +315,7 @@ class FakeVendor:
         )
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Say how far the task is, or answer the next outcome told; held as long as a vendor does that holds."""
+        """Say how far the task is, or answer the next outcome told; held as long as a holding vendor does."""
         self.polls.append((self.clock.now(), upstream_task_id))
         await self.clock.sleep(self.answer_time)
         if self.poll_outcomes:
@@ -542,7 +542,7 @@ class MemoryArchive:
 
 @dataclass
 class FakeOriginals:
-    """`Originals` by URL, at a rate; what is not there is gone, and a read may break off or be told something else."""
+    """`Originals` by URL, at a rate; what is not there is gone, and a read may break off or find a change."""
 
     clock: VirtualClock
     files: dict[str, bytes] = field(default_factory=dict)

@@ -1,10 +1,10 @@
 """What the functions' memory decides: submit's own time, and callbacks of tasks that end in the same second.
 
-The deployed stack under Lambda's share of a processor, wherever control groups can be written. Submit's own time is from
-the request at the front door to its answer, a task after the other and the function warm, less what the vendor's emulator
-takes on its own for the same POST. A look has ended with a verdict where the task names none of its media as unchecked.
-Lateness is from each task's own end to the receiver's 2xx. MEMORY in the environment, such as `submit=512 poll=1024`, gives
-the functions other sizes than template.yaml does.
+The deployed stack under Lambda's share of a processor, wherever control groups can be written. Submit's own
+time is from the request at the front door to its answer, a task after the other and the function warm, less
+what the vendor's emulator takes on its own for the same POST. A look has ended with a verdict where the task
+names none of its media as unchecked. Lateness is from each task's own end to the receiver's 2xx. MEMORY in
+the environment, such as `submit=512 poll=1024`, gives the functions other sizes than template.yaml does.
 """
 
 import asyncio
@@ -125,7 +125,8 @@ async def _burst(
     client: httpx.AsyncClient, ready: dict[str, str], deliveries: Deliveries, tasks: int
 ) -> dict[str, Any]:
     """Have so many tasks end in the same second; tell how late their callbacks are."""
-    # As many processes of submit as there are submits at once, all of them warm: their ends would be apart else.
+    # As many processes of submit as there are submits at once, all of them warm: their ends would be apart
+    # else.
     for _ in range(WARM):
         await asyncio.gather(*(_submit(client, ready) for _ in range(SUBMITS_AT_ONCE)))
     await _idle(client, ready)

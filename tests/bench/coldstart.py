@@ -1,12 +1,13 @@
-"""How long a cold start takes: import and first event as a whole process, beside the floor and beside a naive layer.
+"""How long a cold start takes: import and first event as a whole process, beside floor and naive layer.
 
-*Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as `pip` or a plain
-`sam build` leaves it. All on the same interpreter with nothing else on its path, in turns; each figure is the median of the
-ratios of its round. The first event of submit is a submit (tables and secret in MiniStack, the vendor's emulator), that of
-poll a tick with nothing due. A submit whose media are looked at stands beside: it starts two parsers.
+*Floor*: untrimmed boto3 and one DynamoDB client, with byte code. *Naive*: the same handlers from a layer as
+`pip` or a plain `sam build` leaves it. All on the same interpreter with nothing else on its path, in turns;
+each figure is the median of the ratios of its round. The first event of submit is a submit (tables and secret
+in MiniStack, the vendor's emulator), that of poll a tick with nothing due. A submit whose media are looked at
+stands beside: it starts two parsers.
 
-The ratios are of a whole processor. Beside them are init and first event apart, as Lambda has them: init with a whole
-processor, the event with the function's share of one, where control groups can be written.
+The ratios are of a whole processor. Beside them are init and first event apart, as Lambda has them: init with
+a whole processor, the event with the function's share of one, where control groups can be written.
 """
 
 import asyncio
@@ -67,7 +68,10 @@ type Phases = dict[str, list[tuple[float, float]]]
 
 
 async def _rounds(commands: dict[str, list[str]], rounds: int) -> tuple[Runs, Phases]:
-    """Run each command once a round, after one that warms the files; give the seconds of each run, and of its phases."""
+    """Run each command once a round, after one that warms the files.
+
+    Give the seconds of each run, and of its phases.
+    """
     runs: Runs = {name: [] for name in commands}
     phases: Phases = {name: [] for name in commands if name in {"submit", "submit_media", "poll"}}
     async with surroundings() as environment:

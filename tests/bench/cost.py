@@ -1,12 +1,14 @@
-"""What a million tasks and an idle month cost: tasks run through the embedded stack, and what AWS would bill is counted.
+"""What a million tasks and an idle month cost: tasks in the embedded stack, by what AWS would bill.
 
-Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a poll; what a
-function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write units as DynamoDB returns
-them with indexes, read units from item sizes, bytes of log, names of metrics, bytes kept. By the clock: 100 tasks of two
-minutes always running are 2.16 million a month; one invocation leads, and reads, all that time, and most of them run while
-the others are counted. Kept: a month. Prices: `prices.py`.
+Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a
+poll; what a function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write
+units as DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes
+kept. By the clock: 100 tasks of two minutes always running are 2.16 million a month; one invocation leads,
+and reads, all that time, and most of them run while the others are counted. Kept: a month. Prices:
+`prices.py`.
 
-Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The durable function runs.
+Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The
+durable function runs.
 """
 
 import asyncio
@@ -137,7 +139,7 @@ class Account:
             self._logged.metrics |= {metric["Name"] for metric in directive["Metrics"]}
 
     def _new_lines(self, group: str) -> Iterator[str]:
-        """Read on in each of a group's streams; the emulator's search ends after 10,000 lines, and does not say so."""
+        """Read on in each of a group's streams; the emulator's search ends after 10,000 lines, untold."""
         logs = self.aws("logs")
         for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
             for stream in page["logStreams"]:
@@ -153,7 +155,7 @@ class Account:
                     yield from (event["message"] for event in events["events"])
 
     async def get_ready(self) -> None:
-        """Learn what the emulator adds to each invocation, slow the vendor down as it is, and serve whatever starts cold."""
+        """Learn what the emulator adds to each invocation, slow the vendor, and serve what starts cold."""
         self._emulators_ms = await asyncio.to_thread(self._empty_invocation)
         for on, seconds in (("submit", 0.4), ("task", 0.2)):
             fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
@@ -163,7 +165,7 @@ class Account:
         await self.serve(2 * AT_ONCE, url_bytes=0, task_s=1)
 
     def _empty_invocation(self, times: int = 40) -> float:
-        """Measure the milliseconds that are reported of a function that does nothing: what the emulated account itself takes."""
+        """Measure the milliseconds reported of a function that does nothing: what the account takes."""
         functions, role = self.aws("lambda"), _role(self, "empty")
         package = io.BytesIO()
         with zipfile.ZipFile(package, "w") as archive:
@@ -201,12 +203,13 @@ class Account:
     async def ticked(self, times: int) -> Counted:
         """Wait until poll has been invoked so often; give what was counted by then."""
         async with asyncio.timeout(60.0 * times + 60):
-            while (counted := await self.look()).invocations["poll"] < times:  # noqa: ASYNC110  # a log gives no sign when it grows
+            # A log gives no sign when it grows.
+            while (counted := await self.look()).invocations["poll"] < times:  # noqa: ASYNC110
                 await asyncio.sleep(2)
         return counted
 
     async def serve(self, tasks: int, *, url_bytes: int, task_s: float) -> None:
-        """Submit tasks, a few at once, and wait until every callback has come and what came of it is stored."""
+        """Submit tasks, a few at once, and wait until every callback has come and is stored."""
         await self.submit(tasks, url_bytes=url_bytes, task_s=task_s)
         self._awaited += tasks
         async with asyncio.timeout(task_s + 240):
@@ -243,7 +246,7 @@ class Account:
         self._submitted += tasks
 
     def item_bytes(self) -> float:
-        """Weigh what is kept of a task, on average: its items and its row in the caller's index, and what DynamoDB adds to each."""
+        """Weigh what is kept of a task, on average: its items, its row of the index, what DynamoDB adds."""
         resource = self.aws("cloudformation").describe_stack_resource(
             StackName=self.ready["stack"], LogicalResourceId="Tasks"
         )
@@ -340,7 +343,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
 
 
 def _besides(counted: Counted, still: Counted, kind: str) -> float:
-    """Count units of one kind without those that would have been spent in that time anyway, for what goes on running."""
+    """Count units of one kind without those spent in that time anyway, for what goes on running."""
     return counted.sum(kind) - still.sum(kind) / still.at * counted.at
 
 
@@ -427,20 +430,18 @@ def _rounded(dollars: dict[str, float]) -> dict[str, float]:
     return {name: round(dollars[name], 2) for name in SHOWN if name in dollars}
 
 
-# --- the alternatives ------------------------------------------------------------------------------------------------------
+# --- the alternatives -----------------------------------------------------------------------------
 
 
 def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
-    """Price the field's other ways, with the front admitting that all of them need: API, invocation, 400 ms of submit."""
+    """Price the field's other ways, with what all of them need: API, invocation, 400 ms of submit."""
     seconds = 0.25 * prices.LAMBDA_GB_SECOND  # at 256 MB, as their authors reckon
     front = prices.HTTP_API_REQUEST + prices.LAMBDA_REQUEST + 0.4 * seconds
     polls = 10 * (prices.LAMBDA_REQUEST + 0.2 * seconds)
     deliver = prices.LAMBDA_REQUEST + 0.2 * seconds
     own_writes = 4 * prices.WRITE_UNIT
-    operations, written = (
-        14,
-        7500,
-    )  # start, submit, the wait and its ten looks, deliver; what each of them writes
+    # start, submit, the wait and its ten looks, deliver; what each of them writes
+    operations, written = 14, 7500
     if durable.get("status") == "SUCCEEDED":
         operations, written = durable["operations"], durable["bytes_written"]
     kept = written / GB * prices.DURABLE_GB_MONTH / 2
@@ -457,10 +458,10 @@ def _alternatives(durable: dict[str, Any]) -> dict[str, float]:
 
 
 async def _durable(account: Account) -> dict[str, Any]:
-    """Run the same job as a durable function on the emulator, ten polls, and count its operations and what they write."""
+    """Run the same job as a durable function on the emulator, ten polls; count its operations and writes."""
     try:
         return await asyncio.to_thread(_run_durable, account)
-    except Exception as error:  # noqa: BLE001  # the emulator's support is young; the arithmetic stands without it
+    except Exception as error:  # noqa: BLE001  # its support is young; the arithmetic stands without it
         return {"did_not_run": f"{type(error).__name__}: {error}"}
 
 
@@ -514,9 +515,8 @@ def _run_durable(account: Account) -> dict[str, Any]:
         DurableExecutionArn=arn, IncludeExecutionData=True, MaxItems=1000
     )["Events"]
     kinds = Counter(event["EventType"] for event in history)
-    looks = (
-        kinds["InvocationCompleted"] - 1
-    )  # each look after the first is an operation, and an invocation, of its own
+    # each look after the first is an operation, and an invocation, of its own
+    looks = kinds["InvocationCompleted"] - 1
     operations = kinds["ExecutionStarted"] + kinds["StepStarted"] + looks
     return {
         "status": execution["Status"],

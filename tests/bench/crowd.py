@@ -2,12 +2,12 @@
 
 Two invocations, one after the other: what the first has left behind counts too, for a process stays warm.
 
-The real adapter reads a table in another process, so that what this one holds is the poller's. It makes its items as they are
-asked for:
-N watched tasks none of which is due when the first begins (the vendor says of each that it runs); N ended tasks of one
-caller whose host never answers, all due, that stand in `watch` before their first attempt or in `retry`; or N tasks of 50
-callers in the queue of a vendor that has no slot free. Prints the peak of the resident memory in MB, and what it was before
-both, after everything that a poll function imports.
+The real adapter reads a table in another process, so that what this one holds is the poller's. It makes its
+items as they are asked for: N watched tasks none of which is due when the first begins (the vendor says of
+each that it runs); N ended tasks of one caller whose host never answers, all due, that stand in `watch`
+before their first attempt or in `retry`; or N tasks of 50 callers in the queue of a vendor that has no slot
+free. Prints the peak of the resident memory in MB, and what it was before both, after everything that a poll
+function imports.
 """
 
 import asyncio

@@ -1,12 +1,14 @@
 """Callbacks per second through the whole engine, and what dead hosts cost a good one.
 
-*Throughput*: claim and record on an in-memory store, signature, guard, and a connection of its own for every callback, beside
-two loops that do nothing but POST the same bytes: aiohttp's and httpx's clients as they come, 100 connections each. The
-receivers run in a process of their own, the three take turns, and each ratio is the median over the rounds.
+*Throughput*: claim and record on an in-memory store, signature, guard, and a connection of its own for every
+callback, beside two loops that do nothing but POST the same bytes: aiohttp's and httpx's clients as they
+come, 100 connections each. The receivers run in a process of their own, the three take turns, and each ratio
+is the median over the rounds.
 
-*Isolation*: 100 callbacks to a good host are due at once, first alone, then behind 1,000 that have been due for longer to a
-host that accepts and never answers, and 1,000 to one that refuses; the p95 is of the time from the start of the invocation
-to the good host's answer. Fresh tables each time, the two take turns, and the ratio is again the median over the rounds.
+*Isolation*: 100 callbacks to a good host are due at once, first alone, then behind 1,000 that have been due
+for longer to a host that accepts and never answers, and 1,000 to one that refuses; the p95 is of the time
+from the start of the invocation to the good host's answer. Fresh tables each time, the two take turns, and
+the ratio is again the median over the rounds.
 """
 
 import asyncio
@@ -48,9 +50,8 @@ from tests.world import (
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
-HOSTS = tuple(
-    f"127.0.0.{number}" for number in range(1, 6)
-)  # an engine gives one host 20 slots: five fill 100 connections
+# an engine gives one host 20 slots: five fill 100 connections
+HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 6))
 RETENTION = timedelta(days=7)
 RESULT = {
     "result": {
@@ -87,7 +88,7 @@ def _median_ratio(ours: list[float], others: list[float]) -> float:
     return round(statistics.median(one / other for one, other in zip(ours, others, strict=True)), 2)
 
 
-# --- throughput ------------------------------------------------------------------------------------------------------------
+# --- throughput -----------------------------------------------------------------------------------
 
 
 async def _rates(port: int, callbacks: int, rounds: int) -> dict[str, list[float]]:
@@ -182,7 +183,7 @@ async def _in_turn(tasks: list[Task], post: Callable[[Task], Awaitable[None]]) -
     return perf_counter() - began
 
 
-# --- isolation -------------------------------------------------------------------------------------------------------------
+# --- isolation ------------------------------------------------------------------------------------
 
 
 async def _isolation(port: int, silent: int, dead: int, rounds: int) -> tuple[list[float], list[float]]:
@@ -249,7 +250,7 @@ class Answered(RecordingReporter):
                 self.all_there.set()
 
 
-# --- what both need --------------------------------------------------------------------------------------------------------
+# --- what both need -------------------------------------------------------------------------------
 
 
 def _tasks(hosts: tuple[str, ...], port: int, count: int) -> list[Task]:

@@ -1,4 +1,4 @@
-"""The same job as one durable function, the way AWS's own documentation would have it: submit, wait for the end, call back."""
+"""The same job as one durable function, as AWS documents them: submit, wait for the end, call back."""
 
 import json
 import urllib.request
@@ -13,7 +13,8 @@ type Json = dict[str, Any]
 
 def _ask(url: str, key: str, body: Json | None = None) -> Json:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)  # noqa: S310  # loopback
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)  # noqa: S310  # loopback
     with urllib.request.urlopen(request, timeout=15) as answer:  # noqa: S310  # loopback
         read: Json = json.loads(answer.read() or b"{}")
         return read

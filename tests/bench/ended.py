@@ -1,8 +1,11 @@
-"""CPU of the poll function for each task that ends: the poll that shows it, the terminal write, the callback, its result.
+"""CPU of the poll function for each task that ends.
 
-The real handler serves ticks, each of which finds so many tasks ended at the vendor; account, vendor and receiver are in
-processes of their own. All threads count. What a tick costs that finds nothing is taken off. The figure is the median of
-the rounds, of a whole processor: under a function's share the same work takes that much longer.
+The poll that shows it, the terminal write, the callback, its result.
+
+The real handler serves ticks, each of which finds so many tasks ended at the vendor; account, vendor and
+receiver are in processes of their own. All threads count. What a tick costs that finds nothing is taken off.
+The figure is the median of the rounds, of a whole processor: under a function's share the same work takes
+that much longer.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""CPU per unchanged poll: the real use case and adapter, beside a bare httpx loop with the same connections, in one run."""
+"""CPU per unchanged poll: the real use case and adapter, beside a bare httpx loop in one run."""
 
 import asyncio
 import inspect

@@ -1,7 +1,7 @@
-"""One cold start, as a process of its own: `python -I -S -B first_event.py FUNCTION LAYER EVENT MILLISECONDS`.
+"""One cold start, as a process: `python -I -S -B first_event.py FUNCTION LAYER EVENT MILLISECONDS`.
 
-Nothing is on its path but the standard library, the layer and the function; it imports the handler, says `ready`, and
-serves one event once its standard input holds a line, or has ended.
+Nothing is on its path but the standard library, the layer and the function; it imports the handler, says
+`ready`, and serves one event once its standard input holds a line, or has ended.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tasks that flow through a deployed stack while things go wrong, and what must be true of them in the end."""
+"""Tasks that flow through a deployed stack while things go wrong, and what must be true in the end."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,9 @@ from tests.progress import STILL_S, Progress
 ROOT = Path(__file__).parents[2]
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
-FRONT_S = 60.0  # the front admitting answers after 30 s at the latest
-MEASURED_SHARE = 0.7  # of the submits that the account serves when it does nothing else; the rest is for polls and callbacks
+FRONT_S = 60.0  # the front door answers after 30 s at the latest
+# Of the submits that the account serves when it does nothing else; the rest is for polls and callbacks.
+MEASURED_SHARE = 0.7
 FRESH_S = 60.0  # an attempt takes 15 s at most
 REFUSED = {400, 403, 404, 405, 413, 415, 422}
 STATUSES = ("302", "401", "402", "403", "404", "408", "409", "425", "429", "500", "503")
@@ -68,9 +69,8 @@ class Flow:
     seed: int
     task_seconds: tuple[float, float] = (1.0, 6.0)
     sent: list[Sent] = field(default_factory=list)
-    answered_at: list[float] = field(
-        default_factory=list
-    )  # by the monotonic clock, one for each task that has its answer
+    # by the monotonic clock, one for each task that has its answer
+    answered_at: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
@@ -80,9 +80,10 @@ class Flow:
         self._answers = Progress()
 
     async def submit_all(self, tasks: int, *, most_per_second: float, measured: int = 0) -> float:
-        """Submit as careful clients do: each with a key of its own, again until there is an answer. Give the tasks a second.
+        """Submit as careful clients do, with a key each, until there is an answer. Give the tasks a second.
 
-        The first `measured` tasks come as fast as they are answered; the others at a share of that rate, or at `most_per_second`.
+        The first `measured` tasks come as fast as they are answered; the others at a share of that rate, or
+        at `most_per_second`.
         """
         slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
         names = sorted(self.callers)
@@ -98,10 +99,8 @@ class Flow:
         per_second = most_per_second
         await asyncio.gather(*(one(sent, 0) for sent in self.sent[:measured]))
         if measured:
-            began, ended = (
-                self.answered_at[SUBMITS_AT_ONCE - 1],
-                self.answered_at[-1],
-            )  # the first start a process each
+            # the first start a process each
+            began, ended = self.answered_at[SUBMITS_AT_ONCE - 1], self.answered_at[-1]
             per_second = min(most_per_second, MEASURED_SHARE * (measured - SUBMITS_AT_ONCE) / (ended - began))
         now = time.monotonic()
         await asyncio.gather(
@@ -148,7 +147,8 @@ class Flow:
     ) -> Counter[str]:
         """Let the vendor go wrong in every way it knows, one after another, but for those that are spared.
 
-        Once for every so many tasks that have been answered, from the task `after` on: a slow machine meets as many as a fast one.
+        Once for every so many tasks that have been answered, from the task `after` on: a slow machine meets
+        as many as a fast one.
         """
         injected: Counter[str] = Counter()
         due: float = after
@@ -173,8 +173,9 @@ class Flow:
     async def settled(self, deliveries: Listing, *, patience_s: float, look_s: float = 2.0) -> None:
         """Wait for every accepted task's callback for as long as anything moves.
 
-        Some have a long way: whether the vendor took what it did not answer, it may tell by itself, or a quarter of an hour does;
-        and a receiver that failed twice is left alone for minutes. When only such are left, `patience_s` without a move are enough.
+        Some have a long way: whether the vendor took what it did not answer, it may tell by itself, or a
+        quarter of an hour does; and a receiver that failed twice is left alone for minutes. When only such
+        are left, `patience_s` without a move are enough.
         """
         progress = Progress(max(STILL_S, patience_s))
         accepted = {sent.task_id: sent for sent in self.sent if sent.task_id}
@@ -193,7 +194,7 @@ class Flow:
             await asyncio.sleep(look_s)
 
     async def audit(self, deliveries: Listing) -> "Audit":
-        """Look from the outside: what the vendor was paid, what the receiver got, what the API says of the rest."""
+        """Look from outside: what the vendor was paid, what receivers got, what the API says of the rest."""
         control = (await self.http.get(f"{self.upstream}/_control", timeout=120)).json()
         upstream: dict[int, list[Json]] = defaultdict(list)
         for task in control["tasks"]:
@@ -225,15 +226,16 @@ class Flow:
                     audit.broken.append(f"{sent.task_id} is a success that the vendor does not know")
                 continue
             audit.left.append(await self._show(sent))
+        # meanwhile
         reached = {
             delivery["task_id"] for delivery in await deliveries() if delivery["status_answered"] == 200
-        }  # meanwhile
+        }
         audit.delivered += sum(task.get("task_id") in reached for task in audit.left)
         audit.left = [task for task in audit.left if task.get("task_id") not in reached]
         return audit
 
     def _refute(self, sent: Sent, delivery: Json) -> str | None:
-        """Say what is wrong with a message; its age is that at which it came, not that at which it is looked at."""
+        """Say what is wrong with a message; its age is that at which it came."""
         headers = delivery["headers"]
         at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
         good = Webhook(self.callers[sent.caller][1]).sign(headers["webhook-id"], at, delivery["body"])
@@ -275,7 +277,7 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """Count those whose caller will hear nothing: not called back, and neither on their way nor honestly given up."""
+        """Count those whose caller will hear nothing: not called back, on their way or given up."""
         on_its_way = {"waiting", "undelivered"}
         return sum(
             task.get("callback", {}).get("state") not in on_its_way

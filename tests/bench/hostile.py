@@ -1,8 +1,8 @@
-"""What receivers that answer 103 without end cost the deliveries to good ones: deliveries beside five of them, over those without.
+"""What receivers that answer 103 without end cost others: deliveries beside five such, over those without.
 
-Ten workers POST callbacks to good hosts for a few seconds, each with a short pause in between; beside them, or not, five hostile
-receivers get an attempt each, and the next one second after it has ended. The receivers run in processes of their own, and the
-two cases take turns.
+Ten workers POST callbacks to good hosts for a few seconds, each with a short pause in between; beside them,
+or not, five hostile receivers get an attempt each, and the next one second after it has ended. The receivers
+run in processes of their own, and the two cases take turns.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Both functions are killed with SIGKILL, again and again, while tasks flow, the vendor goes wrong and receivers fail."""
+"""Both functions are killed with SIGKILL, again and again, while tasks flow, vendor and receivers fail."""
 
 import asyncio
 import contextlib
@@ -71,7 +71,7 @@ def summary(audit: Audit) -> dict[str, Any]:
 
 
 async def hurry(account_url: str, region: str, stack: str, *, every_s: float = 6.0) -> None:
-    """Let the schedule's ticks come ten times as often: a killed poller is back sooner, and two of them meet more often."""
+    """Let ticks come ten times as often: killed pollers come back sooner, meet more often."""
     account = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=region)
     cloudformation, functions = (
         account.client(name, endpoint_url=account_url) for name in ("cloudformation", "lambda")
@@ -124,7 +124,8 @@ class Killer:
     def _workers(self) -> dict[str, list[psutil.Process]]:
         """List the workers by function: children of this account's emulator, which runs below this process.
 
-        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of its kind.
+        Only those that have a connection: where one dies while it is imported, MiniStack throws away all of
+        its kind.
         """
         if self._emulator is None:
             [self._emulator] = filter(self._is_emulator, psutil.Process().children(recursive=True))
@@ -153,7 +154,7 @@ class Killer:
 
 
 def _at_work(pid: int) -> bool:
-    """Tell whether an invocation is in flight: an idle worker waits for its next one, reading its standard input."""
+    """Tell whether an invocation is in flight: an idle worker reads its standard input."""
     try:
         number, first, *_ = [*Path(f"/proc/{pid}/syscall").read_text().split(), ""]
     except OSError:

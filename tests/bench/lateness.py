@@ -1,7 +1,8 @@
-"""How late a callback is, and how many requests a task costs: the deployed stack with its real tick and wakes.
+"""How late a callback is, and how many requests a task costs: the deployed stack with real tick and wakes.
 
-Lateness is from the vendor's end (stamped by the emulator) to the receiver's 2xx (stamped by the receiver), hand-overs
-between invocations included. Requests are those the emulator counted for the task, the submit among them.
+Lateness is from the vendor's end (stamped by the emulator) to the receiver's 2xx (stamped by the receiver),
+hand-overs between invocations included. Requests are those the emulator counted for the task, the submit
+among them.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ class Outcome:
 
 
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
-    """Run the load against each way of learning of the end, and beside a 60 s sweep and a script that polls every 2 s."""
+    """Run the load against each way of learning the end, a 60 s sweep, and a script that polls every 2 s."""
     load = Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=200, seconds=300)
     short_of_requests = (
         Load(tasks=12, seconds=20, short=(5, 10), long=(12, 20)) if quick else Load(tasks=100, seconds=300)
@@ -152,7 +153,7 @@ async def _others(load: Load, seed: int) -> dict[str, Any]:
 
 
 async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[str, Any]]:
-    """Do without taskhook: a script asks about each task every 2 s, and knows as soon as it has the answer."""
+    """Do without taskhook: a script asks about each task every 2 s, and knows once it has the answer."""
     flags = ("--port", "0", "--rpm", str(rpm), "--concurrent", "1000", "--no-webhooks")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.local.vendor", *flags), cwd=ROOT, stdout=asyncio.subprocess.PIPE

@@ -1,6 +1,7 @@
-"""The receipt: thousands of tasks over HTTP, with a vendor and receivers that fail; how many are lost, how many paid twice.
+"""The receipt: thousands of tasks over HTTP, vendor and receivers fail; how many are lost, or paid twice.
 
-Media are not looked at: two parsers a task are what two cores can do least of, and nothing is lost or paid by them.
+Media are not looked at: two parsers a task are what two cores can do least of, and nothing is lost or paid by
+them.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 
 
 async def run(tasks: int, seed: int, *, patience_s: float) -> dict[str, Any]:
-    """Let so many tasks flow through a stack of its own; give the receipt when all are through, or nothing moves any more."""
+    """Let tasks flow through a stack of its own; give the receipt when all are through, or nothing moves."""
     flags = (
         "--task-seconds",
         "5",

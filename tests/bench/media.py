@@ -1,4 +1,4 @@
-"""What a look at media costs: bytes read, time and CPU, for a video of 200 MB beside an image, from a host near and far."""
+"""What a look at media costs: bytes read, time and CPU, a video of 200 MB and an image, from near and far."""
 
 import asyncio
 import resource

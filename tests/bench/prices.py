@@ -1,4 +1,4 @@
-"""AWS's list prices, in one place: us-east-1, arm64, on demand, without free tiers, in dollars. As of 2026-11-25."""
+"""AWS's list prices, in one place: us-east-1, arm64, on demand, no free tiers, dollars, 2026-11-25."""
 
 MILLION = 1_000_000
 MONTH_S = 30 * 24 * 3600

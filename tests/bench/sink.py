@@ -1,4 +1,4 @@
-"""Receivers that cost next to nothing: `python -m tests.bench.sink [--silent|--interim] HOST…` prints its port and answers."""
+"""Cheap receivers: `python -m tests.bench.sink [--silent|--interim] HOST…` prints its port and answers."""
 
 import argparse
 import asyncio

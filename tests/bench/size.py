@@ -1,4 +1,4 @@
-"""How large the layer is, packed as it is deployed and unpacked, and which packages that is; for the default architecture."""
+"""How large the layer is, packed and unpacked, by package; for the default architecture."""
 
 import sys
 import tempfile

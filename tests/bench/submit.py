@@ -1,7 +1,8 @@
-"""CPU of a warm submit through the real handler, beside a bare handler: the same DynamoDB writes, one POST, no framework.
+"""CPU of a warm submit in the real handler, beside a bare one: the same writes, one POST, no framework.
 
-Both run in one process, in turns, against MiniStack and the vendor's emulator in processes of their own; there is a leader, as
-in a busy deployment, so that the poller is not woken. All threads count. Each figure is the median over the rounds.
+Both run in one process, in turns, against MiniStack and the vendor's emulator in processes of their own;
+there is a leader, as in a busy deployment, so that the poller is not woken. All threads count. Each figure is
+the median over the rounds.
 """
 
 import asyncio

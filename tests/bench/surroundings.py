@@ -1,4 +1,4 @@
-"""What the functions find around them: an emulated account with tables, a caller and a secret, and a vendor beside it."""
+"""What the functions find around them: an emulated account (tables, a caller, a secret) and a vendor."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,8 @@ QUIET = "Quiet"  # a table of tasks that stays empty
 async def surroundings() -> AsyncIterator[dict[str, str]]:
     """Start them; give the environment of both functions.
 
-    A wake is taken by a listener of our own: the account would start a process for it beside what is being measured.
+    A wake is taken by a listener of our own: the account would start a process for it beside what is being
+    measured.
     """
     async with contextlib.AsyncExitStack() as room:
         account = await room.enter_async_context(stack.emulated_account())

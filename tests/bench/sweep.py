@@ -1,4 +1,4 @@
-"""What a tick costs beside a large backlog that is not due: 100,000 queued tasks and as many waiting callbacks.
+"""What a tick costs beside a large backlog that is not due: 100,000 queued tasks, 100,000 waiting callbacks.
 
 On AWS's DynamoDB Local, which pages and counts units as DynamoDB does. Every call of the tick is counted.
 """
@@ -79,7 +79,7 @@ def _client(url: str) -> "DynamoDBClient":
 
 
 def _filled(client: "DynamoDBClient", name: str, count: int) -> str:
-    """Make a table as the template has it, with `count` queued tasks and `count` callbacks that wait until next year."""
+    """Make a table as the template has it, with `count` queued tasks, `count` callbacks of next year."""
     stack.make_table(client, "Tasks", name)
     paused = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     client.put_item(
@@ -116,7 +116,7 @@ def _items(count: int) -> Iterator[dict[str, Any]]:
 
 
 def _ticks(url: str, table: str) -> tuple[float, Counter[str], int]:
-    """Let ticks come; give the median time of one in milliseconds, what the last one used, and the process's peak in MB."""
+    """Let ticks come; give one's median time in ms, what the last one used, and the peak memory in MB."""
     client = _client(url)
     used: Counter[str] = Counter()
 

@@ -1,8 +1,8 @@
-"""What lasting trouble costs: each figure is the worst that a task, a caller or the vendor met while something went wrong.
+"""What lasting trouble costs: each figure is the worst that a task, a caller or the vendor met.
 
 All but two are measured in virtual time, over the real use cases and the real adapter of the table, in
-`tests.sim.machine`: how fast this computer is does not matter. Memory and hostile receivers are measured for real. How each
-figure is come by stands with its function.
+`tests.sim.machine`: how fast this computer is does not matter. Memory and hostile receivers are measured for
+real. How each figure is come by stands with its function.
 """
 
 import json
@@ -49,14 +49,15 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     return figures
 
 
-# --- a vendor in trouble -----------------------------------------------------------------------------------------------------
+# --- a vendor in trouble --------------------------------------------------------------------------
 
 
 def _wait_refused_late(how: str, seed: int) -> float:
-    """Tell how late the latest callback is where the vendor holds polls, and then answers all of `?wait=true` with an error.
+    """Tell how late the latest callback is where the vendor first holds polls, then refuses `?wait=true`.
 
-    A task every 12 s for 20 minutes, each 45 s long; the errors begin after 100 s and do not end. Counted from the vendor's
-    end of a task to the first attempt; a task that is not called back at all is late until the end of the run.
+    A task every 12 s for 20 minutes, each 45 s long; the errors begin after 100 s and do not end. Counted
+    from the vendor's end of a task to the first attempt; a task that is not called back at all is late until
+    the end of the run.
     """
     with seeded(seed), Machine(seed) as machine:
         machine.vendor.holds = True
@@ -73,10 +74,10 @@ def _wait_refused_late(how: str, seed: int) -> float:
 
 
 def _outage_unknown(mode: str, seed: int) -> int:
-    """Count the tasks that end as `submission_unknown` of 400 that wait in the queue when an outage of ten minutes begins.
+    """Count the `submission_unknown` among 400 tasks in the queue when an outage of ten minutes begins.
 
-    Two callers; every POST (and every poll too, unless only POSTs fail) is answered 503. Half an hour later nothing is under
-    way any more, so that each unknown outcome has been told.
+    Two callers; every POST (and every poll too, unless only POSTs fail) is answered 503. Half an hour later
+    nothing is under way any more, so that each unknown outcome has been told.
     """
     with seeded(seed), Machine(seed) as machine:
         machine.vendor.slots = 0
@@ -96,7 +97,7 @@ def _outage_unknown(mode: str, seed: int) -> int:
 
 
 def _polls_in_pause(seed: int) -> int:
-    """Count the polls that leave after the vendor has answered the first one 429 with `Retry-After: 1800`, and before that is over.
+    """Count the polls that leave within the pause, after the first 429 with `Retry-After: 1800`.
 
     Ten tasks run; a new invocation takes over every minute.
     """
@@ -110,10 +111,10 @@ def _polls_in_pause(seed: int) -> int:
 
 
 def _rpm_overrun(queued: int, seed: int, *, scale: int) -> float:
-    """Tell the most requests, polls and submits alike, that left within any 60 s, over those that are allowed.
+    """Tell the most requests, polls and submits alike, that left within any 60 s, over those allowed.
 
-    1,000 running tasks and some in the queue want more than 1,000 requests a minute. The vendor answers after 9.5 s for two
-    and a half minutes, so that requests pile up behind those under way, and then at once.
+    1,000 running tasks and some in the queue want more than 1,000 requests a minute. The vendor answers after
+    9.5 s for two and a half minutes, so that requests pile up behind those under way, and then at once.
     """
     allowed = 1000 // scale
     with seeded(seed), Machine(seed, requests_per_minute=allowed, long_poll=False) as machine:
@@ -126,15 +127,16 @@ def _rpm_overrun(queued: int, seed: int, *, scale: int) -> float:
         return round(most_within(machine.vendor.requests, 60.0) / allowed, 3)
 
 
-# --- others in trouble -------------------------------------------------------------------------------------------------------
+# --- others in trouble ----------------------------------------------------------------------------
 
 
 def _starved_gaps(seed: int, *, minutes: int) -> float:
-    """Tell for how many of its own gaps a task waited at most for its next poll, while some other one was asked twice.
+    """Tell how many of its own gaps a task waited at most for its next poll, while another had two.
 
-    One task is an hour old; twelve others run beside it, and whenever one of them ends, after 30 s to 2 min, the next comes.
-    They want about twice the 100 requests a minute that are allowed. A task's own gap is 10 % of its age, from 2 to
-    60 s; its wait begins with the poll before (or with its first, 20 s after its start), and ends with the next, or never.
+    One task is an hour old; twelve others run beside it, and whenever one of them ends, after 30 s to 2 min,
+    the next comes. They want about twice the 100 requests a minute that are allowed. A task's own gap is 10 %
+    of its age, from 2 to 60 s; its wait begins with the poll before (or with its first, 20 s after its
+    start), and ends with the next, or never.
     """
     with seeded(seed), Machine(seed, requests_per_minute=100, long_poll=False) as machine:
         began: dict[str, float] = {"old": -HOUR}
@@ -178,11 +180,11 @@ def _waits(machine: Machine, began: dict[str, float]) -> list[float]:
 
 
 def _isolation_late(kind: str, seed: int, *, hosts: int) -> float:
-    """Tell how much later a caller's callbacks come for another caller's silent hosts than for as many hosts that answer.
+    """Tell how much later a caller's callbacks come beside silent hosts than beside hosts that answer.
 
-    The other caller's tasks all end at once (`first`), or all their messages are due to be delivered again (`again`), each
-    at a host of its own that accepts and answers nothing. Six tasks of the one caller come meanwhile, seven seconds apart;
-    the figure is of the one that loses most.
+    The other caller's tasks all end at once (`first`), or all their messages are due to be delivered again
+    (`again`), each at a host of its own that accepts and answers nothing. Six tasks of the one caller come
+    meanwhile, seven seconds apart; the figure is of the one that loses most.
     """
     silent, well = (_late(kind, behaviour, seed, hosts) for behaviour in ("silent", "ok"))
     return round(max(0.0, *(mine - its for mine, its in zip(silent, well, strict=True))), 1)
@@ -207,7 +209,7 @@ def _late(kind: str, behaviour: str, seed: int, hosts: int) -> list[float]:
         return machine.late("alice")
 
 
-# --- memory ------------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def _peak_mb(kind: str, count: int) -> int:

@@ -129,14 +129,12 @@ def stack() -> Iterator[Stack]:
         yield ready(process)
 
 
-# --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------------------------------
+# --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------
 
 ANSWERED_WITHIN_S = 60.0  # 14 s where nothing else is at work, as unit tests prove in virtual time
 STILL_S = 180.0  # three ticks, or two and what a busy machine adds
-IMPATIENT_S, IN_VAIN = (
-    30.0,
-    3,
-)  # after so many waits in vain: what is broken for good is no reason to wait for hours
+# after so many waits in vain: what is broken for good is no reason to wait for hours
+IMPATIENT_S, IN_VAIN = 30.0, 3
 SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 
 type Json = dict[str, Any]
@@ -147,7 +145,7 @@ _in_vain: list[str] = []
 
 
 def eventually[T](look: Callable[[], T]) -> T:
-    """Look again and again until something truthy is seen, and return it; give up when nothing moves any more."""
+    """Look again and again until something truthy is seen, and return it; give up when nothing moves."""
     progress = Progress(STILL_S if len(_in_vain) < IN_VAIN else IMPATIENT_S)
     began = counted_at = time.monotonic()
     counts: list[str] = []
@@ -157,7 +155,8 @@ def eventually[T](look: Callable[[], T]) -> T:
         if not progress.goes_on((repr(seen), counts)):
             _in_vain.append(repr(seen))
             pytest.fail(
-                f"not within {time.monotonic() - began:.0f} s, and nothing moves; seen last: {seen!r}; counted: {counts}"
+                f"not within {time.monotonic() - began:.0f} s, and nothing moves; "
+                f"seen last: {seen!r}; counted: {counts}"
             )
         time.sleep(0.1)
     return seen
@@ -169,7 +168,7 @@ def fetch(url: str) -> httpx.Response:
 
 
 def movements() -> list[str]:
-    """Count what has come to vendors and receivers; polls apart, which go on for as long as a task is watched."""
+    """Count what has come to vendors and receivers, but polls, which go on while a task is watched."""
     counts = []
     for stack in (process.address for process in _living if process.address is not None):
         vendor, receiver = (
@@ -205,7 +204,8 @@ class User:
     ) -> httpx.Response:
         """Submit the vendor's example with a marker."""
         body = {
-            "image_url": f"https://media.invalid/new_actor.jpg?{marker}",  # a name that resolves nowhere: no look at it
+            # a name that resolves nowhere: no look at it
+            "image_url": f"https://media.invalid/new_actor.jpg?{marker}",
             "video_url": "https://media.invalid/original_scene.mp4",
             "mode": "wan-std",
             "reference": marker,
@@ -261,7 +261,7 @@ class Vendor:
 
     @contextlib.contextmanager
     def fault(self, fault: str, *, on: str = "submit", **more: object) -> Iterator[None]:
-        """Let something go wrong while the block lasts, by default once; at its end every fault is cleared."""
+        """Let something go wrong while the block lasts, by default once; its end clears every fault."""
         self.inject(fault, on=on, **more)
         try:
             yield

@@ -17,9 +17,8 @@ from tests.e2e.conftest import Inbox, Json, Stack, User, Vendor, eventually, fet
 from tests.local.bulk import Bulk
 
 MB = 2**20
-SIZE = (
-    int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB
-)  # 300 is the size that counts; CI has no time for it
+# 300 is the size that counts; CI has no time for it
+SIZE = int(os.environ.get("TASKHOOK_ARCHIVE_MB", "24")) * MB
 MEMORY = 512 * MB  # the function's, as the template gives it
 
 
@@ -120,7 +119,7 @@ def peak(process: psutil.Process) -> int:
 
 
 def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -> None:
-    """The callback's link leads to the same bytes when the vendor's copy is gone, and copying them took little memory."""
+    """The link leads to the same bytes when the vendor's copy is gone, and copying took little memory."""
     archiving.results(bytes=SIZE)
     began = time.monotonic()
     task_id = archiving.user.accepted(marker, callback_url=archiving.inbox.url(marker))
@@ -139,7 +138,8 @@ def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -
     bulk = Bulk(task["upstream_task_id"], SIZE)
     assert archiving.download(resource["url"]) == (SIZE, bulk.digest())
     most = max(peak(worker) for worker in archiving.workers())
-    print(f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB")  # noqa: T201  # a figure
+    figures = f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB"
+    print(figures)  # noqa: T201  # for README
     assert most < MEMORY / 2
 
     for wrong in (
@@ -170,9 +170,8 @@ def test_a_killed_copy_goes_on_where_it_was(archiving: Archiving, marker: str) -
     assert archiving.download(resource["url"]) == (24 * MB, Bulk(task["upstream_task_id"], 24 * MB).digest())
     [late], [early] = archiving.inbox.deliveries(slow), archiving.inbox.deliveries(other)
     assert late["verified"]
-    assert (
-        early["received_at"] < late["received_at"]
-    )  # the claim of the killed copy, and most of its file, lie between them
+    # the claim of the killed copy, and most of its file, lie between them
+    assert early["received_at"] < late["received_at"]
 
 
 def test_a_file_that_is_gone_is_linked_as_the_vendor_has_it(archiving: Archiving, marker: str) -> None:

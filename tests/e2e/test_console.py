@@ -57,9 +57,8 @@ class Visitor:
         )
         self.page = self._context.new_page()
         self.page.set_default_timeout(SHOWN_WITHIN_S * 1000)
-        self.expected: set[int] = (
-            set()
-        )  # statuses that a test provokes, and that the browser therefore reports
+        # statuses that a test provokes, and that the browser therefore reports
+        self.expected: set[int] = set()
         self.complaints: list[str] = []
         self.elsewhere: list[tuple[str, str]] = []  # kind and address of what was asked of another origin
         self.page.on("console", self._heard)
@@ -101,7 +100,7 @@ class Visitor:
         assert self.complaints == []
         assert {kind for kind, _ in self.elsewhere} <= PASSIVE
 
-    # --- what is on the page ---------------------------------------------------------------------------------------------
+    # --- what is on the page ----------------------------------------------------------------------
 
     def heading(self, name: str | re.Pattern[str]) -> Locator:
         """Find a heading."""
@@ -207,13 +206,13 @@ def assert_accessible(page: Page) -> None:
     assert told == [], page.url
 
 
-# --- the whole way --------------------------------------------------------------------------------------------------------
+# --- the whole way --------------------------------------------------------------------------------
 
 
 def test_from_sign_in_to_redelivery(
     stack: Stack, user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, tmp_path: Path
 ) -> None:
-    """Sign in, submit through the form, watch the task end, see a callback refused and then arrive, look at the film, redeliver."""
+    """Sign in, submit, watch the task end, see a callback refused and arrive, look at the film, redeliver."""
     visitor = visit(viewport={"width": 1200, "height": 860})
     page = visitor.page
     page.goto("/")
@@ -242,9 +241,8 @@ def test_from_sign_in_to_redelivery(
 
     assert visitor.elsewhere == []  # no film before it is asked for
     visitor.button("Show the video").click()
-    eventually(
-        lambda: page.evaluate("document.querySelector('video')?.readyState === 4")
-    )  # waiting in the page takes an eval
+    # waiting in the page takes an eval
+    eventually(lambda: page.evaluate("document.querySelector('video')?.readyState === 4"))
     [result] = user.task(task_id)["result"]["resources"]
     assert {url for _, url in visitor.elsewhere} == {result["url"]}
     taken = page.screenshot(path=os.environ.get("PICTURE", str(tmp_path / "console.png")))
@@ -269,7 +267,7 @@ def test_from_sign_in_to_redelivery(
 def test_the_form_is_filled_in_again_and_says_what_the_server_says(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, visit: Callable[..., Visitor], marker: str
 ) -> None:
-    """The server's own words stand beside the fields that they name; a task can be submitted again with a change."""
+    """The server's words stand beside the fields they name; a task can be submitted again with a change."""
     task_id = user.accepted(marker, callback_url=inbox.url(marker))
     visitor = visit().signed_in(token_of(user), f"/#/submit?from={task_id}")
     visitor.expected = {400}
@@ -291,9 +289,8 @@ def test_the_form_is_filled_in_again_and_says_what_the_server_says(
     page.get_by_label("callback_url").fill(inbox.url(marker))
     video.fill(f"{stack.upstream}/media/actor.jpg")
     visitor.button("Submit").click()
-    expect(page.locator("#field-video_url-complaint")).to_contain_text(
-        "must be"
-    )  # what a look at the file has shown
+    # what a look at the file has shown
+    expect(page.locator("#field-video_url-complaint")).to_contain_text("must be")
     assert len(vendor.paid(marker)) == 1
     video.fill("https://media.invalid/original_scene.mp4")
     visitor.button("Submit").click()
@@ -330,11 +327,11 @@ def test_a_lost_answer_is_no_second_payment(
     visitor.complaints = [text for text in visitor.complaints if "ERR_FAILED" not in text]
 
 
-# --- tasks ----------------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 def test_the_list_lives(newcomer: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str) -> None:
-    """Empty at first, it shows a task as it is accepted and until it has ended; it rests while it is hidden."""
+    """Empty at first, it shows a task from acceptance to its end; it rests while it is hidden."""
     visitor = visit()
     page, clock = visitor.page, visitor.page.clock
     clock.install()
@@ -452,7 +449,7 @@ def test_what_is_hostile_shows_as_text(
     marker: str,
     state: State,
 ) -> None:
-    """Every field of a task, and what a receiver answers, is text: nothing of it is an element, a link or a script."""
+    """Every field of a task, and what a receiver answers, is text: no element, no link, no script."""
     task = hostile_task(newcomer, state)
     stored(task)
     inbox.behave(marker, 200, body=HOSTILE, times=2)
@@ -494,7 +491,7 @@ ODD: list[Any] = [
 def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
     newcomer: User, stored: Callable[[Task], None], visit: Callable[..., Visitor]
 ) -> None:
-    """An object, a list, a number or null where a link or a text belongs is shown as it came; what is a link is one."""
+    """An object, list, number or null in place of a link or text is shown as it came; a link is one."""
     files = [*({"url": one, "type": one} for one in ODD), *ODD, {"url": "https://example.com/good.mp4"}]
     results: list[Any] = [{"resources": files}, {"resources": {"url": "x"}}, *ODD]
     tasks = [
@@ -524,7 +521,7 @@ def test_what_a_vendor_may_say_in_any_place_breaks_no_page(
     expect(visitor.page.get_by_label("reference")).to_have_value("number 0")
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_a_wrong_token_and_one_that_ends(
@@ -599,14 +596,14 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
     expect(visitor.heading("Tasks")).to_be_visible()
 
 
-# --- for every reader ----------------------------------------------------------------------------------------------
+# --- for every reader -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_is_accessible(
     user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, scheme: Scheme
 ) -> None:
-    """In the eyes of axe, in light and dark, and on a phone; with the keyboard alone one gets to the content."""
+    """In the eyes of axe, in light and dark, and on a phone; the keyboard alone gets to the content."""
     task_id = user.accepted(marker, callback_url=inbox.url(marker))
     user.ended(task_id)
     visitor = visit(color_scheme=scheme, reduced_motion="reduce")
@@ -642,7 +639,7 @@ def test_every_view_is_accessible(
 
 
 def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marker: str) -> None:
-    """The first stop skips the header; a task opens by Enter, and its refresh does not take the focus away."""
+    """The first stop skips the header; a task opens by Enter, and its refresh leaves the focus there."""
     task_id = user.accepted(marker)
     user.ended(task_id, "none")
     visitor = visit().signed_in(token_of(user))
@@ -660,7 +657,7 @@ def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marke
     expect(visitor.heading(marker)).to_be_visible()
 
 
-# --- the documentation ------------------------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

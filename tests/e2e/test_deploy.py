@@ -1,4 +1,4 @@
-"""`make deploy`, `make caller` and `make destroy` as README says, in the emulated account, beside the stack that is there."""
+"""`make deploy`, `make caller` and `make destroy` as README says, beside the stack that is there."""
 
 import json
 import os
@@ -73,6 +73,7 @@ def valid(stack: Stack, token: str) -> bool:
     api = cloudformation.describe_stack_resource(StackName=NAME, LogicalResourceId="HttpApi")[
         "StackResourceDetail"
     ]
-    url = f"{stack.aws_endpoint_url}/_aws/execute-api/{api['PhysicalResourceId']}/$default/api/v1/apikey/validate"
+    stage = f"{stack.aws_endpoint_url}/_aws/execute-api/{api['PhysicalResourceId']}/$default"
+    url = f"{stage}/api/v1/apikey/validate"
     answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
     return bool(json.loads(answer.text)["data"]["is_valid"])

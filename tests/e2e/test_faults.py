@@ -1,4 +1,4 @@
-"""What goes wrong between us and the vendor, or us and the receiver: told truly, never paid twice, never lost."""
+"""What goes wrong between us and vendor or receiver: told truly, never paid twice, never lost."""
 
 import re
 
@@ -12,7 +12,7 @@ TAKEN_ANYWAY = {"not_json", "wrong_id", "drop_after"}
 
 
 def submit_into(fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: str) -> Json:
-    """Submit while the vendor answers so, check the answer of an ambiguous outcome, and return the task as it is stored."""
+    """Submit while the vendor answers so, check the 502 of an unknown outcome, return the stored task."""
     with vendor.fault(fault):
         answer = user.submit(marker, callback_url=inbox.url(marker))
     assert (answer.status_code, answer.json()["code"]) == (502, 502)
@@ -25,7 +25,7 @@ def submit_into(fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: st
 def assert_watched_and_paid_at_most_once(
     task: Json, fault: str, user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """Check an ambiguous task: recovered by the vendor's webhook where it was taken, else pending, no callback."""
+    """Check an unknown task: recovered by the vendor's webhook where it was taken, else pending."""
     assert len(vendor.paid(marker)) == (fault in TAKEN_ANYWAY)
     if fault in TAKEN_ANYWAY:
         assert user.ended(task["task_id"])["status"] == "success"
@@ -37,14 +37,14 @@ def assert_watched_and_paid_at_most_once(
     assert inbox.deliveries(task["task_id"]) == []
 
 
-# --- the vendor's answer to the paid POST ---------------------------------------------------------------------------------
+# --- the vendor's answer to the paid POST ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 413, 415, 422])
 def test_a_refusal_for_good_is_passed_on(
     user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int
 ) -> None:
-    """Same status and message; the task is stored as failed; the caller has been told, so no callback is sent."""
+    """Same status and message; the task is stored as failed; the caller was told, so no callback is sent."""
     before = vendor.submits()
     with vendor.fault(str(status), message=f"no {marker} today"):
         answer = user.submit(marker, callback_url=inbox.url(marker))
@@ -62,7 +62,7 @@ def test_a_refusal_for_good_is_passed_on(
 def test_a_refusal_of_this_deployment_frees_the_key(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, status: int
 ) -> None:
-    """The vendor key or the balance is the operator's trouble: 502, and the same idempotency key works once it is mended."""
+    """Vendor key or balance are the operator's trouble: 502; the idempotency key works once it is mended."""
     with vendor.fault(str(status)):
         answer = user.submit(marker, key=marker, callback_url=inbox.url(marker))
     assert (answer.status_code, answer.json()["code"]) == (502, 502)
@@ -87,7 +87,7 @@ def test_a_refusal_of_this_deployment_frees_the_key(
 
 
 def test_a_rate_refusal_queues_the_task(user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
-    """The submitter gets 200 all the same, and in the end its callback; the vendor was asked twice and paid once."""
+    """The submitter gets 200 all the same, and its callback; the vendor was asked twice and paid once."""
     before = vendor.submits()
     with vendor.fault("429"):
         answer = user.submit(marker, callback_url=inbox.url(marker))
@@ -109,15 +109,14 @@ def test_an_answer_that_proves_nothing_is_called_unknown(
     task = submit_into(fault, user, vendor, inbox, marker)
     assert_watched_and_paid_at_most_once(task, fault, user, vendor, inbox, marker)
     assert vendor.submits() == before + 1
-    user.accepted(
-        f"{marker}-after", callback_url=inbox.url(marker)
-    )  # three unknown outcomes in a row would pause the queue
+    # three unknown outcomes in a row would pause the queue
+    user.accepted(f"{marker}-after", callback_url=inbox.url(marker))
 
 
 def test_a_dropped_connection_is_never_submitted_again(
     user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """Before or after the vendor took the task looks the same from here; only its webhook tells them apart."""
+    """Before or after the vendor took the task looks the same here; only its webhook tells them apart."""
     before = vendor.submits()
     dropped = {
         fault: submit_into(fault, user, vendor, inbox, f"{marker}-{fault}")
@@ -129,7 +128,7 @@ def test_a_dropped_connection_is_never_submitted_again(
     assert vendor.submits() == before + 3
 
 
-# --- polls ----------------------------------------------------------------------------------------------------------------
+# --- polls ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_a_poll_that_says_nothing_ends_nothing(
     assert len(vendor.paid(marker)) == 1
 
 
-# --- the receiver ---------------------------------------------------------------------------------------------------------
+# --- the receiver ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,8 @@ def stored(stack: Stack) -> set[str]:
         .paginate(TableName=name)
     )
     ids = {item["task_id"]["S"] for page in pages for item in page["Items"]}
-    return {
-        task_id for task_id in ids if task_id.startswith("tk_") and "#" not in task_id
-    }  # its request stands beside a task
+    # its request stands beside a task
+    return {task_id for task_id in ids if task_id.startswith("tk_") and "#" not in task_id}
 
 
 def operations(stack: Stack) -> dict[str, Any]:
@@ -48,13 +47,13 @@ def operations(stack: Stack) -> dict[str, Any]:
 
 
 def test_an_encoded_line_feed_in_a_path_reaches_the_api(stack: Stack) -> None:
-    """Whatever is asked for wears the envelope; the fuzz found a front admitting that answered by itself."""
+    """Whatever is asked for wears the envelope; the fuzz found a front door that answered by itself."""
     answer = fetch(f"{stack.endpoint}/api/v1/%0A")
     assert (answer.status_code, answer.json()["code"]) == (404, 404)
 
 
 def test_no_request_crashes_the_api_or_leaves_a_trace_where_it_was_refused(stack: Stack) -> None:
-    """Whatever is sent: no 5xx, no answer that the description lacks, no task of which the caller was not told."""
+    """Whatever is sent: no 5xx, no answer beyond the description, no task that the caller was not told."""
     before, accepted, calls = stored(stack), set[str](), 0
     headers = {"Authorization": f"Bearer {stack.token}"}
 

@@ -1,4 +1,4 @@
-"""`make tools` with the real installers, interrupted at random moments. TASKHOOK_INTERRUPTS=30 tries it thirty times."""
+"""`make tools` with real installers, interrupted at random. TASKHOOK_INTERRUPTS=30: thirty times."""
 
 import os
 import random

@@ -14,7 +14,7 @@ PATIENCE_S = 20.0
 async def test_no_kill_loses_a_task_or_pays_for_one_twice(
     stack: Stack, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """SIGKILL while tasks flow, the vendor goes wrong in every way, and of three attempts at a receiver one fails."""
+    """SIGKILL while tasks flow, the vendor goes wrong in every way, and one attempt in three fails."""
     callers = {"local": (stack.token, stack.signing_secret)}
     flow = Flow(
         stack.endpoint,

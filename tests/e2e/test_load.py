@@ -1,4 +1,4 @@
-"""The load receipt, small: several callers' tasks over HTTP, while the vendor and receivers go wrong in every way."""
+"""The load receipt, small: several callers' tasks over HTTP, while vendor and receivers go wrong."""
 
 import pytest
 
@@ -10,10 +10,9 @@ TASKS, PATIENCE_S = 500, 20.0
 
 @pytest.mark.timeout(3600)  # it goes by what moves, and ends by itself when nothing does
 async def test_of_many_tasks_none_is_lost_and_none_paid_twice() -> None:
-    """Each is accepted or refused; what is not delivered when nothing moves any more is on its way, or honestly given up."""
+    """Each is accepted or refused; what is not delivered in the end is on its way, or honestly given up."""
     receipt = await load.run(TASKS, SEED, patience_s=PATIENCE_S)
     assert receipt["accepted"] + receipt["refused"] == TASKS
     assert (receipt["lost"], receipt["double_paid"], receipt["broken"]) == (0, 0, 0)
-    assert (
-        receipt["delivered"] > 0.9 * receipt["accepted"]
-    )  # what is left waits until it is unknown, or for its next attempt
+    # what is left waits until it is unknown, or for its next attempt
+    assert receipt["delivered"] > 0.9 * receipt["accepted"]

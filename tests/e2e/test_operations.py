@@ -1,4 +1,4 @@
-"""What operators are shown: the alarms and the dashboard as they are deployed, and the metrics that these look at."""
+"""What operators are shown: alarms and dashboard as deployed, and the metrics that these look at."""
 
 import json
 import time

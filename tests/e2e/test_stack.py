@@ -102,7 +102,7 @@ def test_the_stack_ends_with_its_parent() -> None:
     ids=" ".join,
 )
 def test_wrong_usage_exits_2_and_starts_nothing(flags: tuple[str, ...]) -> None:
-    """An unknown parameter, a senseless number, and the real vendor without its key, are refused before anything starts."""
+    """An unknown parameter, a senseless number, no key for the real vendor: refused before anything is up."""
     with started(*flags) as process:
         assert process.ended() == 2
         assert process.stdout is not None
@@ -127,7 +127,7 @@ def test_the_deployed_functions_may_call_loopback(stack: Stack) -> None:
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("function", ["SubmitFunction", "PollFunction"])
 def test_handlers_need_nothing_but_the_layer(function: str) -> None:
-    """The emulator's own packages are on a function's path too, so only an import without them proves the layer whole."""
+    """The emulator's packages are on a function's path too, only an import without them proves it whole."""
     built = build_folder()
     path = [str(built / function), str(built / "Layer/python")]
     needed = "taskhook.wiring, taskhook.api.routes, taskhook.archive.copy, pymediainfo, imagesize"

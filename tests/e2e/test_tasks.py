@@ -1,4 +1,4 @@
-"""A task all the way, as a user has it: submit, store, poll, signed callback; repeats, other callers, listings."""
+"""A task all the way: submit, store, poll, signed callback; repeats, other callers, listings."""
 
 import asyncio
 import json
@@ -14,15 +14,17 @@ from tests.e2e.conftest import SUBMIT, Admin, Inbox, Json, Stack, User, Vendor, 
 from tests.fileserver import handing_out
 from tests.listener import listening
 
+# wan2.2-animate-mix.txt, but for the host: on a machine with a network the vendor's is there, and has no such
+# files.
 EXAMPLE = {
     "image_url": "https://media.invalid/new_actor.jpg",
     "video_url": "https://media.invalid/original_scene.mp4",
     "mode": "wan-std",
-}  # wan2.2-animate-mix.txt, but for the host: on a machine with a network the vendor's is there, and has no such files
+}
 
 
 def assert_one_verified(inbox: Inbox, task_id: str, secret: str) -> Json:
-    """Check that there is one delivery about a task, verify it with the reference library, and return its body."""
+    """Check that a task has one delivery, verify it with the reference library, and return its body."""
     [delivery] = inbox.deliveries(task_id)
     assert delivery["verified"], delivery["reason"]
     body: Json = Webhook(secret).verify(delivery["body"], delivery["headers"])
@@ -30,7 +32,7 @@ def assert_one_verified(inbox: Inbox, task_id: str, secret: str) -> Json:
     return body
 
 
-# --- the whole way --------------------------------------------------------------------------------------------------------
+# --- the whole way --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [SUBMIT, f"{SUBMIT}/async"])
@@ -38,9 +40,8 @@ def test_the_vendors_example_comes_back_as_a_signed_callback(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str, path: str
 ) -> None:
     """The vendor's own request plus a callback URL, on both paths: pending, then one verified callback."""
-    user.ended(
-        user.accepted(f"warm-{marker}", callback_url=inbox.url(marker))
-    )  # both functions run from here on
+    # both functions run from here on
+    user.ended(user.accepted(f"warm-{marker}", callback_url=inbox.url(marker)))
     url = f"{EXAMPLE['image_url']}?{marker}"
     answer = user.http.post(path, json=EXAMPLE | {"image_url": url, "callback_url": inbox.url(marker)})
 
@@ -136,11 +137,11 @@ def test_a_failed_task_is_called_back_with_the_vendors_words(
     assert len(vendor.paid(marker)) == 1
 
 
-# --- idempotent repeats ---------------------------------------------------------------------------------------------------
+# --- idempotent repeats ---------------------------------------------------------------------------
 
 
 def assert_repeats(user: User, marker: str, first: httpx.Response, callback_url: str) -> None:
-    """Check that the same key gets the first answer, byte by byte, and that it is refused with another request."""
+    """Check that the same key gets the first answer, byte by byte, and is refused with another request."""
     repeat = user.submit(marker, key=marker, callback_url=callback_url)
     assert (repeat.status_code, repeat.content) == (first.status_code, first.content)
     other = user.submit(marker, key=marker, callback_url=callback_url, mode="wan-pro")
@@ -169,7 +170,7 @@ def test_a_repeat_gets_the_first_answer_while_the_task_runs_and_after_its_end(
 
 @pytest.fixture(scope="module")
 def two_functions(user: User, vendor: Vendor) -> None:
-    """Two submit functions run, so that a repeat meets the first in flight: a request while another is held starts the second."""
+    """Two submit functions run, so that a repeat meets the first in flight: a held one starts the second."""
     before = vendor.submits()
     with ThreadPoolExecutor() as threads, vendor.fault("slow", seconds=4):
         held = threads.submit(user.accepted, "held")
@@ -197,15 +198,14 @@ def test_a_repeat_waits_for_the_first_that_is_in_flight(
 
 @pytest.mark.usefixtures("two_functions")
 def test_a_repeat_does_not_wait_for_ever(user: User, vendor: Vendor, inbox: Inbox, marker: str) -> None:
-    """A vendor that takes the task after our time: 409 for the repeat, 502 for the first, and nothing is paid twice."""
+    """The vendor takes the task after our time: 409 for the repeat, 502 for the first; paid once."""
     before = vendor.submits()
     with ThreadPoolExecutor() as threads, vendor.fault("slow", seconds=14):
         first = threads.submit(user.submit, marker, key=marker, callback_url=inbox.url(marker))
         eventually(lambda: vendor.submits() > before)
         repeat = user.submit(marker, key=marker, callback_url=inbox.url(marker))
-        if (
-            repeat.status_code == 502
-        ):  # it began when the first had five seconds left: the machine is too slow for this test
+        # it began when the first had five seconds left: the machine is too slow for this test
+        if repeat.status_code == 502:
             assert repeat.content == first.result().content
         else:
             assert (repeat.status_code, repeat.json()["code"]) == (409, 409)
@@ -220,7 +220,7 @@ def test_a_repeat_does_not_wait_for_ever(user: User, vendor: Vendor, inbox: Inbo
 def test_a_repeat_of_a_queued_task_queues_nothing(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, marker: str
 ) -> None:
-    """While the vendor refuses for now: 200 pending, again and again, unpaid; then paid once, with its callback."""
+    """While the vendor refuses for now: 200 pending, again and again; then paid once, with its callback."""
     with vendor.fault("429", times=None):
         first = user.submit(marker, key=marker, callback_url=inbox.url(marker))
         assert first.status_code == 200
@@ -244,7 +244,7 @@ def test_a_repeat_of_a_queued_task_queues_nothing(
 def test_a_repeat_of_a_failed_submit_gets_the_same_error(
     user: User, vendor: Vendor, inbox: Inbox, marker: str, fault: str, status: int
 ) -> None:
-    """Outcome unknown, or refused for good: the key stays with that answer, though the vendor would take the request by now."""
+    """Outcome unknown, or refused for good: the key stays with that answer, though the vendor is well."""
     before = vendor.submits()
     with vendor.fault(fault):
         first = user.submit(marker, key=marker, callback_url=inbox.url(marker))
@@ -254,13 +254,13 @@ def test_a_repeat_of_a_failed_submit_gets_the_same_error(
     assert vendor.paid(marker) == []
 
 
-# --- callers --------------------------------------------------------------------------------------------------------------
+# --- callers --------------------------------------------------------------------------------------
 
 
 def test_callers_never_see_each_other(
     stack: Stack, user: User, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str
 ) -> None:
-    """Another caller's task is 404, its listing is empty, and the same key is another task, signed with its own secret."""
+    """Another caller's task is 404, its listing empty; the same key is another task, with its own secret."""
     added = admin("add", f"bob-{marker[:8]}")
     bob = User(stack, added["token"])
     with bob.http:
@@ -288,7 +288,7 @@ def test_callers_never_see_each_other(
 def test_the_admin_command_adds_rotates_and_disables(
     stack: Stack, vendor: Vendor, inbox: Inbox, admin: Admin, marker: str
 ) -> None:
-    """A caller's default URL is used; old and new secret both sign; a token rotated without overlap, or disabled, is refused."""
+    """The default URL is used; old and new secret both sign; a rotated or disabled token is refused."""
     name = f"carol-{marker[:8]}"
     added = admin("add", name, "--callback-url", inbox.url(marker))
     secret = admin("rotate", name, "--secret")["signing_secret"]
@@ -346,7 +346,7 @@ def test_a_listing_has_pages_and_filters(
     assert len(vendor.paid(marker)) == 4
 
 
-# --- the vendor's other calls ---------------------------------------------------------------------------------------------
+# --- the vendor's other calls ---------------------------------------------------------------------
 
 
 def test_a_token_is_validated_without_a_401(stack: Stack, user: User) -> None:
@@ -396,7 +396,7 @@ def test_an_unknown_path_wears_the_envelope(user: User, method: str, path: str) 
     assert set(answer.json()) == {"code", "message"}
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def example(**changes: object) -> bytes:
@@ -447,13 +447,13 @@ def test_bad_input_is_refused_and_leaves_nothing(
     assert vendor.submits() == submits
 
 
-# --- media ------------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 
 async def test_bad_media_are_refused_before_they_cost_anything(
     user: User, vendor: Vendor, marker: str
 ) -> None:
-    """An image that is too narrow, a video that is too long, a file that is gone: a 400, no task, no submit; good ones are paid."""
+    """An image too narrow, a video too long, a file gone: a 400, no task, no submit; good ones are paid."""
     good, narrow = image("JPEG", 600, 800), image("PNG", 150, 4000)
     files = {
         "actor.jpg": good,

@@ -35,7 +35,7 @@ async def account_url() -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def dynamodb(request: pytest.FixtureRequest) -> "DynamoDBClient":
-    """Give a client for DynamoDB: of the endpoint named by AWS_ENDPOINT_URL_DYNAMODB, or the emulated account's."""
+    """Give a client for DynamoDB: of the endpoint in AWS_ENDPOINT_URL_DYNAMODB, or the account's."""
     return _client(os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or request.getfixturevalue("account_url"))
 
 

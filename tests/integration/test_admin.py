@@ -1,4 +1,4 @@
-"""The admin command as people and programs meet it: help, tables, JSON, exit codes, and errors that say what to do."""
+"""The admin command as people and programs meet it: help, tables, JSON, exit codes, helpful errors."""
 
 import io
 import json
@@ -144,9 +144,8 @@ def test_the_examples_are_good(command: Command, level: list[str]) -> None:
     """Each gets as far as asking AWS, for which it has no credentials."""
     _, shown, _ = command(*level, "--help")
     for line in re.findall(r"^  taskhook (.*)$", shown, re.MULTILINE):
-        words = re.split(r" >| <| \||     ", line)[
-            0
-        ].split()  # without what a shell does with it, and without the remark
+        # without what a shell does with it, and without the remark
+        words = re.split(r" >| <| \||     ", line)[0].split()
         code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
 
@@ -361,9 +360,8 @@ def test_ctrl_c_leaves_at_once_and_without_a_trace() -> None:
             connection, _ = deaf.accept()
             with connection:
                 process.send_signal(signal.SIGINT)
-                shown, complaint = process.communicate(
-                    timeout=45
-                )  # AWS would be waited for for a minute, several times
+                # AWS would be waited for for a minute, several times
+                shown, complaint = process.communicate(timeout=45)
     assert (process.returncode, shown) == (130, "")
     assert complaint == "\ntaskhook: interrupted; `callers list` and `vendors list` tell what was done\n"
 

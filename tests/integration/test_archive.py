@@ -1,4 +1,4 @@
-"""The archive's adapters: S3 as the emulated account has it, originals from real servers, and both together in little memory."""
+"""The archive's adapters: emulated S3, originals from real servers, and both in little memory."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ def exactly(reason: str) -> str:
     return f"^{reason}$"
 
 
-# --- S3: the fake and the real one take the same exam ---------------------------------------------------------------------
+# --- S3: the fake and the real one take the same exam ---------------------------------------------
 
 
 def s3_client(url: str) -> Any:
@@ -180,7 +180,7 @@ async def test_an_archive_that_is_not_there_is_unavailable() -> None:
     client.close()
 
 
-# --- originals ------------------------------------------------------------------------------------------------------------
+# --- originals ------------------------------------------------------------------------------------
 
 
 @pytest_asyncio.fixture
@@ -193,7 +193,7 @@ async def originals() -> AsyncIterator[AiohttpOriginals]:
 
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[tuple[str, list[str]]]:
-    """Serve a file with and without ranges, and redirects to it; give the origin, and the ranges that were asked for."""
+    """Serve a file with and without ranges, and redirects; give the origin and the ranges asked for."""
     asked: list[str] = []
 
     async def ranged(request: web.Request) -> web.StreamResponse:
@@ -520,7 +520,7 @@ async def test_redirects_are_few_and_checked(
     assert asked == []
 
 
-# --- both together --------------------------------------------------------------------------------------------------------
+# --- both together --------------------------------------------------------------------------------
 
 
 class Sink:

@@ -33,9 +33,8 @@ from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
-LONG = timedelta(
-    seconds=60
-)  # far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
+# far more than any test takes on a loaded machine: nothing but the receiver ends the attempt
+LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=0.3)  # for receivers that never come to an end
 MOST_SENT = 16 * 2**20  # what the buffers between the two ends hold, and no more
 
@@ -252,7 +251,7 @@ LINE = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> None:
-    """Whatever stands in the head of a 2xx, it is a delivery, in one piece or in many, and its body is understood."""
+    """Whatever stands in the head of a 2xx, it is a delivery, in one piece or many, its body understood."""
     for pieces in (
         [sent],
         [sent[at : at + 1 + len(sent) // 7] for at in range(0, len(sent), 1 + len(sent) // 7)],
@@ -278,7 +277,7 @@ async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> N
 async def test_a_connection_is_used_again_only_where_its_answer_ended_for_certain(
     rest: bytes, connections: int
 ) -> None:
-    """Where two readers may be of two opinions about the end of a body, the next message goes over a fresh connection."""
+    """Where readers may differ about the end of a body, the next message goes over a fresh connection."""
     async with listening(answering(LINE + rest)) as listener, sending() as callbacks:
         for _ in range(2):
             assert (await callbacks.send(f"{listener.origin}/hook", HEADERS, BODY)).status == 200
@@ -344,7 +343,7 @@ async def test_slow_headers_end_with_the_attempts_time(script: Script) -> None:
     ],
 )
 async def test_status_counts_whatever_becomes_of_the_body(status: int, rest: bytes, ending: str) -> None:
-    """Once the headers are there the attempt has its answer; a slow, broken or missing body is for the log alone."""
+    """With the headers the attempt has its answer; a slow, broken or missing body is for the log alone."""
     script = raw(
         b"HTTP/1.1 %d Whatever\r\n%b" % (status, rest), reset=ending == "reset", hold=ending == "hold"
     )
@@ -384,7 +383,7 @@ async def test_status_counts_even_if_the_attempts_time_ends_in_the_body(rest: by
     ],
 )
 async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
-    """A body without end is read to its first bytes and dropped; what the receiver can press into us is bounded."""
+    """A body without end is read to its first bytes and dropped; what is read of it is bounded."""
     reply, listener = await attempt(endless(start, piece))
     assert (reply.status, reply.answer) == (200, "a" * MAX_EXCERPT)
     assert listener.sent < MOST_SENT
@@ -403,7 +402,7 @@ async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
 )
 @pytest.mark.parametrize("status", [200, 500])
 async def test_endless_words_about_a_body_are_cut_off(status: int, start: bytes, piece: bytes) -> None:
-    """Chunk sizes, extensions and trailers without end bring no body; the status is known, and little of them is read."""
+    """Chunk sizes, extensions, trailers without end: no body; the status is known, and little is read."""
     head = b"HTTP/1.1 %d Whatever\r\nTransfer-Encoding: chunked\r\n\r\n" % status
     reply, listener = await attempt(endless(head + start, piece))
     assert (reply.status, reply.error) == (status, None)
@@ -437,7 +436,7 @@ WORDS = b'{"error":"signature is missing"}'
     ],
 )
 async def test_compressed_answer_is_unpacked_or_named(coding: str, sent: bytes, excerpt: str) -> None:
-    """None is asked for; one that comes all the same is shown as its first words, or as what it is, and no bomb goes off."""
+    """None is asked for; one that comes is shown as its first words, or its name, and no bomb goes off."""
     reply, listener = await attempt(answering(answer(400, sent, content_encoding=coding)))
     assert (reply.status, reply.answer) == (400, excerpt)
     assert b"\r\naccept-encoding: identity\r\n" in listener.requests[0].lower()
@@ -591,7 +590,7 @@ async def test_excerpt_has_control_characters_escaped(sent: bytes, excerpt: str)
     ],
 )
 async def test_excerpt_is_bounded(sent: bytes) -> None:
-    """An excerpt is printable and fits its place in the log, however long its characters get when they are escaped."""
+    """An excerpt is printable and fits the log, however long its characters get when they are escaped."""
     reply, _ = await attempt(answering(answer(200, sent)))
     assert 0 < len(reply.answer.encode()) <= MAX_EXCERPT
     assert reply.answer.isprintable()
@@ -884,7 +883,7 @@ async def test_body_and_headers_arrive_byte_by_byte(body: bytes) -> None:
 
 
 async def test_a_connection_serves_a_burst_and_nothing_is_remembered() -> None:
-    """One connection for attempts that follow each other, none after the sender was closed, and never a cookie."""
+    """One connection for attempts in a row, none after the sender was closed, and never a cookie."""
     async with (
         listening(answering(answer(200, set_cookie="session=1; Path=/"))) as listener,
         sending() as callbacks,
@@ -900,7 +899,7 @@ async def test_a_connection_serves_a_burst_and_nothing_is_remembered() -> None:
 
 @pytest.mark.parametrize("way", ["close", "reset"])
 async def test_a_kept_connection_that_is_dead_is_no_failure_of_the_receiver(way: str) -> None:
-    """A receiver that ends connections without saying so gets the message on a fresh one, within the same attempt."""
+    """A receiver that ends connections untold gets the message on a fresh one, within the same attempt."""
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -985,7 +984,7 @@ async def test_retry_after_that_says_nothing_is_ignored(value: str) -> None:
 
 
 async def test_silent_receiver_does_not_hold_up_another() -> None:
-    """While one receiver takes all its time, and all the slots that one host gets, another is served at once."""
+    """While one receiver takes all its time and all slots of its host, another is served at once."""
     async with (
         listening(silent) as slow,
         listening(answering(answer(200)), hosts=("127.0.0.2",)) as good,
@@ -1013,7 +1012,7 @@ def test_claim_covers_an_attempt() -> None:
     assert 2 * ATTEMPT_TIME <= CLAIM
 
 
-# --- what the engine does next ---------------------------------------------------------------------------------------------
+# --- what the engine does next --------------------------------------------------------------------
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
 SCHEDULE, SOON = timedelta(seconds=5), timedelta(seconds=10)
@@ -1021,7 +1020,7 @@ SCHEDULE, SOON = timedelta(seconds=5), timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Next:
-    """What follows from one attempt: delivered, or another one after about `wait`; and whether the host rests meanwhile."""
+    """What follows from an attempt: delivered, or another after about `wait`; whether the host is open."""
 
     wait: timedelta | None
     counted: bool = True
@@ -1178,7 +1177,7 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
     ("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS]
 )
 async def test_what_the_engine_does_next(script: Script, expected: Next) -> None:
-    """For every way in which a receiver may behave: what is stored, when the next attempt is, and what its host gets."""
+    """For every way a receiver may behave: what is stored, when the next attempt is, what its host gets."""
     limit = timedelta(seconds=0.7) if expected.log == "timeout" else LONG
     async with listening(script) as listener, sending(limit) as callbacks:
         check(*await delivery(f"{listener.origin}/hook", callbacks), expected)

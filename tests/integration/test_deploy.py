@@ -1,4 +1,4 @@
-"""`make deploy` and `make destroy` with the emulated account; SAM is a program that notes how it was called."""
+"""`make deploy` and `make destroy` in the emulated account; SAM is a program that notes its calls."""
 
 import json
 import os
@@ -32,7 +32,8 @@ verb, options = sys.argv[1], sys.argv[2:]
 given = dict(zip(options[::2], options[1::2]))
 parameters = json.load(open(given["--parameter-overrides"].removeprefix("file://")))
 with open(os.environ["SAM_CALLS"], "a") as calls:
-    print(json.dumps({"verb": verb, "parameters": parameters, "ARCHITECTURE": os.environ["ARCHITECTURE"]}), file=calls)
+    call = {"verb": verb, "parameters": parameters, "ARCHITECTURE": os.environ["ARCHITECTURE"]}
+    print(json.dumps(call), file=calls)
 if os.environ.get("SAM_FAILS") == verb:
     sys.exit(1)
 if verb == "deploy" and os.environ.get("SAM_MAKES"):
@@ -41,7 +42,8 @@ if verb == "deploy" and os.environ.get("SAM_MAKES"):
     body = open(os.environ["SAM_TEMPLATE"]).read()
     known = [{"ParameterKey": "Architecture", "ParameterValue": parameters["Architecture"]}]
     cloudformation.create_stack(StackName=given["--stack-name"], TemplateBody=body, Parameters=known)
-    cloudformation.get_waiter("stack_create_complete").wait(StackName=given["--stack-name"], WaiterConfig={"Delay": 1})
+    created = cloudformation.get_waiter("stack_create_complete")
+    created.wait(StackName=given["--stack-name"], WaiterConfig={"Delay": 1})
 """
 
 type Ran = tuple[int, str, str]  # exit code, stdout, stderr
@@ -119,7 +121,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def named(account_url: str) -> Iterator[dict[str, str]]:
-    """Give the environment that names a stack of its own in the emulated account, and delete it in the end."""
+    """Give the environment that names a stack of its own in the emulated account; delete it in the end."""
     name = f"deploy-{uuid.uuid4().hex[:8]}"
     yield {**ACCOUNT, "AWS_ENDPOINT_URL": account_url, "STACK": name, "SAM_MAKES": "yes"}
     aws(account_url, "cloudformation").delete_stack(StackName=name)
@@ -297,7 +299,7 @@ def test_a_failed_step_is_the_last(bench: Bench, named: dict[str, str], verb: st
 def test_at_a_terminal_name_and_key_are_asked_for(
     bench: Bench, named: dict[str, str], account_url: str
 ) -> None:
-    """Enter means the usual name, and the key in place; without any, the deployment says how to give it later."""
+    """Enter means the usual name and the key in place; without any, the command says how to give it later."""
     operator = Operator(there=True, answers=[named["STACK"], ""])
     code, shown, told = bench.run("deploy", terminal=operator, **(named | {"STACK": ""}))
     assert code == 0, told
@@ -343,6 +345,7 @@ def test_a_stack_of_imported_tables_is_brought_up_to_date() -> None:
     """What a deleted stack has left, taken into a new one by an import: it has no outputs yet."""
     imported = Present(status="IMPORT_COMPLETE", parameters={}, outputs={})
     assert deploy._settled({}, imported, "123456789012") == {"Architecture": "arm64"}
+    assert imported.is_taskhook, "so that the key in the imported secret is asked for nowhere"
 
 
 @pytest.mark.parametrize("archive", [False, True])
@@ -416,7 +419,7 @@ def test_a_taskhook_that_has_failed_is_deleted_though_it_has_no_outputs(
 
 
 def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bucket's policy is kept by the template, so that the bucket is never without; nothing could delete it afterwards."""
+    """The bucket's policy stays with the bucket, which is never without; nothing could delete it later."""
     found = [
         {"LogicalResourceId": name, "ResourceType": one["Type"], "PhysicalResourceId": f"its-{name}"}
         for name, one in template.load()["Resources"].items()
@@ -434,7 +437,7 @@ def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.
 def test_a_secret_that_cannot_be_read_is_no_key_in_place(
     bench: Bench, named: dict[str, str], account_url: str
 ) -> None:
-    """The deployment goes on, and says what to do about the key; without a terminal to ask at it does not begin."""
+    """The deployment goes on, and says what to do about the key; without a terminal it does not begin."""
     assert bench.run("deploy", VENDOR_KEY_FILE=bench.key("key"), **named)[0] == 0
     found = aws(account_url, "cloudformation").describe_stack_resource(
         StackName=named["STACK"], LogicalResourceId="Secret"
@@ -487,7 +490,7 @@ def test_destroy_says_what_stays_and_deletes_that_only_when_the_name_is_given_ag
 
 
 def test_the_makefile_means_the_same_to_make_3_81() -> None:
-    """Which knows no .SHELLFLAGS and no .ONESHELL: a line that fails ends its recipe only if it is one command, or says so."""
+    """It knows no .SHELLFLAGS, no .ONESHELL: a failing line ends its recipe only if it is one command."""
     text = (stack.ROOT / "Makefile").read_text()
     for newer in (".SHELLFLAGS", ".ONESHELL", "!=", "::=", "$(file ", "undefine", "private ", "load "):
         assert newer not in re.sub(r"#.*", "", text).replace(" != ", " "), newer

@@ -16,7 +16,8 @@ from tests.local.front import Front
 from tests.local.server import serving
 
 FUNCTIONS = {
-    "good": """def handler(event, _): return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",
+    "good": """def handler(event, _):
+        return {"statusCode": 502, "headers": {"x-should-retry": "false"}, "body": "ours"}""",
     "raises": """def handler(event, _): raise ValueError("a secret")""",
     "slow": """import time\ndef handler(event, _): time.sleep(60)""",
     "dies": """import os\ndef handler(event, _): os._exit(1)""",
@@ -66,7 +67,7 @@ def api_of(account_url: str, name: str) -> str:
 
 
 async def asked(front: Front) -> httpx.Response:
-    """Ask the front admitting for something."""
+    """Ask the front door for something."""
     async with serving(front.app()) as origin, httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return await client.post(f"{origin}/api/v1/alibaba/wan2.2-animate-mix", json={})
 

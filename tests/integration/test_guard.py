@@ -1,4 +1,4 @@
-"""The guard on real connections: a listener on loopback that sees no byte of what is forbidden, and all of what is allowed."""
+"""The guard on real connections: a listener that sees no byte of what is forbidden, all of the rest."""
 
 import asyncio
 import socket
@@ -56,7 +56,7 @@ class Names(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002
     ) -> list[ResolveResult]:  # aiohttp's form
-        """Answer with the next list of addresses; an odd spelling of an address is read as the C library would."""
+        """Answer with the next list of addresses; an odd spelling is read as the C library would."""
         self.asked.append(host)
         addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if (spelled := numeric(host)) is not None:
@@ -103,7 +103,7 @@ async def untouched(listener: Listener) -> bool:
 
 
 async def test_forbidden_host_is_refused_by_the_connection() -> None:
-    """Even if no URL check came before, no forbidden target is connected to, be it a literal, an odd spelling or a name."""
+    """Even without a URL check before: no connection to a forbidden literal, odd spelling or name."""
     async with listening(OK, hosts=LOOPBACK) as listener:
         for row in FORBIDDEN_HOSTS:
             connector = guarded_connector(TargetPolicy(), connections=5, resolver=Names([LOOPBACK]))
@@ -167,7 +167,7 @@ async def test_public_name_is_reached() -> None:
 
 
 async def test_rebinding_between_two_attempts_is_refused() -> None:
-    """A name that was public at the first attempt is checked again at the second, which finds it on loopback."""
+    """A name that was public at the first attempt is checked at the second, which finds it on loopback."""
     async with (
         listening(OK, hosts=(STAND_IN,)) as public,
         sending(StandInPolicy(), [STAND_IN], LOOPBACK) as callbacks,
@@ -182,7 +182,7 @@ async def test_rebinding_between_two_attempts_is_refused() -> None:
 
 
 async def test_name_is_looked_up_once_per_connection() -> None:
-    """Nothing can change between check and use, for one lookup serves both; and nothing is remembered for the next connection."""
+    """One lookup serves check and use, so that nothing changes between; nothing is kept for the next one."""
     async with (
         listening(OK, hosts=(STAND_IN,)) as listener,
         sending(StandInPolicy(), [STAND_IN]) as callbacks,
@@ -286,7 +286,7 @@ async def test_refused_connection_is_no_guard_matter() -> None:
 
 
 async def test_lookups_that_hang_hold_no_other_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have threads of their own: however many names have a dead name server, calls to AWS find theirs free."""
+    """They have their own threads: however many name servers are dead, calls to AWS find theirs free."""
     loop, asked, given_up = asyncio.get_running_loop(), asyncio.Semaphore(0), threading.Event()
 
     def hang(*_: object, **__: object) -> None:
@@ -294,9 +294,8 @@ async def test_lookups_that_hang_hold_no_other_up(monkeypatch: pytest.MonkeyPatc
         given_up.wait(LIMIT.total_seconds())
         raise socket.gaierror
 
-    monkeypatch.setattr(
-        socket, "getaddrinfo", hang
-    )  # the system's, as no test can have a name server that is dead
+    # the system's, as no test can have a name server that is dead
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     loop.set_default_executor(ThreadPoolExecutor(2))
     callbacks = AiohttpCallbacks(TargetPolicy(), limit=LIMIT)
     sending = [asyncio.create_task(send(callbacks, f"https://r{number}.example.com/")) for number in range(4)]

@@ -282,7 +282,7 @@ def test_a_wake_serves_its_ids(ask: Ask) -> None:
 def test_an_archived_result_is_led_to(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, account_url: str, upstream: Event
 ) -> None:
-    """From success through the archive to the bytes, by the link in the answer; without the archive there is no such path."""
+    """From success through the archive to the bytes, by the answer's link; without archive no such path."""
     s3 = boto3.client(
         "s3",
         endpoint_url=account_url,
@@ -334,9 +334,8 @@ def test_a_queued_task_can_be_canceled_and_a_taken_one_cannot(ask: Ask, upstream
     )
     assert Heard(submit_handler(cancel, SubmitContext())).status == 404
     while not poll_handler(sample("tick"), PollContext())["steps"].get("submitted", 0):
-        time.sleep(
-            0.1
-        )  # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
+        # the vendor has asked for a pause of a second or two, which a tick of the economy does not wait for
+        time.sleep(0.1)
     assert ask("task", rawPath=f"/api/v1/tasks/{again}").body["data"]["status"] == "processing"
 
 
@@ -569,7 +568,7 @@ FAULTS = [("drop_after", 502, 1), ("401", 502, 0), ("422", 422, 0), ("slow", 200
 def test_the_repeat_of_a_client_that_counts_them_is_the_first_request_again(
     ask: Ask, upstream: Event, fault: str, status: int, cost: int
 ) -> None:
-    """Without a key, whatever came of the first: its answer again, told not to be repeated where that is of no use."""
+    """Without a key, whatever came of the first: its answer again, with no advice to repeat in vain."""
     httpx.post(
         f"{upstream['upstream']}/_control/faults",
         json={"on": "submit", "fault": fault, "seconds": 0.5, "times": 1},
@@ -694,7 +693,7 @@ def test_without_a_good_token_everything_is_a_401(
     assert stored(tasks_table, dynamodb) == 0
 
 
-# --- redelivery, secrets, a receiver tried out -----------------------------------------------------------------------------
+# --- redelivery, secrets, a receiver tried out ----------------------------------------------------
 
 
 class Inbox:
@@ -759,7 +758,7 @@ def test_a_callback_is_delivered_again(ask: Ask, inbox: Inbox) -> None:
 
 
 def test_many_callbacks_are_delivered_again(ask: Ask, inbox: Inbox) -> None:
-    """The sample event asks for what was given up, so a delivered one needs another state; bad fields are named."""
+    """The sample event asks for what was given up; a delivered task needs `state`; bad fields are named."""
     delivered(ask, inbox)
     assert ask("redeliver_many", since=...).body["data"] == {
         "count": 0,
@@ -808,7 +807,7 @@ def test_the_secrets_are_the_callers_own(ask: Ask, deployed: None, dynamodb: Any
 
 
 def test_a_receiver_is_tried_out(ask: Ask, inbox: Inbox, dynamodb: Any, tasks_table: str) -> None:
-    """The sample event at a real receiver: a signed sample of each event, what was said to each; only the rate is stored."""
+    """At a real receiver: a signed sample of each event, what was said to each; only the rate is stored."""
     inbox.status = 503
     heard = ask("test_callback", callback_url=inbox.url)
     assert heard.status == 200
@@ -897,7 +896,7 @@ def test_the_example_of_a_task_is_like_a_real_one(ask: Ask, inbox: Inbox) -> Non
     assert ask("list", queryStringParameters={}).body["data"]["tasks"] == [shown]
 
 
-# --- the pages for people -------------------------------------------------------------------------------------------------
+# --- the pages for people -------------------------------------------------------------------------
 
 
 def page(path: str, method: str = "GET", **headers: str) -> Event:
@@ -913,7 +912,7 @@ def page(path: str, method: str = "GET", **headers: str) -> Event:
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None:
-    """Without a token, in one answer; the policy allows its own script and style by hash, and no other origin."""
+    """Without a token, in one answer; the policy allows its own script and style alone, by hash."""
     answer = page(path)
     assert (answer["statusCode"], answer["headers"]["content-type"]) == (200, "text/html; charset=utf-8")
     assert "<script>" in answer["body"]

@@ -1,4 +1,4 @@
-"""`make tools`, ended at every step by installers of this test, which leave halves: the next run makes a whole of it."""
+"""`make tools`, ended at every step by installers that leave halves: the next run makes it whole."""
 
 import os
 import shutil
@@ -22,7 +22,8 @@ FILES = (
 )
 ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack")
 
-# Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make alone.
+# Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make
+# alone.
 STEP = f"""#!{sys.executable} -IS
 import os, pathlib, shutil, signal, sys, time
 world = pathlib.Path(os.environ["WORLD"])
@@ -107,7 +108,7 @@ def assert_whole(folder: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_whatever_step_is_the_last_the_next_run_begins_anew(tmp_path: Path, how: signal.Signals) -> None:
-    """Half of a package looks installed to an installer, so that half an environment is deleted, never mended."""
+    """Half of a package looks installed, so that half an environment is deleted, never mended."""
     assert_whole(clone(tmp_path / "whole"))
     steps = (tmp_path / "whole/steps").stat().st_size
     assert steps > 10

@@ -1,4 +1,4 @@
-"""The layer: what it weighs, what is in it, and that a cold start loads nothing that it did not load before."""
+"""The layer: what it weighs, what is in it, and that a cold start loads nothing new."""
 
 import subprocess
 import sys
@@ -16,11 +16,8 @@ from tests.local import stack
 
 # A commit that raises it says why, after measuring again: `make bench ARGS="coldstart size"`.
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
-NEVER_LOADED = {
-    "taskhook.api",
-    "taskhook.api.routes",
-    "aws_lambda_powertools.event_handler",
-}  # by functions that answer no HTTP
+# by functions that answer no HTTP
+NEVER_LOADED = {"taskhook.api", "taskhook.api.routes", "aws_lambda_powertools.event_handler"}
 ARCHITECTURES = ("arm64", "x86_64")
 WITHOUT_CLIENT = {"logs", "xray"}  # rights of Lambda itself
 
@@ -106,7 +103,7 @@ async def test_a_poller_loads_nothing_that_answers_http(layers: dict[str, Path])
 
 
 def isolated(program: str, *arguments: Any, environment: dict[str, str] | None = None) -> str:
-    """Run a program that finds the standard library and its first argument's packages, and return what it printed."""
+    """Run a program over the standard library and its first argument's packages; return what it printed."""
     paths = "import sys; sys.path[:0] = [sys.argv[-1]]\n" if len(arguments) == 1 else ""
     run = [sys.executable, "-I", "-S", "-B", "-c", paths + program, *map(str, arguments)]
     done = subprocess.run(

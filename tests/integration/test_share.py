@@ -41,7 +41,8 @@ def handler(event, context):
     before = used()
     match event:
         case {{"burn": seconds}}:
-            child = subprocess.Popen([sys.executable, "-c", f"import time\\nwhile time.process_time() < {{seconds}}: pass"])
+            code = f"import time\\nwhile time.process_time() < {{seconds}}: pass"
+            child = subprocess.Popen([sys.executable, "-c", code])
             burn(seconds)
             child.wait()
         case {{"take_mb": size}}:
@@ -124,7 +125,10 @@ def periods(account: stack.Account) -> tuple[int, int]:
 
 
 def test_a_function_gets_its_share(account: stack.Account, invoke: Invoke) -> None:
-    """With what it starts, and counted in periods: in some of them a busy machine gives it less than its share."""
+    """With what it starts, and counted in periods.
+
+    In some of them a busy machine gives it less than its share.
+    """
     invoke()
     wanted, throttled = periods(account)
     used = invoke(burn=1.2)
@@ -175,7 +179,7 @@ def test_an_init_without_end_is_throttled(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_function_over_its_memory_is_killed(account: stack.Account, invoke: Invoke) -> None:
-    """The invocation fails as Lambda's does, the next one finds a new process, the old one leaves no group."""
+    """The invocation fails as Lambda's does, the next one finds a new process, no group is left."""
     invoke()
     before = groups(account.folder)
     failed = invoke(take_mb=MEMORY_MB)

@@ -52,10 +52,8 @@ def a_client() -> Any:
     return MemoryDynamo({"Tasks": "task_id", "Callers": "caller"})
 
 
-DATABASES = (
-    "dynamodb",
-    "another_dynamodb",
-)  # the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+# the emulated account's, or any other endpoint; and AWS's own DynamoDB Local
+DATABASES = ("dynamodb", "another_dynamodb")
 
 
 def in_pages_of(store: Store, rows: int) -> None:
@@ -184,7 +182,7 @@ def _reserving(
 
 
 async def test_a_repeat_gets_the_id_of_its_first_request(store: Store) -> None:
-    """Of the last one that was like it; a first request gets its own. Another request, or caller, has nothing to do with it."""
+    """That of the last one like it; a first request gets its own; other requests and callers are apart."""
     assert await _reserving(store, "a", repeat=False) == "a"
     assert await _reserving(store, "b", repeat=True, at=1) == "a"
     assert await _reserving(store, "c", repeat=False, at=2) == "c"
@@ -203,7 +201,7 @@ async def test_a_first_request_that_was_overtaken_is_its_repeats(store: Store) -
 
 
 @pytest.mark.parametrize("repeat", [True, False])
-async def test_an_id_is_reserved_for_a_while(store: Store, repeat: bool) -> None:  # noqa: FBT001  # a parameter
+async def test_an_id_is_reserved_for_a_while(store: Store, *, repeat: bool) -> None:
     """Each request for it prolongs it, and not longer."""
     assert await _reserving(store, "a", repeat=True) == "a"
     assert await _reserving(store, "b", repeat=repeat, at=9) == "a"
@@ -221,7 +219,7 @@ async def test_repeats_at_once_get_one_id(store: Store) -> None:
 
 
 async def test_a_repeat_changes_nothing_of_what_others_reserved_meanwhile() -> None:
-    """Between its two writes its first request came after all, and another one like it: that one is not overtaken."""
+    """Between its two writes the first request came after all, and another like it, which stays first."""
     table = MemoryDynamo({"Tasks": "task_id"})
     update = table.update_item
     store = DynamoTasks(cast("Any", table), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
@@ -333,7 +331,7 @@ async def test_a_request_is_read_where_it_is_asked_for(store: Store) -> None:
 async def test_a_request_is_an_item_of_its_own_that_expires(
     database: "DynamoDBClient", tasks_table: str
 ) -> None:
-    """Plain text in it, and not a word of it in the task's; another task under the same key brings its own."""
+    """Plain text in it, not a word of it in the task's; another task under the same key brings its own."""
     store = DynamoTasks(
         database,
         tasks_table,
@@ -411,7 +409,7 @@ async def test_a_key_that_is_free_again_takes_a_new_task(store: Store) -> None:
 
 
 async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) -> None:
-    """Submitting, watched, of unknown outcome, ended and not yet delivered; in order of acceptance, from a time on."""
+    """Submitting, watched, unknown, ended and not yet delivered; in order of acceptance, from a time on."""
     for number in (3, 1, 2, 4):
         await store.add(a_task(number))
     await store.add(a_task(5, state=State.QUEUED))
@@ -452,7 +450,7 @@ async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -
 
 
 async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> None:
-    """Every way into redelivery is found by the index, nothing of the earlier rounds is lost, and nothing expires."""
+    """The index finds every way into redelivery; nothing of earlier rounds is lost, nothing expires."""
     made = Attempt(at=START, status=410, next_at=START + timedelta(hours=1))
     steps: tuple[tuple[Step, ...], ...] = (
         (lambda task: task.attempted(made, delivered=True, retry_at=None, now=START, retention=RETENTION),),
@@ -642,7 +640,7 @@ async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:
 
 
 async def test_a_callers_rate_gives_each_moment_once(control: Control) -> None:
-    """Many at once get moments that follow each other without a gap; each caller has its own; what is past lapses."""
+    """Many at once get moments without a gap between; each caller has its own; what is past lapses."""
     hour = timedelta(hours=1)
     got = await asyncio.gather(
         *(
@@ -698,7 +696,7 @@ class Overtaken(MemoryDynamo):
 async def test_a_moment_is_reserved_where_the_rate_stands_when_it_is_written(
     moved_to: int, first: int
 ) -> None:
-    """Another invocation has moved it: still in time, beyond the latest moment, or with a clock that is behind."""
+    """Another invocation has moved it: in time, beyond the latest moment, or with a clock that is behind."""
     client = Overtaken(moved_to)
     control = DynamoControl(cast("DynamoDBClient", client), "Tasks", clock=SystemClock())
     latest = START + timedelta(seconds=60)
@@ -815,7 +813,7 @@ async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_
         assert material.asked == [False, True]
 
 
-# --- what only the real table can show -------------------------------------------------------------------------------------
+# --- what only the real table can show ------------------------------------------------------------
 
 
 class LostAnswers:
@@ -837,7 +835,8 @@ class LostAnswers:
 
 def lose_answers(adapter: DynamoTasks | DynamoControl | DynamoCallers) -> None:
     """Put a client that loses answers between an adapter and its table."""
-    adapter.table.client = LostAnswers(adapter.table.client)  # type: ignore[assignment]  # it has every method
+    # It has every method.
+    adapter.table.client = LostAnswers(adapter.table.client)  # type: ignore[assignment]
 
 
 async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
@@ -1057,11 +1056,11 @@ def test_the_error_codes_are_the_contracts() -> None:
     }
 
 
-# --- answers that are cut, keys that are left out, and units: what no test noticed before ----------------------------------
+# --- answers that are cut, keys that are left out, and units: what no test noticed before ---------
 
 
 def a_cut_client() -> Any:
-    """Make a client in memory whose answers end after every row, and whose batches leave every key out the first time."""
+    """Make a client in memory whose answers end after every row, whose batches first leave every key out."""
     client, asked = a_client(), set[str]()
     client.page = lambda: 1
 
@@ -1075,7 +1074,7 @@ def a_cut_client() -> Any:
 
 
 async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
-    """The queue and a caller's history are read to their ends, over as many pages and batches as that takes."""
+    """The queue and a caller's history are read to the end, over as many pages and batches as it takes."""
     tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     for number in range(8):
         await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))

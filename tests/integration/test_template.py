@@ -183,7 +183,7 @@ def test_a_role_may_do_exactly_this(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_has_a_wildcard(role: str) -> None:
-    """Neither an action nor a resource of a policy holds a `*`, but for the files of the one bucket, and traces."""
+    """No action or resource of a policy holds a `*`, but for the files of the one bucket, and traces."""
     assert {text for text in strings(policies(role)) if "*" in text} <= {FILES, "*"}
     assert {action for action, resource in grants(role) if resource == "*"} <= {
         action for action, _ in TRACES
@@ -192,7 +192,7 @@ def test_no_role_has_a_wildcard(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
-    """Invariants of storage: tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
+    """Tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))
     assert {action for action, resource in grants(role) if resource == CALLERS} <= {"dynamodb:GetItem"}
     assert role == "SubmitRole" or "dynamodb:PutItem" not in {action for action, _ in grants(role)}
@@ -214,10 +214,9 @@ def test_every_function_is_listed_here() -> None:
 
 
 def test_the_environment_is_the_settings() -> None:
-    """Every variable is a field and every field a variable; only submit knows poll's name, and only poll the archive's."""
-    fields = {name.upper() for name in Settings.model_fields} - {
-        "AWS_LAMBDA_FUNCTION_NAME"
-    }  # which Lambda sets
+    """Variables and fields are the same; only submit knows poll's name, and only poll the archive's."""
+    # which Lambda sets
+    fields = {name.upper() for name in Settings.model_fields} - {"AWS_LAMBDA_FUNCTION_NAME"}
     assert set(variables("SubmitFunction")) == fields - {"ARCHIVE_FUNCTION"}
     assert set(variables("PollFunction")) == fields - {"POLL_FUNCTION"}
     assert set(variables("ArchiveFunction")) == fields - {"POLL_FUNCTION", "ARCHIVE_FUNCTION"}
@@ -240,7 +239,7 @@ def test_without_the_archive_there_is_nothing_of_it() -> None:
 
 
 def test_the_bucket_is_closed_kept_and_tidy() -> None:
-    """Encrypted, over TLS alone, nothing public; what is abandoned or old goes by itself, and nothing with the stack."""
+    """Encrypted, TLS alone, nothing public; what is abandoned or old goes, and nothing with the stack."""
     bucket, policy = RESOURCES["Results"], RESOURCES["ResultsOverTlsOnly"]
     for resource in (bucket, policy):
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == KEPT
@@ -328,7 +327,7 @@ def test_every_table_is_kept() -> None:
 
 
 def test_the_secret_is_made_once_and_kept() -> None:
-    """Its deployment key is random, in no template and no parameter, and outlives the stack as the tables that it encrypts."""
+    """Its deployment key is random, in no template or parameter, and outlives the stack as the tables do."""
     [secret] = of_type("AWS::SecretsManager::Secret").values()
     assert (secret["DeletionPolicy"], secret["UpdateReplacePolicy"]) == KEPT
     assert set(secret["Properties"]) == {"Description", "GenerateSecretString"}
@@ -342,7 +341,7 @@ def test_the_secret_is_made_once_and_kept() -> None:
 
 
 def test_the_keys_of_tasks() -> None:
-    """The keys and both indexes are right from the first deployment: an update changes one index at a time."""
+    """Keys and both indexes are right from the first deployment: an update changes one index at a time."""
     table = properties("Tasks")
     keys = {None: table["KeySchema"]} | {
         index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]
@@ -422,7 +421,7 @@ def test_every_path_reaches_submit() -> None:
     assert permission["Properties"]["SourceArn"]["Fn::Sub"].endswith(":${HttpApi}/*")
 
 
-# --- alarms and the dashboard ---------------------------------------------------------------------------------------
+# --- alarms and the dashboard ---------------------------------------------------------------------
 
 
 def dimensions(alarm: str) -> dict[str, Any]:
@@ -475,7 +474,7 @@ def test_every_alarm_is_listed_here() -> None:
 
 
 def test_a_silent_poller_rings_after_five_minutes() -> None:
-    """By Lambda's own count of invocations, which is missing then: a poller that does not run cannot say so itself.
+    """By Lambda's count of invocations, which is missing then: a poller that does not run cannot say so.
 
     An alarm begins with insufficient data, which is no change: so it does not ring right after its creation.
     """
@@ -517,7 +516,7 @@ def test_what_a_stack_tells() -> None:
 
 
 def test_nothing_is_traced_unless_asked_for() -> None:
-    """Off by default; the right to record is there always, for Lambda looks for it when the function is made."""
+    """Off by default; the right to record is always there: Lambda looks for it as it makes the function."""
     assert TEMPLATE["Parameters"]["Tracing"]["Default"] == "off"
     assert TEMPLATE["Conditions"]["Traces"] == {"Fn::Equals": [{"Ref": "Tracing"}, "on"]}
     assert TEMPLATE["Globals"]["Function"]["Tracing"] == {"Fn::If": ["Traces", "Active", "PassThrough"]}

@@ -1,4 +1,4 @@
-"""The vendor's API over real sockets: what each thing that can happen on the wire means, and that nothing is paid twice."""
+"""The vendor's API over real sockets: what each thing on the wire means, and nothing is paid twice."""
 
 import asyncio
 import gc
@@ -131,7 +131,7 @@ def expected_submission(status: int) -> Submission:
     return Submission.BUSY if status == 429 else Submission.AMBIGUOUS
 
 
-# --- the paid POST: answered ----------------------------------------------------------------------------------------------
+# --- the paid POST: answered ----------------------------------------------------------------------
 
 
 async def test_taken() -> None:
@@ -144,7 +144,7 @@ async def test_taken() -> None:
 
 
 async def test_request_on_the_wire() -> None:
-    """The POST carries the stored bytes, the key and a length, to the model's path, and asks nothing of a proxy."""
+    """The POST carries the stored bytes, the key and a length to the model's path, through no proxy."""
     _, listener = await submit(answering(answer(200, TAKEN)))
     (request,) = listener.requests
     head, _, body = request.partition(b"\r\n\r\n")
@@ -170,7 +170,7 @@ STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *rang
 
 @pytest.mark.parametrize("status", STATUSES)
 async def test_each_refusal_means_what_the_table_says(status: int) -> None:
-    """Each status is classed as the design says, keeps the vendor's words, and is never tried a second time."""
+    """Each status is classed as the design says, keeps the vendor's words, and is never tried again."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=str(status), message="too bad"))
         outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
@@ -263,7 +263,7 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     ],
 )
 async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: float, at_most: float) -> None:
-    """`Retry-After` in both forms, else the reset of the rate limit, tells when to come back, within an hour."""
+    """`Retry-After` in both forms, else the rate limit's reset, tells when to come back, within an hour."""
     later = datetime.now(UTC) + timedelta(seconds=1000)
     written = {
         "retry_after": format_datetime(later, usegmt=True),
@@ -303,7 +303,7 @@ async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: floa
     ids=lambda headers: repr(headers)[:60],
 )
 async def test_nonsense_about_when_to_come_back_is_ignored(headers: dict[str, str]) -> None:
-    """A header that makes no sense never spoils the answer that it came with, least of all one that was paid for."""
+    """A header that makes no sense never spoils its answer, least of all one that was paid for."""
     busy, _ = await submit(answering(answer(429, b'{"message":"slow down"}', **headers)))
     assert (busy.submission, busy.message) == (Submission.BUSY, "slow down")
     taken, _ = await submit(answering(answer(200, TAKEN, **headers)))
@@ -331,7 +331,7 @@ async def test_refusal_for_rate_is_busy() -> None:
         assert len(emulator.vendor.tasks) == 1
 
 
-# --- the paid POST: sent, and no answer -----------------------------------------------------------------------------------
+# --- the paid POST: sent, and no answer -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -356,14 +356,14 @@ async def test_refusal_for_rate_is_busy() -> None:
     ],
 )
 async def test_broken_answer_is_ambiguous(script: Script) -> None:
-    """Once a byte was sent, whatever breaks before the answer is complete leaves the outcome unknown, and is not tried again."""
+    """Once a byte was sent, what breaks before the answer is complete is unknown, and not tried again."""
     outcome, listener = await submit(script)
     assert outcome.submission is Submission.AMBIGUOUS
     assert listener.connections == 1
 
 
 async def test_connection_that_breaks_at_once_is_ambiguous_or_proven_unsent() -> None:
-    """A connection reset as it is accepted is not sent only if no byte was written; nothing is read of it either way."""
+    """A connection reset as it is accepted is "not sent" only if no byte was written."""
     outcome, listener = await submit(hang_up)
     assert outcome.submission in {Submission.AMBIGUOUS, Submission.NOT_SENT}
     assert listener.connections == 1
@@ -414,7 +414,7 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
 
 
-# --- the paid POST: not sent, proven --------------------------------------------------------------------------------------
+# --- the paid POST: not sent, proven --------------------------------------------------------------
 
 
 async def test_refused_connection_is_not_sent() -> None:
@@ -510,7 +510,7 @@ UNSENDABLE = [
 
 @pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
 async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
-    """A damaged, missing or forbidden secret is this deployment's trouble: no connection is opened, and nothing is unknown."""
+    """A damaged, missing or forbidden secret is this deployment's trouble: no connection, nothing unknown."""
     async with (
         listening(answering(answer(200, TAKEN))) as listener,
         calling(listener.origin, Keys([key])) as api,
@@ -543,7 +543,7 @@ async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
         )
 
 
-# --- the paid POST: what is looked at right before it ---------------------------------------------------------------------
+# --- the paid POST: what is looked at right before it ---------------------------------------------
 
 
 async def test_post_is_not_begun_with_too_little_time() -> None:
@@ -565,7 +565,7 @@ async def test_post_is_not_begun_with_too_little_time() -> None:
 
 
 async def test_second_post_is_not_begun_with_too_little_time() -> None:
-    """After a 401 the key was replaced, and reading it took long: the refusal stands, and nothing is cut off half-way."""
+    """After a 401 reading the new key took long: the refusal stands, and nothing is cut off half-way."""
 
     async def slowly(*, fresh: bool) -> str:
         await asyncio.sleep(3 if fresh else 0)
@@ -610,11 +610,11 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
         assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
-# --- the key --------------------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
 async def test_replaced_key_is_read_again_on_401() -> None:
-    """A 401 proves that nothing was taken; with a key that has been replaced meanwhile the POST is sent again, and paid once."""
+    """A 401 proves that nothing was taken; with a new key the POST is sent again, and paid once."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
@@ -681,11 +681,11 @@ async def test_poll_reads_the_key_again_after_401() -> None:
         assert keys.asked == [False, True, False]
 
 
-# --- connections ----------------------------------------------------------------------------------------------------------
+# --- connections ----------------------------------------------------------------------------------
 
 
 async def test_each_post_has_a_connection_of_its_own_and_polls_share_one() -> None:
-    """A kept connection may be dead after a freeze, so nothing is paid over one; polls may be repeated, so they keep theirs."""
+    """A kept connection may be dead after a freeze: nothing is paid over one; polls keep theirs."""
     body = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
     async with listening(answering(answer(200, body))) as listener, calling(listener.origin) as api:
         for polls in range(3):
@@ -759,7 +759,7 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
         assert proxy.connections == 0
 
 
-# --- polls ----------------------------------------------------------------------------------------------------------------
+# --- polls ----------------------------------------------------------------------------------------
 
 
 def task_body(status: object, *, task_id: object = "task-1", outer: str = "success", **data: Any) -> bytes:
@@ -934,7 +934,7 @@ async def test_endless_answer_is_dropped() -> None:
     ],
 )
 async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
-    """Only a 404 says that the task is missing; every other refusal is about the request, not about the task."""
+    """Only a 404 says that the task is missing; every other refusal is about the request, not the task."""
     async with emulated() as (emulator, api):
         task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=str(status)))
@@ -1010,7 +1010,7 @@ async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
 
 
-# --- answers without end, and large ones ------------------------------------------------------------------------------------
+# --- answers without end, and large ones ----------------------------------------------------------
 
 
 TASK = b'{"code":0,"data":{"task_id":"task-1","status":"pending"}}'
@@ -1054,7 +1054,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("script", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_an_answer_without_end_is_dropped_soon(script: Script) -> None:
-    """Long before its time is over: by its bytes, its pieces, or what comes before it. The vendor may have taken a POST."""
+    """Long before its time: by its bytes, its pieces, or what comes before. A POST may have been taken."""
     async with listening(script) as listener, calling(listener.origin) as api:
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
         assert (await api.poll("task-1", hold=True)).kind is PollKind.UNAVAILABLE
@@ -1164,7 +1164,7 @@ async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_wai
 async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
     text: bytes, value: object
 ) -> None:
-    """A prompt that was cut in the middle of an emoji, or a number of thousands of digits, somewhere in the answer."""
+    """A prompt cut in the middle of an emoji, or a number of thousands of digits, in the answer."""
     body = (
         task_body("success", n=0, result={"resources": []})
         .replace(b'"n": 0', b'"n": ' + text)
@@ -1177,7 +1177,7 @@ async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
     assert (await submit(answering(answer(200, taken))))[0].upstream_task_id == "task-1"
 
 
-# --- how long the vendor wants to be left alone ------------------------------------------------------------------------------
+# --- how long the vendor wants to be left alone ---------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
@@ -1245,7 +1245,7 @@ async def test_an_unknown_outcome_tells_the_pause() -> None:
         assert (outcome.submission, outcome.retry_after) == (Submission.AMBIGUOUS, timedelta(seconds=120))
 
 
-# --- the balance: whether the vendor answers at all --------------------------------------------------------------------------
+# --- the balance: whether the vendor answers at all -----------------------------------------------
 
 
 async def balance(script: Script, keys: ApiKey | None = None) -> BalanceOutcome:
@@ -1272,7 +1272,9 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
     ]
     + [(status, False) for status in (500, 502, 503, 504, 599)],
 )
-async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: int, answered: bool) -> None:  # noqa: FBT001  # a parameter
+async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(
+    *, status: int, answered: bool
+) -> None:
     """Whatever the body is: a proxy's HTML under a 404 was served too."""
     for body in (b'{"code":1,"message":"no"}', b"<html>"):
         told = await balance(answering(answer(status, body if status != 204 else b"")))
@@ -1280,7 +1282,7 @@ async def test_a_vendor_that_refuses_is_there_and_one_that_fails_is_not(status: 
 
 
 async def test_a_refused_key_is_read_again_when_the_balance_is_asked_for_next() -> None:
-    """Once: what is free is asked after trouble, and a key that was replaced meanwhile must not look like more of it."""
+    """Once: what is free is asked after trouble; a key replaced meanwhile must not look like more of it."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (_, api):
         assert [(await api.balance()).status for _ in range(3)] == [401, 200, 200]

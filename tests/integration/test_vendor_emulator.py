@@ -1,4 +1,4 @@
-"""The vendor emulator over real sockets: what it answers, what it refuses, what it counts and how it fails when told to."""
+"""The emulator over real sockets: what it answers, refuses and counts, and how it fails when told to."""
 
 import asyncio
 import hashlib
@@ -120,7 +120,7 @@ async def test_task_runs_from_pending_to_success_and_stays_byte_identical() -> N
 
 
 async def test_success_carries_the_union_of_documented_fields() -> None:
-    """A success has resources, metadata, extensions, a string amount, a duration and an expiry in milliseconds."""
+    """A success has resources, metadata, extensions, an amount as text, a duration, an expiry in ms."""
     async with vendor(task_seconds=0.05) as (_, client):
         began = time.time()
         data = (await ended(client, await submit(client)))["data"]
@@ -398,9 +398,8 @@ async def test_long_poll_times_out_with_a_snapshot() -> None:
 async def test_poll_is_not_held_without_long_poll(*, long_poll: bool, query: str) -> None:
     """A vendor without long polls ignores `wait`, and one with them never holds unasked."""
     async with vendor(task_seconds=60, long_poll=long_poll) as (_, client):
-        answer = await client.get(
-            f"/api/v1/tasks/{await submit(client)}{query}", timeout=20
-        )  # of 30 that it would be held
+        # of 30 that it would be held
+        answer = await client.get(f"/api/v1/tasks/{await submit(client)}{query}", timeout=20)
         assert answer.json()["data"]["status"] == "pending"
 
 
@@ -462,7 +461,7 @@ async def test_status_faults_answer_in_the_envelope_as_often_as_asked(target: st
 
 
 async def test_injected_429_says_when_to_come_back() -> None:
-    """An injected rate refusal promises room within a second or two, and is not counted as the limit's own."""
+    """An injected rate refusal promises room within a second or two, and is not counted as the limit's."""
     async with vendor() as (emulator, client):
         await inject(client, on="submit", fault="429")
         began = time.time()
@@ -564,7 +563,7 @@ async def test_unusable_task_answers_leave_the_task_alone() -> None:
 async def test_failed_tasks_take_every_form(
     target: str, fault: str, *, in_envelope: bool, in_data: bool, in_error: type | None
 ) -> None:
-    """A task fails at its end when the submit was told to, at once when the poll was, in the form asked for."""
+    """A task fails at its end when the submit was told to, at once when a poll was, in the form asked for."""
     async with vendor(task_seconds=0.05 if target == "submit" else 60) as (_, client):
         if target == "submit":
             await inject(client, on="submit", fault=fault, message="no person")
@@ -593,7 +592,7 @@ async def test_task_fault_never_changes_a_terminal_state() -> None:
 
 
 async def test_file_faults_hit_downloads_only() -> None:
-    """A download can be refused, cut off in the middle, or be no media at all; samples have faults of their own."""
+    """A download can be refused, cut off in the middle, or be no media; samples have their own faults."""
     async with vendor() as (_, client):
         url = (await ended(client, await submit(client)))["data"]["result"]["resources"][0]["url"]
         for fault in ("503", "drop_after", "not_json"):
@@ -728,7 +727,7 @@ async def test_webhook_carries_the_task_answer_and_the_vendors_headers(fault: st
 
 
 async def test_webhook_is_repeated_for_server_errors_only() -> None:
-    """A webhook is sent again after a drop, 429 and 5xx under the same delivery id, and not after another 4xx."""
+    """A webhook is sent again after a drop, 429 and 5xx, with the same delivery id; not after another 4xx."""
     receiver = Receiver()
     async with serving(receiver.app()) as hooks, vendor(webhook_waits=(0.01,) * 5) as (emulator, client):
         for status in (0, 429, 503, 404):

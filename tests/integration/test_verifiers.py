@@ -1,4 +1,4 @@
-"""Our signatures before implementations that are not ours: each accepts what we sign, and refuses whatever was changed."""
+"""Our signatures before other implementations: each accepts what we sign, and refuses what was changed."""
 
 import asyncio
 import contextlib
@@ -156,7 +156,7 @@ def npm() -> Verifier:
 
 @dataclass
 class Running:
-    """A sample receiver that runs: where it listens, the secret that it was started with, and where it keeps what it took."""
+    """A sample receiver that runs: where it listens, its secret, and where it keeps what it took."""
 
     url: str
     secret: str
@@ -236,7 +236,8 @@ def _serving_cgi(program: Path, secret: str, folder: Path) -> Iterator[Running]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            inbox = lambda: [file.read_text() for file in folder.glob("msg_*")]  # noqa: E731  # what a row of the others is
+            # What a row of the others is.
+            inbox = lambda: [file.read_text() for file in folder.glob("msg_*")]  # noqa: E731
             yield Running(f"http://127.0.0.1:{server.server_port}/hook", secret, inbox)
         finally:
             server.shutdown()
@@ -285,7 +286,7 @@ def verifies(request: pytest.FixtureRequest) -> Verifier:
 
 
 def test_what_we_sign_verifies_and_nothing_else_does(verifies: Verifier) -> None:
-    """With the new and the old secret during a rotation; not with body, id, time or secret changed, nor too old or too new."""
+    """With new and old secret during a rotation; not with body, id, time or secret changed, or time off."""
     new, old = signature.new_secret(), signature.new_secret()
     good = sent(new, old)
     assert verifies(good)
@@ -294,7 +295,7 @@ def test_what_we_sign_verifies_and_nothing_else_does(verifies: Verifier) -> None
     assert [name for name, received in tampered.items() if verifies(received)] == []
 
 
-# --- the samples in events/receivers --------------------------------------------------------------------------------------
+# --- the samples in events/receivers --------------------------------------------------------------
 
 
 async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
@@ -318,7 +319,7 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
 
 
 async def test_a_sample_takes_a_message_once(receiver: Running) -> None:
-    """A repeat has the same id, and is answered as the first time; also where two secrets sign while one is replaced."""
+    """A repeat has the same id, and is answered as the first; also where two secrets sign in a rotation."""
     kept = len(receiver.inbox())
     first = sent(signature.new_secret(), receiver.secret)
     another = sent(receiver.secret)

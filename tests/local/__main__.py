@@ -1,8 +1,8 @@
-"""The whole of taskhook on this machine: an emulated account, an emulator of the vendor, and a receiver for the callbacks.
+"""The whole of taskhook on this machine: an emulated account, vendor and receiver.
 
-Prints one line of JSON when it is ready, then one for every callback received; everything else goes to stderr.
-Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot start or the
-account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
+Prints one line of JSON when it is ready, then one for every callback received; everything else goes to
+stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot
+start or the account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def arguments() -> argparse.ArgumentParser:
         "--port",
         type=_number(int, 0, 65535),
         default=8080,
-        help="of the front admitting; 0: any free one (default: %(default)s)",
+        help="of the front door; 0: any free one (default: %(default)s)",
     )
     add(
         "--task-seconds",
@@ -109,7 +109,8 @@ def arguments() -> argparse.ArgumentParser:
         "--cpu",
         choices=("lambda", "full"),
         help="how much of a processor a function gets: Lambda's share, or all of it"
-        " (default: LAMBDA_CPU; where that is not set lambda, if control groups can be written here, else full)",
+        " (default: LAMBDA_CPU; where that is not set lambda, if control groups can be written here, else "
+        "full)",
     )
     return parser
 
@@ -126,7 +127,7 @@ def _number[T: (int, float)](kind: Callable[[str], T], least: T, most: T) -> Cal
 
 
 def _meter(text: str) -> Path:
-    """Prove, before minutes are spent, that a file can be made there: it is written beside its place, and moved."""
+    """Prove, before minutes are spent, that a file can be made there: it is written beside it, and moved."""
     file = Path(text).absolute()
     try:
         with tempfile.TemporaryFile(dir=file.parent):
@@ -193,7 +194,7 @@ async def _serve(options: argparse.Namespace) -> None:
         try:
             endpoint = await room.enter_async_context(serving(front.app(), port=options.port))
         except OSError as error:
-            msg = f"port {options.port} cannot be had: choose another one with --port, or any free one with --port 0"
+            msg = f"port {options.port} cannot be had: choose another --port, or any free one with --port 0"
             raise stack.StackError(msg) from error
         media = await room.enter_async_context(serving(VendorEmulator(profile).app()))
         upstream = REAL_VENDOR if options.real_vendor else media
@@ -244,7 +245,8 @@ def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
     tell(asdict(delivery))
     verdict = "verified" if delivery.verified else f"not verified ({delivery.reason})"
     _say(
-        f"callback {verdict}: {delivery.headers.get('x-modellix-event', delivery.path)} {delivery.task_id or ''}"
+        f"callback {verdict}: {delivery.headers.get('x-modellix-event', delivery.path)} "
+        f"{delivery.task_id or ''}"
     )
 
 
@@ -256,7 +258,7 @@ async def _timed[T](what: str, work: Awaitable[T]) -> T:
 
 
 async def _validate(endpoint: str, token: str) -> None:
-    """Prove that the admitting, the API, the function and the caller's record work together; the function is warm from here on."""
+    """Prove that door, API, function and caller's record work together; the function is warm from here on."""
     url, headers = f"{endpoint}/api/v1/apikey/validate", {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         body = await answer.text()
@@ -273,7 +275,10 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
         "mode": "wan-std",
         "callback_url": f"{receiver}/callbacks",
     }
-    headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -H \"Idempotency-Key: $(date +%s)\""
+    headers = (
+        f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
+        '-H "Idempotency-Key: $(date +%s)"'
+    )
     return (
         f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
     )

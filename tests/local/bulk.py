@@ -40,7 +40,7 @@ class Bulk:
     async def serve(
         self, request: web.Request, *, rate: int | None = None, until: int | None = None
     ) -> web.StreamResponse:
-        """Answer with the file or the rest of it, at `rate` bytes a second at most, and stop short where `until` says so."""
+        """Answer with the file or the rest of it, at most `rate` bytes a second; stop short at `until`."""
         wanted = re.fullmatch(r"bytes=([0-9]+)-", request.headers.get("range", ""))
         start = int(wanted[1]) if wanted and request.headers.get("if-range", self.tag) == self.tag else 0
         if start >= self.size:

@@ -1,4 +1,4 @@
-"""AWS's own DynamoDB Local, where Java and Maven are on the machine: it pages and counts units as DynamoDB does."""
+"""AWS's own DynamoDB Local, where there are Java and Maven: it pages and counts units as DynamoDB does."""
 
 import contextlib
 import shutil

@@ -1,16 +1,19 @@
 """MiniStack, with two gaps closed: 1.5.33 knows `AWS::AccountId` and its like everywhere but in `Conditions`.
 
-Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS account can ever
-have it relaxed. And where a function fails, runs out of time or has no room, its HTTP API answers as AWS's does.
-Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by name.
+Our template needs the gap closed: it relaxes the rule for callback URLs by such a condition, so that no AWS
+account can ever have it relaxed. And where a function fails, runs out of time or has no room, its HTTP API
+answers as AWS's does. Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by
+name.
 
-It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make, and one to remove.
+It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make,
+and one to remove.
 
-Where LAMBDA_CPU is `lambda`, a function's process gets Lambda's share of a processor and no more than its memory
-(`share.py`). The log says of each cold start how long init and the first event took.
+Where LAMBDA_CPU is `lambda`, a function's process gets Lambda's share of a processor and no more than its
+memory (`share.py`). The log says of each cold start how long init and the first event took.
 
-Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units as MiniStack
-reports them, indexes included; read units, which it gets wrong, from the sizes of what it answers.
+Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units
+as MiniStack reports them, indexes included; read units, which it gets wrong, from the sizes of what it
+answers.
 """
 
 import hashlib
@@ -79,7 +82,7 @@ type Shape = Callable[[dict[str, Any]], tuple[dict[str, Any] | None, str | None]
 
 
 def as_http_api(shape: Shape) -> Shape:
-    """Show nothing of what went wrong in a function, as AWS's HTTP API does; MiniStack shows the function's own error."""
+    """Show nothing of a function's error, as AWS's HTTP API does; MiniStack would show it."""
 
     def shaped(result: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
         if result.get("throttle"):
@@ -103,7 +106,7 @@ type Execute = Callable[[dict[str, Any], Any, str], dict[str, Any]]
 
 
 def as_in_lambda(worker: type[Any]) -> type[Any]:
-    """Throttle a function's process once its init has ended, log its cold start, and name its death as Lambda does."""
+    """Throttle a process once its init has ended, log its cold start, name its death as Lambda does."""
 
     class Worker(worker):  # type: ignore[misc]  # its base is found at run time
         _began = _ready = _answered = 0.0
@@ -162,10 +165,11 @@ class UnpackedOnce(zipfile.ZipFile):
     _lock = threading.Lock()
 
     def namelist(self) -> list[str]:
-        """Name nothing: MiniStack would look where each name leads, and `extractall` lets none lead out of its folder."""
+        """Name nothing: MiniStack would follow each name, and `extractall` keeps all in its folder."""
         return []
 
-    def extractall(self, path: Any = None, members: Any = None, pwd: bytes | None = None) -> None:  # noqa: ARG002  # as its base
+    # The parameters are its base's.
+    def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:  # noqa: ARG002
         """Put a link in the place of an empty folder."""
         content = Path(str(self.filename)).read_bytes()
         unpacked = Path(os.environ["TMPDIR"]) / f"unpacked-{hashlib.sha256(content).hexdigest()[:16]}"
@@ -183,7 +187,7 @@ type Answer = tuple[int, dict[str, str], str | bytes]
 
 
 class Meter:
-    """Calls, read units and write units, by operation and kind of item; the file always holds the sums so far."""
+    """Calls, read units and write units, by operation and kind of item; the file holds the sums so far."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -223,7 +227,7 @@ def _kind(request: Request) -> str:
 
 
 def _read_units(request: Request, answer: Request) -> float:
-    """Bill what was read: items one by one where they were named, together where they were searched; at least one unit."""
+    """Bill what was read: items one by one where named, together where searched; at least one unit."""
     named = (
         [answer.get("Item", {})]
         if "Key" in request
@@ -236,7 +240,7 @@ def _read_units(request: Request, answer: Request) -> float:
 
 
 def size(item: dict[str, Any]) -> int:
-    """Weigh an item as DynamoDB does: names and values, numbers by their digits, three bytes for a list or a map."""
+    """Weigh an item as DynamoDB does: names, values, numbers by digits, three bytes for a list or a map."""
     return sum(len(name.encode()) + _weight(*next(iter(value.items()))) for name, value in item.items())
 
 

@@ -1,4 +1,4 @@
-"""The front admitting: one origin for callers, passed on byte by byte to the HTTP API inside the emulated account."""
+"""The front door: one origin for callers, passed on byte by byte to the HTTP API in the emulated account."""
 
 import json
 
@@ -38,7 +38,7 @@ class Front:
         self._session: aiohttp.ClientSession | None = None
 
     def app(self) -> web.Application:
-        """Build the application that serves this admitting."""
+        """Build the application that serves this door."""
         app = web.Application(client_max_size=BODY_LIMIT)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._pass_on)  # a path may hold line breaks
         app.on_startup.append(self._start)

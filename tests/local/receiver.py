@@ -1,4 +1,4 @@
-"""The server behind the callback URLs: it verifies every delivery with the reference library, records it and answers as told."""
+"""The server behind callback URLs: it verifies with the reference library, records, answers as told."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Delivery:
 
 
 class Behaviour(BaseModel):
-    """How the next `times` deliveries to a path are answered; status 0 closes the connection, `times` null: until forgotten."""
+    """How the next `times` deliveries to a path are answered; 0 closes; `times` null: until forgotten."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -65,7 +65,7 @@ class Receiver:
     def __init__(
         self, secrets: Iterable[str] = (), *, on_delivery: Callable[[Delivery], None] | None = None
     ) -> None:
-        """Accept everything with 200 until told otherwise; `on_delivery` hears of each delivery as it is answered."""
+        """Answer 200 until told otherwise; `on_delivery` gets each delivery as it is answered."""
         self.deliveries: list[Delivery] = []
         self._secrets: dict[str, Webhook] = {}
         self._behaviours: defaultdict[str, deque[_Armed]] = defaultdict(deque)

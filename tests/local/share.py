@@ -1,8 +1,8 @@
 """Lambda's share of a processor, and its limit of memory, for the processes of the emulated account.
 
 Lambda gives a function memory / 1,769 MB of a virtual processor, by a quota of CPU time in each short period;
-its init is free of the throttle, for at most 10 s. Control groups do the same, of version 1 or 2, where they can
-be written. A group takes in whatever its first process starts, threads and children alike.
+its init is free of the throttle, for at most 10 s. Control groups do the same, of version 1 or 2, where they
+can be written. A group takes in whatever its first process starts, threads and children alike.
 
 Runs inside MiniStack's own environment: standard library only.
 """
@@ -24,8 +24,9 @@ type Cpu = Literal["lambda", "full"]
 ROOT = Path("/sys/fs/cgroup")
 WHOLE_MB = 1769  # that much memory comes with one virtual processor
 INIT_S = 10.0  # of processor time: so long, init is free of the throttle, on a machine that is busy too
-# About Lambda's own. With the kernel's default of 100 ms an event that computes for less than a seventh of that, at
-# 256 MB, would pass as if there were no throttle, and what is throttled would wait in steps five times as long.
+# About Lambda's own. With the kernel's default of 100 ms an event that computes for less than a seventh of
+# that, at 256 MB, would pass as if there were no throttle, and what is throttled would wait in steps five
+# times as long.
 PERIOD_US = 20_000
 _REMOVED_WITHIN_S = 10.0  # at once, but for a process that is slow to die
 
@@ -67,7 +68,10 @@ def folders(stack: str, root: Path = ROOT) -> list[Path]:
 
 
 def remove_all(stack: str, root: Path = ROOT) -> None:
-    """Kill what lives in the groups of a stack, and remove them; raises OSError where one cannot be removed."""
+    """Kill what lives in the groups of a stack, and remove them.
+
+    Raises OSError where one cannot be removed.
+    """
     for folder in folders(stack, root):
         for group in filter(Path.is_dir, folder.iterdir()):
             _remove(group)
@@ -75,7 +79,9 @@ def remove_all(stack: str, root: Path = ROOT) -> None:
 
 
 class Group:
-    """A control group of one function's process: memory is limited from its start, the processor once it is throttled.
+    """A control group of one function's process.
+
+    Memory is limited from its start, the processor once it is throttled.
 
     Raises OSError where it cannot be made.
     """
@@ -102,14 +108,20 @@ class Group:
             (self.memory / swap).write_text("0" if self._version_2 else str(memory_mb << 20))
 
     def entering(self, command: Iterable[str]) -> list[str]:
-        """Give the command that enters this group and then becomes `command`: so all that it allocates is counted."""
+        """Give the command that enters this group and then becomes `command`.
+
+        So all that it allocates is counted.
+        """
         into = "".join(
             f"echo $$ >{shlex.quote(str(folder / 'cgroup.procs'))} && " for folder in self._folders
         )
         return ["/bin/sh", "-c", f'{into}exec "$0" "$@"', *command]
 
     def throttle(self) -> None:
-        """Hold it to its share from now on, and let it have that on a busy machine too: its weight goes before others'."""
+        """Hold it to its share from now on, and let it have that on a busy machine too.
+
+        Its weight goes before others'.
+        """
         quota = round(PERIOD_US * share(self._memory_mb))
         weight, most = ("cpu.weight", 10_000) if self._version_2 else ("cpu.shares", 262_144)
         (self.cpu / weight).write_text(str(most))

@@ -1,4 +1,4 @@
-"""The emulated account: MiniStack under a supervisor, and the unchanged template built and deployed into it."""
+"""The emulated account: MiniStack under a supervisor, and the unchanged template deployed into it."""
 
 import asyncio
 import contextlib
@@ -80,7 +80,7 @@ class Account:
         return "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
 
     async def run(self, *command: str | Path, said: str = "") -> str:
-        """Run a command in this account, with `said` on its standard input; give what it printed. It dies with the account."""
+        """Run a command in this account, `said` on stdin; give its output. It dies with the account."""
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=self.folder,
@@ -110,7 +110,7 @@ class Account:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without AWS accounts, without the vendor's key, and without a proxy for loopback."""
+    """Return this process's environment without AWS accounts, vendor key, or proxy for loopback."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -125,8 +125,8 @@ async def emulated_account(
 ) -> AsyncIterator[Account]:
     """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process.
 
-    What DynamoDB is asked is counted into the file `meter`. `processors` tells what functions get of a processor.
-    Raises StackError.
+    What DynamoDB is asked is counted into the file `meter`. `processors` tells what functions get of a
+    processor. Raises StackError.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -174,8 +174,8 @@ async def emulated_account(
 def processors(wanted: share.Cpu | None = None) -> tuple[share.Cpu, str]:
     """Tell what functions get of a processor, and put it into words.
 
-    By default what LAMBDA_CPU says; where it says nothing, Lambda's share if it can be had. Raises StackError where
-    that is asked for and cannot be had.
+    By default what LAMBDA_CPU says; where it says nothing, Lambda's share if it can be had. Raises StackError
+    where that is asked for and cannot be had.
     """
     wish = wanted or os.environ.get("LAMBDA_CPU")
     if wish not in {None, "lambda", "full"}:
@@ -215,7 +215,8 @@ async def answering(account: Account) -> None:
                         ended.cancel()
                         return
             await asyncio.sleep(0.05)
-    msg = f"the emulated account {'ended' if ended.done() else 'does not answer'}; it said last:\n{account.last_words()}"
+    how = "ended" if ended.done() else "does not answer"
+    msg = f"the emulated account {how}; it said last:\n{account.last_words()}"
     ended.cancel()
     raise StackError(msg)
 
@@ -247,7 +248,7 @@ async def build(account: Account) -> Path:
 
 
 def build_folder() -> Path:
-    """Return where the build of the files as they are now is kept, named by a digest of everything that it depends on."""
+    """Return where the build of the present files is kept, named by a digest of all that it depends on."""
     digest = hashlib.sha256(f"{platform.python_version()} {ARCHITECTURE}".encode())
     for name in BUILD_INPUTS:
         for file in sorted((ROOT / name).rglob("*")) or [ROOT / name]:

@@ -1,8 +1,8 @@
 """The process that outlives the stack by a moment: however the stack ends, nothing of it stays.
 
-It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a pipe that only the
-stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader dies, it kills the whole group,
-and removes the folder and the control groups of the functions' processes.
+It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a
+pipe that only the stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader
+dies, it kills the whole group, and removes the folder and the control groups of the functions' processes.
 """
 
 import json
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _lives(leader: subprocess.Popen[bytes]) -> bool:
-    """Look without reaping: as long as the leader is not reaped, the number of its group cannot become another's."""
+    """Look without reaping: until the leader is reaped, the number of its group cannot become another's."""
     return os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 

@@ -1,4 +1,4 @@
-"""An emulator of Modellix's task API: real HTTP on loopback, real limits, real files, and faults on demand."""
+"""An emulator of Modellix's task API: real HTTP on loopback, limits, files, and faults on demand."""
 
 import argparse
 import asyncio
@@ -29,15 +29,14 @@ RESERVED_PROVIDERS = frozenset({"tasks", "apikey", "models", "team", "media"})
 
 
 class VendorEmulator:
-    """The server around one vendor: it brings requests to it, holds polls, calls webhooks, and lets faults strike."""
+    """The server around one vendor: it takes requests, holds polls, calls webhooks, lets faults strike."""
 
     def __init__(self, profile: VendorProfile | None = None) -> None:
         """Start with no task and no fault."""
         self.vendor = Modellix(profile, sample_bytes=RESULT.stat().st_size)
         self.faults = Faults()
-        self._ended: defaultdict[str, asyncio.Event] = defaultdict(
-            asyncio.Event
-        )  # by task: what held polls wait for
+        # by task: what held polls wait for
+        self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._webhooks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -61,7 +60,7 @@ class VendorEmulator:
         app.cleanup_ctx.append(self._lifetime)
         return app
 
-    # --- control ----------------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         self.faults.inject(await control_body(request, Fault))
@@ -81,7 +80,7 @@ class VendorEmulator:
     async def _counts(self, _: web.Request) -> web.Response:
         return json_response(minified(self.vendor.counts()))
 
-    # --- the vendor's calls -----------------------------------------------------------------------------------------
+    # --- the vendor's calls -----------------------------------------------------------------------
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         provider, model = request.match_info["provider"], request.match_info["model"]
@@ -181,7 +180,7 @@ class VendorEmulator:
             raise web.HTTPNotFound
         return await _file(request, MEDIA / request.match_info["name"], fault)
 
-    # --- keys and faults --------------------------------------------------------------------------------------------
+    # --- keys and faults --------------------------------------------------------------------------
 
     def _admit(self, request: web.Request) -> str:
         """Return the caller's key once it is known and its window has room; the answer says how much."""
@@ -190,7 +189,7 @@ class VendorEmulator:
         return key
 
     async def _strike(self, target: FaultTarget, request: web.Request) -> Fault | None:
-        """Use up the fault that is next for this call; those that need no task happen here, the rest is returned."""
+        """Use up the next fault for this call; those without a task happen here, the rest is returned."""
         fault = self.faults.strike(target)
         if fault is None:
             return None
@@ -217,7 +216,7 @@ class VendorEmulator:
             headers = {"Location": str(request.url), **headers}
         return headers
 
-    # --- what happens at a task's end -------------------------------------------------------------------------------
+    # --- what happens at a task's end -------------------------------------------------------------
 
     def _expect_end(self, task: VendorTask) -> None:
         self._timers[task.id] = asyncio.get_running_loop().call_later(
@@ -240,9 +239,10 @@ class VendorEmulator:
 
     async def _call_webhook(self, task: VendorTask, url: str, session: aiohttp.ClientSession) -> None:
         """Post the vendor's native webhook, again only after 429, 5xx or a network error."""
+        event = "succeeded" if task.outcome == "success" else task.outcome
         headers = {
             "Content-Type": "application/json",
-            "X-Modellix-Event": f"prediction.task.{'succeeded' if task.outcome == 'success' else task.outcome}",
+            "X-Modellix-Event": f"prediction.task.{event}",
             "X-Modellix-Task-ID": task.id,
             "X-Modellix-Delivery-ID": uuid.uuid4().hex,
         }
@@ -260,7 +260,7 @@ class VendorEmulator:
                 continue
 
     async def _lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Own what outlives a request: the client of the webhooks, those under way, the timers of the tasks."""
+        """Own what outlives a request: the webhooks' client, those under way, the tasks' timers."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self._session:
             yield
             for timer in self._timers.values():
@@ -291,7 +291,7 @@ def _code_nonzero(fault: Fault) -> web.Response:
 
 
 async def _file(request: web.Request, path: Path, fault: Fault | None) -> web.StreamResponse:
-    """Serve a file, ranges included; `drop_after` breaks off in the middle, `not_json` is a page instead of media."""
+    """Serve a file or a range; `drop_after` breaks off half-way, `not_json` is a page instead of media."""
     if fault is not None and fault.fault == "not_json":
         return _not_json()
     if fault is not None and fault.fault == "drop_after":
@@ -305,7 +305,7 @@ async def _file(request: web.Request, path: Path, fault: Fault | None) -> web.St
     return web.FileResponse(path)
 
 
-# --- as a process of its own ------------------------------------------------------------------------------------------
+# --- as a process of its own ----------------------------------------------------------------------
 
 
 async def _serve(profile: VendorProfile, port: int) -> None:

@@ -1,4 +1,4 @@
-"""Modellix as its pages describe it, without a wire: its tasks and its limits, in whatever time it is given."""
+"""Modellix as its pages describe it, without a wire: its tasks and limits, in whatever time it is given."""
 
 import math
 import re
@@ -80,7 +80,8 @@ class VendorTask:
 class Modellix:
     """The state of one vendor: its tasks, its limits and what it counted.
 
-    Nothing in it waits: a task has ended once `now` is there, and what an answer says is worked out when it is asked for.
+    Nothing in it waits: a task has ended once `now` is there, and what an answer says is worked out when it
+    is asked for.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Modellix:
         self._windows: defaultdict[str, deque[float]] = defaultdict(deque)
         self._running: defaultdict[str, list[VendorTask]] = defaultdict(list)
 
-    # --- control ----------------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------
 
     def set_results(self, results: Results) -> None:
         """Change what result files are like; those of tasks that have ended keep their size."""
@@ -143,7 +144,7 @@ class Modellix:
             ],
         }
 
-    # --- limits and rules -------------------------------------------------------------------------------------------
+    # --- limits and rules -------------------------------------------------------------------------
 
     def admit(self, key: str) -> dict[str, str]:
         """Let a key make one call; give the headers that say what is left of its window.
@@ -205,7 +206,7 @@ class Modellix:
         self._running[key] = [task for task in self._running[key] if not self.has_ended(task)]
         return len(self._running[key])
 
-    # --- a task's life ----------------------------------------------------------------------------------------------
+    # --- a task's life ----------------------------------------------------------------------------
 
     def take(
         self,
@@ -217,7 +218,7 @@ class Modellix:
         origin: str,
         fault: Fault | None = None,
     ) -> VendorTask:
-        """Take a task, which is paid for from then on; raises RefusedError where it is wrong, or one too many."""
+        """Take a task, which is paid for from then on; raises RefusedError for a wrong or surplus one."""
         fields = validated_fields(body)
         hook = webhook_url if self.profile.webhooks else None
         if hook is not None and not is_http_url(hook):
@@ -285,7 +286,7 @@ class Modellix:
     def _has_expired(self, task: VendorTask) -> bool:
         return self.now() >= task.ends_at + self.profile.retention_s
 
-    # --- what is said of a task -------------------------------------------------------------------------------------
+    # --- what is said of a task -------------------------------------------------------------------
 
     def status(self, task: VendorTask) -> str:
         """Say how far a task is, in the vendor's words."""

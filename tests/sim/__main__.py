@@ -1,9 +1,9 @@
 """Every crash point: `python -m tests.sim [--json FILE] [--seed N] [--scenario NAME] [--quick]`.
 
-Each scenario is played once as it should go, and every interaction of the use cases with their world is written down. Then it is
-played again for each interaction and for each way in which that one may go wrong; fresh ticks follow until nothing is left to
-do, and the invariants are checked from the outside. Then the troubles that last (`tests.sim.trouble`) are played. Exit code 0
-when all hold, 1 when one does not.
+Each scenario is played once as it should go, and every interaction of the use cases with their world is
+written down. Then it is played again for each interaction and for each way in which that one may go wrong;
+fresh ticks follow until nothing is left to do, and the invariants are checked from the outside. Then the
+troubles that last (`tests.sim.trouble`) are played. Exit code 0 when all hold, 1 when one does not.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from tests.sim.scenarios import SCENARIOS
 from tests.sim.scene import Scene
 
 SEED = 20261123
-EACH = 1  # interactions tried per call site, of those that differ in what the tables hold; `--each 3` takes first, last and middle
+# Interactions tried per call site, of those that differ in what the tables hold; 3: first, last and middle.
+EACH = 1
 QUICK = 40
 STORMS = 4  # histories per seed in which anything may go wrong at any time
 STORM_SHARE = 0.02
@@ -287,7 +288,8 @@ def main() -> int:
         print(f"\nnever went wrong, so nothing is known of them: {', '.join(never)}")
     missed = points_there - len(result.points)
     print(
-        f"\n{len(result.points)} points in {len(names)} scenarios, {result.replays} replays, {len(result.violations)} violations,"
+        f"\n{len(result.points)} points in {len(names)} scenarios, {result.replays} replays, "
+        f"{len(result.violations)} violations,"
         f" {missed} points missed, {time.monotonic() - began:.0f} s, seed {options.seed}"
     )
     if options.json:

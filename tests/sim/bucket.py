@@ -1,4 +1,4 @@
-"""An S3 client in memory, as far as the real adapter of the archive asks it: multipart uploads and their files."""
+"""An S3 client in memory, as far as the archive's adapter asks it: multipart uploads and their files."""
 
 import secrets
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The invariants, checked from the outside: what the vendor was asked, what receivers got, what the tables hold."""
+"""The invariants, from the outside: what the vendor was asked, receivers got, and the tables hold."""
 
 import json
 from bisect import bisect_left
@@ -154,13 +154,12 @@ def _of_task(scene: Scene, task: dict[str, Any], outcome: str) -> Iterator[str]:
 
 
 def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: str) -> Iterator[str]:
-    """Compare when receivers were called with when they were to be called: after the vendor's end, and after each attempt."""
+    """Compare when receivers were called with when they should be: after the end, after each attempt."""
     slack = SLACK + scene.beat + (0 if scene.deployment.wakes else TICK)
     upstream = scene.vendor.tasks.get(task.get("upstream_task_id", ""))
     found = task.get("error") in {None, ErrorCode.UPSTREAM_FAILED}
-    if (
-        visits and upstream is not None and found and not scene.deployment.archives
-    ):  # what is copied first has a time of its own
+    # what is copied first has a time of its own
+    if visits and upstream is not None and found and not scene.deployment.archives:
         late = visits[0] - upstream.ends
         may = slack + (0.0 if scene.deployment.holds and not outcome else _until_found(scene, upstream))
         if late > may:
@@ -177,7 +176,7 @@ def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: s
 
 
 def _until_found(scene: Scene, upstream: Upstream) -> float:
-    """Tell within which time the end of a task is found by its age: where polls are not held, or not yet known to be."""
+    """Tell how soon a task's end is found by its age: where polls are not held, or not yet known to be."""
     took = upstream.ends - upstream.since
     first = 0.0 if scene.deployment.immediate else 20.0
     return max(first - took, min(max(2.0, took * 0.1), 60.0))

@@ -1,4 +1,4 @@
-"""Warm processes of the functions: the real adapters over clients in memory, and what stays between invocations."""
+"""Warm processes of the functions: real adapters over clients in memory, and what outlives invocations."""
 
 import json
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def start_container(
     start: Start,
     **ports_of_the_world: Any,
 ) -> App:
-    """Start a process: every adapter is new, and behind the injector; `ports_of_the_world` are what it has around it."""
+    """Start a process: every adapter is new, behind the injector; `ports_of_the_world` surround it."""
     clock, reporter = ports_of_the_world["clock"], ports_of_the_world["reporter"]
     stored = DynamoTasks(as_client(table), TASKS, clock=clock, reporter=reporter)
     shared = DynamoControl(as_client(table), TASKS, clock=clock)

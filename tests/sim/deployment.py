@@ -6,11 +6,8 @@ from datetime import timedelta
 MODEL = "alibaba/wan2.2-animate-mix"
 TASKS, CALLERS = "tasks", "callers"
 ORIGIN = "https://tasks.example.com"
-SUBMIT_TIME, POLL_TIME, ARCHIVE_TIME = (
-    20.0,
-    150.0,
-    900.0,
-)  # the functions' own timeouts, as template.yaml has them
+# the functions' own timeouts, as template.yaml has them
+SUBMIT_TIME, POLL_TIME, ARCHIVE_TIME = 20.0, 150.0, 900.0
 SUBMIT_CLAIM = timedelta(seconds=SUBMIT_TIME + 15)
 RESERVE = timedelta(seconds=30)
 RETENTION = timedelta(days=7)

@@ -13,13 +13,12 @@ from tests.world import GOOD_IMAGE, GOOD_VIDEO
 
 
 class SimMedia:
-    """`MediaProbe`: good media, but for the names that begin with `ugly`; keeps what it has shown to which invocation."""
+    """`MediaProbe`: good media, but for names that begin with `ugly`; keeps what each invocation saw."""
 
     def __init__(self, injector: FaultInjector) -> None:
         self._injector = injector
-        self.shown: dict[str, list[bool]] = defaultdict(
-            list
-        )  # by task's name: whether its image might be good
+        # by task's name: whether its image might be good
+        self.shown: dict[str, list[bool]] = defaultdict(list)
         self.warned: set[str] = set()  # invocations that have seen a bad one
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:

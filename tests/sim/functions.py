@@ -1,4 +1,4 @@
-"""A deployment in memory: its functions over the real adapters of the table, and the world that they talk to."""
+"""A deployment in memory: its functions over the real adapters of the table, and the world around them."""
 
 import json
 from collections import defaultdict
@@ -59,9 +59,8 @@ class Functions:
     )
     table: MemoryDynamo = field(init=False)
     told: RecordingReporter = field(default_factory=RecordingReporter)
-    answers: dict[str, list[Any]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # by task's name: what its submitter heard
+    # by task's name: what its submitter heard
+    answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
 
     def __post_init__(self) -> None:
@@ -106,7 +105,7 @@ class Functions:
         for caller in self.people.values():
             self.loop.run_until_complete(self.admin.inner.add(as_stored(caller)))
 
-    # --- what is invoked ------------------------------------------------------------------------------------------------
+    # --- what is invoked --------------------------------------------------------------------------
 
     def submit(
         self,
@@ -152,9 +151,8 @@ class Functions:
             )
 
         def start() -> Invocation:
-            twin: Callable[[], Invocation] = (
-                start if key is not None else lambda: self.poll({})
-            )  # an API call is not made twice
+            # an API call is not made twice
+            twin: Callable[[], Invocation] = start if key is not None else lambda: self.poll({})
             return self.runner.invoke(
                 f"submit {name}", "submit", run, twin, SUBMIT_TIME, heard=self.answers[name]
             )
@@ -340,7 +338,7 @@ class Functions:
         """Forget the warm processes."""
         self.runner.cool()
 
-    # --- names ------------------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     def name_of(self, task_id: str) -> str:
         """Tell a task's name, or its id where the world did not make it."""

@@ -1,4 +1,4 @@
-"""Random histories: many callers that submit, repeat, cancel, ask again, while processes die, freeze and come back."""
+"""Random histories: callers that submit, repeat, cancel, ask, while processes die, freeze and come back."""
 
 import contextlib
 from datetime import timedelta
@@ -32,7 +32,7 @@ FATES = (
 
 
 class Histories(RuleBasedStateMachine):
-    """A deployment that lives on while anything happens to it; once it is quiet, every invariant must hold."""
+    """A deployment that lives on while anything happens to it; once quiet, every invariant must hold."""
 
     @initialize(
         seed=st.integers(0, 2**32),

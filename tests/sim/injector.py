@@ -1,4 +1,4 @@
-"""Injects faults between the use cases and their world: every call on a port passes here, is counted, and may go wrong."""
+"""Injects faults between the use cases and their world: every call on a port is counted, and may go wrong."""
 
 import asyncio
 import contextlib
@@ -102,11 +102,10 @@ class FaultInjector:
 
     def __post_init__(self) -> None:
         self.loop = VirtualLoop(self.aws)
-        self.loop.set_exception_handler(
-            lambda _loop, _context: None
-        )  # of a killed invocation, which no caller awaits
+        # of a killed invocation, which no caller awaits
+        self.loop.set_exception_handler(lambda _loop, _context: None)
 
-    # --- ports -----------------------------------------------------------------------------------------------------------
+    # --- ports ------------------------------------------------------------------------------------
 
     def port(self, inner: object, *protocols: type) -> Any:
         """Put the injector before an object that implements the protocols."""
@@ -185,7 +184,7 @@ class FaultInjector:
         """Write into the trace."""
         self.trace.append(f"{self.loop.time():11.3f} {line}")
 
-    # --- what goes wrong -------------------------------------------------------------------------------------------------
+    # --- what goes wrong --------------------------------------------------------------------------
 
     def _next(self, kind: str, invocation: Invocation, call: PortCall | None, what: str) -> str | None:
         number = self.count
@@ -206,7 +205,8 @@ class FaultInjector:
             ):
                 return None
             return self._struck(invocation, site, self.dice.choice(OUTCOMES[kind]), call)
-        # A poller asks the same again and again: what stands in the tables tells one question from its repetition.
+        # A poller asks the same again and again: what stands in the tables tells one question from its
+        # repetition.
         self.seen.setdefault((kind, site, self.world.fingerprint()), number)
         return None
 
@@ -268,9 +268,8 @@ class FaultInjector:
         self, outcome: str, effect: Callable[[], Awaitable[Any]], request: dict[str, Any]
     ) -> Any:
         match outcome:
-            case (
-                "sdk retry" | "sdk retry late"
-            ):  # the answer was lost, and the SDK sends the same request again
+            # the answer was lost, and the SDK sends the same request again
+            case "sdk retry" | "sdk retry late":
                 await effect()
                 if outcome == "sdk retry late":
                     await asyncio.sleep(LATE - HOLD)

@@ -1,4 +1,4 @@
-"""The troubles that last, one after another: what is in trouble for how long, and what must hold all the same."""
+"""The troubles that last, one after another: what is in trouble how long, and what must hold."""
 
 import asyncio
 import itertools
@@ -79,9 +79,9 @@ def _refuses_to_hold(how: str, *, some: bool, allowed: float) -> None:
 
 
 for _how, _allowed in (
-    ("400", 10.0), ("404", 10.0), ("422", 10.0), ("429", 15.0), ("503", 10.0), ("redirect", 10.0), ("ignored", 10.0),
-    ("stale", 10.0), ("cut", 20.0), ("silent", 2 * HOLD_LIMIT),
-):  # fmt: skip
+    *((how, 10.0) for how in ("400", "404", "422", "503", "redirect", "ignored", "stale")),
+    *(("429", 15.0), ("cut", 20.0), ("silent", 2 * HOLD_LIMIT)),
+):
     _refuses_to_hold(_how, some=False, allowed=_allowed)
     _refuses_to_hold(_how, some=True, allowed=_allowed)
 
@@ -122,11 +122,11 @@ def _lasts(
         return [*found, *await machine.calm(within)]
 
 
-# Unknown outcomes are watched for a quarter of an hour; what the vendor has asked for may still last when it is well again.
+# Unknown outcomes are watched for a quarter of an hour; what the vendor has asked for may still last when it
+# is well again.
 _lasts("down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
-_lasts(
-    "down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours"
-)  # one probe every five minutes
+# one probe every five minutes
+_lasts("down", 3 * HOUR, within=20 * MINUTE, most_unknown=40, name="down_for_hours")
 _lasts("posts down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("silent", 20 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("unreachable", 30 * MINUTE, within=10 * MINUTE)
@@ -159,7 +159,7 @@ _HALF_AN_HOUR = 30 * MINUTE
 
 
 async def with_receivers(machine: Machine, behaviours: Mapping[str, str]) -> list[str]:
-    """Let 1,000 tasks of four callers end: nine tenths at once, at receivers of their callers' kind, one tenth afterwards.
+    """Let 1,000 tasks of four callers end: nine tenths at once, at receivers of a kind, one tenth later.
 
     All receivers are well again after half an hour.
     """
@@ -174,7 +174,8 @@ async def with_receivers(machine: Machine, behaviours: Mapping[str, str]) -> lis
             )
     await _stream(machine, until=10 * MINUTE, every=6.0, callers={"alice": "ok"})
     await machine.until(_HALF_AN_HOUR)
-    # Before the repair three attempts have failed; the fourth comes half an hour after the third, or as much later as a host asked.
+    # Before the repair three attempts have failed; the fourth comes half an hour after the third, or as much
+    # later as a host asked.
     return await machine.calm(HOUR)
 
 
@@ -187,13 +188,13 @@ def _late_beside(behaviours: Mapping[str, str], seed: int) -> float:
 
 @_trouble(callers=("alice", "bob", "carol", "dave"), requests_per_minute=100_000, small=True)
 async def bad_receivers(machine: Machine) -> list[str]:
-    """Three callers' receivers are silent, throttle, or answer anything; the fourth's callbacks come as if they were not there."""
+    """Three callers' hosts are silent, throttle or answer anything; the fourth's callbacks are not late."""
     found = await with_receivers(machine, BAD_RECEIVERS)
     return [*found, *_too_late(machine.late("alice"), _late_alone() + ISOLATION)]
 
 
 def _late_alone() -> float:
-    """Tell how late the same caller's callbacks come where all others' receivers answer, in a world of its own."""
+    """Tell how late the same caller's callbacks come where all other receivers answer, in its own world."""
     running = asyncio.get_running_loop()
     asyncio.events._set_running_loop(None)  # two virtual worlds do not meet
     try:
@@ -204,7 +205,7 @@ def _late_alone() -> float:
 
 @_trouble(callers=("alice", "bob"), requests_per_minute=100_000, small=True)
 async def many_end_at_a_dead_host(machine: Machine) -> list[str]:
-    """One caller's 800 tasks have one host, which is down; few of them stand in memory, and the other caller is not late."""
+    """One caller's 800 tasks have one host, which is down; few stand in memory, no other caller is late."""
     memory = machine.loop.create_task(machine.watch_memory())
     machine.receivers.mended_at = 20 * MINUTE
     for number in range(800):
@@ -226,7 +227,7 @@ CLOCKS = (0.0, 300.0, -300.0, 45.0, -120.0)  # seconds by which a container's cl
 
 @_trouble(clocks=CLOCKS, submit_clocks=CLOCKS[::-1], budget=False, lag=2.0)
 async def clocks_differ(machine: Machine) -> list[str]:
-    """Every container has its own idea of the time, up to five minutes off; a window of the budget is then each one's own."""
+    """Every container's clock is up to five minutes off; a window of the budget is then each one's own."""
     machine.vendor.slots = 8
     await _stream(machine, until=20 * MINUTE, every=15.0, callers={"alice": "ok", "bob": "ok"})
     return await machine.calm(20 * MINUTE)
@@ -234,7 +235,7 @@ async def clocks_differ(machine: Machine) -> list[str]:
 
 @_trouble(submit_clocks=(0.0, 300.0, 0.0, -300.0), budget=False)
 async def clocks_of_submits_differ(machine: Machine) -> list[str]:
-    """Tasks that were accepted by a right clock are on time beside those of a wrong one, which are late by its error at most."""
+    """Tasks accepted by a right clock are on time beside those of a wrong one, late by its error at most."""
     machine.vendor.task_time = 25.0
     for number in range(100):
         machine.submit(f"t{number}", caller="alice" if number % 2 else "bob")
@@ -250,7 +251,7 @@ async def clocks_of_submits_differ(machine: Machine) -> list[str]:
 
 @_trouble(clocks=(0.0, 300.0, -300.0), budget=False)
 async def clocks_of_pollers_differ(machine: Machine) -> list[str]:
-    """Leaders with different clocks hand over to each other; no callback is later than their clocks differ."""
+    """Leaders with different clocks hand over to each other; no callback is later than clocks differ."""
     await _stream(machine, until=15 * MINUTE, every=15.0, callers={"alice": "ok", "bob": "ok"})
     found = await machine.calm(10 * MINUTE)
     return [*found, *_too_late(machine.late(), 330.0)]
@@ -258,7 +259,7 @@ async def clocks_of_pollers_differ(machine: Machine) -> list[str]:
 
 @_trouble(callers=("alice", "bob", "carol"), requests_per_minute=100_000)
 async def answers_are_cut(machine: Machine) -> list[str]:
-    """Index answers end anywhere, batches leave keys out, and one key is left out for ten minutes; the others are on time."""
+    """Index answers end anywhere, batches leave keys out, one key for ten minutes; the others are on time."""
     machine.table.page = lambda: machine.dice.choice((1, 2, 5, 20, 100))
     stuck = {"alice20", "bob40", "carol60"}
     stuck_until = 12 * MINUTE
@@ -282,7 +283,7 @@ async def answers_are_cut(machine: Machine) -> list[str]:
 
 @_trouble(requests_per_minute=500, long_poll=False)
 async def slow_then_quick(machine: Machine) -> list[str]:
-    """More is due than may be asked, and the vendor answers after 9.5 s; then it is quick again, and no minute sees too much."""
+    """More is due than may be asked, the vendor answers in 9.5 s, then at once; no minute sees too much."""
     machine.vendor.task_time = 5 * MINUTE
     machine.vendor.spells = [Spell("slow", since=30.0, until=3 * MINUTE)]
     for number in range(500):
@@ -295,7 +296,7 @@ async def slow_then_quick(machine: Machine) -> list[str]:
 def _expires(name: str, *, late: float) -> None:
     @_trouble(f"expires_{name}")
     async def script(machine: Machine) -> list[str]:
-        """Let TTL delete what has expired, at once or days later: nothing before its time, and nothing stays for ever."""
+        """Let TTL delete what has expired, at once or days later: nothing too early, nothing for ever."""
         await _stream(machine, until=5 * MINUTE, every=20.0, callers={"alice": "ok", "bob": "ok"})
         found = await machine.calm(10 * MINUTE)
         ended_at, gone = machine.loop.time(), 0

@@ -1,4 +1,4 @@
-"""Virtual time: an event loop whose clock jumps to the next timer when no callback is ready, and touches no operating system."""
+"""Virtual time: an event loop whose clock jumps to the next timer when idle, without an operating system."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ Threads = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs the same code in the same order every time; what would block in a thread goes through `threads` instead."""
+    """Runs the same code in the same order every time; what would need a thread goes to `threads`."""
 
     def __init__(self, threads: Threads) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
         """Leave it where it is until its time has come."""
 
-    def run_in_executor(  # type: ignore[override]  # what comes back is awaited at once, and need not be a future
+    def run_in_executor(  # type: ignore[override]  # awaited at once, it need not be a future
         self, _executor: Any, func: Callable[..., Any], *args: Any
     ) -> Any:
         """Hand a blocking call to the injector; `asyncio.to_thread` awaits what comes back."""
@@ -103,7 +103,7 @@ def _end(pause: asyncio.Future[None]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[random.Random]:
-    """Make everything that is drawn at random follow from `seed`: ids, nonces, jitter, and the world's own whims."""
+    """Make everything that is drawn at random follow from `seed`: ids, nonces, jitter, the world's whims."""
     dice = random.Random(seed)
     before, token_hex, token_urlsafe = random.getstate(), secrets.token_hex, secrets.token_urlsafe
     names = random.Random(seed)

@@ -1,4 +1,4 @@
-"""A deployment whose containers may have clocks of their own, for troubles that last: thousands of tasks in virtual time."""
+"""A deployment whose containers may have clocks of their own: thousands of tasks in virtual time."""
 
 import asyncio
 import gc
@@ -122,7 +122,7 @@ class Machine:
         self.loop.run_until_complete(self._clear())
         self.loop.close()
 
-    # --- functions -------------------------------------------------------------------------------------------------------
+    # --- functions --------------------------------------------------------------------------------
 
     def poll(self, accepted: Iterable[str] = ()) -> None:
         """Invoke the poll function: a tick, or a wake with ids."""
@@ -182,7 +182,7 @@ class Machine:
         age: float = 0.0,
         task_time: float | None = None,
     ) -> None:
-        """Store a task as submit would have left it `age` seconds ago, or one that has ended and is to be delivered again.
+        """Store a task as submit would have left it `age` seconds ago, or an ended one to be delivered again.
 
         `task_time` is how long the vendor works, where not as long as on any other.
         """
@@ -264,7 +264,7 @@ class Machine:
         finally:
             await self.loop.pause(self.dice.uniform(0.002, 0.02))
 
-    # --- time ------------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         await self.loop.pause(self.dice.uniform(1, 59))
@@ -300,7 +300,7 @@ class Machine:
         return []
 
     async def watch_memory(self, every: float = 60.0) -> None:
-        """Count again and again how many tasks stand in memory, all invocations together: the table keeps none."""
+        """Count again and again how many tasks stand in memory, all invocations together."""
         while True:
             await self.loop.pause(every)
             gc.collect()
@@ -310,7 +310,7 @@ class Machine:
         """Let no more ticks come."""
         self._ticks.cancel()
 
-    # --- looking around --------------------------------------------------------------------------------------------------
+    # --- looking around ---------------------------------------------------------------------------
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Give what is stored, by name."""
@@ -322,7 +322,7 @@ class Machine:
         return Counter(str(task.get("error", task["state"])) for task in self.tasks().values())
 
     def late(self, caller: str | None = None, *, since: float = 0.0) -> list[float]:
-        """Tell how long after the vendor's end each first attempt came, of tasks that ended at or after `since`."""
+        """Tell how long after its end each task's first attempt came, of those that ended since `since`."""
         now = self.loop.time()
         return [
             self.receivers.first.get(name, now) - ends

@@ -1,10 +1,11 @@
 """Does a test notice? `python -m tests.sim.mutations [--only TEXT] [--list]`.
 
-Finds in the source of the product every condition of a write, every look at a nonce, every claim, every write ahead of an
-effect, and every look for what was there before; and what time and paging rest on: how long a claim lasts and what it must
-cover, how far an index lags, since when a time counts, whose turn it is, the pages and keys that are still to be read.
-Removes one at a time, in a copy of the package, and runs the cheapest test that could notice, then the next: unit tests, the
-store's exam over a table in memory, the simulator. Exit code 1 when something can be removed and no test notices.
+Finds in the source of the product every condition of a write, every look at a nonce, every claim, every write
+ahead of an effect, and every look for what was there before; and what time and paging rest on: how long a
+claim lasts and what it must cover, how far an index lags, since when a time counts, whose turn it is, the
+pages and keys that are still to be read. Removes one at a time, in a copy of the package, and runs the
+cheapest test that could notice, then the next: unit tests, the store's exam over a table in memory, the
+simulator. Exit code 1 when something can be removed and no test notices.
 """
 
 import argparse
@@ -55,17 +56,16 @@ SOURCES = (
     "tasks/query.py",
 )
 ALWAYS = "attribute_exists(task_id) OR attribute_not_exists(task_id)"
-# Words by which a test speaks of a claim, or of what was there before; a condition on them may not be inverted.
+# Words by which a test speaks of a claim, or of what was there before; a condition on them may not be
+# inverted.
 _CLAIMS = {"claimed", "claimed_until", "claim_covers_attempt", "LEAST_POST_TIME"}
 _DEDUPES = {"fingerprint", "is_new", "reusable", "idempotency_key", "looked_at", "QUEUED"}
 _CLAIM_TIMES = {
     "timedelta(seconds=30)": "timedelta(seconds=60)",
     "timedelta(seconds=60)": "timedelta(seconds=30)",
 }
-_MARGINS = {
-    "ATTEMPT_TIME",
-    "INDEX_LAG",
-}  # by which a comparison, or what is read again, is wider than it seems to need to be
+# by which a comparison, or what is read again, is wider than it seems to need to be
+_MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
 UNIT = ("task", "submit", "poll", "deliver", "vendor_webhook", "query", "callers", "archive")
@@ -148,10 +148,10 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
         self.functions.pop()
 
-    # --- conditions and nonces of writes ---------------------------------------------------------------------------------
+    # --- conditions and nonces of writes ----------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """Find the conditions of writes, as a whole and each of their terms, and that a failed one shows what stood there."""
+        """Find conditions of writes, whole and term by term, and that a failed one shows what stood there."""
         text = node.value
         if text == "ALL_OLD":
             self._add(node, "nonce", '"NONE"')
@@ -164,7 +164,7 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "condition", repr(" ".join(rest)))
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        """Find the looks at the last write's nonce, and what is judged by the time of a question and not of its answer."""
+        """Find the looks at the last write's nonce, and what a question's time judges, not its answer's."""
         text = self._text(node)
         if isinstance(node.left, ast.Name) and node.left.id == "asked_at":
             clock = "self._clock" if "self._clock." in self.source else "self.clock"
@@ -193,7 +193,7 @@ class _Finder(ast.NodeVisitor):
                 self._add(keyword.value, "claim", "None")
         self.generic_visit(node)
 
-    # --- claims, and what was there before -------------------------------------------------------------------------------
+    # --- claims, and what was there before --------------------------------------------------------
 
     def visit_If(self, node: ast.If) -> None:
         """Look at what is tested."""
@@ -229,16 +229,16 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        """Find bounds by a claim, `task.claimed_until or deadline`, and times that count from the paid POST on."""
+        """Find bounds by a claim, `task.claimed_until or deadline`, and times counted from the paid POST."""
         first = self._text(node.values[0])
         if isinstance(node.op, ast.Or) and first.endswith((".claimed_until", ".submitted_at")):
             self._add(node, "claim" if first.endswith("_until") else "time", self._text(node.values[-1]))
         self.generic_visit(node)
 
-    # --- times, units, and what is still to be read ----------------------------------------------------------------------
+    # --- times, units, and what is still to be read -----------------------------------------------
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        """Find how long claims last, from when on an index is read again, and the keys that a batch has left out."""
+        """Find how long claims last, since when an index is read again, and keys that a batch left out."""
         name, value = (
             node.targets[0].id if isinstance(node.targets[0], ast.Name) else "",
             self._text(node.value),
@@ -285,7 +285,7 @@ class _Finder(ast.NodeVisitor):
             self._add(test, kind, "True")
             self._add(test, kind, "False")
 
-    # --- writes ahead ----------------------------------------------------------------------------------------------------
+    # --- writes ahead -----------------------------------------------------------------------------
 
     def visit_Await(self, node: ast.Await) -> None:
         """Find the writes of tasks: what is stored before, and after, anything is done."""
@@ -299,7 +299,7 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "write-ahead", self._text(call.args[-1]))
         self.generic_visit(node)
 
-    # --- keeping ---------------------------------------------------------------------------------------------------------
+    # --- keeping ----------------------------------------------------------------------------------
 
     def _at(self, line: int, column: int) -> int:
         begins = self.starts[line - 1]
@@ -321,8 +321,9 @@ class _Finder(ast.NodeVisitor):
 
 def _is_condition(text: str) -> bool:
     """Tell a condition of a write from the condition of a query and from an update."""
+    term = r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)"
     written = re.fullmatch(
-        r"(attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+)( (AND|OR) (attribute_(not_)?exists\(\w+\)|\w+ (=|<=) :\w+))*",
+        rf"{term}( (AND|OR) {term})*",
         text,
     )
     return written is not None
@@ -333,7 +334,7 @@ def find() -> list[Mutation]:
     return [found for file in SOURCES for found in _Finder(file, (PACKAGE / file).read_text()).found]
 
 
-# --- which test notices ----------------------------------------------------------------------------------------------
+# --- which test notices ---------------------------------------------------------------------------
 
 
 def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
@@ -349,7 +350,7 @@ def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
-    """Give the stage that notices the mutation; an empty string when none does. Runs in a process of its own."""
+    """Give the stage that notices the mutation; an empty string when none does. Runs in its own process."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "taskhook"
@@ -421,7 +422,11 @@ def main() -> int:
         for mutation, stage, seconds in pool.imap_unordered(
             partial(notice, quick=options.quick), wanted, chunksize=1
         ):
-            what = f"{mutation.file}:{mutation.line} {mutation.kind}: {mutation.what[:90]} -> {mutation.becomes[:60]}"
+            where, change = (
+                f"{mutation.file}:{mutation.line}",
+                f"{mutation.what[:90]} -> {mutation.becomes[:60]}",
+            )
+            what = f"{where} {mutation.kind}: {change}"
             print(f"{stage or 'UNNOTICED':24} {seconds:5.1f} s  {what}", flush=True)
             if not stage:
                 survivors.append(mutation)

@@ -71,7 +71,7 @@ class SimReceivers:
         return answer
 
     def _reply(self, url: str, visits: list[Visit]) -> Reply:
-        """Behave: `https://r.example.com/500-503+40-ok` answers 500, 503 with `Retry-After: 40`, and the last word for ever."""
+        """Behave: `https://r.example.com/500-503+40-ok` is 500, 503 with `Retry-After: 40`, then 200s."""
         words = url.rpartition("/")[2].split("-")
         before = sum(visit.url == url for visit in visits) - 1
         word, _, retry_after = words[min(before, len(words) - 1)].partition("+")

@@ -35,7 +35,7 @@ class Runner:
         limit: float,
         heard: list[Any] | None = None,
     ) -> Invocation:
-        """Run a function for `limit` seconds at most; its answer is also put into `heard`. `again` invokes it as an error does."""
+        """Run a function for at most `limit` seconds; `heard` gets its answer, `again` follows an error."""
         idle = self._idle[function]
         container = idle.pop() if idle else self._start_container()
         invocation = Invocation(f"#{len(self.invocations)} {name}", again)

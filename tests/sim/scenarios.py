@@ -25,7 +25,7 @@ class Scenario:
     script: Script
     deployment: Callable[[], Deployment]
     ends: dict[str, str] = field(default_factory=dict)  # by task: `success delivered`, `failed none`, …
-    beat: float = 2.0  # seconds between a poller's looks at what is due; slower where it waits long, for the sake of time
+    beat: float = 2.0  # seconds between a poller's looks at what is due; slower where it waits long
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -52,7 +52,7 @@ async def _insist(scene: Scene, name: str, key: str, **more: Any) -> None:
         await asyncio.sleep(pause)
 
 
-# --- submitting ---------------------------------------------------------------------------------------------------------------
+# --- submitting -----------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered"})
@@ -79,7 +79,7 @@ async def repeats_with_key(scene: Scene) -> None:
 
 @_scenario({"a": "success delivered", "b": "success delivered"})
 async def counts_its_repeats(scene: Scene) -> None:
-    """Official SDKs, without a key: repeats at once and later, one that overtakes its first request, and one that never had one."""
+    """Official SDKs without a key: repeats at once and later, one that overtakes, one without a first."""
     for name, counts in (("a", "0112"), ("b", "102")):
         began = scene.loop.time()
         visits = [scene.submit(name, count=count) for count in counts]
@@ -146,7 +146,7 @@ async def uses_the_key_again(scene: Scene) -> None:
 
 @_scenario({**dict.fromkeys("abc", "failed delivered"), "d": "success delivered"}, beat=4.0)
 async def vendor_is_down(scene: Scene) -> None:
-    """Three answers in a row are lost; the fourth task waits until the vendor answers a request that is free."""
+    """Three answers in a row are lost; the fourth task waits until the vendor answers a free request."""
     for name in "abc":
         scene.vendor.script[name] = ["dropped"]
     for name in "abcd":
@@ -197,7 +197,7 @@ async def waits_too_long(scene: Scene) -> None:
     await scene.submit("a").ended.wait()
 
 
-# --- watching ----------------------------------------------------------------------------------------------------------------
+# --- watching -------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, task_time=140.0)
@@ -210,11 +210,12 @@ async def is_handed_over(scene: Scene) -> None:
 
 @_scenario(dict.fromkeys("abcdef", "success delivered"))
 async def ends_at_the_hand_over(scene: Scene) -> None:
-    """Tasks that end while one leader hands over to the next: before the tick, with it, and while the old one drains."""
+    """Tasks that end while one leader hands over to the next: before, with and after the tick."""
     await scene.tick.wait()
     began = scene.loop.time()
     for number, name in enumerate("abcdef"):
-        # Looked at every 2 s from its 20th second on, so that each is found ended at another moment around the next tick.
+        # Looked at every 2 s from its 20th second on, so that each is found ended at another moment around
+        # the next tick.
         scene.vendor.times[name] = TICK - 1.5 + 0.7 * number - (scene.loop.time() - began)
         await scene.submit(name, callback_url=f"https://r{number}.example.com/ok").ended.wait()
 
@@ -296,7 +297,7 @@ async def saves_money(scene: Scene) -> None:
     await scene.submit("b", late=6).ended.wait()
 
 
-# --- calling back ------------------------------------------------------------------------------------------------------------
+# --- calling back ---------------------------------------------------------------------------------
 
 
 def _receiver(behaviour: str, end: str, *, task_time: float = 22.0, beat: float = 4.0) -> None:
@@ -337,9 +338,8 @@ async def delivers_again(scene: Scene) -> None:
     await scene.until(lambda: _is(scene, "a", "delivered") and _attempts(scene, "b") > 1)
     for name in ("a", "b", "a"):
         await scene.redeliver(name).ended.wait()
-    await scene.until(
-        lambda: _is(scene, "c", "undelivered"), 6000, step=20
-    )  # an hour, and until the index shows it
+    # an hour, and until the index shows it
+    await scene.until(lambda: _is(scene, "c", "undelivered"), 6000, step=20)
     await asyncio.sleep(2)
     await scene.redeliver_many(CallbackState.UNDELIVERED).ended.wait()
 
@@ -370,7 +370,7 @@ async def _second_caller(admin: Any) -> Any:
     return await callers.add("carol", callback_url=None, now=now, admin=admin)
 
 
-# --- archiving ---------------------------------------------------------------------------------------------------------------
+# --- archiving ------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success none"}, archives=True)
@@ -409,7 +409,7 @@ async def archives_too_late(scene: Scene) -> None:
     await scene.submit("b").ended.wait()
 
 
-# --- running --------------------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 @_scenario({"a": "success delivered", "b": "success delivered"}, beat=4.0, task_time=40.0)

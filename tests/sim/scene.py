@@ -10,9 +10,8 @@ from tests.sim.functions import Functions
 from tests.sim.rivals import key_of, rivals_item
 from tests.world import START
 
-QUIET_WITHIN = (
-    12 * 86400.0
-)  # virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
+# virtual seconds; the schedule of callbacks takes a little over three days, the hard stop two
+QUIET_WITHIN = 12 * 86400.0
 MISS = 512  # minutes between ticks at most, while nothing changes: days pass in a few of them
 PATIENCE = 3  # ticks without a change until then
 PATIENT_STEP = 10.0
@@ -36,7 +35,7 @@ class Scene(Functions):
         self.injector.world = self
         self.lagging(None)
 
-    # --- the course of time ---------------------------------------------------------------------------------------------
+    # --- the course of time -----------------------------------------------------------------------
 
     def run(self, script: Callable[["Scene"], Awaitable[None]]) -> None:
         """Play the script while ticks come, then let ticks come until nothing is left to do."""
@@ -95,7 +94,7 @@ class Scene(Functions):
         )
 
     def _idle_ticks(self) -> int:
-        """Count the whole ticks before the one that finds the next retry: none of those may be missed, or it would be late."""
+        """Count the whole ticks before the one that finds the next retry: to miss one would make it late."""
         waiting = [item for item in self.table.working(TASKS) if item["work"]["S"] == "retry"]
         due = [
             int(item["work_at"]["S"].partition("_")[0])
@@ -110,7 +109,7 @@ class Scene(Functions):
         self.acting = False
 
     async def until(self, met: Callable[[], bool], within: float = 600.0, *, step: float = 0.2) -> bool:
-        """Wait, as a script does, until something has come about; False when it does not. Long steps let ticks be left out."""
+        """Wait until something has come about; False when it does not. Long steps let ticks be left out."""
         self.patient = step >= PATIENT_STEP
         end = self.loop.time() + within
         while not met():
@@ -130,7 +129,7 @@ class Scene(Functions):
             and self.runner.asides_done()
         )
 
-    # --- what the injector asks ----------------------------------------------------------------------------------------------
+    # --- what the injector asks -------------------------------------------------------------------
 
     def fingerprint(self) -> str:
         """Describe the tasks' states, and the invocations under way."""

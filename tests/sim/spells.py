@@ -14,12 +14,8 @@ from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.loop import VirtualLoop
 from tests.world import a_success
 
-POLL_LIMIT, HOLD_LIMIT, HELD, SEND_LIMIT = (
-    10.0,
-    50.0,
-    30.0,
-    15.0,
-)  # seconds: the adapters' own, and what the vendor holds
+# seconds: the adapters' own, and what the vendor holds
+POLL_LIMIT, HOLD_LIMIT, HELD, SEND_LIMIT = 10.0, 50.0, 30.0, 15.0
 ASKED_PAUSE = timedelta(minutes=30)  # a vendor's `Retry-After`
 RECEIVERS_PAUSE = timedelta(minutes=10)
 

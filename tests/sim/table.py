@@ -1,4 +1,4 @@
-"""A DynamoDB client in memory, so that the real adapter is what the simulator tries: conditions, nonces, lagging indexes.
+"""A DynamoDB client in memory, so that the simulator tries the real adapter: conditions, lagging indexes.
 
 It knows the expressions that this project uses and refuses all others loudly.
 """
@@ -30,18 +30,16 @@ class MemoryDynamo:
         self._keys = keys  # of each table
         self._time = time
         self._past: dict[str, dict[str, list[tuple[float, Item]]]] = {table: {} for table in keys}
-        self._indexed: dict[tuple[str, str], dict[str, None]] = defaultdict(
-            dict
-        )  # by index and its partition
+        # by index and its partition
+        self._indexed: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
         self.lag: Lag = lambda _key: 0.0  # how old what an index or a batch shows of an item is
         self.page: Callable[[], int] | None = (
             None  # rows after which an answer of an index is cut, and goes on in another
         )
-        self.unprocessed: Callable[[str], bool] = lambda _key: (
-            False
-        )  # whether a batch leaves a key out this time
+        # whether a batch leaves a key out this time
+        self.unprocessed: Callable[[str], bool] = lambda _key: False
 
-    # --- what a client does ----------------------------------------------------------------------------------------------
+    # --- what a client does -----------------------------------------------------------------------
 
     def put_item(self, **request: Any) -> dict[str, Any]:
         """Replace an item, on condition."""
@@ -156,7 +154,7 @@ class MemoryDynamo:
             answer["LastEvaluatedKey"] = {self._keys[table]: {"S": shown[-1]}}
         return answer
 
-    # --- what the simulator sees -----------------------------------------------------------------------------------------
+    # --- what the simulator sees ------------------------------------------------------------------
 
     def everything(self, table: str) -> list[Item]:
         """List the items as they are, from the outside."""
@@ -191,7 +189,7 @@ class MemoryDynamo:
             del self._past[table][item[self._keys[table]]["S"]]
         return gone
 
-    # --- how it is kept --------------------------------------------------------------------------------------------------
+    # --- how it is kept ---------------------------------------------------------------------------
 
     def _key(self, request: Any) -> str:
         key: str = request["Key"][self._keys[request["TableName"]]]["S"]

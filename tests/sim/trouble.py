@@ -1,9 +1,9 @@
 """Trouble that lasts: `python -m tests.sim.trouble [NAME…] [--seed N] [--list]`.
 
-The crash points of `tests.sim` are short faults, one at a time, in small scenes. Here a vendor, receivers, clocks or a table
-are in trouble for minutes or hours, with up to 1,000 tasks of several callers, over the real adapter of the table and in
-virtual time. Afterwards everything must end within a stated time, no caller may have been late for another's trouble, and
-what the vendor provably never got must not be called unknown.
+The crash points of `tests.sim` are short faults, one at a time, in small scenes. Here a vendor, receivers,
+clocks or a table are in trouble for minutes or hours, with up to 1,000 tasks of several callers, over the
+real adapter of the table and in virtual time. Afterwards everything must end within a stated time, no caller
+may have been late for another's trouble, and what the vendor provably never got must not be called unknown.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def play(name: str, seed: int = SEED) -> list[str]:
 
 @contextlib.contextmanager
 def _memory_for_few(really: bool) -> Iterator[None]:  # noqa: FBT001  # a switch of its own name
-    """Let the poller keep few things in memory, so that a thousand tasks are as many for it as a hundred thousand."""
+    """Let the poller keep few things in memory, so that a thousand tasks are like a hundred thousand."""
     bounds = (
         (watch, "LOADED", FEW),
         (hosts, "CALLER_WAITING", FEW),

@@ -57,16 +57,15 @@ class SimVendor:
         webhook: Callable[[str, str], Invocation],
         aside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`states_of` tells what the table says of a task, `webhook` calls ours, `aside` lets something go its way beside."""
+        """`states_of` tells a task's states in the table, `webhook` calls ours, `aside` starts something."""
         self._injector, self._loop, self._deployment = injector, injector.loop, deployment
         self._states_of, self._webhook, self._aside = states_of, webhook, aside
         self.posts: list[Post] = []
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
         self.told: list[str] = []  # what is odd at the moment it happens
-        self.script: dict[str, list[Submission | str]] = defaultdict(
-            list
-        )  # by name: what becomes of its POSTs
+        # by name: what becomes of its POSTs
+        self.script: dict[str, list[Submission | str]] = defaultdict(list)
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
         self.misses: list[PollKind] = []  # what becomes of the next polls
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other

@@ -1,4 +1,4 @@
-"""Heads of answers, whatever bytes and pieces they come in: what is passed on, and that nothing else comes of them."""
+"""Heads of answers, whatever bytes and pieces they come in: what is passed on, and nothing else."""
 
 import asyncio
 
@@ -72,7 +72,7 @@ def test_pieces_make_no_difference(data: bytes) -> None:
 
 @given(heads=st.lists(HEADS, min_size=1, max_size=4))
 async def test_what_is_passed_on_is_what_every_parser_takes(heads: list[bytes]) -> None:
-    """Aiohttp's parser makes one message of it, with the same status, whatever stood in the stranger's head."""
+    """Aiohttp's parser makes one message of it, of the same status, whatever the stranger's head."""
     found = fed(*heads)
     if not isinstance(found, tuple):
         return
@@ -100,7 +100,7 @@ def test_bounds_are_exact(end: bytes) -> None:
 
 
 def test_only_what_may_serve_is_passed_on() -> None:
-    """Framing is our own, cookies and what is longer than any adapter's need are dropped, odd bytes are taken out."""
+    """Framing is our own, cookies and what no adapter needs are dropped, odd bytes taken out."""
     head = b"HTTP/1.0 302 Found\nLOCATION : /a\x01b\nSet-Cookie: a=b\nX-Long: %b\n"
     head += b"X-Folded: a\n  b\nX Y: z\nConnection: keep-alive\n\n"
     assert fed(head % (b"a" * 9000) + b"rest") == (

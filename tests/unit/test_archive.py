@@ -109,9 +109,8 @@ async def test_from_success_to_a_callback_with_a_stable_link(archiver: ArchiveWo
     assert task_answer(ended).body()["data"]["result"]["resources"] == [resource]
     [(_, _, _, body)] = archiver.receivers.attempts
     assert body.decode() == ended.message
-    assert (
-        archiver.tasks.writes == 6
-    )  # of which the success, the claim and the end of the copying are the archive's
+    # of which the success, the claim and the end of the copying are the archive's
+    assert archiver.tasks.writes == 6
 
 
 async def test_without_the_archive_nothing_changes(archiver: ArchiveWorld) -> None:
@@ -233,7 +232,7 @@ async def test_files_of_which_one_is_gone(archiver: ArchiveWorld) -> None:
 
 @pytest.mark.parametrize("tells_size", [True, False])
 @pytest.mark.parametrize("size", [1, PART, PART + 1, 3 * PART])
-async def test_every_size(archiver: ArchiveWorld, size: int, tells_size: bool) -> None:  # noqa: FBT001  # a column of the table
+async def test_every_size(archiver: ArchiveWorld, *, size: int, tells_size: bool) -> None:
     """Also where the last part is a whole one, and where the server tells no size."""
     archiver.originals.files[URL] = bytes(range(size))
     archiver.originals.tells_size = tells_size
@@ -427,7 +426,7 @@ async def test_a_task_that_waits_for_a_place_is_not_read(
 
 
 async def test_a_link_leads_to_the_file(archiver: ArchiveWorld) -> None:
-    """As long as it is kept, also when the task is not; anything else is a 404, and a silent archive a 503."""
+    """As long as it is kept, also when the task is not; anything else is a 404, a silent archive a 503."""
     task = await archiver.succeed()
     await archiver.copy(task)
     [key] = archiver.archive.files

@@ -1,4 +1,4 @@
-"""What is billed by the size of an item: the write units of an ordinary task, from its submit to its delivery."""
+"""What is billed by the size of an item: the write units of an ordinary task, submit to delivery."""
 
 import math
 import secrets
@@ -68,7 +68,7 @@ def from_submit_to_delivery(url_bytes: int) -> list[Task]:
 
 
 def rows_of(values: Attributes) -> set[tuple[str, ...]]:
-    """List the rows of the indexes that an item has: of each that is put or taken away, DynamoDB bills a unit."""
+    """List the rows of the indexes that an item has: DynamoDB bills a unit for each change."""
     indexes = ("caller", "listed"), ("work", "work_at")
     return {
         (*keys, *(str(values[key]) for key in keys))
@@ -78,7 +78,7 @@ def rows_of(values: Attributes) -> set[tuple[str, ...]]:
 
 
 def units(tasks: list[Task]) -> list[int]:
-    """Bill each write of a task, its request's first: what the item weighs before or after, and the rows that change."""
+    """Bill each write of a task, its request's first: the item's larger weight, and the rows that change."""
     request = {
         "task_id": request_key(tasks[0]),
         "request": tasks[0].request,
@@ -102,5 +102,5 @@ def units(tasks: list[Task]) -> list[int]:
     ],
 )
 def test_an_ordinary_task_takes_ten_write_units(url_bytes: int, billed: list[int]) -> None:
-    """Its request, and four writes of its own; the contract allows fourteen, with what the budget and a leader write."""
+    """Its request, and four writes of its own; the contract allows fourteen, budget and leader included."""
     assert units(from_submit_to_delivery(url_bytes)) == billed

@@ -47,7 +47,7 @@ def test_nothing_is_known_before_the_first_refusal() -> None:
 
 
 def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
-    """The next one may be tried at once, until the vendor refuses again; one that found a free slot shows nothing."""
+    """The next one may be tried at once, until the vendor refuses again; a free slot shows nothing."""
     state = AdmissionState().refused(2, NOW)
     assert state.taken(2, served="").next_try(3, NOW) == NOW
     assert state.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
@@ -68,7 +68,7 @@ def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retr
 
 
 def test_three_unknown_outcomes_in_a_row_pause_submits_ever_longer() -> None:
-    """10 s after the third, doubling to 5 min while nothing free is answered either; a clear answer ends it."""
+    """10 s after the third, doubling to 5 min while nothing free is answered; a clear answer ends it."""
     state, pauses = AdmissionState(), []
     for number in range(12):
         state = state.outcome_unknown(NOW) if number < admission.MOST_UNKNOWN else state.unanswered(NOW)

@@ -73,7 +73,7 @@ async def test_every_refusal_costs_the_same(
     authorization: str | None,
     cached: bool,  # noqa: FBT001
 ) -> None:
-    """One read and two comparisons, first time and later, so that time tells no name: neither which exist nor which are at work."""
+    """One read and two comparisons, first and later: time does not tell which names exist or work."""
     disabled = a_caller("bob").model_copy(update={"disabled": True})
     gone = a_caller("carol")
     gone = gone.model_copy(update={"tokens": (gone.tokens[0].model_copy(update={"expires_at": START}),)})
@@ -97,7 +97,7 @@ async def test_every_refusal_costs_the_same(
 
 
 async def test_what_the_cache_cannot_prove_is_read_anew(directory: MemoryCallers) -> None:
-    """A caller that was tried before it was made, a new token, and an enabled caller work at once; a proven one costs no read."""
+    """A caller tried before it was made, a new token, an enabled caller: at once; no second read."""
     assert await callers.authenticate(f"Bearer {token_of('alice')}", callers=directory, now=START)
     _, fresh = await callers.rotate_token("alice", overlap=HOUR, now=START, admin=directory)
     assert await callers.authenticate(f"Bearer {fresh}", callers=directory, now=START)

@@ -171,7 +171,7 @@ async def test_a_receiver_may_ask_for_patience(
 
 
 async def test_a_message_asked_for_again_has_a_round_of_its_own(world: DeliveryWorld) -> None:
-    """The schedule begins anew, the count and the log go on, and what the receiver said before is forgotten."""
+    """The schedule begins anew, the count and the log go on, and what the receiver said is forgotten."""
     task = await world.through(await world.ended(), 409, 409, 410, 410)
     assert task.callback is CallbackState.UNDELIVERED
     task = await world.tasks.swap(task, task.redelivered(world.clock.now()))
@@ -243,7 +243,7 @@ class SlowTasks(MemoryTasks):
 async def test_an_attempt_begins_only_where_its_claim_covers_all_of_it(
     write_seconds: tuple[float, ...], claims: int
 ) -> None:
-    """The clock is looked at after the claim's write: no other invocation may claim before the 15 s of the attempt are over."""
+    """The clock is read after the claim's write: no other claim before the 15 s of the attempt are over."""
     clock = VirtualClock()
     tasks = SlowTasks(clock)
     world = DeliveryWorld(clock=clock, tasks=tasks)
@@ -275,7 +275,7 @@ async def test_a_table_too_slow_for_a_claim_keeps_the_attempt_from_being_made() 
 async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
     world: DeliveryWorld, left: float, writes: int
 ) -> None:
-    """The 30 s of the terminal write serve for 15 s; from then on the attempt is claimed anew, for 30 s from then."""
+    """The 30 s of the terminal write serve for 15 s; then the attempt is claimed anew, for 30 s."""
     task = await world.ended()
     assert task.claimed_until == START + timedelta(seconds=30)
     world.clock.pass_by(timedelta(seconds=30 - left))
@@ -287,7 +287,8 @@ async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
         seen.append(world.tasks.items["tk_1"])
         return await send(url, headers, body)
 
-    world.receivers.send = look  # type: ignore[method-assign]  # looks at the table while the receiver has the request
+    # It looks at the table while the receiver has the request.
+    world.receivers.send = look  # type: ignore[method-assign]
     began = world.clock.now()
     await attempt(task, world.ports)
     assert world.tasks.writes == before + writes
@@ -307,7 +308,7 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
     }
 
 
-# --- a receiver tried out --------------------------------------------------------------------------------------------------
+# --- a receiver tried out -------------------------------------------------------------------------
 
 
 async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:
@@ -361,7 +362,7 @@ async def test_the_callers_default_is_tried_where_none_is_named(world: DeliveryW
 
 
 async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld) -> None:
-    """Some are made at once; then a 429 tells when to come again, and nothing is sent. A wrong request costs nothing."""
+    """Some are made at once; then a 429 tells when to come again; a wrong request costs nothing."""
     here: Json = {"callback_url": "https://r.example.com/hook"}
     world.receivers.answer_time = timedelta(0)
     for _ in range(20):
@@ -377,9 +378,8 @@ async def test_receiver_tests_have_the_rate_of_redeliveries(world: DeliveryWorld
     world.clock.pass_by(timedelta(seconds=2))
     await tried(world, here)
     now = world.clock.now()
-    await world.control.reserve_deliveries(
-        "alice", 100, now=now, latest=now + timedelta(minutes=1)
-    )  # by redeliveries
+    # by redeliveries
+    await world.control.reserve_deliveries("alice", 100, now=now, latest=now + timedelta(minutes=1))
     with pytest.raises(RejectedError) as rejected:
         await tried(world, here)
     assert rejected.value.retry_after == 102
@@ -402,12 +402,12 @@ async def test_a_target_that_is_no_callbacks_is_not_tried(world: DeliveryWorld, 
     assert (rejected.value.status, world.receivers.attempts) == (400, [])
 
 
-# --- a claim that covers its attempt: what no test noticed before ----------------------------------------------------------
+# --- a claim that covers its attempt: what no test noticed before ---------------------------------
 
 
 @pytest.mark.parametrize("passed_s", [0, 14, 16, 20, 29, 31, 300])
 async def test_the_claim_lasts_as_long_as_the_attempt_may(world: DeliveryWorld, passed_s: int) -> None:
-    """However old the claim of the terminal write is: when the request leaves, no other may begin for 15 s."""
+    """However old the claim of the terminal write is: as the request leaves, no other may begin for 15 s."""
     task = await world.ended()
     world.clock.pass_by(timedelta(seconds=passed_s))
     sent, covered_until = world.receivers.send, []

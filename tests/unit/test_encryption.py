@@ -55,7 +55,7 @@ def test_what_is_not_encrypted_is_told(stored: str) -> None:
 
 
 def test_the_construction_is_counter_mode_under_a_derived_key_then_a_tag() -> None:
-    """Written out by hand, so that what is stored today is read by the next version; 70 bytes are three blocks."""
+    """Written out by hand, so that the next version reads what is stored today; 70 bytes are three blocks."""
     text = "x" * 70
     content = base64.b64decode(encrypt(text, material="m", context="al").removeprefix("v1:"))
     nonce, encrypted, tag = content[:16], content[16:-32], content[-32:]

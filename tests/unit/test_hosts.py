@@ -44,7 +44,7 @@ replies = st.builds(
 MOST_OF_ONE = (SLOTS - RESERVED_SLOTS) // 2  # slots of a caller that is alone
 
 
-# --- one host's breaker ------------------------------------------------------------------------------------------------------
+# --- one host's breaker ---------------------------------------------------------------------------
 
 
 def after(*recorded: Reply, state: BreakerState | None = None) -> BreakerState:
@@ -115,7 +115,7 @@ def test_what_was_under_way_when_the_breaker_opened_does_not_prolong_it() -> Non
     assert after(*[DOWN] * 20, state=BreakerState(slots=20)) == after(*[DOWN] * FAILURES)
 
 
-# --- slots and turns ---------------------------------------------------------------------------------------------------------
+# --- slots and turns ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -173,7 +173,7 @@ def test_a_thousand_silent_hosts_of_one_caller_leave_slots_for_another(
     deliveries: Deliveries,
     known: bool,  # noqa: FBT001
 ) -> None:
-    """They hold their slots to the end; even where they had answered before, another caller's attempt starts at once."""
+    """They hold their slots to the end; even so another caller's attempt starts at once."""
     for number in range(1000):
         if known:
             deliveries.answered("bob", f"silent-{number}", times=1)
@@ -310,11 +310,11 @@ def test_a_first_attempt_that_waits_is_not_overtaken(deliveries: Deliveries) -> 
     assert deliveries.hosts.enter("alice", "other")
 
 
-# --- breakers and those that wait --------------------------------------------------------------------------------------------
+# --- breakers and those that wait -----------------------------------------------------------------
 
 
 def test_those_that_wait_for_a_host_whose_breaker_opens_are_dropped(deliveries: Deliveries) -> None:
-    """They are named once; what comes later finds no room until the breaker closes, and then a single slot."""
+    """They are named once; later ones find no room until the breaker closes, then a single slot."""
     deliveries.offer("alice", "dead", 20)
     deliveries.offer("alice", "dead", 10, Order.REPEAT)
     deliveries.offer("alice", "good", 5)
@@ -365,7 +365,7 @@ def test_what_is_learnt_of_hosts_is_bounded(deliveries: Deliveries) -> None:
     assert len(deliveries.hosts._hosts) <= IDLE_HOSTS + 2
 
 
-# --- what waits in memory ----------------------------------------------------------------------------------------------------
+# --- what waits in memory -------------------------------------------------------------------------
 
 
 def test_a_hundred_thousand_candidates_stay_few_in_memory(deliveries: Deliveries) -> None:
@@ -416,7 +416,7 @@ def test_an_id_waits_once_and_may_be_withdrawn(deliveries: Deliveries) -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in which order: a candidate starts once, is withdrawn or is dropped, and no bound is passed."""
+    """Whatever happens, in any order: a candidate starts once, is withdrawn or dropped; no bound breaks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The keys of a deployment: what a secret holds, what keeps it from being read, and what is derived from it."""
+"""The keys of a deployment: what a secret holds, what keeps it from being read, what is derived."""
 
 import asyncio
 import json

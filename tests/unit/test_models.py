@@ -321,7 +321,7 @@ def test_good_idempotency_key_is_taken(key: str) -> None:
     assert read(key=key).task_id == read(key=key).task_id
 
 
-# --- idempotency ----------------------------------------------------------------------------------------------------------
+# --- idempotency ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_id_has_the_documented_form(key: str | None) -> None:
     assert re.fullmatch(r"tk_[A-Za-z0-9_-]{22}", read(key=key).task_id)
 
 
-# --- media ----------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 IMAGE_RULE, VIDEO_RULE = MODELS[MIX].media
 

@@ -23,15 +23,27 @@ NAMED = {
         "'attribute_not_exists(leader) OR leader = :seen OR leader = :leader'"
     ),
     "adapters/dynamodb/control.py DynamoControl.resign: condition: 'leader = :leader'",
-    "adapters/dynamodb/control.py DynamoControl.set_admission: condition: 'attribute_not_exists(task_id) OR nonce = :old'",
-    "adapters/dynamodb/control.py DynamoControl.take_tokens: condition: 'attribute_not_exists(used) OR used <= :rest'",
+    (
+        "adapters/dynamodb/control.py DynamoControl.set_admission: condition:"
+        " 'attribute_not_exists(task_id) OR nonce = :old'"
+    ),
+    (
+        "adapters/dynamodb/control.py DynamoControl.take_tokens: condition: 'attribute_not_exists(used) OR"
+        " used <= :rest'"
+    ),
     "adapters/dynamodb/callers.py DynamoCallers.add: condition: 'attribute_not_exists(caller)'",
     "adapters/dynamodb/tasks.py DynamoTasks.add: nonce: current.nonce != task.nonce",
     "adapters/dynamodb/tasks.py DynamoTasks.swap: nonce: current.nonce != new.nonce",
     "adapters/dynamodb/items.py Table.query: paging: answer.get('LastEvaluatedKey')",
     "delivery/attempt.py claim_covers_attempt: time: now + ATTEMPT_TIME",
-    "delivery/attempt.py _claimed: write-ahead: await ports.tasks.swap(task, task.claim_delivery(until=now + CLAIM))",
-    "poller/queue.py Queue._serve: write-ahead: await self._ports.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))",
+    (
+        "delivery/attempt.py _claimed: write-ahead: await ports.tasks.swap(task,"
+        " task.claim_delivery(until=now + CLAIM))"
+    ),
+    (
+        "poller/queue.py Queue._serve: write-ahead: await self._ports.tasks.swap(task,"
+        " task.claim_submit(now, until=now + PAY_CLAIM))"
+    ),
     "poller/polls.py Polls.due: time: task.submitted_at or task.accepted_at",
     "poller/polls.py Polls._polled: time: asked_at",
     "poller/watch_index.py WatchIndex._since: time: self._newest - INDEX_LAG",

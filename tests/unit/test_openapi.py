@@ -57,7 +57,7 @@ def test_every_operation_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("event", ["prediction.task.succeeded", "prediction.task.failed"])
 def test_a_callbacks_example_bears_its_signature(event: str) -> None:
-    """The example can be used to try out a verifier: same body, same headers, the secret of the secrets' example."""
+    """The example can be used to try out a verifier: same body and headers, the secrets' example."""
     callback = document()["webhooks"][event]["post"]
     headers = {one["name"]: one["example"] for one in callback["parameters"]}
     answer = document()["paths"]["/api/v1/callbacks/secret"]["get"]["responses"]["200"]["content"][

@@ -417,14 +417,14 @@ async def test_a_tick_takes_the_leadership_over_and_the_old_leader_leaves(poller
         if poller.clock.now() >= replaced_at:
             poller.control.leadership = LeadershipView(leader="newer", until=poller.clock.now() + STOP)
 
-    poller.ports.clock.sleep = sleep_and_be_replaced  # type: ignore[method-assign]  # the world moves while we sleep
+    poller.ports.clock.sleep = sleep_and_be_replaced  # type: ignore[method-assign]  # in its sleep
     await poller.tick()
     assert poller.clock.now() - replaced_at <= SCAN + BEAT
     assert poller.control.leadership.leader == "newer"
 
 
 async def hand_over(poller: PollerWorld, task: Task, at: timedelta) -> None:
-    """Let one invocation be woken for a task, and a tick take over from it a while later; polls are not held."""
+    """Let one invocation be woken for a task, and a tick take over a while later; polls are not held."""
     poller.rules = replace(poller.rules, long_poll=False)
 
     async def tick() -> None:
@@ -446,7 +446,7 @@ async def test_an_end_stored_during_the_hand_over_is_delivered_at_once(poller: P
 
 @pytest.mark.parametrize("at_s", [19, 21.5, 22.5, 28])  # before the poll, during it, and during the attempt
 async def test_a_retry_is_not_late_for_a_hand_over(poller: PollerWorld, at_s: float) -> None:
-    """The new invocation has seen the old one's claim of the first attempt, and does not wait for that to be over."""
+    """The new leader has seen the old one's claim of the first attempt, and does not wait for its end."""
     poller.vendor.task_time, poller.vendor.answer_time = timedelta(seconds=22), timedelta(seconds=3)
     poller.receivers.answer_time = timedelta(seconds=10)
     poller.receivers.replies.append(Reply(status=503, elapsed=timedelta(seconds=10)))
@@ -460,16 +460,15 @@ async def test_a_retry_is_not_late_for_a_hand_over(poller: PollerWorld, at_s: fl
 async def test_a_point_of_polling_is_not_lost_between_two_invocations(
     poller: PollerWorld, at_s: float
 ) -> None:
-    """The old leader looks no more once there is a new one; what came due since its last beat is the new one's."""
+    """The old leader looks no more once there is a new one; what came due since is the new one's."""
     poller.vendor.task_time = timedelta(seconds=21)
     task = await poller.add(State.WATCHED)
     poller.clock.pass_by(timedelta(milliseconds=130))  # so that the point lies between two beats
     await hand_over(poller, task, timedelta(seconds=at_s))
     ended = poller.now_of(task)
     assert ended.ended_at is not None
-    assert ended.ended_at - ended.accepted_at < timedelta(
-        seconds=23
-    )  # by the point of 22 s, not the one of 24.2 s
+    # by the point of 22 s, not the one of 24.2 s
+    assert ended.ended_at - ended.accepted_at < timedelta(seconds=23)
 
 
 async def paid_by_another(poller: PollerWorld, queued: Task) -> None:
@@ -483,7 +482,7 @@ async def paid_by_another(poller: PollerWorld, queued: Task) -> None:
 async def test_a_task_that_another_invocation_took_out_of_the_queue_is_looked_after(
     poller: PollerWorld,
 ) -> None:
-    """It enters the index of watched tasks at the time of its acceptance, long before the newest that was seen there."""
+    """It enters the index of watched tasks at its acceptance, long before the newest that was seen there."""
     poller.rules = replace(poller.rules, long_poll=False)
     queued = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(minutes=5))
@@ -562,7 +561,7 @@ async def test_a_claimed_task_is_looked_at_once_a_scan(
 async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head of the queue was paid by another invocation a moment ago; the caller behind it is served all the same."""
+    """Another invocation has just paid the head of the queue; the caller behind it is served all the same."""
     late, queued = (
         await poller.add(State.WATCHED, "late", "alice"),
         await poller.add(State.QUEUED, "next", "bob"),
@@ -598,7 +597,7 @@ async def test_economy_makes_one_pass_a_tick(poller: PollerWorld) -> None:
 async def test_what_a_wake_brings_is_served_although_time_goes_on_meanwhile(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
-    """A real clock moves between any two looks at it; an invocation that does not lead serves its ids all the same."""
+    """A real clock moves between any two looks at it; one that does not lead serves its ids all the same."""
     task = await poller.add(State.WATCHED)
     if state is State.ARCHIVING:
         data = {"result": {"resources": [{"url": "https://files.example.com/1.mp4"}]}}
@@ -627,7 +626,7 @@ async def test_a_removed_caller_is_an_error_of_the_attempt(poller: PollerWorld) 
     assert poller.now_of(task).callback is CallbackState.WAITING
 
 
-# --- what an invocation tells of its load ----------------------------------------------------------------------------------
+# --- what an invocation tells of its load ---------------------------------------------------------
 
 
 async def test_polls_are_told_once_with_the_time_that_tasks_have_used(poller: PollerWorld) -> None:
@@ -691,7 +690,7 @@ async def test_a_queue_that_waits_tells_its_oldest(poller: PollerWorld) -> None:
     assert poller.facts("queue.waited") == []
 
 
-# --- held polls, webhooks, budget, slots -------------------------------------------------------------
+# --- held polls, webhooks, budget, slots ----------------------------------------------------------
 
 
 def lateness(poller: PollerWorld) -> list[timedelta]:
@@ -737,7 +736,7 @@ async def test_long_poll_can_be_switched_off(poller: PollerWorld) -> None:
 
 
 @pytest.mark.parametrize("led", [True, False])
-async def test_a_task_that_a_webhook_names_is_asked_about_at_once(poller: PollerWorld, led: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_a_task_that_a_webhook_names_is_asked_about_at_once(poller: PollerWorld, *, led: bool) -> None:
     """Whether another one leads or none, a wake with an ended task polls and delivers it."""
     until = poller.clock.now() + (2 * STOP if led else timedelta(0))
     poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
@@ -750,7 +749,7 @@ async def test_a_task_that_a_webhook_names_is_asked_about_at_once(poller: Poller
 
 
 @pytest.mark.parametrize("led", [True, False])
-async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, led: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_an_end_that_was_told_is_not_asked_for_again(poller: PollerWorld, *, led: bool) -> None:
     """The check of the webhook has asked already; nor does it need a request of the budget."""
     until = poller.clock.now() + (2 * STOP if led else timedelta(0))
     poller.control.leadership = LeadershipView(leader="other", until=until, webhook_at=poller.clock.now())
@@ -873,9 +872,8 @@ async def test_what_was_polled_before_a_leader_left_is_not_polled_again(poller: 
     poller.rules = replace(poller.rules, long_poll=False)
     await poller.add(State.WATCHED)
     began = poller.clock.now()
-    poller.clock.pass_by(
-        timedelta(seconds=20)
-    )  # so that each tick is followed by a point, and by nothing else
+    # so that each tick is followed by a point, and by nothing else
+    poller.clock.pass_by(timedelta(seconds=20))
     await poller.run(timedelta(minutes=4))
     assert [round((at - began).total_seconds()) for at, _ in poller.vendor.polls] == [60, 120, 180, 240]
 
@@ -903,14 +901,13 @@ async def test_a_leader_that_leaves_after_an_unanswered_poll_does_not_call_it_se
 
 
 async def test_a_leader_that_leaves_without_having_seen_calls_nothing_served(poller: PollerWorld) -> None:
-    """While the index cannot be read, a wake serves its own task; the points of the others are still to be served."""
+    """While the index is down, a wake serves its own task; the others' poll times are still to be served."""
     poller.rules = replace(poller.rules, long_poll=False, immediate=True)
     await poller.add(State.WATCHED)
     point = schedule.next_poll(timedelta(seconds=700), first=timedelta(0))
     poller.vendor.task_time = timedelta(seconds=15)
-    poller.vendor.taken["task-t"] = (
-        poller.clock.now() + point - timedelta(seconds=16)
-    )  # it ends a second before its point
+    # it ends a second before its point
+    poller.vendor.taken["task-t"] = poller.clock.now() + point - timedelta(seconds=16)
     poller.clock.pass_by(point - timedelta(seconds=5))
     other = await poller.add(State.WATCHED, "other")
     watched = poller.tasks.watched
@@ -959,7 +956,7 @@ async def test_polls_are_rare_as_soon_as_webhooks_are_known_to_come(poller: Poll
 
 
 async def test_where_a_webhook_stays_away_no_task_waits_for_the_next(poller: PollerWorld) -> None:
-    """A task that has ended without one is found by a rare poll, and brings back the ordinary ones of all others."""
+    """A task that ended without one is found by a rare poll, and brings back the others' ordinary ones."""
     poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
     poller.vendor.task_time = timedelta(seconds=45)
     poller.rules = replace(poller.rules, long_poll=False)
@@ -971,7 +968,7 @@ async def test_where_a_webhook_stays_away_no_task_waits_for_the_next(poller: Pol
 
 
 @pytest.mark.parametrize("holds", [True, False])
-async def test_no_minute_sees_more_requests_than_allowed(poller: PollerWorld, holds: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_no_minute_sees_more_requests_than_allowed(poller: PollerWorld, *, holds: bool) -> None:
     """Wherever it begins, hand-overs included; and nothing is lost when requests are short."""
     poller.rules = replace(poller.rules, requests_per_minute=100)
     poller.vendor.holds = holds
@@ -986,7 +983,7 @@ async def test_no_minute_sees_more_requests_than_allowed(poller: PollerWorld, ho
 
 
 async def test_two_slots_serve_any_queue_callers_in_turn(poller: PollerWorld) -> None:
-    """Everything ends, nothing is paid twice, a newcomer is next in turn, and a probe costs one refusal a minute."""
+    """Everything ends, nothing is paid twice, a newcomer is next, and a probe costs one refusal a minute."""
     poller.vendor.slots = 2
     poller.vendor.task_time = timedelta(seconds=45)
     for number in range(60):
@@ -1048,7 +1045,7 @@ async def test_a_hung_poll_and_garbage_delay_no_other_task(
 async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_the_tick(
     poller: PollerWorld, behind_s: int
 ) -> None:
-    """The leader looks once more after it has resigned, and far enough back for a submitter whose clock is behind."""
+    """The leader looks once more after it has resigned, far enough back for a submitter's late clock."""
     poller.vendor.task_time = timedelta(seconds=20)
     late: list[Task] = []
     resign = poller.control.resign
@@ -1062,7 +1059,7 @@ async def test_a_wake_that_found_the_leadership_held_to_the_last_is_not_left_to_
             assert not (await poller.tick(late[0].task_id)).led
         await resign(leader, drained_at=drained_at)
 
-    poller.control.resign = resign_at_the_last_moment  # type: ignore[method-assign]  # the wake comes right before
+    poller.control.resign = resign_at_the_last_moment  # type: ignore[method-assign]  # right after a wake
     await poller.tick((await poller.add(State.WATCHED)).task_id)
     assert poller.now_of(late[0]).callback is CallbackState.DELIVERED
     assert not poller.control.leadership.alive(poller.clock.now())
@@ -1138,7 +1135,7 @@ async def test_tasks_beyond_what_is_held_are_polled_by_age(poller: PollerWorld) 
 
 
 async def test_held_polls_take_no_requests_from_submits(poller: PollerWorld) -> None:
-    """A block for the window covers what will be asked in it, not what is asked already; and little more after a busy window."""
+    """A window's block covers what will be asked in it, not what is asked; few more after a busy window."""
     poller.vendor.holds = True
     poller.vendor.task_time = timedelta(minutes=5)
     for number in range(40):
@@ -1168,7 +1165,7 @@ async def test_a_leader_that_stops_hard_resigns_before_it_drains(poller: PollerW
     assert woken.led
 
 
-# --- receivers' hosts ------------------------------------------------------------------------------------------------------
+# --- receivers' hosts -----------------------------------------------------------------------------
 
 
 async def seed(poller: PollerWorld, host: str, count: int, *, overdue: timedelta) -> list[Task]:
@@ -1200,7 +1197,7 @@ def with_dead_hosts(poller: PollerWorld, monkeypatch: pytest.MonkeyPatch) -> Pol
 
 
 async def test_a_thousand_callbacks_to_dead_hosts_delay_no_other(with_dead_hosts: PollerWorld) -> None:
-    """They have been due for longer, and yet the good host's are out at once; what is skipped is not rewritten."""
+    """They have been due for longer; the good host's are out at once, what is skipped is not rewritten."""
     poller = with_dead_hosts
     dead = [
         *await seed(poller, "silent", 1000, overdue=timedelta(hours=1)),
@@ -1219,7 +1216,7 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_no_other(with_dead_hosts
 
 
 async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: PollerWorld) -> None:
-    """As when a provider is down that serves many customers: their hosts hold some of the caller's slots, and some are left."""
+    """As when a provider of many is down: their hosts hold some of the caller's slots, and some are left."""
     poller = with_dead_hosts
     for number in range(40):
         await seed(poller, f"silent{number}", 10, overdue=timedelta(hours=1))
@@ -1271,7 +1268,7 @@ async def test_a_message_asked_for_again_goes_out_with_the_wake(poller: PollerWo
 async def test_admission_that_is_closed_while_the_queue_is_served_is_opened_all_the_same(
     poller: PollerWorld,
 ) -> None:
-    """A submit closes it after the poller has read it; left closed, later submits would queue behind no task."""
+    """A submit closes it after the poller has read it; else later submits would queue behind no task."""
     await poller.add(State.QUEUED)
     heads = poller.tasks.queue_heads
 
@@ -1281,16 +1278,16 @@ async def test_admission_that_is_closed_while_the_queue_is_served_is_opened_all_
             await poller.control.set_admission(poller.control.the_admission, AdmissionState(waiting=True))
         return found
 
-    poller.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # the world moves meanwhile
+    poller.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # a submit meanwhile
     await poller.tick()
     assert not poller.control.the_admission.waiting
 
 
-# --- how long, since when, whose turn: what no test noticed before ------------------------------------------------------------
+# --- how long, since when, whose turn: what no test noticed before --------------------------------
 
 
 async def test_a_task_that_is_being_paid_is_left_alone_for_a_minute(poller: PollerWorld) -> None:
-    """However long the POST and the write after it take, no other invocation decides about the task meanwhile."""
+    """However long the POST and its write take, no other invocation decides about the task meanwhile."""
     task = await poller.add(State.QUEUED)
     answered = asyncio.Event()
 
@@ -1331,7 +1328,7 @@ async def test_a_delivery_whose_process_died_is_made_again_within_the_minute(pol
 
 
 async def test_the_deadline_goes_by_when_the_vendor_was_asked(poller: PollerWorld) -> None:
-    """An answer that comes past the deadline says nothing of it: only a poll that is made past it ends the task."""
+    """An answer past the deadline says nothing of it: only a poll that is made past it ends the task."""
     poller.rules = replace(poller.rules, max_task_age=timedelta(seconds=60), long_poll=False)
     poller.vendor.task_time = timedelta(seconds=61)
     poller.vendor.answer_time = timedelta(seconds=9)
@@ -1342,7 +1339,8 @@ async def test_the_deadline_goes_by_when_the_vendor_was_asked(poller: PollerWorl
         outcome = await asked(upstream_task_id, hold=hold)
         return PollOutcome(kind=PollKind.PENDING) if pending else outcome
 
-    poller.vendor.poll = poll_and_look_first  # type: ignore[method-assign]  # the answer is of the moment when it was asked for
+    # The answer is of the moment when it was asked for.
+    poller.vendor.poll = poll_and_look_first  # type: ignore[method-assign]
     task = await poller.add(State.WATCHED)
     await poller.run(timedelta(minutes=3))
     ended, polls = poller.now_of(task), [at - task.accepted_at for at, _ in poller.vendor.polls]
@@ -1352,7 +1350,7 @@ async def test_the_deadline_goes_by_when_the_vendor_was_asked(poller: PollerWorl
 
 @pytest.mark.parametrize("answer_s", [6, 7, 8, 9])
 async def test_a_404_counts_from_when_the_vendor_was_asked(poller: PollerWorld, answer_s: int) -> None:
-    """Only a poll made past a minute of age may say that a task is lost, and only one made 30 s later confirms it."""
+    """Only a poll past a minute of age may say that a task is lost, and only one 30 s later confirms it."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.answer_time = timedelta(seconds=answer_s)
     poller.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.MISSING)] * 100)
@@ -1389,7 +1387,7 @@ async def test_an_index_that_lags_hides_no_retry(poller: PollerWorld) -> None:
 
 
 async def test_an_index_that_lags_hides_no_task(poller: PollerWorld) -> None:
-    """Rows that appear more than 20 s late, behind younger ones, are found at the next look of the leader that is at work."""
+    """Rows that appear more than 20 s late, behind younger ones, are found at the leader's next look."""
     await poller.add(State.WATCHED, "running")
     poller.vendor.task_time = timedelta(seconds=100)
     leader = asyncio.create_task(poller.tick())
@@ -1412,7 +1410,7 @@ async def test_an_index_that_lags_hides_no_task(poller: PollerWorld) -> None:
 
 
 async def test_an_ambiguous_submit_is_watched_from_its_post_on(poller: PollerWorld) -> None:
-    """A task that waited an hour in the queue has its quarter of an hour all the same, for the vendor's word may come late."""
+    """An hour in the queue leaves a task its quarter of an hour, for the vendor's word may come late."""
     task = await poller.add(State.QUEUED)
     poller.clock.pass_by(timedelta(hours=1))
     poller.vendor.submit_outcomes.append(
@@ -1465,7 +1463,7 @@ async def test_what_lies_beyond_a_page_is_found(poller: PollerWorld) -> None:
     assert delivered == [CallbackState.DELIVERED] * 4
 
 
-# --- trouble that lasts ----------------------------------------------------------------------------------------------------
+# --- trouble that lasts ---------------------------------------------------------------------------
 
 
 def minutes(number: float) -> timedelta:
@@ -1498,7 +1496,7 @@ REFUSALS = {
 async def test_a_vendor_that_does_not_hold_polls_is_asked_plainly(
     poller: PollerWorld, *, refusal: str, learnt: bool, some: bool
 ) -> None:
-    """Whatever it answers instead, for all tasks or for some, from the start or later on: the plain poll follows at once."""
+    """Whatever it answers, for all tasks or some, from the start or later: the plain poll follows at once."""
     after_s, answer = REFUSALS[refusal]
     ask, refusing, held = poller.vendor.poll, [not learnt], Counter[bool]()
     poller.vendor.holds = True
@@ -1568,7 +1566,7 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
         poller.vendor.answered = True
 
     poller.vendor.answered = of != "everything"
-    poller.vendor.submit, poller.vendor.poll = failing, silent  # type: ignore[method-assign]  # a vendor in trouble
+    poller.vendor.submit, poller.vendor.poll = failing, silent  # type: ignore[method-assign]  # in trouble
     poller.ends = asyncio.create_task(over())
 
 
@@ -1576,7 +1574,7 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
 async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(
     poller: PollerWorld, of: str, most: int
 ) -> None:
-    """Three unknown outcomes pause it; then a free request, and one task, find out whether the vendor is back."""
+    """Three unknown outcomes pause it; a free request, then one task, find out whether the vendor is back."""
     poller.rules = replace(poller.rules, long_poll=False)
     outage(poller, minutes(10), of=of)
     tasks = [
@@ -1592,7 +1590,7 @@ async def test_an_outage_of_the_vendor_spends_a_few_tasks_of_a_queue(
 
 
 async def test_a_pause_that_the_vendor_asked_for_is_kept_by_later_leaders(poller: PollerWorld) -> None:
-    """429 with `Retry-After: 1800` is obeyed over thirty ticks, for polls and submits, and then everything goes on."""
+    """429 with `Retry-After: 1800` is obeyed over thirty ticks, by polls and submits; then all goes on."""
     poller.rules = replace(poller.rules, long_poll=False)
     task, queued = await poller.add(State.WATCHED), await poller.add(State.QUEUED, "q")
     poller.control.the_admission = AdmissionState(waiting=True, slots=1, probed_at=poller.clock.now())
@@ -1709,7 +1707,7 @@ async def test_a_submitter_whose_clock_is_wrong_hides_no_task(poller: PollerWorl
 async def test_first_deliveries_that_cannot_be_made_leave_the_index_of_watched_tasks(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host is down while tasks go on ending: they wait in `retry`, each leader's sweep of `watch` stays small."""
+    """A host is down while tasks go on ending: they wait in `retry`, each sweep of `watch` stays small."""
     poller.rules = replace(poller.rules, long_poll=False, requests_per_minute=100_000)
     send = poller.receivers.send
 
@@ -1735,7 +1733,7 @@ async def test_first_deliveries_that_cannot_be_made_leave_the_index_of_watched_t
 async def test_what_has_ended_and_stands_among_the_watched_is_moved_where_it_cannot_be_delivered(
     with_dead_hosts: PollerWorld,
 ) -> None:
-    """First deliveries whose processes died, to a host that is down now: none stays where each leader reads it whole."""
+    """First deliveries whose processes died, to a dead host: none stays where each leader reads it whole."""
     poller = with_dead_hosts
     now = poller.clock.now()
     for number in range(300):
@@ -1778,7 +1776,7 @@ async def test_a_message_asked_for_again_is_found_behind_its_old_row(poller: Pol
 
 
 async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> None:
-    """Where one caller's requests break the vendor, the probe after the pause is another caller's, and is taken."""
+    """Where one caller's requests break the vendor, the next probe is another caller's, and is taken."""
     submit = poller.vendor.submit
 
     async def submit_or_break(model: str, request: bytes, **more: Any) -> SubmitOutcome:
@@ -1797,14 +1795,14 @@ async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> N
     assert [poller.now_of(task).state for task in good] == [State.SUCCESS] * 2
 
 
-# --- where a request, a table or an index is not to be had for a moment -----------------------------------------------------
+# --- where a request, a table or an index is not to be had for a moment ---------------------------
 
 
 @pytest.mark.parametrize("loaded", [2000, 5])
 async def test_economy_asks_about_all_that_is_due_over_as_many_windows_as_that_takes(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch, loaded: int
 ) -> None:
-    """One window has six requests; an invocation that does not lead waits for the next one, whatever it keeps in memory."""
+    """A window has six requests; an invocation that does not lead waits for the next, whatever it keeps."""
     monkeypatch.setattr(watch, "LOADED", loaded)
     poller.rules = replace(poller.rules, leads=False, requests_per_minute=66)
     tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(20)]
@@ -1832,7 +1830,7 @@ async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(
     poller: PollerWorld,
     leads: bool,  # noqa: FBT001
 ) -> None:  # a parameter of the test
-    """The free request takes the one of its window; the task's own has the next one's, and needs no other free one first."""
+    """The free request takes its window's one; the task's has the next one's, and needs no other free one."""
     poller.rules = replace(poller.rules, leads=leads, long_poll=False, requests_per_minute=20)
     outage(poller, minutes(5), of="everything")
     tasks = [
@@ -1848,7 +1846,7 @@ async def test_where_a_window_has_one_request_the_queue_goes_on_after_an_outage(
 async def test_callbacks_whose_rows_come_while_their_tasks_are_asked_about_keep_no_slots(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another invocation ends them after a wake has read them; each is delivered once, and soon, to a host with three slots."""
+    """Another invocation ends them after a wake read them; each is delivered once, soon, over three slots."""
     poller.rules = replace(poller.rules, long_poll=False)
     tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(3 * FIRST_SLOTS)]
     poller.clock.pass_by(poller.vendor.task_time)
@@ -1905,7 +1903,7 @@ async def test_a_watched_task_whose_row_is_odd_is_asked_about_and_hides_no_other
 async def test_what_a_leader_that_has_died_did_not_serve_is_asked_for_once_it_says_nothing(
     poller: PollerWorld,
 ) -> None:
-    """It died before a poll time that came before its successor; that time is not left for the next one, a minute later."""
+    """It died before a poll time that came before its successor; that time is not left for the next one."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(60)
     await poller.add(State.WATCHED)
@@ -1953,9 +1951,8 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     poller.ports.long_poll_support.found(plain.model, poller.clock.now(), holds=False)
     poller.clock.pass_by(timedelta(seconds=24))
     began = poller.clock.now()
-    poller.control.leadership = LeadershipView(
-        leader="old", until=began + STOP, webhook_at=began
-    )  # so that polls are rare
+    # so that polls are rare
+    poller.control.leadership = LeadershipView(leader="old", until=began + STOP, webhook_at=began)
     poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
     poller.control.used[window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)
@@ -1973,7 +1970,7 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
 async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was set aside by what its row says, and there it waits for a request; its own next poll time is much later."""
+    """Set aside by what its row says, it waits for a request; its own next poll time is much later."""
     monkeypatch.setattr(watch, "LOADED", 1)
     poller.rules = replace(poller.rules, long_poll=False, requests_per_minute=20)
     poller.vendor.task_time = minutes(600)
@@ -1992,7 +1989,7 @@ async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory
 async def test_a_queued_task_that_breaks_its_step_keeps_no_other_callers_waiting(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug that one task triggers is told and stays with its caller; it is tried again a minute later, by the same leader."""
+    """A bug that one task triggers is told, stays with its caller, and is tried again a minute later."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.vendor.task_time = minutes(10)
     bad = await poller.add(State.QUEUED, "bad", "alice")
@@ -2088,7 +2085,7 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
     poller: PollerWorld,
     trouble: bool,  # noqa: FBT001
 ) -> None:  # a parameter of the test
-    """The caller whose turn comes first is refused, or no task may be risked; the other caller's old tasks need no request."""
+    """The first caller is refused, or no task may be risked; the other's old tasks need no request."""
     old = [await poller.add(State.QUEUED, f"old{number}", "bob") for number in range(3)]
     poller.clock.pass_by(poller.rules.max_queue_age)
     young = await poller.add(State.QUEUED, "young", "alice")
@@ -2106,7 +2103,7 @@ async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to
 async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_the_trouble(
     poller: PollerWorld,
 ) -> None:
-    """The task that is taken after three unknown outcomes shows that the vendor is back, and that it wants to be left alone."""
+    """The task taken after three unknown outcomes shows that the vendor is back, and asks for a pause."""
     poller.rules = replace(poller.rules, long_poll=False)
     poller.control.the_admission = AdmissionState(waiting=True, unknown=3)
     for number in range(2):
@@ -2121,7 +2118,7 @@ async def test_a_pause_that_comes_with_an_acceptance_is_kept_though_that_ends_th
 
 
 def leave_out_once(poller: PollerWorld, task: Task, how: str) -> None:
-    """Let the first read of this task among others find it throttled: it is left out, or the whole read fails."""
+    """Let the first read of this task among others find it throttled: it is left out, or the read fails."""
     read_many, left_out = poller.tasks.read_many, [task.task_id]
 
     async def throttled(task_ids: Sequence[str]) -> list[Task]:

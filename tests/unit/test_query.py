@@ -76,7 +76,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
     assert rejected.value.status == 409
 
 
-# --- an answer that waits ------------------------------------------------------------------------------------------------
+# --- an answer that waits -------------------------------------------------------------------------
 
 
 async def waited(tasks: MemoryTasks, clock: VirtualClock, task_id: str, seconds: float = 13) -> Task:
@@ -130,7 +130,7 @@ def test_wait_is_true_or_false(value: str) -> None:
         query.is_waiting({"wait": value})
 
 
-# --- the balance ---------------------------------------------------------------------------------------------------------
+# --- the balance ----------------------------------------------------------------------------------
 
 
 def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
@@ -341,7 +341,7 @@ async def test_an_ended_tasks_answer_holds_the_callbacks_data() -> None:
     assert answer["data"]["billing"] == {"amount": "0.2400"}
 
 
-# --- delivered again -------------------------------------------------------------------------------------------------------
+# --- delivered again ------------------------------------------------------------------------------
 
 RETENTION = timedelta(days=7)
 UNDELIVERED, DELIVERED = CallbackState.UNDELIVERED, CallbackState.DELIVERED
@@ -422,7 +422,7 @@ class RedeliveryWorld:
 
 @pytest.mark.parametrize("callback", [UNDELIVERED, DELIVERED, CallbackState.WAITING])
 async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackState) -> None:
-    """Whether it came, was given up, or waits for hours: due now, the same message, and the poller is woken."""
+    """Whether it came, was given up, or waits for hours: due now, the same message, the poller woken."""
     world = RedeliveryWorld()
     task = await world.tasks.add(an_ended(1, callback))
     again = await world.one(task)
@@ -507,7 +507,7 @@ async def test_many_are_delivered_again_by_state_and_time() -> None:
 
 
 async def test_redeliveries_go_out_a_second_apart() -> None:
-    """However many calls ask for how many: nine bulk calls are no burst, and each says when its last message is due."""
+    """However many calls ask: nine bulk calls are no burst; each says when its last message is due."""
     world = RedeliveryWorld()
     for number in range(120):
         await world.tasks.add(an_ended(number, UNDELIVERED))
@@ -525,7 +525,7 @@ async def test_redeliveries_go_out_a_second_apart() -> None:
 
 
 async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
-    """After an hour of silence the first message is due at once, the second a second later; another caller is not affected."""
+    """After an hour the first message is due at once, the second a second later; other callers are apart."""
     world = RedeliveryWorld()
     for number in range(4):
         await world.tasks.add(an_ended(number, UNDELIVERED))
@@ -537,7 +537,7 @@ async def test_a_rate_that_was_not_used_gives_no_burst() -> None:
 
 
 async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
-    """A bulk call stops there, and its cursor goes on later; what cannot even begin is a 429 that says when to come again."""
+    """A bulk call stops there, its cursor goes on later; what cannot begin is a 429 with a time to come."""
     world = RedeliveryWorld()
     now = world.clock.now()
     for number in range(300):

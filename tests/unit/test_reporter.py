@@ -16,9 +16,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     def tell(event: str, **facts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
         metrics.clear_metrics()
-        logger = Logger(
-            service=uuid.uuid4().hex, stream=lines
-        )  # one of that name may be kept, with its stream
+        # one of that name may be kept, with its stream
+        logger = Logger(service=uuid.uuid4().hex, stream=lines)
         LogReporter(logger, metrics).report(event, **facts)
         metrics.flush_metrics()
         written = json.loads(capsys.readouterr().out)
@@ -54,7 +53,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_an_outcome_is_a_line_and_a_count(
     told: Any, event: str, facts: dict[str, Any], metrics: dict[str, Any]
 ) -> None:
-    """What is measured stands in the line too, and in the metrics of this stack alone; nothing is said of what is not known."""
+    """What is measured stands in the line, and in this stack's metrics; nothing is said of the unknown."""
     line, counted = told(event, **facts)
     assert line["message"] == event
     assert {name: line[name] for name in facts if name in line} == {
@@ -72,7 +71,7 @@ def test_an_outcome_is_a_line_and_a_count(
     ],
 )
 def test_what_another_metric_counts_is_a_line_only(event: str, facts: dict[str, Any]) -> None:
-    """A task that goes well is accepted and delivered, and every name of a metric costs while it is written."""
+    """A task that goes well is accepted and delivered; every name of a metric costs while it is written."""
     lines, metrics = io.StringIO(), Metrics(namespace="taskhook", service="shop")
     metrics.clear_metrics()
     LogReporter(Logger(service=uuid.uuid4().hex, stream=lines), metrics).report(event, **facts)

@@ -57,7 +57,7 @@ def test_gaps_are_between_two_and_sixty_seconds(age: timedelta, first: timedelta
 
 @given(end=ages, first=firsts)
 def test_end_is_found_within_a_tenth_of_the_age(end: timedelta, first: timedelta) -> None:
-    """A task that ends at any age past the first point is found within 2 s or 10 % of that age, and within 60 s."""
+    """A task that ends past the first poll time is found within 2 s or 10 % of its age, and within 60 s."""
     lateness = next_poll(end, first=first) - end
     if end >= first:
         assert lateness <= max(timedelta(seconds=2), end * 0.1) + MICROSECOND
@@ -103,7 +103,7 @@ def test_immediate_polls_start_at_once() -> None:
 
 
 def test_retries_are_ten_attempts_over_the_standard_time() -> None:
-    """Ten attempts, nine waits of the standard's schedule, 75 h 35 min 5 s in all; after the tenth there is none."""
+    """Ten attempts, nine waits of the standard's schedule, 75 h 35 min 5 s in all; then there is none."""
     waits = [retry_wait(attempts, jitter=0.5) for attempts in range(1, 11)]
     assert waits[:-1] == [
         timedelta(seconds=s) for s in (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
@@ -141,7 +141,7 @@ def test_no_attempt_after_the_tenth(attempts: int, jitter: float) -> None:
     assert retry_wait(attempts, jitter=jitter) is None
 
 
-# --- what a receiver may ask for -------------------------------------------------------------------------------------------
+# --- what a receiver may ask for ------------------------------------------------------------------
 
 jitters = st.floats(0, 1, exclude_max=True)
 statuses = st.none() | st.integers(100, 599).filter(lambda status: not 200 <= status < 300)
@@ -157,7 +157,7 @@ statuses = st.none() | st.integers(100, 599).filter(lambda status: not 200 <= st
 def test_retry_after_is_never_earlier_and_not_much_later(
     tried: int, jitter: float, status: int | None, soon: int, asked: timedelta
 ) -> None:
-    """Whatever is asked for: at least the schedule's own wait, at most twice that or ten minutes, in between exactly so."""
+    """Whatever is asked: at least the schedule's wait, at most twice that or ten minutes, exactly between."""
     planned = retry_wait(tried, jitter=jitter, status=status, soon=soon)
     assert planned is not None
     granted = retry_wait(tried, jitter=jitter, status=status, soon=soon, retry_after=asked)
@@ -205,7 +205,7 @@ def test_nothing_else_means_soon(status: int | None, soon: int) -> None:
 
 @given(tried=st.integers(1, 9))
 def test_gone_is_believed_the_second_time(tried: int) -> None:
-    """410 is tried once more, in an hour wherever the schedule stands; then it is the end. Other answers do not end anything."""
+    """410 is tried once more, in an hour whatever the schedule; then it is the end. Nothing else ends it."""
     assert retry_wait(tried, jitter=0.5, status=410) == GONE_WAIT
     assert retry_wait(tried, jitter=0.5, status=410, gone=True) is None
     assert retry_wait(tried, jitter=0.5, status=404, gone=True) == schedule.RETRY_WAITS[tried]

@@ -18,7 +18,10 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_version_2_limits_memory_from_the_start_and_the_processor_once_init_has_ended(root: Path) -> None:
-    """One folder is both; controllers are passed down to it; swap would be memory that Lambda does not have."""
+    """One folder is both; controllers are passed down to it.
+
+    Swap would be memory that Lambda does not have.
+    """
     group = share.Group("taskhook-stack-1", "7", 256, root)
     folder = root / "taskhook-stack-1/7"
     assert files(folder) == {"memory.max": str(256 << 20), "memory.swap.max": "0"}

@@ -59,7 +59,7 @@ def test_no_history_of_many_callers_breaks_anything() -> None:
 
 
 def test_an_item_that_cannot_be_read_keeps_no_leader() -> None:
-    """The simulator found a poller that wrote the leadership every two seconds, for as long as such an item stood in the queue."""
+    """The simulator found a poller that wrote the leadership every 2 s while such an item was queued."""
     scene = play("is_deployed", SEED, plan=Point(-1, "", ""))
     acquired = sum("LeadershipStore.acquire" in line for line in scene.injector.trace)
     assert 0 < acquired <= 2 * len(scene.invocations)

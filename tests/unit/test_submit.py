@@ -68,7 +68,7 @@ class SubmitWorld:
         count: str | None = None,
         **changes: Any,
     ) -> SubmitResult:
-        """Submit the example, `late` after it arrived; `count` is how often its client says that it has repeated it."""
+        """Submit the example, `late` after it arrived; `count` is how often its client has repeated it."""
         body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
         request = SubmitRequest.read(
             MODEL,
@@ -267,20 +267,19 @@ async def test_a_repeat_in_flight_gives_up_after_eight_seconds(world: SubmitWorl
     assert world.clock.now() - began == timedelta(seconds=8)
 
 
-# --- repeats of clients that count them, without a key --------------------------------------------------------------------
+# --- repeats of clients that count them, without a key --------------------------------------------
 
 
 @pytest.mark.parametrize("submission", list(Submission))
 async def test_a_counted_repeat_is_the_first_request_again(
     world: SubmitWorld, submission: Submission
 ) -> None:
-    """Whatever came of the first, its answer comes again; the vendor is asked once where it may have been paid."""
+    """Whatever came of the first, its answer comes again; the vendor is asked once where it may be paid."""
     world.vendor.submit_outcomes.append(outcome(submission, 422, "no"))
     first = await world.submit(count="0")
     again = [await world.submit(count=count) for count in ("1", "2")]
-    asked = (
-        2 if submission is Submission.REFUSED_HERE else 1
-    )  # nothing was paid, and the id may be used again
+    # nothing was paid, and the id may be used again
+    asked = 2 if submission is Submission.REFUSED_HERE else 1
     assert len(world.vendor.submits) == asked
     assert {one.task.task_id for one in again} == {first.task.task_id}
     if submission is not Submission.REFUSED_HERE:
@@ -302,9 +301,8 @@ async def test_a_counted_repeat_whose_first_never_came_is_paid_once(world: Submi
     answers = [await world.submit(count=count) for count in ("1", "2", "0")]
     assert len(world.vendor.submits) == 1
     assert len({one.task.task_id for one in answers}) == 1
-    assert (await world.submit(count="0")).task.task_id != answers[
-        0
-    ].task.task_id  # and this one is another request
+    # and this one is another request
+    assert (await world.submit(count="0")).task.task_id != answers[0].task.task_id
 
 
 async def test_a_counted_repeat_is_known_for_two_minutes_after_the_one_before(world: SubmitWorld) -> None:
@@ -334,7 +332,7 @@ async def test_a_counted_repeat_of_another_request_is_none(
 
 @pytest.mark.parametrize("count", [None, "", "x", "-1", "1.0", "²", "1000", "1\n"])
 async def test_without_a_count_nothing_is_reserved(world: SubmitWorld, count: str | None) -> None:
-    """An ordinary submit costs what it did, alike or not; so does one with a key, whose count says nothing."""
+    """An ordinary submit costs the same, alike or not; so does one with a key, whose count says nothing."""
     await world.submit(count=count)
     await world.submit(count=count)
     await world.submit("key", count="1")
@@ -369,7 +367,7 @@ async def test_a_late_answer_is_adopted_after_the_poller_called_it_unknown(world
 
 
 async def test_a_late_refusal_keeps_its_callback(world: SubmitWorld) -> None:
-    """The caller was told "unknown", so the callback tells the rest; a repeat of the key must not make another task of it."""
+    """The caller was told "unknown", the callback tells the rest; a repeat of the key makes no other task."""
     world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
     posting = asyncio.create_task(world.submit("key-1"))
     await world.vendor.asked.wait()
@@ -401,7 +399,7 @@ async def test_an_outcome_that_cannot_be_stored_is_called_unknown(
 async def test_what_was_paid_for_is_told_before_it_is_stored(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The vendor's id is in the log before the first write of it, and that the write failed before the second."""
+    """The vendor's id is in the log before the first write, the write's failure before the second."""
     told: list[list[str]] = []
 
     async def fail(_old: Task, _new: Task) -> Task:
@@ -425,7 +423,7 @@ DENIED = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"
 async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As while a deployment replaces the function's rights: the write is tried again, and the log has the id meanwhile."""
+    """As when a deployment replaces rights: the write is tried again, and the log has the id meanwhile."""
     swap, refusals = world.tasks.swap, [DENIED, DENIED]
 
     async def refuse(old: Task, new: Task) -> Task:
@@ -466,7 +464,7 @@ async def test_what_is_stored_is_answered_though_the_admission_state_cannot_be_w
     told: SubmitOutcome,
     state: State,
 ) -> None:
-    """The table refuses once the vendor has answered; what the submitter hears is the outcome of its own task."""
+    """The table refuses once the vendor has answered; the caller hears the outcome of its own task."""
     world.control.the_admission = before
     world.vendor.submit_outcomes.append(told)
     plain = getattr(world.control, call)
@@ -539,7 +537,7 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
 
 
 async def test_a_request_is_counted_in_the_window_that_it_leaves_in(world: SubmitWorld) -> None:
-    """Where the write or the key was slow, the token of the window before has lapsed, and a new one is taken."""
+    """Where write or key was slow, the token of the window before has lapsed, and a new one is taken."""
     world.clock.pass_by(timedelta(seconds=3))
     window = rate_limit.window(world.clock.now())
     world.vendor.key_time = timedelta(seconds=2)
@@ -584,7 +582,7 @@ async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(w
 
 
 async def test_a_pause_is_kept_though_the_task_was_taken(world: SubmitWorld) -> None:
-    """The vendor says with an answer of any kind that nothing remains: the next submit waits, and no task waits yet."""
+    """The vendor says with any answer that nothing remains: the next submit waits, and no task waits yet."""
     world.vendor.submit_outcomes.append(
         SubmitOutcome(submission=Submission.TAKEN, status=200, retry_after=timedelta(seconds=30))
     )
@@ -611,7 +609,7 @@ async def test_a_key_that_cannot_be_used_is_told_and_frees_the_idempotency_key(w
 
 
 async def test_a_late_refusal_without_a_url_frees_nothing(world: SubmitWorld) -> None:
-    """The caller was told that the outcome is unknown and not to resubmit: its key stands for this task for good."""
+    """The caller was told that the outcome is unknown, not to resubmit: its key is this task's for good."""
     world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 400, "bad image"))
     posting = asyncio.create_task(world.submit("key-1", callback_url=None))
     await world.vendor.asked.wait()
@@ -641,7 +639,7 @@ async def test_the_vendor_is_told_where_its_webhook_goes(world: SubmitWorld) -> 
 
 
 async def test_while_one_task_waits_no_other_overtakes_it(world: SubmitWorld) -> None:
-    """After one refusal for now, later submits queue behind it without asking the vendor; the admission state is written once."""
+    """After one refusal for now, later submits queue behind it unasked; the state is written once."""
     world.vendor.slots = 0
     for _ in range(3):
         assert (await world.submit()).task.state is State.QUEUED
@@ -681,7 +679,7 @@ async def test_without_budget_the_task_is_queued_unasked(world: SubmitWorld) -> 
 
 
 async def test_a_busy_process_takes_a_windows_requests_at_once(world: SubmitWorld) -> None:
-    """As many as it made in the window before, at most an eighth of all; after a quiet one, each by itself."""
+    """As many as in the window before, at most an eighth of all; after a quiet one, each by itself."""
     taken: list[int] = []
     take_tokens = world.control.take_tokens
 
@@ -707,7 +705,7 @@ async def test_a_busy_process_takes_a_windows_requests_at_once(world: SubmitWorl
 
 
 async def test_what_is_left_of_a_block_lapses(world: SubmitWorld) -> None:
-    """Another window's requests are not this one's: together they would be too many for the vendor's minute."""
+    """Another window's requests are not this one's: together they would break the vendor's minute."""
     world.allowance.requests_per_minute = 88
     window = rate_limit.window(world.clock.now())
     assert await world.control.take_tokens(8, window=window, limit=8) == 8
@@ -723,7 +721,7 @@ async def test_a_paused_way_queues(world: SubmitWorld) -> None:
 
 
 async def test_a_pause_that_the_vendor_asks_for_is_kept_by_all_processes(world: SubmitWorld) -> None:
-    """A submit's own 429 with Retry-After closes the way for the poller too, which would try the task at once."""
+    """A submit's 429 with Retry-After stops the poller too, which would try the task at once."""
     busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(seconds=30))
     world.vendor.submit_outcomes.append(busy)
     await world.submit()
@@ -749,7 +747,7 @@ async def test_the_poller_is_not_woken_while_there_is_a_leader(world: SubmitWorl
 async def test_without_time_for_an_answer_nothing_is_sent(
     world: SubmitWorld, claim_s: float, left_s: float
 ) -> None:
-    """Right before the first byte: a submitter that thawed too late, or whose claim is nearly over, does not pay."""
+    """Right before the first byte: a submitter that thawed late, or whose claim ends, does not pay."""
     now = world.clock.now()
     request = SubmitRequest.read(
         MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
@@ -777,7 +775,7 @@ async def test_an_idempotency_key_is_1_to_255_printable_characters(world: Submit
     assert (rejected.value.status, world.tasks.items) == (400, {})
 
 
-# --- media ----------------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------------------
 
 SMALL = MediaFacts(size=1000, format="PNG", tracks=("Image",), width=150, height=4000)
 IMAGE_TOO_SMALL = "Value out of range: image_url is 150x4000 px; each side must be 200 to 4096"
@@ -825,9 +823,8 @@ async def test_media_are_looked_at_at_once_and_in_time(inspected: SubmitWorld) -
     ]
     assert answer.task.submitted_at == answer.task.accepted_at == before + timedelta(seconds=1)
     assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
-    assert "media.checked" not in {
-        event for event, _ in inspected.told.events
-    }  # what is as usual costs no line
+    # what is as usual costs no line
+    assert "media.checked" not in {event for event, _ in inspected.told.events}
 
 
 @pytest.mark.parametrize(
@@ -897,7 +894,7 @@ async def test_what_needs_no_look_gets_none(world: SubmitWorld) -> None:
 
 
 async def test_submits_pause_after_three_unknown_outcomes_in_a_row(world: SubmitWorld) -> None:
-    """The fourth waits in the queue instead of being lost to the same outage; a clear answer in between starts anew."""
+    """The fourth is queued, not lost to the same outage; a clear answer in between starts anew."""
     for submission in (Submission.AMBIGUOUS, Submission.AMBIGUOUS, Submission.TAKEN):
         world.vendor.submit_outcomes.append(outcome(submission))
         await world.submit()

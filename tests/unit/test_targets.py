@@ -24,7 +24,7 @@ def allowed(policy: TargetPolicy, url: str) -> bool:
 
 
 def test_table_is_large_enough() -> None:
-    """The table has at least 120 distinct targets however they are spelled, and at least five of each class."""
+    """The table has at least 120 distinct targets, however spelled, and at least five of each class."""
     distinct = {numeric(host) or host.lower().rstrip(".") for _, host in FORBIDDEN_HOSTS}
     assert len(distinct) >= 120
     assert len(FORBIDDEN_ADDRESSES) >= 120
@@ -95,7 +95,7 @@ def test_nothing_is_public_that_the_standard_library_calls_special(
 
 @given(address=st.ip_addresses(v=4))
 def test_no_form_that_carries_an_ipv4_address_is_public(address: IPv4Address) -> None:
-    """Mapped, compatible, translated, NAT64, 6to4 and ISATAP forms are refused even where the carried address is public."""
+    """Mapped, compatible, translated, NAT64, 6to4, ISATAP: refused even where they carry a public address."""
     carried = int(address)
     forms = [
         carried,
@@ -184,8 +184,8 @@ def test_neighbours_of_the_own_host_may_be_called(url: str) -> None:
         ("http://127.0.0.1/", False),
     ],
 )
-def test_own_port_is_refused_on_a_shared_host(url: str, refused: bool) -> None:  # noqa: FBT001  # a column of the table
-    """Under the emulated account everything is on one host; there the port tells the deployment from its receivers."""
+def test_own_port_is_refused_on_a_shared_host(*, url: str, refused: bool) -> None:
+    """In the emulated account all is on one host; there the port tells deployment from receivers."""
     assert allowed(TargetPolicy(own_origins=("http://127.0.0.1:8080",), relaxed=True), url) is not refused
 
 

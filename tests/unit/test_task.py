@@ -71,7 +71,7 @@ def answered(task: Task) -> Task:
 
 
 def item_size(task: Task) -> int:
-    """Weigh the item as DynamoDB does: names and values in UTF-8, 3 bytes for a list and 1 for each of its entries."""
+    """Weigh the item as DynamoDB does: names and values in UTF-8, 3 bytes for a list, 1 for each entry."""
 
     def size(value: object) -> int:
         match value:
@@ -87,11 +87,11 @@ def item_size(task: Task) -> int:
     return size(task.model_dump(mode="json", exclude_none=True)) + 200  # its place in the indexes
 
 
-# --- the state machine ----------------------------------------------------------------------------------------------------
+# --- the state machine ----------------------------------------------------------------------------
 
 
 class TaskMachine(RuleBasedStateMachine):
-    """Calls any transition in any state, and compares what happens with the picture in the module's docstring."""
+    """Calls any transition in any state, and compares the outcome with the module's picture."""
 
     task: Task
     now: datetime
@@ -108,7 +108,7 @@ class TaskMachine(RuleBasedStateMachine):
         self.through = False
 
     def step(self, legal: set[State], transition: Callable[[], Task], *, delivering: bool = False) -> bool:
-        """Take a transition that must exist exactly in these states, and for a delivery only while one is waiting."""
+        """Take a transition that exists exactly in these states, for a delivery only while one is waiting."""
         before = self.task
         expected = before.state in legal and (not delivering or before.callback is CallbackState.WAITING)
         self.now += timedelta(milliseconds=1)
@@ -297,7 +297,7 @@ class TaskMachine(RuleBasedStateMachine):
         gone=st.booleans(),
         status=st.integers(100, 599) | st.none(),
     )
-    def attempt(self, delivered: bool, again: bool, soon: bool, gone: bool, status: int | None) -> None:  # noqa: FBT001  # filled in
+    def attempt(self, *, delivered: bool, again: bool, soon: bool, gone: bool, status: int | None) -> None:
         """Record an attempt."""
         before = self.task
         retry_at = self.now + timedelta(hours=1) if again and not delivered else None
@@ -393,7 +393,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     @invariant()
     def callback_only_with_a_url(self) -> None:
-        """Nothing waits to be delivered without a URL; and what is delivered or given up stays so until asked for again."""
+        """Nothing waits without a URL; what is delivered or given up stays so until asked for again."""
         if self.task.callback_url is None:
             assert (self.task.callback, self.task.attempts) == (CallbackState.NONE, 0)
         if self.through:
@@ -458,7 +458,7 @@ def test_state_machine() -> None:
     )
 
 
-# --- the ways through it --------------------------------------------------------------------------------------------------
+# --- the ways through it --------------------------------------------------------------------------
 
 
 def test_sort_key_is_the_same_from_submit_to_first_delivery() -> None:
@@ -554,7 +554,7 @@ def test_refusal_from_the_queue_calls_back() -> None:
 
 @pytest.mark.parametrize("status", [401, 402])
 def test_own_trouble_ends_a_direct_submit_with_502(status: int) -> None:
-    """Where this deployment's key or balance is refused, the submitter hears 502 and may use its key again."""
+    """Where this deployment's key or balance is refused, the caller hears 502 and may use its key again."""
     task = accepted().submitted(outcome(Submission.REFUSED_HERE, status), START, retention=RETENTION)
     assert (task.state, task.error, task.callback) == (
         State.FAILED,
@@ -580,8 +580,8 @@ def test_direct_submit_is_queued_with_200(submission: Submission) -> None:
 
 
 @pytest.mark.parametrize(("paying", "status"), [(True, 502), (False, 200)])
-def test_ambiguous_outcome_is_called_ambiguous(paying: bool, status: int) -> None:  # noqa: FBT001  # a column of the table
-    """A direct submitter hears 502 with the task's id and the order not to resubmit; a queued one has its 200."""
+def test_ambiguous_outcome_is_called_ambiguous(*, paying: bool, status: int) -> None:
+    """A direct caller hears 502 with the task's id and not to resubmit; a queued one has its 200."""
     task = accepted(paying=paying)
     task = (task if paying else answered(task)).submitted(
         outcome(Submission.AMBIGUOUS, 500), START, retention=RETENTION
@@ -634,7 +634,7 @@ def test_unknown_attributes_are_ignored() -> None:
     assert Task.model_validate(watched().model_dump(mode="json") | {"invented_later": {"x": 1}}) == watched()
 
 
-# --- bodies ---------------------------------------------------------------------------------------------------------------
+# --- bodies ---------------------------------------------------------------------------------------
 
 
 def test_message_of_a_success() -> None:
@@ -756,7 +756,7 @@ def test_truncation_keeps_as_many_resources_as_fit() -> None:
 
 @pytest.mark.parametrize("filler", ["m", "\u00e4", "\u4e2d", "\U0001f600"])
 @pytest.mark.parametrize(("spare", "truncated"), [(0, False), (-1, True)])
-def test_limit_is_exact_in_bytes(filler: str, spare: int, truncated: bool) -> None:  # noqa: FBT001  # a column of the table
+def test_limit_is_exact_in_bytes(*, filler: str, spare: int, truncated: bool) -> None:
     """Bytes are counted, not characters: the last answer that fits is kept whole, one byte more is not."""
     room = MAX_VENDOR_DATA - spare - len(minified({"result": {"metadata": ""}}).encode())
     text = filler * (room // len(filler.encode()))
@@ -818,7 +818,7 @@ def test_largest_archiving_item_fits_the_table(data: Json) -> None:
     assert item_size(ended) < MAX_ITEM
 
 
-# --- what the vendor's answer to the paid POST means ----------------------------------------------------------------------
+# --- what the vendor's answer to the paid POST means ----------------------------------------------
 
 TAKEN_BODY: Json = {"code": 0, "message": "success", "data": {"task_id": "task-1"}}
 

@@ -1,4 +1,4 @@
-"""However long the table, the vendor and the secrets hang: every path ends before its function does, and before its answer is due.
+"""However long table, vendor and secrets hang: every path ends before its function and its answer.
 
 Each sum is of the code's own numbers, so that a change of one breaks it.
 """
@@ -62,7 +62,7 @@ WAKE = timedelta(seconds=wiring.CONNECT_S + wiring.WAKE_READ_S)
 
 
 def test_a_submit_is_answered_in_time(call: timedelta) -> None:
-    """Everything before the POST, the POST, storing its outcome, and what follows: each has its own end, from the arrival on."""
+    """What precedes the POST, the POST, its storing, what follows: each has its end, from the arrival on."""
     assert ANSWER_TIME + STORE_TRY_LEAST <= ANSWER_DUE  # one try at least, when the POST took all its time
     assert ANSWER_DUE < ANSWER < life("SubmitFunction")
     assert call < ANSWER_DUE - STORE_TRY_LEAST  # the caller is read before that, in one call
@@ -70,11 +70,10 @@ def test_a_submit_is_answered_in_time(call: timedelta) -> None:
 
 
 def test_a_late_submit_posts_nothing_that_would_be_cut_off() -> None:
-    """Where the POST begins, its address for the vendor's webhook included, its time ends before the answer is due."""
+    """Where the POST begins, webhook address included, its time ends before the answer is due."""
     latest = ANSWER_TIME - LEAST_POST_TIME
-    assert (
-        latest + webhook_urls._HOOK_TIME + STORE_TRY < ANSWER_DUE
-    )  # the hook took long: not sent, and stored
+    # the hook took long: not sent, and stored
+    assert latest + webhook_urls._HOOK_TIME + STORE_TRY < ANSWER_DUE
 
 
 def test_every_other_request_ends_before_the_function_does(call: timedelta) -> None:

@@ -61,9 +61,8 @@ async def test_a_true_webhook_wakes_the_poller_and_is_remembered(world: WebhookW
     assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
     assert world.control.leadership.webhooks_come(world.clock.now())
     assert world.now_of(task) == task
-    assert world.facts("vendor.polled") == [
-        {"task_id": task.task_id, "kind": "succeeded"}
-    ]  # a request of the budget, too
+    # a request of the budget, too
+    assert world.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]
 
 
 async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
@@ -76,7 +75,7 @@ async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
 
 
 async def test_a_webhook_that_the_vendor_does_not_confirm_changes_nothing(world: WebhookWorld) -> None:
-    """A webhook is never believed. It may be early, and is the only one: so the vendor is asked to repeat it."""
+    """A webhook is never believed. It may be early, and the only one: so the vendor is asked to repeat it."""
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.webhook(task)
@@ -163,7 +162,7 @@ async def test_a_webhook_during_the_submit_is_asked_to_come_again(world: Webhook
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, ended: bool) -> None:  # noqa: FBT001  # a parameter of the test
+async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, *, ended: bool) -> None:
     """The vendor names its task; asked with our key it knows it, and the task is adopted."""
     task = await world.add(State.UNKNOWN)
     world.vendor.taken["task-late"] = world.clock.now() - (world.vendor.task_time if ended else timedelta(0))
@@ -173,9 +172,8 @@ async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, ended: 
     assert (adopted.state, adopted.upstream_task_id) == (State.WATCHED, "task-late")
     assert world.woken.task_ids == [task.task_id]
     assert world.woken.ended == ([task.task_id] if ended else [])
-    assert (
-        world.woken.told.get(task.task_id) is None
-    )  # it is asked for again, of the task that is stored then
+    # it is asked for again, of the task that is stored then
+    assert world.woken.told.get(task.task_id) is None
 
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(world: WebhookWorld) -> None:

@@ -168,9 +168,8 @@ async def _vendors(options: argparse.Namespace) -> None:
 def _typed_or_piped(vendor: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.read()
-    at_once = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # getpass has to give the terminal its echo back
+    # `getpass` has to give the terminal its echo back.
+    at_once = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return getpass.getpass(f"API key of {vendor}: ")
     except KeyboardInterrupt:

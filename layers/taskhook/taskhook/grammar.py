@@ -162,6 +162,10 @@ def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="none: tasks without a URL of their own are only watched",
     )
+    _add_switches(commands, parents)
+
+
+def _add_switches(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     commands.add_parser(
         "disable",
         parents=parents,

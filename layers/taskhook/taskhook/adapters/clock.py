@@ -1,7 +1,4 @@
-"""What surrounds a function.
-
-Its clock, its log and metrics, the addresses of the vendor's webhooks, and the other function.
-"""
+"""The machine's clock."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -50,12 +50,13 @@ class _Pipe:
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
+# Classic BPF: a word of `struct seccomp_data`, jumps, a verdict.
 _LOAD, _IF_EQUAL, _IF_SET, _RETURN = (
     0x20,
     0x15,
     0x45,
     0x06,
-)  # classic BPF: a word of `struct seccomp_data`, jumps, a verdict
+)
 _NUMBER, _ARCHITECTURE, _THIRD_ARGUMENT = 0, 4, 32  # where they are in it, the low half of the argument
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # EPERM; the process
 _PROT_EXEC = 4

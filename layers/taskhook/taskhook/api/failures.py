@@ -45,15 +45,15 @@ _ERRORS = {
     500: ("Our fault; the log has the trace.", "Internal error: see the log of the submit function"),
     502: (
         (
-            "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; see "
-            "the message."
+            "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; "
+            "see the message."
         ),
         f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit",
     ),
     503: (
         (
-            "The task table did not answer, and nothing was sent to the vendor; or, of the balance, the vendor "
-            "did not."
+            "The task table did not answer, and nothing was sent to the vendor; or, of the balance, "
+            "the vendor did not."
         ),
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),
@@ -67,11 +67,12 @@ _NO_RETRY = {
         "schema": {"type": "string", "const": "false"},
     }
 }
+# The others are not to be repeated.
 _REPEATS = {
     409: _RETRY_AFTER | _NO_RETRY,
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
-}  # the others are not to be repeated
+}
 
 
 def failures(*statuses: int) -> Json:

@@ -44,7 +44,7 @@ and so is none at all: the outcome is unknown. Send the same request again with 
 without one it might be paid twice."""
 _TAGS = {
     "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
-    "Tasks": "Your own tasks, for as long as this deployment keeps them. Another caller's do not exist for you.",
+    "Tasks": "Your own tasks, for as long as they are kept here. Another caller's do not exist for you.",
     "Callbacks": "Your signing secrets, and a receiver tried out.",
     "Deployment": "In the vendor's own form, so that its clients work here.",
     "Events": "What is posted to a task's callback URL. Every attempt has the same `webhook-id` and bytes.",
@@ -122,9 +122,8 @@ def _content(schema: Json, example: Json) -> Json:
 
 
 def _query(model: type[BaseModel]) -> list[Json]:
-    properties = schemas.inline(model, "serialization")[
-        "properties"
-    ]  # what a query does not say it leaves out: there is no null
+    # What a query does not say it leaves out: there is no null.
+    properties = schemas.inline(model, "serialization")["properties"]
     return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
 
 
@@ -174,8 +173,8 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
             {
                 "name": "X-Stainless-Retry-Count",
                 "in": "header",
-                "description": "As official SDKs send it. From 1 on, and without a key, this is the request again "
-                "that the same caller sent within two minutes; 0 is another one, however alike.",
+                "description": "As official SDKs send it. From 1 on, and without a key, this is the request "
+                "again that the same caller sent within two minutes; 0 is another one, however alike.",
                 "schema": {"type": "string", "pattern": f"^{RETRY_COUNT}$"},
                 "example": "0",
             },
@@ -345,7 +344,7 @@ def _webhook(body: type[Answer], task: Task) -> Json:
         "2XX": "Delivered. Anything else, or nothing within 15 s, is tried again by the schedule, for 75 h.",
         "409": "Soon: in 10 s, up to five times, not counted. 425 is the same.",
         "410": "Gone: once more in an hour; a second 410 is the end.",
-        "429": "Too fast: your callbacks leave this host alone for a while; `Retry-After` is obeyed. So 502, 504.",
+        "429": "Too fast: this host gets none of yours for a while; `Retry-After` is obeyed. So 502, 504.",
     }
     how = "succeeded" if task.state is State.SUCCESS else "failed"
     return _operation(

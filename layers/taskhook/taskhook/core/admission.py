@@ -30,9 +30,8 @@ class AdmissionState(BaseModel):
     waiting: bool = False
     slots: int | None = None  # running tasks at which the vendor refused one more; None: not known
     probed_at: Moment | None = None  # when the last such refusal came
-    paused_until: Moment | None = (
-        None  # of submits: the vendor refused the key, asked for a pause, or is in trouble
-    )
+    # Of submits: the vendor refused the key, asked for a pause, or is in trouble.
+    paused_until: Moment | None = None
     polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
     unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
     served: str = ""  # the caller whose turn was last, where more than one waits

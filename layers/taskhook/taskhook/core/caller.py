@@ -28,9 +28,8 @@ class Caller(BaseModel):
 
     caller: str
     tokens: tuple[Credential, ...]  # sha256 of the token, hexadecimal
-    secrets: Annotated[
-        tuple[Credential, ...], Field(min_length=1)
-    ]  # encrypted, but where `CallerDirectory.find` gave them
+    # Encrypted, but where `CallerDirectory.find` gave them.
+    secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]
     callback_url: str | None = None
     disabled: bool = False
     created_at: Moment

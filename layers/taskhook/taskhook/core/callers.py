@@ -1,7 +1,4 @@
-"""Callers.
-
-What may use this deployment, proven by a token, and how the admin command makes and changes them.
-"""
+"""How a token proves its caller, and how the admin command makes and changes callers."""
 
 import hashlib
 import hmac

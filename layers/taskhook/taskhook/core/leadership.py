@@ -10,7 +10,7 @@ WEBHOOK_TRUST = timedelta(hours=1)  # how long one true webhook makes others exp
 
 
 class LeadershipView(BaseModel):
-    """The leader, until when it leads, whose polls the vendor holds, and when a vendor webhook last proved true.
+    """The leader, until when it leads, whose polls the vendor holds, and when its webhook last proved true.
 
     `drained_at` is when the last leader left because nothing was due any more; None where one leads, or has
     died.

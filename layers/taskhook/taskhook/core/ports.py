@@ -22,9 +22,8 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import BalanceOutcome, PollOutcome
 
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
-ATTEMPT_TIME = timedelta(
-    seconds=15
-)  # of a delivery, in all; what a claim must still cover when the first byte is sent
+# Of a delivery, in all; what a claim must still cover when the first byte is sent.
+ATTEMPT_TIME = timedelta(seconds=15)
 SLOTS = 300  # deliveries at once
 HOLD_TIME = timedelta(seconds=50)  # the vendor holds a poll for 45 s at most
 LEAST_POST_TIME = timedelta(seconds=8)  # with less left, the paid POST is not begun

@@ -267,6 +267,11 @@ class TaskRecord(BaseModel):
         return self.attempts - self.attempts_before_round - self.uncounted
 
     @property
+    def age_since(self) -> datetime:
+        """From when on its age counts: the vendor's acceptance, where that is known."""
+        return self.taken_at or self.accepted_at
+
+    @property
     def archive_by(self) -> datetime:
         """When the callback waits for the archive no longer."""
         return (self.archiving_since or self.accepted_at) + ARCHIVE_TIME

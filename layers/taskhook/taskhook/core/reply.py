@@ -62,8 +62,8 @@ class DeliveryError(StrEnum):
     TLS = (
         "tls",
         (
-            "the handshake failed in another way: no cipher in common, or a client certificate is wanted under "
-            "TLS 1.2"
+            "the handshake failed in another way: no cipher in common, or a client certificate is wanted "
+            "under TLS 1.2"
         ),
     )
     HTTP2_ONLY = "http2_only", "only HTTP/2 is spoken: allow HTTP/1.1"
@@ -84,8 +84,7 @@ class Reply(BaseModel):
 
     status: int | None = None
     error: str | None = None  # a DeliveryError
-    answer: str = (
-        ""  # where a redirect leads; then the first words of what was said, as one line of printable text
-    )
+    # Where a redirect leads; then the first words of what was said, as one line of printable text.
+    answer: str = ""
     retry_after: timedelta | None = None  # what the receiver asks for, from now on
     elapsed: timedelta = timedelta(0)

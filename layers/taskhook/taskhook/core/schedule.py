@@ -24,10 +24,11 @@ RETRY_WAITS = (
 )
 RETRY_JITTER = 0.1  # of the wait, to either side
 MOST_PATIENCE = timedelta(minutes=10)  # granted to a receiver's Retry-After, where twice the wait is less
+# The receiver is at it right now, or wants to be sure that this is no replay.
 _SOON = {
     HTTPStatus.CONFLICT,
     HTTPStatus.TOO_EARLY,
-}  # the receiver is at it right now, or wants to be sure that this is no replay
+}
 SOON_WAIT = timedelta(seconds=10)
 MOST_SOON = 5
 GONE = HTTPStatus.GONE  # often means "being deployed": believed the second time

@@ -18,9 +18,8 @@ from pydantic import Field
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.limits import MAX_URL
 
-CallbackUrl = Annotated[
-    str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})
-]  # `TargetPolicy` judges it
+# `TargetPolicy` judges it.
+CallbackUrl = Annotated[str, Field(json_schema_extra={"format": "uri", "maxLength": MAX_URL})]
 
 _FORBIDDEN_V4 = [
     ip_network(network)

@@ -7,7 +7,9 @@ r"""A task: its states, the only transitions between them, and the bodies render
       |                                           +-- ambiguous --> unknown --+---------------+
       +---- expired, canceled ----------------------------------------------------------------+
 
-   watched  ---- success, where results are archived ---->  archiving  ---- copied, given up, 15 min ---->  success
+   watched  -- success, where results are archived -->  archiving  -- copied, given up, 15 min -->  success
+
+   unknown fails as submission_unknown, where no word of the vendor comes.
 ```
 
 Every transition returns a new value, stored on condition that no other one was stored in between

@@ -33,9 +33,8 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
-    retry_after: timedelta | None = (
-        None  # for how long the vendor wants to be left alone, whatever it said of the task
-    )
+    # For how long the vendor wants to be left alone, whatever it said of the task.
+    retry_after: timedelta | None = None
 
 
 class BalanceOutcome(BaseModel):

@@ -16,9 +16,8 @@ from taskhook.delivery.hosts import Hosts, host_of
 
 CLAIM = timedelta(seconds=30)
 TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
-CLAIM_WRITES = (
-    2  # tried for one attempt, where each takes so long that its claim does not cover the attempt any more
-)
+# Tried for one attempt, where each takes so long that its claim does not cover the attempt any more.
+CLAIM_WRITES = 2
 
 
 @dataclass(frozen=True)

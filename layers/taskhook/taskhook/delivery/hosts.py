@@ -20,9 +20,8 @@ RESERVED_SLOTS = 60  # of them for callers that hold none
 HOST_SLOTS = 20  # at most, for one host of one caller
 FIRST_SLOTS = 3  # for a host that has not answered yet
 FAILURES = 5  # in a row without an answer, which open the breaker
-OPEN_TIME = timedelta(
-    seconds=60
-)  # of a breaker that failures have opened; then one attempt tries the host again
+# Of a breaker that failures have opened; then one attempt tries the host again.
+OPEN_TIME = timedelta(seconds=60)
 MIN_RETRY_AFTER = timedelta(seconds=5)
 MAX_RETRY_AFTER = timedelta(minutes=10)
 WAITING_PER_SLOT = 20  # candidates for one host that wait in memory
@@ -32,10 +31,11 @@ FEW_WAITING = 20
 IDLE_HOSTS = 5000  # without attempts or candidates, of which something learnt is remembered
 
 _THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+# Nothing was sent, so nothing was learnt of the host.
 _NOT_ATTEMPTED = {
     "caller_unreadable",
     "forbidden_target",
-}  # nothing was sent, so nothing was learnt of the host
+}
 
 
 class Order(IntEnum):

@@ -38,8 +38,8 @@ class _Entry:
 class Archiving:
     """The kind of work of a task that waits for its copies; of each only times are kept.
 
-    So many invocations as the deployment allows copy at once: the account's others are for submits and ticks. A task
-    that waits for a place is not read meanwhile.
+    So many invocations as the deployment allows copy at once: the account's others are for submits and ticks.
+    A task that waits for a place is not read meanwhile.
     """
 
     eager = False
@@ -97,7 +97,10 @@ class Archiving:
         return min(times, default=None)
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start what is due, and has a place; where none is left, those that copy are looked at, for some are done."""
+        """Start what is due, and has a place.
+
+        Where none is left, those that copy are looked at, for some are done.
+        """
         now = self._clock.now()
         room, crowded = self._room(now), False
         admitted: list[str] = []

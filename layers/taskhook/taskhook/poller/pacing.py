@@ -4,6 +4,8 @@ Within its requests, and not while it wants to be left alone.
 """
 
 import contextlib
+import heapq
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit, schedule
@@ -54,7 +56,7 @@ class Pacing:
         A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after
         it. `plain` says that a poll of this task is not held.
         """
-        taken_at = task.taken_at or task.accepted_at
+        taken_at = task.age_since
         first = self._first_poll(task)
         holding = self.holding(task, plain=plain)
         if holding and self._hold_is_free():
@@ -221,6 +223,13 @@ class Pacing:
         except StoreUnavailableError:
             self.allowance.empty = True
             return min(wanted, self.allowance.left)
+
+
+def most_urgent(
+    waiting: Iterable[tuple[str, float, float]], count: int, now: float
+) -> list[tuple[str, float, float]]:
+    """Choose up to `count` tasks whose poll is due: each an id, since when it is due, when its age began."""
+    return heapq.nsmallest(count, waiting, key=lambda task: urgency(task[1], task[2], now))
 
 
 def urgency(due: float, accepted: float, now: float) -> tuple[bool, float]:

@@ -84,7 +84,7 @@ class Polls:
                 return now  # its held poll was refused, and may have been the one that mattered
             case _:
                 return self._pacing.next_poll(
-                    task, after=after, answered=entry.answered, plain=entry.is_plain(self._clock.now())
+                    task, after=after, answered=entry.answered, plain=entry.is_plain(now)
                 )
 
     async def step(self, entry: Entry) -> Task:
@@ -102,7 +102,7 @@ class Polls:
                 return await self._endings.failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
                 )
-            case _ if self.past_hard_stop(task):
+            case _ if self.past_grace(task):
                 return await self._endings.failed(
                     task, ErrorCode.EXPIRED, "the task's deadline passed without an answer of the vendor"
                 )
@@ -113,7 +113,7 @@ class Polls:
         task, asked_at, outcome = entry.task, self._clock.now(), entry.known_outcome
         entry.known_outcome = None
         webhook_is_due = (
-            self._pacing.webhook_is_due(task, plain=entry.is_plain(self._clock.now()))
+            self._pacing.webhook_is_due(task, plain=entry.is_plain(asked_at))
             and not entry.webhook
             and not entry.hold
             and outcome is None
@@ -165,7 +165,7 @@ class Polls:
         Where this is the first look at a task that has ended, that was when another invocation looked, as far
         as is known.
         """
-        taken_at = entry.task.taken_at or entry.task.accepted_at
+        taken_at = entry.task.age_since
         self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._rules.max_task_age)
         if outcome.kind is PollKind.PENDING:
             entry.ran_until = max(asked_at, entry.ran_until or asked_at)
@@ -173,7 +173,7 @@ class Polls:
             entry.ran_until = self._started if entry.webhook else max(taken_at, self._pacing.looked_until)
 
     async def _polled(self, entry: Entry, task: Task, outcome: PollOutcome, *, asked_at: datetime) -> Task:
-        taken_at = task.taken_at or task.accepted_at
+        taken_at = task.age_since
         match outcome.kind:
             case PollKind.SUCCEEDED:
                 return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
@@ -212,7 +212,7 @@ class Polls:
         return unknown
 
     async def _look_again(self, task: Task) -> Task:
-        """See how far the holder of the claim has come.
+        """See how far the invocation with the claim has come.
 
         What it leaves to do is not to wait for the claim's end.
         """
@@ -228,8 +228,6 @@ class Polls:
             raise StaleTaskError(current)
         return current
 
-    def past_hard_stop(self, task: Task) -> bool:
+    def past_grace(self, task: Task) -> bool:
         """Whether a task is to end without asking the vendor once more."""
-        return (
-            self._clock.now() >= (task.taken_at or task.accepted_at) + self._rules.max_task_age + EXPIRY_GRACE
-        )
+        return self._clock.now() >= task.age_since + self._rules.max_task_age + EXPIRY_GRACE

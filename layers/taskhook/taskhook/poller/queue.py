@@ -50,9 +50,8 @@ class Queue:
         self._started = started
         self._blocked_until = started
         self._budget_until = started  # no request is left before
-        self._answered_until = (
-            started  # the vendor has answered what is free: the next request may be a task's
-        )
+        # The vendor has answered what is free: the next request may be a task's.
+        self._answered_until = started
         self._named: dict[
             str, None
         ] = {}  # tasks that a wake or a step has named; the index may show them late
@@ -106,9 +105,8 @@ class Queue:
             return None
         now = self._clock.now()
         due = max(self._due(now), self._only_skipped_until)
-        return (
-            due if due > now else self._started
-        )  # for want of a request it is waited, not left to the next invocation
+        # For want of a request it is waited, not left to the next invocation.
+        return due if due > now else self._started
 
     def _due(self, now: datetime) -> datetime:
         return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
@@ -128,9 +126,8 @@ class Queue:
         found = False
         while heads := await self._heads():
             found, served = True, False
-            over_age = [
-                head for head in heads if self._is_over_age(head)
-            ]  # they end whatever the vendor says to the others
+            # They end whatever the vendor says to the others.
+            over_age = [head for head in heads if self._is_over_age(head)]
             for head in over_age or self._pacing.admission.in_turn(heads):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
@@ -216,9 +213,8 @@ class Queue:
         if not await self._request_is_left():
             return False
         if (await self._ports.vendor.balance()).answered:
-            self._answered_until = (
-                self._clock.now() + 2 * rate_limit.WINDOW
-            )  # where a window has one request, it is the next one's
+            # Where a window has one request, it is the next one's.
+            self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
         await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
         return False

@@ -1,7 +1,6 @@
 """Tasks at the vendor: asked about when it is time, ended when the vendor says so, or never does."""
 
 import contextlib
-import heapq
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +12,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import PollOutcome
 from taskhook.poller.aside import SetAside
 from taskhook.poller.endings import Endings
-from taskhook.poller.pacing import Pacing, urgency
+from taskhook.poller.pacing import Pacing, most_urgent
 from taskhook.poller.polls import Entry, Polls
 from taskhook.poller.watch_index import WatchIndex, accepted
 from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules
@@ -26,10 +25,7 @@ _OURS = {State.SUBMITTING, State.WATCHED, State.UNKNOWN}
 
 
 class Watch:
-    """The kind of work of a task from its submit to its end.
-
-    Whatever their number, only LOADED tasks are kept whole.
-    """
+    """The kind of work of a task from its submit to its end; only LOADED tasks are kept whole."""
 
     eager = False
 
@@ -127,7 +123,7 @@ class Watch:
         entry.due = max(again, entry.not_before or again)
         if len(self._entries) > LOADED and entry.due > now + SCAN and not entry.webhook:
             del self._entries[task.task_id]
-            self._aside.add(task.task_id, due=entry.due.timestamp(), accepted=_since(task))
+            self._aside.add(task.task_id, due=entry.due.timestamp(), accepted=task.age_since.timestamp())
         return False
 
     def keep_ended(self, task: Task, outcome: PollOutcome | None) -> None:
@@ -144,12 +140,9 @@ class Watch:
 
     def leave_to_leader(self) -> None:
         """Keep only what cannot wait for the leader's next scan: a task that is known to have ended."""
-        for task_id in [
-            task_id
-            for task_id, entry in self._entries.items()
-            if entry.task.state is State.WATCHED and not entry.webhook
-        ]:
-            del self._entries[task_id]
+        for task_id, entry in list(self._entries.items()):
+            if entry.task.state is State.WATCHED and not entry.webhook:
+                del self._entries[task_id]
 
     def drop(self, task_id: str) -> None:
         """Look after a task no longer."""
@@ -162,11 +155,10 @@ class Watch:
 
     def postpone(self, task_id: str, pause: timedelta) -> None:
         """Try a step that has failed again after a pause."""
-        if (entry := self._entries.get(task_id)) is not None:
-            entry.not_before = self._clock.now() + pause
-            entry.due = max(
-                self.polls.due(entry.task, after=self._clock.now(), entry=entry), entry.not_before
-            )
+        entry, now = self._entries.get(task_id), self._clock.now()
+        if entry is not None:
+            entry.not_before = now + pause
+            entry.due = max(self.polls.due(entry.task, after=now, entry=entry), entry.not_before)
 
     def running(self, *, besides: str = "") -> int:
         """Count the tasks that fill a slot at the vendor, as far as is known."""
@@ -204,7 +196,7 @@ class Watch:
         for entry in self._idle():
             if entry.due > now:
                 due = self._pacing.next_poll(
-                    entry.task, after=now, answered=entry.answered, plain=entry.is_plain(self._clock.now())
+                    entry.task, after=now, answered=entry.answered, plain=entry.is_plain(now)
                 )
                 entry.due = max(due, entry.not_before or now)
 
@@ -226,15 +218,13 @@ class Watch:
         """List the poll times that are due and were not served, the most urgent ones."""
         now = self._clock.now()
         waiting = [
-            (task_id, entry.due.timestamp(), _since(entry.task))
+            (task_id, entry.due.timestamp(), entry.task.age_since.timestamp())
             for task_id, entry in self._entries.items()
             if entry.task.state is State.WATCHED and entry.due <= now and not self._is_running(task_id)
         ]
         waiting += self._aside.overdue()
-        waiting = heapq.nsmallest(
-            MOST_LEFT, waiting, key=lambda one: urgency(one[1], one[2], now.timestamp())
-        )
-        return {task_id: datetime.fromtimestamp(due, UTC) for task_id, due, _ in waiting}
+        left = most_urgent(waiting, MOST_LEFT, now.timestamp())
+        return {task_id: datetime.fromtimestamp(due, UTC) for task_id, due, _ in left}
 
     def inherit(self, left: Mapping[str, datetime]) -> None:
         """Take over the poll times that the predecessor has left unserved."""
@@ -279,11 +269,15 @@ class Watch:
         if room == 0:
             return []
         waiting = [
-            (task_id, self._entries[task_id].due.timestamp(), _since(self._entries[task_id].task))
+            (
+                task_id,
+                self._entries[task_id].due.timestamp(),
+                self._entries[task_id].task.age_since.timestamp(),
+            )
             for task_id in polls
         ]
         waiting += self._aside.overdue()
-        chosen = heapq.nsmallest(room, waiting, key=lambda one: urgency(one[1], one[2], now.timestamp()))
+        chosen = most_urgent(waiting, room, now.timestamp())
         await self._load([task_id for task_id, *_ in chosen if task_id in self._aside])
         started = []
         for task_id, *_ in chosen:
@@ -312,11 +306,7 @@ class Watch:
 
     def _asks_vendor(self, entry: Entry) -> bool:
         watched = entry.task.state is State.WATCHED and entry.known_outcome is None
-        return (
-            watched
-            and not self.polls.past_hard_stop(entry.task)
-            and not entry.task.claimed(self._clock.now())
-        )
+        return watched and not self.polls.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -332,7 +322,3 @@ class Watch:
             else:
                 self._table_steps -= 1
             entry.polling = entry.hold = False
-
-
-def _since(task: Task) -> float:
-    return (task.taken_at or task.accepted_at).timestamp()

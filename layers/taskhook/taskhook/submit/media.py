@@ -11,9 +11,8 @@ from taskhook.core.models import Judgement, Verdict
 from taskhook.core.ports import Clock, MediaProbe, Reporter
 from taskhook.submit.request import SubmitRequest
 
-PROBE_TIME = timedelta(
-    seconds=3
-)  # for all media of a request together, out of the time that the POST does not need
+# For all media of a request together, out of the time that the POST does not need.
+PROBE_TIME = timedelta(seconds=3)
 
 
 @dataclass(frozen=True)

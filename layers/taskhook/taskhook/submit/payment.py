@@ -11,9 +11,8 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 
-SETTLE_TIME = timedelta(
-    seconds=8
-)  # past the end of a POST's time, for storing what came of it, where no caller waits
+# Past the end of a POST's time, for storing what came of it, where no caller waits.
+SETTLE_TIME = timedelta(seconds=8)
 
 STORE_TRY = timedelta(seconds=2.5)  # for storing an outcome once
 
@@ -60,9 +59,8 @@ async def pay(
     else:
         hook = await payment.hooks.url(task.task_id) if payment.hooks is not None else None
         admit = {"admit": _admission(task, allowance, payment.clock)} if allowance is not None else {}
-        limit = (
-            end - payment.clock.now()
-        )  # what is too little by now, the vendor's adapter does not begin with
+        # What is too little by now, the vendor's adapter does not begin with.
+        limit = end - payment.clock.now()
         outcome = await payment.vendor.submit(
             task.model, task.request.encode(), hook=hook, limit=limit, **admit
         )

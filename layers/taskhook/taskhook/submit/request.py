@@ -66,11 +66,9 @@ class SubmitRequest:
         idempotency_key: str | None,
         retry_count: str | None = None,
     ) -> Self:
-        """Validate a submit.
+        """Validate a submit. Raises RejectedError.
 
         The last three are `X-Webhook-URL`, `Idempotency-Key`, `X-Stainless-Retry-Count`.
-
-        Raises RejectedError.
         """
         model = MODELS.get(slug)
         if model is None:

@@ -28,9 +28,8 @@ from taskhook.submit.request import SubmitRequest
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
-REPEATED_WITHIN = timedelta(
-    minutes=2
-)  # how long after a request without a key its client may say that it repeats it
+# How long after a request without a key its client may say that it repeats it.
+REPEATED_WITHIN = timedelta(minutes=2)
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
@@ -141,15 +140,7 @@ async def _begin(
             and _is_open(admission, now)
             and await admitting.allowance.take(now)
         )
-        waiting = (
-            0 if paying else await admitting.queue.queue_length(caller.caller, at_most=admitting.max_queued)
-        )
-        if waiting >= admitting.max_queued:
-            message = (
-                f"Too many requests: {admitting.max_queued} of your tasks are queued already; wait until "
-                f"some have ended"
-            )
-            raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=60)
+        waiting = 0 if paying else await _queued(caller, admitting)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payment.tasks)
     else:
@@ -168,6 +159,16 @@ async def _begin(
         "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
     )
     return task, admission
+
+
+async def _queued(caller: Caller, admitting: AdmissionPorts) -> int:
+    """Count the caller's queued tasks. Raises RejectedError where no more may wait."""
+    most = admitting.max_queued
+    waiting = await admitting.queue.queue_length(caller.caller, at_most=most)
+    if waiting >= most:
+        message = f"{most} of your tasks are queued already; wait until some have ended"
+        raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, f"Too many requests: {message}", retry_after=60)
+    return waiting
 
 
 async def _follow_up(

@@ -41,10 +41,7 @@ class LambdaWake:
 
 
 class LambdaArchiver:
-    """`Archiver`.
-
-    An asynchronous invocation of the archive function, which is told the function to wake when it is done.
-    """
+    """`Archiver`: asynchronous invocations of the archive function, each told which function to wake."""
 
     def __init__(
         self, client: "LambdaClient", function: str, reporter: Reporter, *, wakes: str | None

@@ -25,16 +25,16 @@ CLIENT: dict[str, Any] = {
     "response_checksum_validation": "when_required",
 }
 _LINK_S = 600
-_SHOWN = re.compile(
-    r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE
-)  # what can hold no script
+# What can hold no script.
+_SHOWN = re.compile(r"(?!.*(svg|xml))(image|video|audio)/[a-z0-9.+-]+", re.IGNORECASE)
 _NO_UPLOAD = {"NoSuchUpload", "404"}
+# Without the right to list a bucket, what is not there is a 403.
 _NO_FILE = {
     "NoSuchKey",
     "NotFound",
     "404",
     "403",
-}  # without the right to list a bucket, what is not there is a 403
+}
 
 
 class S3Archive:

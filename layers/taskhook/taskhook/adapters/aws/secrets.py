@@ -67,9 +67,8 @@ class StackSecret:
                 "the stack's secret is not the JSON object that the stack made; its version AWSPREVIOUS may "
                 "be"
             )
-        return {
-            name: key.strip() for name, key in held.items()
-        }  # a key that was pasted may end in a new line
+        # A key that was pasted may end in a new line.
+        return {name: key.strip() for name, key in held.items()}
 
     async def store(self, name: str, key: str) -> None:
         """Write one key beside the others; an empty one removes it.

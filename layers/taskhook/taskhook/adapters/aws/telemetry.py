@@ -31,7 +31,7 @@ class LogReporter:
     def report(self, event: str, **facts: str | float | None) -> None:
         """Write the line `event` with its facts, and with how much memory this process has used at most.
 
-        Lambda's own report of that is not logged: of an invocation that did nothing it would be the only line.
+        Lambda's own report of it is not logged: of a tick that did nothing it would be the only line.
         """
         known = {name: value for name, value in facts.items() if value is not None}
         known["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

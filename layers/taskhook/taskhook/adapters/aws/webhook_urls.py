@@ -7,9 +7,8 @@ from datetime import timedelta
 from taskhook.core.encryption import derived_key
 from taskhook.core.ports import ApiKey
 
-_HOOK_TIME = timedelta(
-    seconds=2
-)  # for reading the key, where it is not known yet: a submit does not wait for a convenience
+# For reading the key, where it is not known yet: a submit does not wait for a convenience.
+_HOOK_TIME = timedelta(seconds=2)
 
 
 class SignedWebhookUrls:

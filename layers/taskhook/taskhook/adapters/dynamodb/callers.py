@@ -129,9 +129,8 @@ class DynamoCallers:
         try:
             await self.table.put(_values_of(caller), **on)
         except ConditionFailedError as failed:
-            return (
-                failed.found is not None and Caller.model_validate(failed.found) == caller
-            )  # ours, stored at the first try
+            # Ours, stored at the first try.
+            return failed.found is not None and Caller.model_validate(failed.found) == caller
         return True
 
 

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 Attributes = dict[str, Any]
 
+# Ours, and not to be waited out.
 _BUGS = {
     "ValidationException",
     "AccessDeniedException",
     "ResourceNotFoundException",
-}  # ours, and not to be waited out
+}
 _serialize, _deserialize = TypeSerializer().serialize, TypeDeserializer().deserialize
 
 

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 _GET_MANY = 100  # BatchGetItem's own limit
 _PAGE = 1000  # rows of an index; a page of 1 MB has 8,000, which take 40 MB until they are read
 _WRITE_AGAIN = timedelta(seconds=0.5)
-_UNPROCESSED_WAITS = tuple(
-    timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4)
-)  # between answers that give nothing
+# Between answers that give nothing.
+_UNPROCESSED_WAITS = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.4))
 _PUSH_BACK = timedelta(minutes=10)
 _RESERVED = "repeat#"
 _REQUESTS_KEPT = timedelta(days=40)  # where it is not said

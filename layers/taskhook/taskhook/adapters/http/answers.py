@@ -27,9 +27,8 @@ _STATUS = re.compile(rb"HTTP/([0-9](?:\.[0-9])?)[ \t]+([1-9][0-9]{2})(?:[ \t].*)
 _END = re.compile(rb"\n\r?\n")
 _IN_NAMES = b"0123456789abcdefghijklmnopqrstuvwxyz!#$%&'*+-.^_`|~"
 _CONTROL = bytes({*range(0x20), 0x7F} - {0x09})
-_HTTP2 = re.compile(
-    rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOTALL
-)  # SETTINGS, which such a server sends first
+# SETTINGS, which such a server sends first.
+_HTTP2 = re.compile(rb"\x00[\x00-\xff]{2}\x04[\x00\x01]\x00\x00\x00\x00", re.DOTALL)
 # What says where the body ends is said anew; cookies are kept nowhere; for the last, aiohttp refuses the
 # whole answer.
 _DROPPED = {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"}

@@ -109,9 +109,8 @@ class AiohttpCallbacks:
             self._session = guarded_session(
                 self._policy,
                 connections=SLOTS,
-                timeout=aiohttp.ClientTimeout(
-                    total=None
-                ),  # asyncio.timeout bounds the attempt, waiting for a connection included
+                # `asyncio.timeout` bounds the attempt, waiting for a connection included.
+                timeout=aiohttp.ClientTimeout(total=None),
                 resolver=self._resolver,
                 tls=self._tls,
                 most=_TAKEN,
@@ -163,11 +162,12 @@ async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
 # --- what the receiver said -----------------------------------------------------------------------
 
 _GZIP = b"\x1f\x8b"
+# The names that zlib has of the formats; the second is a common mistake.
 _WINDOWS = {
     "gzip": (31,),
     "x-gzip": (31,),
     "deflate": (15, -15),
-}  # zlib's names of the formats; the second is a common mistake
+}
 _HTML = re.compile(r"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 _UNSEEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style|svg|template)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL

@@ -93,9 +93,8 @@ class _GuardedConnector(aiohttp.TCPConnector):
     def __init__(self, *, most: int | None, **options: Any) -> None:
         super().__init__(**options)
         protocol: Callable[..., ResponseHandler] = BoundedAnswers
-        self._factory = partial(
-            protocol, self._loop, most=most
-        )  # of every connection; aiohttp has no parameter for it
+        # Of every connection; aiohttp has no parameter for it.
+        self._factory = partial(protocol, self._loop, most=most)
 
 
 def guarded_session(
@@ -164,17 +163,15 @@ def exact_url(url: str) -> URL:
     """
     parts = urlsplit(url)
     asked = url.partition("//")[2][len(parts.netloc) :]
-    path = (
-        asked if asked.startswith("/") else f"/{asked}"
-    )  # with the query in it, for yarl drops an empty one
+    # With the query in it, for yarl drops an empty one.
+    path = asked if asked.startswith("/") else f"/{asked}"
     return URL.build(scheme=parts.scheme, authority=parts.netloc.lower(), path=path, encoded=True)
 
 
 # --- what went wrong ------------------------------------------------------------------------------
 
-_NO_ADDRESS = {
-    getattr(socket, name, -1) for name in ("EAI_NODATA", "EAI_ADDRFAMILY")
-}  # where the system has them
+# Where the system has them.
+_NO_ADDRESS = {getattr(socket, name, -1) for name in ("EAI_NODATA", "EAI_ADDRFAMILY")}
 _SYSTEM = {
     **dict.fromkeys(
         (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN), DeliveryError.UNREACHABLE

@@ -6,9 +6,8 @@ Formats that the parser may read, others so that a refusal can say what came, an
 import re
 
 LOOK = 512  # bytes that are enough
-PARSED = frozenset(
-    {"JPEG", "PNG", "BMP", "WebP", "MPEG-4", "AVI"}
-)  # what the vendor takes; nothing else reaches the parser
+# What the vendor takes; nothing else reaches the parser.
+PARSED = frozenset({"JPEG", "PNG", "BMP", "WebP", "MPEG-4", "AVI"})
 
 _BITMAP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # lengths; two letters alone would be any text
 _BOXES = re.compile(rb"(ftyp|styp|moov|moof|mdat|free|skip|wide|pnot|uuid|sidx)", re.DOTALL)

@@ -25,11 +25,12 @@ from taskhook.core.targets import TargetPolicy
 # Seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late
 # anyway.
 PIECE_TIME = 120.0
+# A signed link that has expired says 403.
 _GONE = {
     HTTPStatus.FORBIDDEN,
     HTTPStatus.NOT_FOUND,
     HTTPStatus.GONE,
-}  # a signed link that has expired says 403
+}
 _SKIP = 256 * 1024
 _MAX_TAG = 256  # characters; a longer one is a stranger's whim, and would be stored
 _MEDIA_TYPE = re.compile(r"(image|video|audio)/[A-Za-z0-9.+-]{1,64}")
@@ -127,7 +128,7 @@ class AiohttpOriginals:
             self._open = None
 
     async def _ask(self, url: str, start: int, tag: str | None) -> _OpenResponse:
-        """Ask for the rest of a file, of this version; where the server sends all of it, skip what is there."""
+        """Ask for the rest of a file, of this version; skip what is there where the server sends it all."""
         self._leave()
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and tag and tag.startswith('"'):  # a strong one: another version comes whole

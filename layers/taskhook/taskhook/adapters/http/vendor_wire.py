@@ -105,8 +105,9 @@ class BoundedStream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """Tell of the socket.
 
-        Whether it is readable the pool asks of each kept connection twice for each request; anyio's own answer looks
-        up all that it knows of the socket, which was a seventh of what a task that ends costs the poll function.
+        Whether it is readable the pool asks of each kept connection twice for each request; anyio's own
+        answer looks up all that it knows of the socket, which was a seventh of what a task that ends costs
+        the poll function.
         """
         if info != "is_readable" or self._socket is None:
             return self._inner.get_extra_info(info)
