@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 SAM: tuple[str | Path, ...] = (ROOT / ".tools/sam/bin/sam",)
 WORK = ROOT / ".aws-sam"
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+AMPLE = 1000  # invocations at once, which AWS gives an account that asks; a new one has 10
+_QUOTA = "L-B99A9384"  # Lambda's concurrent executions
 _LEFT_AFTER_S = 86_400
 _SET_KEY = f".venv/bin/taskhook vendors set {MODELLIX}"
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
@@ -120,6 +122,7 @@ def deploy(arguments: Sequence[str], environment: Mapping[str, str], terminal: T
     account, region = _account()
     stack = _stack_name(environment, terminal, default="taskhook")
     print(f"account {account}, region {region}, stack {stack}", file=sys.stderr)
+    _say_quota()
     present = _present(stack)
     parameters = _settled(given, present, account)
     key = key or _asked_key(stack, present, terminal)
@@ -210,6 +213,27 @@ def _account() -> tuple[str, str]:
     sts = client("sts")
     account: str = sts.get_caller_identity()["Account"]
     return account, sts.meta.region_name
+
+
+def _say_quota() -> None:
+    """Say what to ask for where the account runs few invocations at once.
+
+    A quota that cannot be read stops nothing.
+    """
+    try:
+        runs: int = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
+    except EXPECTED as error:
+        print(f"the account's quota of Lambda could not be read: {explain(error)}", file=sys.stderr)
+        return
+    if runs < AMPLE:
+        print(
+            f"this account runs {runs} invocations of Lambda at once, those of all its functions together, "
+            "as new ones do."
+            f" That is enough to begin with; before more than five submits a second, ask for {AMPLE}:\n"
+            "  aws service-quotas request-service-quota-increase --service-code lambda"
+            f" --quota-code {_QUOTA} --desired-value {AMPLE}",
+            file=sys.stderr,
+        )
 
 
 def _stack_name(environment: Mapping[str, str], terminal: Terminal, *, default: str = "") -> str:
@@ -347,7 +371,8 @@ def _sam(arguments: Sequence[str | Path], architecture: str, failure: str) -> No
         "PATH": path,
         "SAM_CLI_TELEMETRY": "0",
     }
-    ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603  # our own
+    # Our own.
+    ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603
     if ended.returncode != 0:
         raise AdminError(failure)
 

@@ -401,6 +401,7 @@ SETTINGS = Settings(
     max_task_hours=24,
     max_queue_hours=24,
     retention_days=7,
+    archives_at_once=2,
 )
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = (
+    "burst",
     "coldstart",
     "cost",
     "delivery",
+    "ended",
     "engine",
     "kills",
     "lateness",

@@ -4,7 +4,10 @@
 `pip` or a plain `sam build` leaves it. All on the same interpreter with nothing else on its path, in turns;
 each figure is the median of the ratios of its round. The first event of submit is a submit (tables and secret
 in MiniStack, the vendor's emulator), that of poll a tick with nothing due. A submit whose media are looked at
-stands beside: it loads aiohttp, and starts two parsers.
+stands beside: it starts two parsers.
+
+The ratios are of a whole processor. Beside them are init and first event apart, as Lambda has them: init with
+a whole processor, the event with the function's share of one, where control groups can be written.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from typing import Any
 
 from tests import layer
 from tests.bench.surroundings import QUIET, surroundings
-from tests.local import stack
+from tests.local import share, stack
 
 DRIVER = Path(__file__).with_name("first_event.py")
 FLOOR = "import sys; sys.path.insert(0, sys.argv[1]); import boto3; boto3.client('dynamodb')"
@@ -40,11 +43,15 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
             "naive": _first_event("submit", naive),
             "naive_poll": _first_event("poll", naive),
         }
-        runs = asyncio.run(_rounds(commands, 3 if quick else 21))
+        runs, phases = asyncio.run(_rounds(commands, 3 if quick else 21))
     figures: dict[str, Any] = {
         f"{name}_vs_floor": _median_ratio(runs[name], runs["floor"]) for name in commands if name != "floor"
     }
     figures["ms"] = {name: round(statistics.median(taken) * 1000) for name, taken in runs.items()}
+    figures["processor_of_first_event"] = "whole" if share.refusal() else "Lambda's share"
+    for name, taken in phases.items():
+        init, event = (round(statistics.median(part) * 1000) for part in zip(*taken, strict=True))
+        figures[f"{name}_ms"] = {"init": init, "first_event": event}
     print(json.dumps(figures), file=sys.stderr, flush=True)
     return figures
 
@@ -56,9 +63,17 @@ def _first_event(function: str, packages: Path) -> list[str]:
     return [str(DRIVER), str(folder), str(packages), sample, str(milliseconds)]
 
 
-async def _rounds(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
-    """Run each command once a round, after one that warms the files; give the seconds of each run."""
-    runs: dict[str, list[float]] = {name: [] for name in commands}
+type Runs = dict[str, list[float]]
+type Phases = dict[str, list[tuple[float, float]]]
+
+
+async def _rounds(commands: dict[str, list[str]], rounds: int) -> tuple[Runs, Phases]:
+    """Run each command once a round, after one that warms the files.
+
+    Give the seconds of each run, and of its phases.
+    """
+    runs: Runs = {name: [] for name in commands}
+    phases: Phases = {name: [] for name in commands if name in {"submit", "submit_media", "poll"}}
     async with surroundings() as environment:
         for turn in range(rounds + 1):
             order = list(commands) if turn % 2 else list(reversed(commands))
@@ -79,7 +94,11 @@ async def _rounds(commands: dict[str, list[str]], rounds: int) -> dict[str, list
                 took = await asyncio.to_thread(_run, command, variables)
                 if turn:
                     runs[name].append(took)
-    return runs
+                if turn and name in phases:
+                    phases[name].append(
+                        await asyncio.to_thread(_run_in_phases, command, variables, name.split("_")[0])
+                    )
+    return runs, phases
 
 
 def _run(command: list[str], environment: dict[str, str]) -> float:
@@ -88,18 +107,57 @@ def _run(command: list[str], environment: dict[str, str]) -> float:
     process = subprocess.run(
         [sys.executable, "-I", "-S", "-B", *command],
         env=environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
         text=True,
     )
     took = perf_counter() - began
-    # submit's answer says that the task was accepted, poll's report that there was nothing to do.
-    answer = process.stdout.splitlines()[-1:]
-    if process.returncode or (
-        answer and not any(sign in answer[0] for sign in ('"statusCode": 200', '"steps": {}'))
-    ):
-        raise RuntimeError(f"{command[1]}: {answer} {process.stderr}")
+    if process.returncode or not _well("".join(process.stdout.splitlines()[-1:])):
+        raise RuntimeError(f"{command[1]} ended with {process.returncode}: {process.stdout} {process.stderr}")
     return took
+
+
+def _run_in_phases(command: list[str], environment: dict[str, str], function: str) -> tuple[float, float]:
+    """Run one process, the event under the function's share; give the seconds of init and of the event."""
+    memory_mb = stack.template()["Resources"][f"{function.capitalize()}Function"]["Properties"]["MemorySize"]
+    python = [sys.executable, "-I", "-S", "-B", *command]
+    began = perf_counter()
+    with _started(python, environment | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        init = perf_counter() - began
+        if isinstance(process, share.FunctionProcess):
+            process.throttle()
+        began = perf_counter()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        lines = []
+        for line in process.stdout:  # what the function logs comes before its answer
+            event = perf_counter() - began
+            lines.append(line)
+            if _well(line):
+                return init, event
+    raise RuntimeError(f"{command[1]}: {lines}")
+
+
+def _started(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+    if share.refusal():
+        return subprocess.Popen(command, env=environment, **pipes)
+    groups = share.stack_of(Path(environment["TMPDIR"]))  # they go with the account
+    return share.FunctionProcess(command, env=environment, stack=groups, tell=print, **pipes)
+
+
+def _well(answer: str) -> bool:
+    """Tell a task that was accepted, and a tick that had nothing to do; the floor says nothing."""
+    return not answer or any(sign in answer for sign in ('"statusCode": 200', '"steps": {}'))
 
 
 def _median_ratio(ours: list[float], floor: list[float]) -> float:

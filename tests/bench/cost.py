@@ -35,7 +35,7 @@ import httpx
 import psutil
 
 from tests.bench import prices
-from tests.bench.lateness import _Deliveries, _stack
+from tests.bench.lateness import Deliveries, running_stack
 from tests.bench.prices import GB, MILLION
 from tests.local import stack
 from tests.local.emulator import size
@@ -86,7 +86,7 @@ class Account:
     """A stack that runs, its meter and its logs."""
 
     def __init__(
-        self, ready: dict[str, str], meter: Path, deliveries: _Deliveries, client: httpx.AsyncClient
+        self, ready: dict[str, str], meter: Path, deliveries: Deliveries, client: httpx.AsyncClient
     ) -> None:
         self.ready, self.deliveries, self.client = ready, deliveries, client
         self._meter = meter
@@ -298,7 +298,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     with tempfile.TemporaryDirectory() as folder:
         meter = Path(folder, "meter.json")
         async with (
-            _stack("--meter", str(meter), "--rpm", "100000", "--concurrent", "10000") as (
+            running_stack("--meter", str(meter), "--rpm", "100000", "--concurrent", "10000") as (
                 ready,
                 deliveries,
             ),
@@ -352,7 +352,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         meter = Path(folder, "meter.json")
         flags = ("--rpm", "100000", "--concurrent", "10000", "--parameter", "CallbackLatency=economy")
         async with (
-            _stack("--meter", str(meter), *flags) as (ready, deliveries),
+            running_stack("--meter", str(meter), *flags) as (ready, deliveries),
             httpx.AsyncClient(timeout=120) as client,
         ):
             account = Account(ready, meter, deliveries, client)

@@ -1,7 +1,7 @@
 """One cold start, as a process: `python -I -S -B first_event.py FUNCTION LAYER EVENT MILLISECONDS`.
 
-Nothing is on its path but the standard library, the layer and the function; it imports the handler and serves
-one event.
+Nothing is on its path but the standard library, the layer and the function; it imports the handler, says
+`ready`, and serves one event once its standard input holds a line, or has ended.
 """
 
 import json
@@ -24,4 +24,6 @@ if __name__ == "__main__":
     sys.path[:0] = [function, layer]
     import app  # type: ignore[import-not-found]
 
+    print("ready", flush=True)
+    sys.stdin.readline()
     print(json.dumps(app.handler(json.loads(event), Context(int(milliseconds)))))

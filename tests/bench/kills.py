@@ -15,8 +15,8 @@ import boto3
 import psutil
 
 from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
+from tests.local.stack import EMULATOR
 
-EMULATOR = ROOT / "tests/local/emulator.py"
 # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
 UNKNOWN_S = 22 * 60
 _READ = {"0", "63"}  # the system call, on x86-64 and on arm64
@@ -142,8 +142,9 @@ class Killer:
     def _is_emulator(self, process: psutil.Process) -> bool:
         """Tell by its port and its program; every process below it has the same environment."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:2] == [
-                str(EMULATOR)
+            return process.environ().get("GATEWAY_PORT") == self.port and process.cmdline()[1:3] == [
+                "-m",
+                EMULATOR,
             ]
         return False
 

@@ -101,7 +101,7 @@ async def _run(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Submit the load to a stack of its own and wait for every callback."""
     arrivals = load.arrivals(seed)
-    async with _stack(
+    async with running_stack(
         "--rpm", str(rpm), "--concurrent", "1000", "--parameter", f"RequestsPerMinute={rpm}", *flags
     ) as (
         ready,
@@ -198,7 +198,7 @@ async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[s
     return outcomes, control
 
 
-class _Deliveries:
+class Deliveries:
     """When each vendor task's callback was first answered with a 2xx."""
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class _Deliveries:
 
 
 @contextlib.asynccontextmanager
-async def _stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], _Deliveries]]:
+async def running_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveries]]:
     """Start the embedded stack; give its first line and what it says of callbacks."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
@@ -236,7 +236,7 @@ async def _stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], _Deliveries
         ready = json.loads(await stdout.readline() or "null")
         if ready is None:
             raise RuntimeError("the stack did not start")
-        deliveries = _Deliveries()
+        deliveries = Deliveries()
         reading = asyncio.create_task(deliveries.read(stdout))
         yield ready, deliveries
     finally:

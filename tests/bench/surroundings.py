@@ -36,6 +36,7 @@ async def surroundings() -> AsyncIterator[dict[str, str]]:
             "AWS_ENDPOINT_URL": account.endpoint_url,
             "AWS_ENDPOINT_URL_LAMBDA": waking,
             "VENDOR_URL": upstream["upstream"],
+            "TMPDIR": str(account.folder),
         }
 
 

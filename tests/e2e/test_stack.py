@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import ENDED_WITHIN_S, ROOT, Stack, ready, started
-from tests.local.stack import build_folder
+from tests.local import share
+from tests.local.stack import EMULATOR, build_folder
 
 
 def processes_and_folder(process: subprocess.Popen[bytes]) -> tuple[list[psutil.Process], Path]:
@@ -23,17 +24,18 @@ def processes_and_folder(process: subprocess.Popen[bytes]) -> tuple[list[psutil.
         with contextlib.suppress(psutil.NoSuchProcess):  # some live for a moment only
             family = psutil.Process(process.pid).children(recursive=True)
             for member in family:
-                if any(part.endswith("emulator.py") for part in member.cmdline()[1:2]):
+                if member.cmdline()[1:3] == ["-m", EMULATOR]:
                     return [psutil.Process(process.pid), *family], Path(member.environ()["TMPDIR"])
         time.sleep(0.05)
     pytest.fail(f"the stack has ended with {process.returncode} before the emulated account ran")
 
 
 def assert_nothing_stays(processes: list[psutil.Process], folder: Path) -> None:
-    """Wait until no process lives; the folder goes with the last of them."""
+    """Wait until no process lives; the folder and the control groups go with the last of them."""
     _, alive = psutil.wait_procs(processes, timeout=ENDED_WITHIN_S)
     assert alive == []
     assert not folder.exists()
+    assert share.folders(share.stack_of(folder)) == []
 
 
 def test_nothing_stays_of_a_ready_stack_after_kill_9() -> None:
@@ -95,6 +97,7 @@ def test_the_stack_ends_with_its_parent() -> None:
         ("--task-seconds", "nan"),
         ("--rpm", "0"),
         ("--meter", "/nowhere/meter.json"),
+        ("--cpu", "half"),
     ],
     ids=" ".join,
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from layers import deploy, template
 from layers.deploy import Present
@@ -248,6 +249,30 @@ def test_one_architecture_is_built_and_deployed_and_stays(
     assert stored_key(named, account_url, secrets) == "mdlx_key"
     assert bench.run("deploy", ARCHITECTURE="arm64", **again)[0] == 0
     assert bench.sam[-1]["parameters"]["Architecture"] == "arm64"
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [(10, "runs 10 invocations of Lambda at once"), (1000, ""), (None, "could not be read: ")],
+)
+def test_an_account_with_few_places_is_told_what_to_ask_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], runs: int | None, said: str
+) -> None:
+    """By Lambda's own word; credentials that may not ask deploy all the same."""
+
+    def settings() -> dict[str, Any]:
+        if runs is None:
+            raise ClientError(
+                {"Error": {"Code": "AccessDeniedException", "Message": ""}}, "GetAccountSettings"
+            )
+        return {"AccountLimit": {"ConcurrentExecutions": runs}}
+
+    monkeypatch.setattr(deploy, "client", lambda _: SimpleNamespace(get_account_settings=settings))
+    deploy._say_quota()
+    told = capsys.readouterr().err
+    assert said in told
+    assert bool(told) is bool(said)
+    assert ("--quota-code L-B99A9384 --desired-value 1000" in told) is (runs == 10)
 
 
 def stored_key(named: dict[str, str], url: str, secrets: Any) -> str:

@@ -106,6 +106,8 @@ def isolated(program: str, *arguments: Any, environment: dict[str, str] | None =
     """Run a program over the standard library and its first argument's packages; return what it printed."""
     paths = "import sys; sys.path[:0] = [sys.argv[-1]]\n" if len(arguments) == 1 else ""
     run = [sys.executable, "-I", "-S", "-B", "-c", paths + program, *map(str, arguments)]
-    done = subprocess.run(run, env=environment or {}, capture_output=True, check=False, text=True)
+    done = subprocess.run(
+        run, env=environment or {}, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -32,6 +32,8 @@ ALARMS = (
     "ReadsThrottled",
     "SubmitErrors",
     "PollErrors",
+    "SubmitThrottled",
+    "PollThrottled",
 )
 NAMES = {
     "TableName",
@@ -466,9 +468,9 @@ def test_an_alarm_is_about_this_stack_and_tells_its_topic(name: str) -> None:
 
 
 def test_every_alarm_is_listed_here() -> None:
-    """Nine, as the parameter's description says."""
+    """Eleven, as the parameter's description says."""
     assert set(of_type("AWS::CloudWatch::Alarm")) == set(ALARMS)
-    assert "Nine alarms" in TEMPLATE["Parameters"]["Alarms"]["Description"]
+    assert "Eleven alarms" in TEMPLATE["Parameters"]["Alarms"]["Description"]
 
 
 def test_a_silent_poller_rings_after_five_minutes() -> None:

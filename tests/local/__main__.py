@@ -105,6 +105,13 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}",
     )
+    add(
+        "--cpu",
+        choices=("lambda", "full"),
+        help="how much of a processor a function gets: Lambda's share, or all of it"
+        " (default: LAMBDA_CPU; where that is not set lambda, if control groups can be written here, else "
+        "full)",
+    )
     return parser
 
 
@@ -198,8 +205,9 @@ async def _serve(options: argparse.Namespace) -> None:
         )
         receiver_url = await room.enter_async_context(serving(receiver.app()))
 
-        _say("sam build, MiniStack, sam deploy: up to a minute the first time")
-        account = await room.enter_async_context(stack.emulated_account(options.meter))
+        cpu, share = stack.processors(options.cpu)
+        _say(f"{share}\nsam build, MiniStack, sam deploy: up to a minute the first time")
+        account = await room.enter_async_context(stack.emulated_account(options.meter, cpu=cpu))
         built, _ = await asyncio.gather(
             _timed("functions and layer built", stack.build(account)),
             _timed("emulated account started", stack.answering(account)),

@@ -8,6 +8,9 @@ name.
 It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make,
 and one to remove.
 
+Where LAMBDA_CPU is `lambda`, a function's process gets Lambda's share of a processor and no more than its
+memory (`share.py`). The log says of each cold start how long init and the first event took.
+
 Where METER names a file, what DynamoDB is asked is counted into it, in the units that AWS bills: write units
 as MiniStack reports them, indexes included; read units, which it gets wrong, from the sizes of what it
 answers.
@@ -15,16 +18,23 @@ answers.
 
 import hashlib
 import json
+import logging
 import math
 import os
+import signal
+import subprocess
 import threading
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from tests.local import share
 
 CLOUDFORMATION = "ministack.services.cloudformation"
 
@@ -53,6 +63,12 @@ def main() -> None:
     vars(functions)[_SHAPE] = as_http_api(vars(functions)[_SHAPE])
     workers = vars(import_module("ministack.core.lambda_runtime"))
     workers["zipfile"] = SimpleNamespace(**{**vars(zipfile), "ZipFile": UnpackedOnce})
+    workers["Worker"] = as_in_lambda(workers["Worker"])
+    vars(functions)[_EXECUTE] = with_exit_errors(vars(functions)[_EXECUTE])
+    if os.environ.get("LAMBDA_CPU") == "lambda":
+        stack = share.stack_of(Path(os.environ["TMPDIR"]))
+        process = partial(share.FunctionProcess, stack=stack, tell=logging.getLogger("share").warning)
+        workers["subprocess"] = SimpleNamespace(**{**vars(subprocess), "Popen": process})
     if "METER" in os.environ:
         meter = Meter(Path(os.environ["METER"]))
         dynamodb = import_module("ministack.services.dynamodb")
@@ -82,6 +98,65 @@ def _refusal(status: int, message: str) -> dict[str, Any]:
         "headers": {"Content-Type": "application/json"},
         "body": json.dumps({"message": message}),
     }
+
+
+_EXECUTE = "_execute_function_warm"
+_EXITED = "Error: Runtime exited with error: "
+type Execute = Callable[[dict[str, Any], Any, str], dict[str, Any]]
+
+
+def as_in_lambda(worker: type[Any]) -> type[Any]:
+    """Throttle a process once its init has ended, log its cold start, name its death as Lambda does."""
+
+    class Worker(worker):  # type: ignore[misc]  # its base is found at run time
+        _began = _ready = _answered = 0.0
+
+        def _read_stderr(self) -> None:
+            """Note when the process was started: MiniStack reads what it logs from then on."""
+            self._began = time.monotonic()
+            super()._read_stderr()
+
+        def _spawn(self) -> None:
+            super()._spawn()
+            self._process = self._proc
+            if isinstance(self._process, share.FunctionProcess):
+                self._process.throttle()
+            self._ready = time.monotonic()
+
+        def invoke(self, event: Any, request_id: str, **more: Any) -> dict[str, Any]:
+            self._answered = 0.0
+            result: dict[str, Any] = super().invoke(event, request_id, **more)
+            if result.get("cold_start"):
+                first_event = (self._answered or time.monotonic()) - self._ready
+                words = "cold start of %s: init %.0f ms, first event %.0f ms"
+                _log.info(words, self.func_name, (self._ready - self._began) * 1000, first_event * 1000)
+            if result.get("error") == "Worker process died":
+                code = self._process.returncode or 0
+                how = f"signal: {signal.strsignal(-code)}".lower() if code < 0 else f"exit status {code}"
+                result["error"] = f"RequestId: {request_id} {_EXITED}{how}"
+            return result
+
+        def _drain_stderr_bounded(self, *waits: float) -> str:
+            """Note when the event was answered: MiniStack now waits for what the function still logs."""
+            self._answered = time.monotonic()
+            return str(super()._drain_stderr_bounded(*waits))
+
+    return Worker
+
+
+def with_exit_errors(execute: Execute) -> Execute:
+    """Name the error of a function whose process died as Lambda does."""
+
+    def executed(function: dict[str, Any], event: Any, request_id: str) -> dict[str, Any]:
+        result = execute(function, event, request_id)
+        if result.get("error") and _EXITED in result["body"]["errorMessage"]:
+            result["body"]["errorType"] = "Runtime.ExitError"
+        return result
+
+    return executed
+
+
+_log = logging.getLogger("lambda_runtime")
 
 
 class UnpackedOnce(zipfile.ZipFile):

@@ -21,6 +21,7 @@ import aiohttp
 import boto3
 
 from layers.template import TEMPLATE, load
+from tests.local import share
 from tests.local.supervisor import LOG
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 template = load
 WORK = ROOT / ".aws-sam"  # the folders of living stacks, and what was built
 SAM = ROOT / ".tools/sam/bin/sam"
+EMULATOR = "tests.local.emulator"
 UV = shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
 MINISTACK_PYTHON = ROOT / ".tools/ministack/bin/python"
 BUILD_INPUTS = ("template.yaml", "layers", "functions", "tests/local/sam.txt")
@@ -119,10 +121,13 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
+async def emulated_account(
+    meter: Path | None = None, *, cpu: share.Cpu | None = None
+) -> AsyncIterator[Account]:
     """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process.
 
-    What DynamoDB is asked is counted into the file `meter`.
+    What DynamoDB is asked is counted into the file `meter`. `processors` tells what functions get of a
+    processor. Raises StackError.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -131,6 +136,7 @@ async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
         "BIND_HOST": "127.0.0.1",
         "DOCKER_HOST": "unix:///nowhere",  # or it tidies up containers that are none of its business
         "GATEWAY_PORT": str(port),
+        "LAMBDA_CPU": processors(cpu)[0],
         "IOT_MTLS_ENABLED": "0",
         "MINISTACK_REGION": REGION,
         "SFTP_ENABLED": "0",
@@ -138,14 +144,7 @@ async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
     if meter is not None:
         environment["METER"] = str(meter)
     supervisor = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "tests.local.supervisor",
-            WORK,
-            MINISTACK_PYTHON,
-            ROOT / "tests/local/emulator.py",
-        ),
+        *(sys.executable, "-m", "tests.local.supervisor", WORK, MINISTACK_PYTHON, "-m", EMULATOR),
         cwd=ROOT,
         env=environment,
         stdin=asyncio.subprocess.PIPE,
@@ -170,6 +169,36 @@ async def emulated_account(meter: Path | None = None) -> AsyncIterator[Account]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(begun["group"], signal.SIGKILL)
             shutil.rmtree(begun["folder"], ignore_errors=True)
+            share.remove_all(share.stack_of(Path(begun["folder"])))
+
+
+def processors(wanted: share.Cpu | None = None) -> tuple[share.Cpu, str]:
+    """Tell what functions get of a processor, and put it into words.
+
+    By default what LAMBDA_CPU says; where it says nothing, Lambda's share if it can be had. Raises StackError
+    where that is asked for and cannot be had.
+    """
+    wish = wanted or os.environ.get("LAMBDA_CPU")
+    if wish not in {None, "lambda", "full"}:
+        raise StackError(f"LAMBDA_CPU is {wish!r}; it may be lambda or full")
+    if wish == "full":
+        return "full", "functions get a whole processor, as was asked for; Lambda gives them less"
+    why_not = share.refusal()
+    if why_not is None:
+        return "lambda", f"functions get Lambda's share of a processor: {', '.join(_shares())}"
+    if wish is None:
+        return "full", f"functions get a whole processor, more than Lambda gives them: {why_not}"
+    raise StackError(f"functions cannot get Lambda's share of a processor: {why_not}")
+
+
+def _shares() -> list[str]:
+    """Say of each function how much memory it has, and what share comes with it."""
+    sizes = {
+        name.removesuffix("Function").lower(): resource["Properties"]["MemorySize"]
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    return [f"{name} {memory} MB {share.share(memory):.3f}" for name, memory in sizes.items()]
 
 
 async def answering(account: Account) -> None:

@@ -2,7 +2,7 @@
 
 It makes the stack's folder, starts the command it is given as the leader of a process group, and watches a
 pipe that only the stack holds. When the pipe closes (an orderly end, or `kill -9` of the stack) or the leader
-dies, it kills the whole group and removes the folder.
+dies, it kills the whole group, and removes the folder and the control groups of the functions' processes.
 """
 
 import json
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.local import share
 
 LOG = "emulator.log"
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -49,6 +51,7 @@ def main() -> None:
             os.killpg(leader.pid, signal.SIGKILL)
             leader.wait()
         _remove(folder)
+        share.remove_all(share.stack_of(folder))
 
 
 def _lives(leader: subprocess.Popen[bytes]) -> bool:

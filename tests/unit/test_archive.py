@@ -376,9 +376,9 @@ async def test_nothing_told_names_a_link(archiver: ArchiveWorld) -> None:
     assert task.copies[0].token not in told
 
 
-async def test_few_are_copied_at_once(archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_are_copied_at_once(archiver: ArchiveWorld) -> None:
     """The others wait until one is done, and lose no minute with it."""
-    monkeypatch.setattr("taskhook.poller.archiving.ARCHIVES_AT_ONCE", 2)
+    archiver.rules = replace(archiver.rules, archives_at_once=2)
     tasks = []
     for n in range(5):
         task = await archiver.add(State.WATCHED, name=str(n))
@@ -397,6 +397,32 @@ async def test_few_are_copied_at_once(archiver: ArchiveWorld, monkeypatch: pytes
     await ticking
     await archiver.tick(*archiver.woken.task_ids)
     assert {archiver.now_of(task).state for task in tasks} == {State.SUCCESS}
+
+
+async def test_a_task_that_waits_for_a_place_is_not_read(
+    archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait: only those whose results are copied are looked at, for one of them may be done."""
+    archiver.rules = replace(archiver.rules, archives_at_once=1)
+    for n in range(20):
+        await archiver.add(State.WATCHED, name=str(n))
+    ticking = asyncio.create_task(archiver.tick())
+    await archiver.clock.sleep(timedelta(seconds=40))
+    [first] = set(archiver.started.task_ids)
+    copied = archiver.tasks.items[first]
+    claim = archiver.clock.now() + timedelta(minutes=1)
+    await archiver.tasks.swap(copied, copied.copying(copied.copies, until=claim))
+    looks, get = [], archiver.tasks.get
+
+    async def counted(task_id: str) -> Task | None:
+        looks.append(task_id)
+        return await get(task_id)
+
+    monkeypatch.setattr(archiver.tasks, "get", counted)
+    await archiver.clock.sleep(timedelta(seconds=10))
+    assert set(looks) == {first}
+    assert 5 <= len(looks) <= 10
+    ticking.cancel()
 
 
 async def test_a_link_leads_to_the_file(archiver: ArchiveWorld) -> None:

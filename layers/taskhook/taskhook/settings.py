@@ -80,6 +80,7 @@ class Settings(BaseModel):
     max_task_hours: int
     max_queue_hours: int
     retention_days: int
+    archives_at_once: int
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:

@@ -348,6 +348,7 @@ class App:
             long_poll=own.long_poll is Switch.ON,
             immediate=own.first_poll is FirstPoll.IMMEDIATE,
             leads=own.callback_latency is CallbackLatency.FAST,
+            archives_at_once=own.archives_at_once,
             origin=own.public_url if own.results_bucket else None,
         )
 

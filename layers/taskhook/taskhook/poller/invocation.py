@@ -101,7 +101,7 @@ class _Invocation:
             steps=scheduler.steps,
             started=self._started,
         )
-        archiving = Archiving(ports=ports, endings=endings, started=self._started)
+        archiving = Archiving(rules=rules, ports=ports, endings=endings, started=self._started)
         delivery = Delivery(
             rules=rules,
             ports=ports,

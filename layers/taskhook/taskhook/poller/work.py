@@ -42,6 +42,7 @@ class Rules:
     immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
     leads: bool = True
     long_poll: bool = True
+    archives_at_once: int = 2  # invocations that copy results
     origin: str | None = None  # of links to archived results; None: results are not archived
 
 

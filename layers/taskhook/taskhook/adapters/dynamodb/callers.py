@@ -1,6 +1,7 @@
 """The callers in DynamoDB."""
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table
@@ -37,6 +38,8 @@ class DynamoCallers:
         self._clock = clock
         self._deployment_key = deployment_key
         self._cache: dict[str, tuple[datetime, Caller]] = {}
+        # The same secret signs one delivery after another.
+        self._decrypt = lru_cache(_CACHED_CALLERS)(decrypt)
 
     async def cached(self, name: str) -> Caller | None:
         """Give a caller that was read within the last 60 s."""
@@ -76,7 +79,7 @@ class DynamoCallers:
         plain, failure = [], DecryptionError("no secret is valid")
         for secret in caller.signing(self._clock.now()):
             try:
-                value = decrypt(secret.value, material=material, context=caller.caller)
+                value = self._decrypt(secret.value, material=material, context=caller.caller)
             except DecryptionError as error:
                 failure = error
             else:
