@@ -105,7 +105,7 @@ def test_alarms_tell_the_address_that_was_given(
     topic = physical(account, stack, "AlarmTopic")
     subscriptions = client(account, "sns", stack).list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     assert [(one["Protocol"], one["Endpoint"]) for one in subscriptions] == [("email", ALARM_EMAIL)]
-    assert len(alarms) == 9
+    assert len(alarms) == 11
     assert {tuple(alarm["AlarmActions"]) for alarm in alarms} == {(topic,)}
 
 

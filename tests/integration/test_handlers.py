@@ -133,6 +133,7 @@ def deployed(
         "MAX_TASK_HOURS": "24",
         "MAX_QUEUE_HOURS": "24",
         "RETENTION_DAYS": "7",
+        "ARCHIVES_AT_ONCE": "2",
         "POWERTOOLS_METRICS_NAMESPACE": "taskhook",
     }
     for name, value in environment.items():
