@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, VENDORS, StackSecret, StoredKey
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource

@@ -5,7 +5,7 @@ import re
 from datetime import timedelta
 from typing import Any, NoReturn, override
 
-from taskhook.adapters.aws.secrets import VENDORS
+from taskhook.vendors import VENDORS
 from taskhook.core import callers
 from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.targets import TargetPolicy

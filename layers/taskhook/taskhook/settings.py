@@ -11,6 +11,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 
+_VENDOR_URL = "_VENDOR_URL"  # how the names of variables end that hold a vendor's origin
+
+
 class CallbackTargets(StrEnum):
     """Where callbacks may go; anything but `public` exists in the emulated account alone."""
 
@@ -61,7 +64,7 @@ class Settings(BaseModel):
     stack_name: str  # the `service` of its metrics: several stacks live in one account
     tasks_table: str
     callers_table: str
-    vendor_url: str
+    vendor_origins: Mapping[str, str] = {}  # `DASHSCOPE_VENDOR_URL` is that of `dashscope`, and so on
     keys_secret: str  # a JSON object: the vendors' keys by name, and the deployment's own
     public_url: str
     api_url: str  # the API's own, whatever the public one is
@@ -85,9 +88,15 @@ class Settings(BaseModel):
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
         """Raises `pydantic.ValidationError`, which names every variable that is missing or wrong."""
-        return cls.model_validate(
-            {name: environment[name.upper()] for name in cls.model_fields if name.upper() in environment}
-        )
+        given: dict[str, object] = {
+            name: environment[name.upper()] for name in cls.model_fields if name.upper() in environment
+        }
+        given["vendor_origins"] = {
+            name.removesuffix(_VENDOR_URL).lower(): value
+            for name, value in environment.items()
+            if name.endswith(_VENDOR_URL) and value
+        }
+        return cls.model_validate(given)
 
     @property
     def max_task_age(self) -> timedelta:

@@ -5,7 +5,7 @@ One `App` holds every object of a deployment, each built once.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property
@@ -17,7 +17,7 @@ from botocore.config import Config
 
 from taskhook.adapters.aws.lambdas import LambdaArchiver, LambdaWake
 from taskhook.adapters.aws.s3 import CLIENT, S3Archive
-from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, MODELLIX, StackSecret, StoredKey
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
 from taskhook.adapters.aws.telemetry import LogReporter
 from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.adapters.clock import SystemClock
@@ -54,7 +54,8 @@ from taskhook.submit.payment import PaymentPorts
 from taskhook.submit.submit import AdmissionPorts
 from taskhook.submit.vendor_webhook import WebhookPorts
 from taskhook.tasks.account import Account
-from taskhook.vendors import modellix
+from taskhook.vendors import VENDORS
+from taskhook.vendors.modellix import MODELLIX
 
 _AWS_THREADS = 32
 # How long one call of AWS may take: each try its time to connect and its time without a byte, and a wait of
@@ -176,31 +177,35 @@ class App:
         return StackSecret(self._client("secretsmanager"), self.settings.keys_secret)
 
     @cached_property
-    def vendor_key(self) -> ApiKey:
-        """The vendor's API key."""
-        return StoredKey(self.secret, MODELLIX)
-
-    @cached_property
     def deployment_key(self) -> ApiKey:
         """The random material from which this deployment derives its own keys."""
         return StoredKey(self.secret, DEPLOYMENT_KEY)
 
-    # --- the vendor -------------------------------------------------------------------------------
+    # --- the vendors ------------------------------------------------------------------------------
 
     @cached_property
-    def vendor(self) -> TaskApi:
-        """The vendor."""
-        return HttpTaskApi(self.settings.vendor_url, self.vendor_key, answers=modellix)
+    def vendors(self) -> Mapping[str, TaskApi]:
+        """The vendors, by name."""
+        origins = self.settings.vendor_origins
+        return {
+            name: HttpTaskApi(origins.get(name, vendor.origin), StoredKey(self.secret, name), vendor=vendor)
+            for name, vendor in VENDORS.items()
+        }
 
     @cached_property
-    def allowance(self) -> Allowance:
-        """How many requests to the vendor this process has leave for."""
-        return Allowance(self.control, self.settings.requests_per_minute)
+    def allowances(self) -> Mapping[str, Allowance]:
+        """How many requests to each vendor this process has leave for."""
+        return {
+            name: Allowance(self.control, name, self.rules.requests_to(api.vendor))
+            for name, api in self.vendors.items()
+        }
 
     @cached_property
     def account(self) -> Account:
-        """The account at the vendor, and what it said last."""
-        return Account(vendor=self.vendor, allowance=self.allowance, clock=self.clock)
+        """The account at Modellix, and what it said last."""
+        return Account(
+            vendor=self.vendors[MODELLIX.name], allowance=self.allowances[MODELLIX.name], clock=self.clock
+        )
 
     @cached_property
     def webhook_urls(self) -> WebhookUrls | None:
@@ -300,7 +305,7 @@ class App:
         """What it takes to pay for a task."""
         return PaymentPorts(
             tasks=self.tasks,
-            vendor=self.vendor,
+            vendors=self.vendors,
             hooks=self.webhook_urls,
             clock=self.clock,
             reporter=self.reporter,
@@ -313,7 +318,7 @@ class App:
         return AdmissionPorts(
             queue=self.tasks,
             admission=self.control,
-            allowance=self.allowance,
+            allowances=self.allowances,
             leadership=self.control,
             wake=self.wake,
             max_queued=self.settings.max_queued,
@@ -327,9 +332,9 @@ class App:
         return WebhookPorts(
             hooks=self.webhook_urls,
             tasks=self.tasks,
-            vendor=self.vendor,
+            vendors=self.vendors,
             leadership=self.control,
-            allowance=self.allowance,
+            allowances=self.allowances,
             wake=self.wake,
             clock=self.clock,
             reporter=self.reporter,
@@ -361,7 +366,7 @@ class App:
             leadership=self.control,
             admission=self.control,
             budget=self.control,
-            vendor=self.vendor,
+            vendors=self.vendors,
             hooks=self.webhook_urls,
             callbacks=self.callbacks,
             callers=self.callers,

@@ -87,6 +87,7 @@ class Submitted(Answer):
     status: Status
     task_id: str
     model_id: str
+    validated: bool = Field(default=True, description="false: the vendor alone knows what its model takes.")
     get_result: GetResult
 
 
@@ -145,7 +146,9 @@ class Task(Answer):
     status: Status
     task_id: str
     upstream_task_id: str | None = Field(default=None, description="The vendor's own id.")
+    vendor: str = Field(description="Whose task it is.")
     model_id: str
+    validated: bool = Field(default=True, description="false: the vendor alone knows what its model takes.")
     reference: str | None = Field(default=None, description="Yours.")
     result: SkipValidation[Result] | None = None
     duration: Any = Field(default=None, description="The vendor's: how long it took, in milliseconds.")
@@ -260,7 +263,8 @@ def submitted(task: stored.Task, origin: str) -> Submitted:
     """Say of an accepted task what its submitter is told; `origin` is the one that callers use."""
     url = f"{origin}/api/v1/tasks/{task.task_id}"
     got = GetResult(method="GET", url=url)
-    return Submitted(status=Status.PENDING, task_id=task.task_id, model_id=task.model, get_result=got)
+    told = {"status": Status.PENDING, "task_id": task.task_id, "model_id": task.model, "get_result": got}
+    return Submitted.model_validate(told if task.validated else told | {"validated": False})
 
 
 def task_answer(task: stored.Task) -> Success:
@@ -285,6 +289,8 @@ def _shown(task: stored.Task, said: Json) -> Task:
         "status": STATUSES[task.state],
         "task_id": task.task_id,
         "upstream_task_id": task.upstream_task_id,
+        "vendor": task.vendor,
+        "validated": None if task.validated else False,
         "model_id": task.model,
         "reference": task.reference,
         "callback_url": task.callback_url,

@@ -15,16 +15,18 @@ from taskhook.core import callers
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
+from taskhook.core.task import Task
+from taskhook.core.vendor import Action, Form, Route, Vendor
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.tasks.query import Filter, RedeliveryFilter
+from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
 
-RESERVED = frozenset({"tasks", "callbacks", "apikey", "models", "team", "media"})  # never a provider
 NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
 CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
 
@@ -41,22 +43,12 @@ def handle(event: dict[str, Any], context: LambdaContext, *, app: App, pages: Pa
 # --- submit and tasks -----------------------------------------------------------------------------
 
 
-@resolver.post("/api/v1/<provider>/<model>")
-@resolver.post("/api/v1/<provider>/<model>/async")
-def submit_task(provider: str, model: str) -> Response[str]:
+def _submit(vendor: Vendor) -> Response[str]:
     """Accept a task: the vendor's own request, plus where the result goes."""
-    if provider in RESERVED:
-        raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
     arrived_at: datetime = resolver.context["arrived_at"]
-    caller = _caller()
+    caller, event = _caller(), resolver.current_event
     request = SubmitRequest.read(
-        f"{provider}/{model}",
-        _body(),
-        caller=caller,
-        targets=_app().targets,
-        webhook_url=resolver.current_event.headers.get("x-webhook-url"),
-        idempotency_key=resolver.current_event.headers.get("idempotency-key"),
-        retry_count=resolver.current_event.headers.get("x-stainless-retry-count"),
+        vendor, event.path, _body(), caller=caller, targets=_app().targets, headers=event.headers
     )
     remaining = timedelta(milliseconds=resolver.lambda_context.get_remaining_time_in_millis())
     result = _app().run(
@@ -73,6 +65,8 @@ def submit_task(provider: str, model: str) -> Response[str]:
     )
     if result.status != HTTPStatus.OK:
         return _error(result.status, result.message)
+    if vendor.form is not None:
+        return _json(vendor.form.accepted(result.task))
     return _success(answers.submitted(result.task, _app().settings.public_url))
 
 
@@ -90,12 +84,14 @@ def show_task(task_id: str) -> Response[str]:
         )
     else:
         task = _app().run(query.show(task_id, caller=caller, tasks=_app().tasks))
-    return _answer(answers.task_answer(task))
+    return _shown(task)
 
 
 @resolver.get("/api/v1/tasks")
 def list_tasks() -> Response[str]:
     """List the caller's own tasks, newest first."""
+    if (routed := _routed()) is not None:  # by its query it is a vendor's
+        return _in_form(*routed)
     caller = _caller()
     wanted = Filter.read(resolver.current_event.query_string_parameters or {})
     tasks, cursor = _app().run(query.list_tasks(wanted, caller=caller, history=_app().tasks))
@@ -104,19 +100,8 @@ def list_tasks() -> Response[str]:
 
 @resolver.post("/api/v1/tasks/<task_id>/cancel")
 def cancel_task(task_id: str) -> Response[str]:
-    """Take back a task that is still queued here."""
-    task = _app().run(
-        commands.cancel(
-            task_id,
-            caller=_caller(),
-            tasks=_app().tasks,
-            wake=_app().wake,
-            clock=_app().clock,
-            reporter=_app().reporter,
-            retention=_app().settings.retention,
-        )
-    )
-    return _answer(answers.task_answer(task))
+    """Take back a task that is still queued here, or ask its vendor to cancel it."""
+    return _cancel(task_id)
 
 
 @resolver.post("/api/v1/tasks/<task_id>/redeliver")
@@ -133,7 +118,7 @@ def redeliver_task(task_id: str) -> Response[str]:
             reporter=_app().reporter,
         )
     )
-    return _answer(answers.task_answer(task))
+    return _shown(task)
 
 
 @resolver.post("/api/v1/tasks/redeliver")
@@ -250,6 +235,79 @@ def describe() -> Response[str]:
     return _cached(content_types.APPLICATION_JSON, openapi.text(_app().settings.public_url), {})
 
 
+# --- by a vendor's own paths ----------------------------------------------------------------------
+
+
+@resolver.route(".+", method=["GET", "POST", "DELETE"])
+def ask_as_vendor() -> Response[str]:
+    """Serve what the paths of vendors ask for. Registered last: the deployment's own paths go first."""
+    routed = _routed()
+    if routed is None:
+        raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
+    return _in_form(*routed)
+
+
+def _routed() -> tuple[Vendor, Route] | None:
+    """Find the vendor whose path it is, and what is asked for."""
+    event = resolver.current_event
+    for vendor in VENDORS.values():
+        query = event.query_string_parameters or {}
+        if (found := vendor.route(event.http_method, event.path, query)) is not None:
+            return vendor, found
+    return None
+
+
+def _in_form(vendor: Vendor, wanted: Route) -> Response[str]:
+    """Serve a vendor's path; whatever goes wrong is said in the vendor's form."""
+    resolver.append_context(form=vendor.form)
+    match wanted.action:
+        case Action.SUBMIT:
+            return _submit(vendor)
+        case Action.SHOW:
+            return show_task(wanted.task_id)
+        case Action.CANCEL:
+            return _cancel(wanted.task_id)
+        case Action.DELETE:
+            _cancel(wanted.task_id, also_ended=True)
+            return Response(status_code=int(HTTPStatus.NO_CONTENT), body="")
+        case Action.LIST:
+            return _listed(vendor)
+
+
+def _cancel(task_id: str, *, also_ended: bool = False) -> Response[str]:
+    task = _app().run(
+        commands.cancel(
+            task_id,
+            caller=_caller(),
+            tasks=_app().tasks,
+            vendors=_app().vendors,
+            wake=_app().wake,
+            clock=_app().clock,
+            reporter=_app().reporter,
+            retention=_app().settings.retention,
+            also_ended=also_ended,
+        )
+    )
+    form = VENDORS[task.vendor].form
+    return _json(form.canceled(task)) if form is not None else _shown(task)
+
+
+def _listed(vendor: Vendor) -> Response[str]:
+    """List the caller's tasks of one vendor, as that does."""
+    assert vendor.form is not None  # noqa: S101  # its own path asked for it
+    tasks = _app().run(query.newest(vendor.name, caller=_caller(), history=_app().tasks))
+    return _json(vendor.form.listed(tasks, resolver.current_event.query_string_parameters or {}))
+
+
+def _shown(task: Task) -> Response[str]:
+    """Answer about a task in the form of its vendor, with `data` as the deployment's own form has it."""
+    vendor = VENDORS.get(task.vendor)
+    own = answers.task_answer(task)
+    if vendor is None or vendor.form is None:
+        return _answer(own)
+    return _json({**vendor.form.task(task), "data": own.data.body()})
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -319,12 +377,18 @@ def _success(data: answers.Answer) -> Response[str]:
 
 
 def _error(status: int, message: str, *, retry_after: int | None = None) -> Response[str]:
-    """Say what is wrong.
+    """Say what is wrong, in the form of the vendor whose path it is.
 
     Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated.
     """
     headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
-    return _answer(answers.Error(code=status, message=message), status=status, headers=headers)
+    form: Form | None = resolver.context.get("form")
+    body = (
+        form.error(status, message)
+        if form is not None
+        else answers.Error(code=status, message=message).body()
+    )
+    return _json(body, status=status, headers=headers)
 
 
 def _page(name: str) -> Response[str]:
@@ -353,9 +417,13 @@ def _cached(content_type: str, body: str, headers: dict[str, str]) -> Response[s
 def _answer(
     answer: answers.Answer, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response[str]:
+    return _json(answer.body(), status=status, headers=headers)
+
+
+def _json(body: Json, *, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response[str]:
     return Response(
         status_code=int(status),
         content_type=content_types.APPLICATION_JSON,
-        body=minified(answer.body()),
+        body=minified(body),
         headers={"Cache-Control": "no-store", **(headers or {})},
     )

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 def kept_data(data: Json) -> Json:
     """Keep what the vendor says of the result: without what is ours to say, and what a table can hold."""
-    ours = {"status", "task_id", "upstream_task_id", "model_id", "reference", "get_result", "error"}
+    ours = {"status", "task_id", "upstream_task_id", "model_id", "reference", "get_result", "error", "vendor"}
     kept = {name: value for name, value in data.items() if name not in ours}
     if _size(kept) <= MAX_VENDOR_DATA:
         return kept
@@ -52,12 +52,28 @@ def linked(data: Json, links: Mapping[int, str]) -> Json:
 
     Each file says whether it is archived.
     """
+    moved: dict[str, str] = {}
     for n in file_numbers(data):
         file = data["result"]["resources"][n]
         if n in links:
+            moved[file["url"]] = links[n]
             file |= {"url": links[n], "source_url": file["url"]}
         file["archived"] = n in links
+    if "raw" in data:
+        data["raw"] = _moved(data["raw"], moved)
     return data
+
+
+def _moved(value: Any, moved: Mapping[str, str]) -> Any:
+    """Put links in the place of others, however deep they are."""
+    match value:
+        case dict():
+            return {name: _moved(entry, moved) for name, entry in value.items()}
+        case list():
+            return [_moved(entry, moved) for entry in value]
+        case str():
+            return moved.get(value, value)
+    return value
 
 
 def file_numbers(data: Json) -> list[int]:

@@ -19,7 +19,7 @@ from taskhook.core.models import MediaFacts
 from taskhook.core.record import SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollOutcome
+from taskhook.core.vendor import NO_HEADERS, BalanceOutcome, PollOutcome, Vendor
 
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 # Of a delivery, in all; what a claim must still cover when the first byte is sent.
@@ -96,20 +96,20 @@ class WorkIndex(Protocol):
     Every method may raise StoreUnavailableError.
     """
 
-    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
-        """Read a page of what was accepted from `since` (None: ever) on and is not left to the schedule."""
+    async def watched(self, vendor: str, since: datetime | None, *, cursor: Any = None) -> Rows:
+        """Read a page of a vendor's tasks: what was accepted from `since` (None: ever) on and is not left to the schedule."""
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
         """Read a page of callbacks that are due from `since` (None: ever) to `before`, the earliest first."""
 
-    async def queue_waits(self) -> bool:
-        """Tell whether any task is queued."""
+    async def queue_waits(self, vendor: str) -> bool:
+        """Tell whether any task is queued for the vendor."""
 
-    async def queue_length(self, caller: str, *, at_most: int) -> int:
-        """Count a caller's queued tasks, up to `at_most`."""
+    async def queue_length(self, vendor: str, caller: str, *, at_most: int) -> int:
+        """Count a caller's tasks that are queued for the vendor, up to `at_most`."""
 
-    async def queue_heads(self) -> list[Task]:
-        """List each caller's oldest queued task."""
+    async def queue_heads(self, vendor: str) -> list[Task]:
+        """List each caller's oldest task that is queued for the vendor."""
 
 
 class TaskPage(BaseModel):
@@ -154,15 +154,15 @@ class LeadershipStore(Protocol):
 
 
 class AdmissionStore(Protocol):
-    """The admission before the vendor, read consistently and written only on change.
+    """The admission before each vendor, read consistently and written only on change.
 
     May raise StoreUnavailableError.
     """
 
-    async def admission(self) -> AdmissionState:
+    async def admission(self, vendor: str) -> AdmissionState:
         """Read it."""
 
-    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
+    async def set_admission(self, vendor: str, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then.
 
         Nothing is lost with a change that was too late.
@@ -170,9 +170,9 @@ class AdmissionStore(Protocol):
 
 
 class Budget(Protocol):
-    """The vendor's request budget, shared by all invocations. May raise StoreUnavailableError."""
+    """Each vendor's request budget, shared by all invocations. May raise StoreUnavailableError."""
 
-    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+    async def take_tokens(self, vendor: str, wanted: int, *, window: int, limit: int) -> int:
         """Take up to `wanted` requests out of the `limit` of a window; give how many.
 
         What is not used lapses.
@@ -255,25 +255,41 @@ type Admit = Callable[[], Awaitable[bool]]
 class TaskApi(Protocol):
     """The vendor. No method raises: whatever happens on the wire is an outcome."""
 
+    @property
+    def vendor(self) -> Vendor:
+        """What it asks, and how it reads the answers."""
+
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        self,
+        target: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        headers: Mapping[str, str] = NO_HEADERS,
+        admit: Admit | None = None,
     ) -> SubmitOutcome:
         """Send the paid POST once and at most once, within `limit`.
 
         NOT_SENT only with proof that no byte of it left.
 
-        `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before
+        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before
         each request leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
-        """Ask for a task.
+    async def poll(
+        self, upstream_task_id: str, *, operation: str | None = None, hold: bool = False
+    ) -> PollOutcome:
+        """Ask for a task, at its `operation` where it is known.
 
         With `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most).
         """
 
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
+        """Ask the vendor to cancel a task: free, and safe to repeat. None where it has no way to."""
+
     async def balance(self) -> BalanceOutcome:
-        """Ask for the account's balance: a request that is free, and safe to repeat."""
+        """Ask for what is free and safe to repeat: the account's balance, where the vendor tells it."""
 
 
 class CallbackSender(Protocol):

@@ -45,6 +45,7 @@ class Allowance:
     """
 
     tokens: Budget
+    vendor: str
     requests_per_minute: int
     reserve: int = 0
     window: int = -1
@@ -65,7 +66,9 @@ class Allowance:
             self.window, self.left, self.used, self.empty = number, 0, 0, False
         if wanted > self.left and not self.empty:
             block = max(wanted, expected, min(before, limit // 8)) - self.left
-            taken = await self.tokens.take_tokens(block, window=number, limit=limit - self.reserve)
+            taken = await self.tokens.take_tokens(
+                self.vendor, block, window=number, limit=limit - self.reserve
+            )
             self.left += taken
             self.empty = taken == 0
         return min(wanted, self.left)

@@ -85,6 +85,7 @@ class SubmitOutcome(BaseModel):
 
     submission: Submission
     upstream_task_id: str = ""
+    operation: str | None = None  # what polls need, where it is more than the id
     status: int = 0
     message: str = ""
     retry_after: timedelta | None = None
@@ -151,6 +152,17 @@ class RetryKey(NamedTuple):
         return cls(due, caller, host, int(number) if number in {"1", "2", "3"} else 2)
 
 
+FIRST_VENDOR = "modellix"
+
+
+def partition(kind: str, vendor: str) -> str:
+    """Name the partition of the index of work in which a vendor's tasks wait for a kind of work.
+
+    That of the first vendor has no vendor's name: its tasks were there before there were others.
+    """
+    return kind if vendor == FIRST_VENDOR else f"{kind}#{vendor}"
+
+
 class TaskRecord(BaseModel):
     """One accepted submit, from the intent to the end of its callback.
 
@@ -161,7 +173,11 @@ class TaskRecord(BaseModel):
 
     task_id: str
     caller: str
+    vendor: str = FIRST_VENDOR
     model: str
+    target: str = ""  # where the paid POST goes, as the vendor's file reads it; empty: the model says it
+    headers: dict[str, str] = {}  # of the caller, passed on to the vendor
+    validated: bool = True  # False: the vendor alone knows what the model takes
     # Minified JSON, the bytes that the vendor gets; None where it was not read: it is stored apart.
     request: str | None = None
     fingerprint: str
@@ -178,6 +194,7 @@ class TaskRecord(BaseModel):
     answer_message: str | None = None
     told_unknown: bool = False  # the submitter was told that the outcome is unknown
     upstream_task_id: str | None = None
+    operation: str | None = None  # the URL at which it is asked for, whatever the settings say by then
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
     result: str | None = None  # what the vendor said of its success, until the message is rendered
@@ -226,14 +243,15 @@ class TaskRecord(BaseModel):
         that an ordinary task rewrites the index only once, at its end. The key in `retry` is read by
         `RetryKey`.
         """
+        watch = partition("watch", self.vendor), self.created_key
         if self.state is State.QUEUED:
-            return "queue", f"{self.caller}#{self.created_key}"
+            return partition("queue", self.vendor), f"{self.caller}#{self.created_key}"
         if not self.state.final:
-            return "watch", self.created_key
+            return watch
         if self.callback is not CallbackState.WAITING:
             return None
         if self.next_attempt_at is None:
-            return "watch", self.created_key
+            return watch
         due = f"{milliseconds(self.next_attempt_at):013d}_{self.task_id}"
         return "retry", f"{due}#{self.caller}#{self.host}#{self.round}"
 

@@ -1,5 +1,6 @@
 """When to poll and when to try a callback again: pure functions of age and count."""
 
+import re
 from bisect import bisect_right
 from datetime import timedelta
 from functools import cache
@@ -33,6 +34,20 @@ SOON_WAIT = timedelta(seconds=10)
 MOST_SOON = 5
 GONE = HTTPStatus.GONE  # often means "being deployed": believed the second time
 GONE_WAIT = timedelta(hours=1)
+
+
+# What makes videos takes a while, as far as the name of a model tells it.
+_VIDEO = re.compile(
+    r"video|movie|animate|motion|avatar|lip-?sync|(?:[itvrs]|kf)2v|veo|sora|kling|hailuo|seedance|vidu|ltx"
+    r"|gen[34]|aleph|act_two",
+    re.IGNORECASE,
+)
+VIDEO_FIRST = timedelta(seconds=20)
+
+
+def typical_minimum(model: str) -> timedelta:
+    """Tell how soon the result of a model can be there of which only the name is known."""
+    return VIDEO_FIRST if _VIDEO.search(model) else MIN_GAP
 
 
 def next_poll(age: timedelta, *, first: timedelta) -> timedelta:

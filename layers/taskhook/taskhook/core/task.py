@@ -67,6 +67,7 @@ class Task(TaskRecord):
                 return self._answered(HTTPStatus.OK)._to(
                     state=State.WATCHED,
                     upstream_task_id=outcome.upstream_task_id,
+                    operation=outcome.operation,
                     taken_at=now,
                     claimed_until=None,
                 )
@@ -104,10 +105,12 @@ class Task(TaskRecord):
             state=State.UNKNOWN, claimed_until=None, told_unknown=told
         )
 
-    def recovered(self, upstream_task_id: str, now: datetime) -> Self:
+    def recovered(self, upstream_task_id: str, now: datetime, *, operation: str | None = None) -> Self:
         """Unknown → watched: the vendor's own word has named the task."""
         self._require(State.UNKNOWN)
-        return self._to(state=State.WATCHED, upstream_task_id=upstream_task_id, taken_at=now)
+        return self._to(
+            state=State.WATCHED, upstream_task_id=upstream_task_id, operation=operation, taken_at=now
+        )
 
     def missing(self, now: datetime) -> Self:
         """Remember the first of the vendor's 404s."""
@@ -287,6 +290,12 @@ class Task(TaskRecord):
             expires_at=None if waiting else now + retention,
         )
 
+    @property
+    def raw(self) -> Json | None:
+        """What the vendor said of an ended task, where its form is not the deployment's own."""
+        said: Json | None = json.loads(self.message or "{}").get("data", {}).get("raw")
+        return said
+
     # --- bodies -----------------------------------------------------------------------------------
 
     def _linked(self, origin: str | None) -> Json:
@@ -303,6 +312,7 @@ class Task(TaskRecord):
             "status": self.state,
             "task_id": self.task_id,
             "upstream_task_id": self.upstream_task_id,
+            "vendor": self.vendor,
             "model_id": self.model,
             "reference": self.reference,
         }

@@ -1,16 +1,25 @@
-"""What a vendor's answers mean.
+"""The port of a vendor: what it is asked, what its answers mean, and the form in which its callers ask.
 
-The files in `vendors` read them, and are pure: no call of theirs can go wrong.
+The files in `vendors` are pure: requests out, answers read, no clock and no I/O. One HTTP engine sends for all
+of them, and it alone knows what was not sent.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from taskhook.core.message import Json
+from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import SubmitOutcome
+from taskhook.core.task import Task
+
+OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class PollKind(StrEnum):
@@ -26,7 +35,11 @@ class PollKind(StrEnum):
 
 
 class PollOutcome(BaseModel):
-    """One look at the vendor's task; `data` is the vendor's own when it has ended."""
+    """One look at the vendor's task.
+
+    `data` is what the callback says of an ended one: `result.resources[]`, each with `url` and `type`, and what
+    else the vendor says; where its own answer has another form, that is there whole as `raw`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +51,7 @@ class PollOutcome(BaseModel):
 
 
 class BalanceOutcome(BaseModel):
-    """One look at the account at the vendor, which tells too whether the vendor answers at all."""
+    """What the vendor said to a free request, which tells too whether the vendor answers at all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,8 +61,133 @@ class BalanceOutcome(BaseModel):
     message: str = ""  # why there is no answer
 
 
-class VendorAnswers(Protocol):
-    """What a vendor's answers mean."""
+class HttpRequest(NamedTuple):
+    """What is sent to a vendor; `target` is a path at its origin, or a URL at one of its hosts."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = NO_HEADERS
+    body: bytes | None = None
+
+
+class Action(StrEnum):
+    """What a caller asks for by a path of the vendor's own."""
+
+    SUBMIT = "submit"
+    SHOW = "show"
+    CANCEL = "cancel"
+    DELETE = "delete"  # cancels what runs; what has ended stays here for as long as its result
+    LIST = "list"
+
+
+class Route(NamedTuple):
+    """A path of the vendor's own, as it is served here."""
+
+    action: Action
+    task_id: str = ""  # ours, for SHOW, CANCEL and DELETE
+
+
+@dataclass(frozen=True)
+class PaidRequest:
+    """What the vendor gets for a task, read and validated as far as its model is described here."""
+
+    model: str
+    target: str  # the path of the POST, or a model's slug from which it follows
+    body: str  # minified JSON
+    identity: Json  # what makes two requests the same
+    headers: Mapping[str, str] = NO_HEADERS  # the caller's own that are passed on
+    media: tuple[tuple[MediaRule, str], ...] = ()  # what is to be looked at, and where it is
+    validated: bool = True  # False: the vendor alone knows what its model takes
+
+
+class Form(Protocol):
+    """The form of a vendor's answers, where it is not the deployment's own, which is Modellix's."""
+
+    def accepted(self, task: Task) -> Json:
+        """Say that a task was accepted."""
+
+    def task(self, task: Task) -> Json:
+        """Say how a task stands; of an ended one, what the vendor said, under our task id."""
+
+    def canceled(self, task: Task) -> Json:
+        """Say that a task is canceled, or about to be."""
+
+    def listed(self, tasks: Sequence[Task], query: Mapping[str, str]) -> Json:
+        """List tasks, given newest first and already narrowed down to this vendor's, as `query` wants it."""
+
+    def error(self, status: int, message: str) -> Json:
+        """Say why a call has failed."""
+
+
+class Vendor(Protocol):
+    """One vendor."""
+
+    @property
+    def name(self) -> str:
+        """Its name in settings, keys, items and callbacks: lower-case letters and digits."""
+
+    @property
+    def origin(self) -> str:
+        """Where its API is, where a deployment says nothing else."""
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Other hosts to which its key may be sent; `*.example.com` stands for all below."""
+
+    @property
+    def requests_per_minute(self) -> int:
+        """How many requests it allows, where a deployment says nothing else."""
+
+    @property
+    def long_poll(self) -> bool:
+        """Whether it may hold a poll until the task has ended."""
+
+    @property
+    def webhooks(self) -> bool:
+        """Whether it can be given an address to tell of a task's end."""
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The models that are described here, by name; all others are passed through."""
+
+    @property
+    def form(self) -> Form | None:
+        """The form of its answers; None: the deployment's own."""
+
+    # --- what callers ask -------------------------------------------------------------------------
+
+    def route(self, method: str, path: str, query: Mapping[str, str]) -> Route | None:
+        """Tell what a caller asks for by this path; None where it is not one of the vendor's."""
+
+    def paid_request(self, path: str, headers: Mapping[str, str], body: Json) -> PaidRequest:
+        """Read a submit; header names are lower-case, `body` is without OWN_FIELDS. Raises RejectedError."""
+
+    def first_poll(self, model: str) -> timedelta:
+        """Tell at what age a task is polled first, before anything is learnt of its model."""
+
+    # --- what the vendor is asked -----------------------------------------------------------------
+
+    def authorization(self, key: str) -> Mapping[str, str]:
+        """Give the headers that carry the key."""
+
+    def submit(
+        self, target: str, body: bytes, *, headers: Mapping[str, str], webhook_url: str | None
+    ) -> HttpRequest:
+        """Make the paid POST."""
+
+    def operation(self, upstream_task_id: str) -> str:
+        """Give what a poll needs of a task by its id: a path."""
+
+    def poll(self, operation: str, *, hold: bool) -> HttpRequest:
+        """Ask for a task; `operation` is the path as above, or a URL. With `hold`, only when it has ended."""
+
+    def cancel(self, operation: str) -> HttpRequest | None:
+        """Ask to cancel a task; None where the vendor cannot."""
+
+    def free_request(self) -> HttpRequest:
+        """Ask for what costs nothing, to see whether the vendor answers."""
+
+    # --- what it answers --------------------------------------------------------------------------
 
     def read_submission(
         self, status: int, body: Json | None, *, retry_after: timedelta | None = None

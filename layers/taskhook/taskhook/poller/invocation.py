@@ -3,6 +3,7 @@
 Acquire leadership, look for work, start what is due, sleep, resign, drain, report.
 """
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.message import Json
+from taskhook.core.ports import TaskApi
 from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.hosts import Hosts
 from taskhook.poller.archiving import Archiving
@@ -18,14 +20,24 @@ from taskhook.poller.delivery import Delivery
 from taskhook.poller.endings import Endings
 from taskhook.poller.leadership import Leadership
 from taskhook.poller.pacing import Pacing
+from taskhook.poller.polls import Polls
 from taskhook.poller.queue import Queue
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import DRAIN, SCAN, TICK, PollerPorts, Rules
+from taskhook.poller.work import DRAIN, SCAN, TICK, PollerPorts, Rules, Standing
 
 BEAT = timedelta(seconds=0.25)  # between looks at what is due
 
 type Ends = Mapping[str, PollOutcome | None]
+
+
+@dataclass(frozen=True)
+class _AtVendor:
+    """The work at one vendor."""
+
+    pacing: Pacing
+    watch: Watch
+    queue: Queue
 
 
 @dataclass(frozen=True)
@@ -74,45 +86,57 @@ class _Invocation:
         self._hard_stop = hard_stop
         self._draining = False
         self._blind = False  # what there is to do could not be looked for
-        self._pacing = pacing = Pacing(rules, ports, started=self._started)
+        self._standing = standing = Standing.at(self._started)
         self._leadership = Leadership(
-            secrets.token_hex(8), hard_stop, rules=rules, ports=ports, pacing=pacing
+            secrets.token_hex(8), hard_stop, rules=rules, ports=ports, standing=standing
         )
         self._scheduler = scheduler = Scheduler(clock=ports.clock, reporter=ports.reporter)
-        hosts = Hosts(ports.clock)
-        endings = Endings(rules=rules, ports=ports, hosts=hosts, steps=scheduler.steps)
-        self._watch = watch = Watch(
-            rules=rules,
-            ports=ports,
-            pacing=pacing,
-            endings=endings,
-            is_running=scheduler.is_running,
-            known=scheduler.knows,
-            track=scheduler.track,
-            started=self._started,
-        )
-        self._queue = Queue(
-            rules=rules,
-            ports=ports,
-            pacing=pacing,
-            watch=watch,
-            closed=self._closed,
-            track=scheduler.track,
-            steps=scheduler.steps,
-            started=self._started,
-        )
+        self._hosts = Hosts(ports.clock)
+        self._endings = endings = Endings(rules=rules, ports=ports, hosts=self._hosts, steps=scheduler.steps)
+        self._vendors = {name: self._of(api) for name, api in ports.vendors.items()}
         archiving = Archiving(rules=rules, ports=ports, endings=endings, started=self._started)
         delivery = Delivery(
             rules=rules,
             ports=ports,
-            hosts=hosts,
+            hosts=self._hosts,
             endings=endings,
             horizon=self._horizon,
             closed=self._closed,
             is_running=scheduler.is_running,
         )
-        # What leaves the queue enters `watch`, so the queue is looked at first.
-        scheduler.run((self._queue, watch, archiving, delivery), closed=self._closed)
+        # What leaves a queue enters the watch of its vendor, so the queues are looked at first.
+        queues, watches = ([one.queue for one in self._all], [one.watch for one in self._all])
+        scheduler.run((*queues, *watches, archiving, delivery), closed=self._closed)
+
+    @property
+    def _all(self) -> "Iterable[_AtVendor]":
+        return self._vendors.values()
+
+    def _of(self, api: TaskApi) -> "_AtVendor":
+        """Make what is the work of one vendor alone: its trouble is none of the others'."""
+        pacing = Pacing(self._rules, self._ports, api, standing=self._standing)
+        watch = Watch(
+            rules=self._rules,
+            ports=self._ports,
+            pacing=pacing,
+            standing=self._standing,
+            endings=self._endings,
+            is_running=self._scheduler.is_running,
+            known=self._scheduler.knows,
+            track=self._scheduler.track,
+            started=self._started,
+        )
+        queue = Queue(
+            rules=self._rules,
+            ports=self._ports,
+            pacing=pacing,
+            watch=watch,
+            closed=self._closed,
+            track=self._scheduler.track,
+            steps=self._scheduler.steps,
+            started=self._started,
+        )
+        return _AtVendor(pacing, watch, queue)
 
     async def run(self, accepted: tuple[str, ...], ended: Ends, *, scheduled: bool) -> PollReport:
         """Do the work of one event."""
@@ -122,30 +146,33 @@ class _Invocation:
                 await self._scheduler.find()
             if self._rules.leads and self._has_work():
                 await self._acquire(takeover=scheduled)
-            if self._pacing.leads:
+            if self._standing.leads:
                 await self._lead(scanned=scheduled)
             else:
                 if not scheduled:
-                    self._watch.leave_to_leader()
-                    self._queue.leave_to_leader()
+                    for one in self._all:
+                        one.watch.leave_to_leader()
+                        one.queue.leave_to_leader()
                 await self._serve_once()
         finally:
             await self._leave()
-        return PollReport(steps=dict(self._scheduler.steps), led=self._pacing.leads)
+        return PollReport(steps=dict(self._scheduler.steps), led=self._standing.leads)
 
     async def _take_up(self, accepted: tuple[str, ...], ended: Ends) -> None:
         for task_id in accepted:
             if (task := await self._ports.tasks.get(task_id)) is not None:
                 self._scheduler.track(task)
         for task_id, outcome in ended.items():
-            if (task := await self._ports.tasks.get(task_id)) is not None:
-                self._watch.keep_ended(task, outcome)
+            task = await self._ports.tasks.get(task_id)
+            if task is not None and task.vendor in self._vendors:
+                self._vendors[task.vendor].watch.keep_ended(task, outcome)
 
     async def _acquire(self, *, takeover: bool) -> bool:
         acquired = await self._leadership.acquire(takeover=takeover, beat=BEAT)
         if acquired:
-            await self._pacing.read_admission()
-            self._watch.replan_all()
+            await self._read_admissions()
+            for one in self._all:
+                one.watch.replan_all()
         return acquired
 
     async def _lead(self, *, scanned: bool) -> None:
@@ -155,7 +182,7 @@ class _Invocation:
             if self._clock.now() >= next_scan:
                 next_scan = self._clock.now() + SCAN
                 if not await self._scan():
-                    await self._leadership.leave_to_successor(self._watch.unserved())
+                    await self._leadership.leave_to_successor(self._unserved())
                     return
             await self._scheduler.start()
             if not self._has_work() and not await self._more_came():
@@ -165,11 +192,12 @@ class _Invocation:
     async def _scan(self) -> bool:
         """Look at the leadership and for work; False where another invocation leads."""
         try:
-            webhooks_came = self._pacing.view.webhooks_come(self._clock.now())
+            webhooks_came = self._standing.view.webhooks_come(self._clock.now())
             if not await self._leadership.refresh():
                 return False
-            if self._pacing.view.webhooks_come(self._clock.now()) is not webhooks_came:
-                self._watch.replan_pending()
+            if self._standing.view.webhooks_come(self._clock.now()) is not webhooks_came:
+                for one in self._all:
+                    one.watch.replan_pending()
             await self._inherit()
             await self._scheduler.find()
             self._blind = False
@@ -180,15 +208,22 @@ class _Invocation:
 
     async def _inherit(self) -> None:
         left = await self._leadership.inherited()
-        if left is not None:
-            self._watch.replan_all()  # of a leader that has died, it is not known what it served
-            self._watch.inherit(left)
+        if left is None:
+            return
+        for one in self._all:
+            one.watch.replan_all()  # of a leader that has died, it is not known what it served
+            one.watch.inherit(left)
+
+    def _unserved(self) -> dict[str, datetime]:
+        """List the poll times that are left to the successor, of all vendors."""
+        return {task_id: due for one in self._all for task_id, due in one.watch.unserved().items()}
 
     async def _more_came(self) -> bool:
         """Resign, then look once more: a wake that found a leader until now has left its task to it."""
         try:
             await self._leadership.resign(served_until=self._served_until())
-            self._watch.index.look_back()
+            for one in self._all:
+                one.watch.index.look_back()
             await self._scheduler.find()
             return self._has_work() and await self._acquire(takeover=False)
         except StoreUnavailableError:
@@ -200,7 +235,8 @@ class _Invocation:
         None where one may not have been.
         """
         now = self._clock.now()
-        if self._blind or not self._watch.all_answered() or self._pacing.paused_until(now) > now:
+        answered = all(one.watch.all_answered() and one.pacing.paused_until(now) <= now for one in self._all)
+        if self._blind or not answered:
             return None
         return min(now, self._hard_stop - DRAIN)
 
@@ -217,9 +253,12 @@ class _Invocation:
             await self._scheduler.start(self._started)
 
     async def _pacing_known(self) -> None:
-        """Read how long the vendor wants to be left alone, where it is about to be asked."""
+        """Read how long each vendor wants to be left alone, where one is about to be asked."""
         if self._has_work():
-            await self._pacing.read_admission()
+            await self._read_admissions()
+
+    async def _read_admissions(self) -> None:
+        await asyncio.gather(*(one.pacing.read_admission() for one in self._all))
 
     async def _leave(self) -> None:
         """Resign first, for no task must be left to this invocation while it drains.
@@ -231,7 +270,8 @@ class _Invocation:
             if self._leadership.holds:
                 with contextlib.suppress(StoreUnavailableError):
                     await self._leadership.resign()
-            self._scheduler.cancel(self._pacing.held)  # no claim is dropped with them
+            for one in self._all:
+                self._scheduler.cancel(one.pacing.held)  # no claim is dropped with them
             await self._scheduler.drain()
             await self._ports.callbacks.close()  # connections do not outlive a freeze
         finally:
@@ -254,13 +294,23 @@ class _Invocation:
 
         Nothing where it did nothing.
         """
-        polls, reporter = self._watch.polls, self._ports.reporter
+        for name, one in self._vendors.items():
+            self._report_on(name, one.watch.polls, one.queue.longest_wait)
+
+    def _report_on(self, vendor: str, polls: Polls, waited: timedelta | None) -> None:
+        reporter = self._ports.reporter
         if polls.asked:
-            reporter.report(
-                "vendor.polled", count=polls.asked, deadline_used=round(100 * polls.deadline_used, 1)
-            )
+            used = round(100 * polls.deadline_used, 1)
+            reporter.report("vendor.polled", vendor=vendor, count=polls.asked, deadline_used=used)
         if polls.unanswered:
-            reporter.report("vendor.unavailable", count=polls.unanswered, error=polls.complaint)
-        if (waited := self._queue.longest_wait) is not None:
+            reporter.report(
+                "vendor.unavailable", vendor=vendor, count=polls.unanswered, error=polls.complaint
+            )
+        if waited is not None:
             used = round(100 * (waited / self._rules.max_queue_age), 1)
-            reporter.report("queue.waited", oldest_queued_s=round(waited.total_seconds()), deadline_used=used)
+            reporter.report(
+                "queue.waited",
+                vendor=vendor,
+                oldest_queued_s=round(waited.total_seconds()),
+                deadline_used=used,
+            )

@@ -9,32 +9,31 @@ from datetime import datetime, timedelta
 
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.leadership import LeadershipView
-from taskhook.poller.pacing import Pacing
-from taskhook.poller.work import SCAN, TICK, PollerPorts, Rules
+from taskhook.poller.work import SCAN, TICK, PollerPorts, Rules, Standing
 
 HAND_OVER = 3 * SCAN  # by then the old leader has seen that another leads, and has said what it leaves
 
 
 class Leadership:
-    """One invocation's part in it; what it learns from the other leaders goes into its pacing."""
+    """One invocation's part in it; what it learns from the other leaders goes into its standing."""
 
     def __init__(
-        self, name: str, hard_stop: datetime, *, rules: Rules, ports: PollerPorts, pacing: Pacing
+        self, name: str, hard_stop: datetime, *, rules: Rules, ports: PollerPorts, standing: Standing
     ) -> None:
         self._name = name
         self._hard_stop = hard_stop
         self._rules = rules
         self._ports = ports
         self._clock = ports.clock
-        self._pacing = pacing
+        self._standing = standing
         self._predecessor = ""  # whose unserved poll times are to come
         self._taken_over_at = self._clock.now()
         self.holds = False  # whether this invocation is stored as the leader
 
     async def acquire(self, *, takeover: bool, beat: timedelta) -> bool:
         """Become the leader, in place of another one where `takeover`. Raises StoreUnavailableError."""
-        now, pacing = self._clock.now(), self._pacing
-        view = pacing.view = await self._ports.leadership.view()
+        now, standing = self._clock.now(), self._standing
+        view = standing.view = await self._ports.leadership.view()
         alive = view.alive(now)
         if alive and not takeover:
             return False
@@ -47,22 +46,22 @@ class Leadership:
         # It serves the poll times up to its last beat, sees within SCAN that another leads, and says what it
         # leaves.
         if alive:
-            pacing.polled_until = pacing.looked_until = now - 2 * beat
+            standing.polled_until = standing.looked_until = now - 2 * beat
             self._predecessor, self._taken_over_at = view.leader, now
         elif view.drained_at is not None:
-            pacing.polled_until = max(pacing.polled_until, view.drained_at)
-        self.holds = pacing.leads = True
+            standing.polled_until = max(standing.polled_until, view.drained_at)
+        self.holds = standing.leads = True
         return True
 
     async def refresh(self) -> bool:
         """Look whether this invocation still leads, and say what it holds. Raises StoreUnavailableError."""
-        self._pacing.view = await self._ports.leadership.view()
-        if self._pacing.view.leader != self._name:
+        self._standing.view = await self._ports.leadership.view()
+        if self._standing.view.leader != self._name:
             return False
         if (
-            self._pacing.view.held_models != self._mine().held_models
+            self._standing.view.held_models != self._mine().held_models
         ):  # found out meanwhile; then webhooks are not waited for, or are
-            await self._ports.leadership.acquire(self._pacing.view, self._mine(), takeover=False)
+            await self._ports.leadership.acquire(self._standing.view, self._mine(), takeover=False)
         return True
 
     async def inherited(self) -> dict[str, datetime] | None:
@@ -71,7 +70,7 @@ class Leadership:
         None while it may still say so, or where there is none.
 
         Where it says nothing in time it has died, and every poll time since the last tick may be unserved:
-        the answer is empty and `pacing.polled_until` is moved back. Raises StoreUnavailableError.
+        the answer is empty and `standing.polled_until` is moved back. Raises StoreUnavailableError.
         """
         if not self._predecessor:
             return None
@@ -79,7 +78,7 @@ class Leadership:
         if left is None:
             if self._clock.now() < self._taken_over_at + HAND_OVER:
                 return None
-            self._pacing.polled_until = self._pacing.looked_until = self._taken_over_at - TICK
+            self._standing.polled_until = self._standing.looked_until = self._taken_over_at - TICK
             left = {}
         self._predecessor = ""
         return left

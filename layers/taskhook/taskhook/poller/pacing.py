@@ -1,4 +1,4 @@
-"""When the vendor is asked next: by age, held, or rarely.
+"""When a vendor is asked next: by age, held, or rarely.
 
 Within its requests, and not while it wants to be left alone.
 """
@@ -11,35 +11,34 @@ from datetime import datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.leadership import LeadershipView
-from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE
+from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, TaskApi
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, TICK, PollerPorts, Rules
-from taskhook.vendors.modellix import MODELS
+from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
 
 KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
 
 class Pacing:
-    """What one invocation knows of the vendor."""
+    """What one invocation knows of one vendor."""
 
-    def __init__(self, rules: Rules, ports: PollerPorts, *, started: datetime) -> None:
+    def __init__(self, rules: Rules, ports: PollerPorts, api: TaskApi, *, standing: Standing) -> None:
         self._rules = rules
         self._ports = ports
+        self.api = api
+        self.vendor = api.vendor
+        self._standing = standing
         self._clock = ports.clock
         self._support = ports.long_poll_support
-        limit = rate_limit.window_limit(rules.requests_per_minute)
-        self.allowance = Allowance(ports.budget, rules.requests_per_minute, reserve=rate_limit.reserve(limit))
+        self.requests_per_minute = rules.requests_to(api.vendor)
+        limit = rate_limit.window_limit(self.requests_per_minute)
+        self.allowance = Allowance(
+            ports.budget, api.vendor.name, self.requests_per_minute, reserve=rate_limit.reserve(limit)
+        )
         self.admission = AdmissionState()  # as it was last read
-        self.leads = False  # whether this invocation is the leader
-        self.view = LeadershipView()  # as it was last read
-        # Where no leader was before, every poll time since the last tick is unserved, and when one was served
-        # is not known.
-        self.polled_until = self.looked_until = started - TICK
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
         self._plain = 0  # polls under way that are not held
         self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model
@@ -67,22 +66,21 @@ class Pacing:
 
     def _first_poll(self, task: Task) -> timedelta:
         """Tell at what age a task is polled first."""
-        model = MODELS.get(task.model)
-        return timedelta(0) if self._rules.immediate or model is None else model.typical_minimum
+        return timedelta(0) if self._rules.immediate else self.vendor.first_poll(task.model)
 
     def webhook_is_due(self, task: Task, *, plain: bool) -> bool:
         """Tell whether a vendor webhook should tell of the task's end."""
         return self._webhooks_come() and not self.holding(task, plain=plain)
 
     def _webhooks_come(self) -> bool:
-        return self.view.webhooks_come(self._clock.now())
+        return self.vendor.webhooks and self._standing.view.webhooks_come(self._clock.now())
 
     async def doubt_webhooks(self) -> None:
         """Trust vendor webhooks no longer when a task has ended without one.
 
         The next true one is trusted again.
         """
-        self.view = self.view.model_copy(update={"webhook_at": None})
+        self._standing.view = self._standing.view.model_copy(update={"webhook_at": None})
         with contextlib.suppress(StoreUnavailableError):
             await self._ports.leadership.webhook_came(None)
 
@@ -91,14 +89,14 @@ class Pacing:
     def holding(self, task: Task, *, plain: bool) -> bool:
         """Whether a poll of this task would be held, as far as is known."""
         known = self._support.holding(task.model, self._clock.now())
-        return bool(known) and self._rules.long_poll and self.leads and not plain
+        return bool(known) and self._holds_polls() and not plain
 
     def may_hold(self, task: Task, *, plain: bool) -> bool:
         """Whether the vendor is asked to hold the next poll of this task.
 
         It is known to, or this one shall tell.
         """
-        if plain or not (self._rules.long_poll and self.leads and self._hold_is_free()):
+        if plain or not (self._holds_polls() and self._hold_is_free()):
             return False
         known = self._support.holding(task.model, self._clock.now())
         return known if known is not None else task.model not in self.probing
@@ -121,8 +119,11 @@ class Pacing:
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""
-        holds = HOLDS_AT_ONCE - len(self.held) if self._rules.long_poll and self.leads else 0
+        holds = HOLDS_AT_ONCE - len(self.held) if self._holds_polls() else 0
         return holds + POLLS_AT_ONCE - self._plain
+
+    def _holds_polls(self) -> bool:
+        return self.vendor.long_poll and self._rules.long_poll and self._standing.leads
 
     def _hold_is_free(self) -> bool:
         return len(self.held) < HOLDS_AT_ONCE
@@ -188,12 +189,14 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             return
         reason = "key_refused" if key_refused else "throttled"
-        self._ports.reporter.report("vendor.paused", reason=reason, seconds=pause.total_seconds())
+        self._ports.reporter.report(
+            "vendor.paused", vendor=self.vendor.name, reason=reason, seconds=pause.total_seconds()
+        )
         await self.store(self.admission.pause_polls(now + pause))
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.admission = self._merged(await self._ports.admission.admission())
+        self.admission = self._merged(await self._ports.admission.admission(self.vendor.name))
 
     async def store(self, admission: AdmissionState) -> None:
         """Store what was learnt of the way to the vendor, where it is news.
@@ -204,7 +207,9 @@ class Pacing:
             return
         old, self.admission = self.admission, admission
         with contextlib.suppress(StoreUnavailableError):
-            self.admission = self._merged(await self._ports.admission.set_admission(old, admission))
+            self.admission = self._merged(
+                await self._ports.admission.set_admission(self.vendor.name, old, admission)
+            )
 
     def _merged(self, stored: AdmissionState) -> AdmissionState:
         """Keep a pause of our own that another invocation's write has passed over."""

@@ -15,7 +15,7 @@ from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing
-from taskhook.poller.work import SCAN, PollerPorts, Rules
+from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Polls:
         rules: Rules,
         ports: PollerPorts,
         pacing: Pacing,
+        standing: Standing,
         endings: Endings,
         replan_pending: Callable[[], None],
         started: datetime,
@@ -60,6 +61,7 @@ class Polls:
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
+        self._standing = standing
         self._endings = endings
         self._replan_pending = replan_pending
         self._started = started
@@ -136,7 +138,9 @@ class Polls:
         self.asked += 1
         entry.plain_next = False
         entry.not_before = began + schedule.MIN_GAP
-        outcome = await self._ports.vendor.poll(task.upstream_task_id or "", hold=entry.hold)
+        outcome = await self._pacing.api.poll(
+            task.upstream_task_id or "", operation=task.operation, hold=entry.hold
+        )
         if outcome.kind is PollKind.UNAVAILABLE:
             self.unanswered += 1
             self.complaint = outcome.message
@@ -170,7 +174,7 @@ class Polls:
         if outcome.kind is PollKind.PENDING:
             entry.ran_until = max(asked_at, entry.ran_until or asked_at)
         elif entry.ran_until is None:
-            entry.ran_until = self._started if entry.webhook else max(taken_at, self._pacing.looked_until)
+            entry.ran_until = self._started if entry.webhook else max(taken_at, self._standing.looked_until)
 
     async def _polled(self, entry: Entry, task: Task, outcome: PollOutcome, *, asked_at: datetime) -> Task:
         taken_at = task.age_since

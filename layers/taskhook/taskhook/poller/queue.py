@@ -1,4 +1,4 @@
-"""Tasks that wait for the vendor to take them.
+"""Tasks that wait for one vendor to take them.
 
 Callers in turn, within its slots, and not while it is in trouble.
 """
@@ -18,11 +18,11 @@ from taskhook.submit.payment import PaymentPorts, pay
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
-KEY = "the queue"  # of the one entry: tasks are submitted one after the other
+KEY = "the queue of "  # and its vendor: of the one entry, for tasks are submitted one after the other
 
 
 class Queue:
-    """The kind of work of queued tasks; of them nothing is kept but whether there are any."""
+    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any."""
 
     eager = False
 
@@ -42,6 +42,8 @@ class Queue:
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
+        self._vendor = pacing.vendor.name
+        self._key = KEY + self._vendor
         self._watch = watch
         self._closed = closed
         self._track = track
@@ -59,7 +61,7 @@ class Queue:
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
             tasks=ports.tasks,
-            vendor=ports.vendor,
+            vendors=ports.vendors,
             hooks=ports.hooks,
             clock=ports.clock,
             reporter=ports.reporter,
@@ -69,14 +71,14 @@ class Queue:
 
     async def find(self) -> None:
         """Look whether any are queued."""
-        self._waits = self._waits or await self._ports.work.queue_waits()
+        self._waits = self._waits or await self._ports.work.queue_waits(self._vendor)
         if self._waits:
             self._watch.index.queue_seen()
             await self._pacing.read_admission()
 
     def takes(self, task: Task) -> bool:
         """Whether it is queued."""
-        return task.state is State.QUEUED
+        return task.state is State.QUEUED and task.vendor == self._vendor
 
     def keep(self, task: Task) -> bool:
         """Remember that some are queued."""
@@ -114,7 +116,9 @@ class Queue:
     async def admit(self, due_by: datetime) -> Iterable[str]:
         """Start when there is a way to the vendor."""
         now = self._clock.now()
-        return [KEY] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
+        return (
+            [self._key] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
+        )
 
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left.
@@ -152,7 +156,9 @@ class Queue:
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
             return None
-        if not found and await self._ports.work.queue_waits():  # it cannot be read: the next tick looks again
+        if not found and await self._ports.work.queue_waits(
+            self._vendor
+        ):  # it cannot be read: the next tick looks again
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
@@ -161,7 +167,7 @@ class Queue:
 
     async def _heads(self) -> list[Task]:
         """Give each caller's oldest task, or those that were named and that the index does not show yet."""
-        heads = await self._ports.work.queue_heads()
+        heads = await self._ports.work.queue_heads(self._vendor)
         if not heads and self._named:
             named, self._named = self._named, {}
             read = [await self._ports.tasks.get(task_id) for task_id in named]
@@ -200,8 +206,8 @@ class Queue:
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
-        limit = rate_limit.window_limit(self._rules.requests_per_minute)
-        if await self._ports.budget.take_tokens(1, window=rate_limit.window(now), limit=limit):
+        limit = rate_limit.window_limit(self._pacing.requests_per_minute)
+        if await self._ports.budget.take_tokens(self._vendor, 1, window=rate_limit.window(now), limit=limit):
             return True
         self._budget_until = rate_limit.window_end(now)
         return False
@@ -212,7 +218,7 @@ class Queue:
             return True
         if not await self._request_is_left():
             return False
-        if (await self._ports.vendor.balance()).answered:
+        if (await self._pacing.api.balance()).answered:
             # Where a window has one request, it is the next one's.
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
@@ -246,7 +252,10 @@ class Queue:
             case Submission.REFUSED_HERE:
                 await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
                 self._ports.reporter.report(
-                    "vendor.paused", reason="key_refused", seconds=PAUSE_LONG.total_seconds()
+                    "vendor.paused",
+                    vendor=self._vendor,
+                    reason="key_refused",
+                    seconds=PAUSE_LONG.total_seconds(),
                 )
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT

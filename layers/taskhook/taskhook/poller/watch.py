@@ -1,4 +1,4 @@
-"""Tasks at the vendor: asked about when it is time, ended when the vendor says so, or never does."""
+"""Tasks at one vendor: asked about when it is time, ended when the vendor says so, or never does."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from taskhook.poller.endings import Endings
 from taskhook.poller.pacing import Pacing, most_urgent
 from taskhook.poller.polls import Entry, Polls
 from taskhook.poller.watch_index import WatchIndex, accepted
-from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules
+from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules, Standing
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 TABLE_STEPS = 32  # steps under way that only the table answers
@@ -25,7 +25,7 @@ _OURS = {State.SUBMITTING, State.WATCHED, State.UNKNOWN}
 
 
 class Watch:
-    """The kind of work of a task from its submit to its end; only LOADED tasks are kept whole."""
+    """The kind of work of a vendor's task from its submit to its end; only LOADED tasks are kept whole."""
 
     eager = False
 
@@ -35,6 +35,7 @@ class Watch:
         rules: Rules,
         ports: PollerPorts,
         pacing: Pacing,
+        standing: Standing,
         endings: Endings,
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
@@ -45,6 +46,7 @@ class Watch:
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
+        self._standing = standing
         self._endings = endings
         self._is_running = is_running
         self._known = known
@@ -52,13 +54,15 @@ class Watch:
         self._started = started  # of the invocation; one that does not lead serves once what was due by then
         self._entries: dict[str, Entry] = {}
         self._aside = SetAside()
-        self.index = WatchIndex(ports.work, ports.clock, started=started)
+        self._vendor = pacing.vendor.name
+        self.index = WatchIndex(ports.work, self._vendor, ports.clock, started=started)
         self._table_steps = 0
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
         self.polls = Polls(
             rules=rules,
             ports=ports,
             pacing=pacing,
+            standing=standing,
             endings=endings,
             replan_pending=self.replan_pending,
             started=started,
@@ -81,7 +85,7 @@ class Watch:
         self._look_later(unread, SCAN)
         for row in rows[room:]:
             since = accepted(row)
-            age = self._pacing.polled_until.timestamp() - since
+            age = self._standing.polled_until.timestamp() - since
             wait = schedule.next_poll(timedelta(seconds=age), first=timedelta(0)).total_seconds()
             self._aside.add(row.task_id, due=since + wait, accepted=since)
 
@@ -103,8 +107,8 @@ class Watch:
     # --- keeping ----------------------------------------------------------------------------------
 
     def takes(self, task: Task) -> bool:
-        """Whether it is on its way to, or at, the vendor."""
-        return task.state in _OURS
+        """Whether it is on its way to, or at, this vendor."""
+        return task.state in _OURS and task.vendor == self._vendor
 
     def keep(self, task: Task) -> bool:
         """Look after a task from what was just read or stored."""
@@ -112,7 +116,7 @@ class Watch:
         if entry is None:
             self.drop(task.task_id)
             entry = self._entries[task.task_id] = Entry(
-                task, self.polls.due(task, after=self._pacing.polled_until)
+                task, self.polls.due(task, after=self._standing.polled_until)
             )
             left = self._given.pop(task.task_id, None)
             if left is not None and task.state is State.WATCHED:
@@ -186,7 +190,7 @@ class Watch:
         """Plan all polls anew, from the first poll time that is not known to be served."""
         for entry in self._idle():
             if not entry.asked:
-                due = self._pacing.next_poll(entry.task, after=self._pacing.polled_until)
+                due = self._pacing.next_poll(entry.task, after=self._standing.polled_until)
                 due = min(due, entry.unserved or due)
                 entry.due = max(due, entry.not_before or due)
 

@@ -1,4 +1,4 @@
-"""What there is in `watch`, read once whole and then from where the last look ended."""
+"""What there is in a vendor's partition of `watch`, read once whole and then from where the last look ended."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,9 @@ class WatchIndex:
     Now and then it reads further, for submitters whose clock is behind.
     """
 
-    def __init__(self, index: WorkIndex, clock: Clock, *, started: datetime) -> None:
+    def __init__(self, index: WorkIndex, vendor: str, clock: Clock, *, started: datetime) -> None:
         self._index = index
+        self._vendor = vendor
         self._clock = clock
         self._newest = started
         self._wide_scan_at = started
@@ -42,7 +43,7 @@ class WatchIndex:
         now, newest, cursor = self._clock.now(), self._newest, None
         since = self._since(now)
         while True:
-            rows, cursor = await self._index.watched(since, cursor=cursor)
+            rows, cursor = await self._index.watched(self._vendor, since, cursor=cursor)
             if rows:  # a submitter whose clock is ahead hides none that come after
                 newest = max(newest, min(datetime.fromtimestamp(accepted(rows[-1]), UTC), now))
             yield rows

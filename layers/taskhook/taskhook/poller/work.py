@@ -1,9 +1,9 @@
 """What the poller works with: its rules, its ports, and the protocol of a kind of work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, Self
 
 from taskhook.core.ports import (
     AdmissionStore,
@@ -19,7 +19,10 @@ from taskhook.core.ports import (
     WebhookUrls,
     WorkIndex,
 )
+from taskhook.core.leadership import LeadershipView
+from taskhook.core.record import FIRST_VENDOR
 from taskhook.core.task import Task
+from taskhook.core.vendor import Vendor
 from taskhook.poller.long_poll import LongPollSupport
 
 TICK = timedelta(seconds=60)
@@ -38,12 +41,16 @@ class Rules:
     retention: timedelta
     max_task_age: timedelta
     max_queue_age: timedelta
-    requests_per_minute: int = 1000
+    requests_per_minute: int = 1000  # to Modellix; of other vendors their files say it
     immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
     leads: bool = True
     long_poll: bool = True
     archives_at_once: int = 2  # invocations that copy results
     origin: str | None = None  # of links to archived results; None: results are not archived
+
+    def requests_to(self, vendor: Vendor) -> int:
+        """Tell how many requests a minute a vendor gets at most."""
+        return self.requests_per_minute if vendor.name == FIRST_VENDOR else vendor.requests_per_minute
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class PollerPorts:
     leadership: LeadershipStore
     admission: AdmissionStore
     budget: Budget
-    vendor: TaskApi
+    vendors: Mapping[str, TaskApi]
     hooks: WebhookUrls | None
     callbacks: CallbackSender
     callers: CallerDirectory
@@ -63,6 +70,23 @@ class PollerPorts:
     reporter: Reporter
     archiver: Archiver | None = None
     long_poll_support: LongPollSupport = field(default_factory=LongPollSupport)
+
+
+@dataclass
+class Standing:
+    """Where an invocation stands among the pollers, and what it knows of the others."""
+
+    # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not
+    # known.
+    polled_until: datetime
+    looked_until: datetime
+    leads: bool = False  # whether this invocation is the leader
+    view: LeadershipView = LeadershipView()  # as it was last read
+
+    @classmethod
+    def at(cls, started: datetime) -> Self:
+        """Stand as an invocation does that knows of no other."""
+        return cls(polled_until=started - TICK, looked_until=started - TICK)
 
 
 class Work(Protocol):

@@ -36,20 +36,24 @@ async def inspect(
 
     Raises RejectedError where something is wrong.
     """
-    if inspection is None or not request.media:
+    if inspection is None or not request.paid.media:
         return {}
     limit = min(PROBE_TIME, until - clock.now())
     if limit <= timedelta(0):
-        judged = [Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in request.media]
+        judged = [
+            Judgement(rule.field, Verdict.UNCHECKED, "no time was left") for rule, _ in request.paid.media
+        ]
     else:
-        seen = await asyncio.gather(*(inspection.probe.look(url, limit=limit) for _, url in request.media))
-        judged = [rule.judge(facts) for (rule, _), facts in zip(request.media, seen, strict=True)]
+        seen = await asyncio.gather(
+            *(inspection.probe.look(url, limit=limit) for _, url in request.paid.media)
+        )
+        judged = [rule.judge(facts) for (rule, _), facts in zip(request.paid.media, seen, strict=True)]
     for one in judged:
         if one.verdict is not Verdict.FINE:
             reporter.report(
                 "media.checked",
                 caller=caller.caller,
-                model=request.model,
+                model=request.paid.model,
                 input=one.field,
                 outcome=one.verdict,
                 reason=one.reason,

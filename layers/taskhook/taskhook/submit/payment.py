@@ -1,6 +1,7 @@
 """The one code path that pays for a task."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,7 +27,7 @@ class PaymentPorts:
     """What it takes to pay for a task."""
 
     tasks: TaskStore
-    vendor: TaskApi
+    vendors: Mapping[str, TaskApi]
     hooks: WebhookUrls | None  # None: the vendor is not asked for webhooks
     clock: Clock
     reporter: Reporter
@@ -57,18 +58,26 @@ async def pay(
     ):  # or thawed too late: another process may be deciding about the task
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
-        hook = await payment.hooks.url(task.task_id) if payment.hooks is not None else None
+        api = payment.vendors[task.vendor]
+        hooks = payment.hooks if api.vendor.webhooks else None
+        hook = await hooks.url(task.task_id) if hooks is not None else None
         admit = {"admit": _admission(task, allowance, payment.clock)} if allowance is not None else {}
         # What is too little by now, the vendor's adapter does not begin with.
         limit = end - payment.clock.now()
-        outcome = await payment.vendor.submit(
-            task.model, task.request.encode(), hook=hook, limit=limit, **admit
+        outcome = await api.submit(
+            task.target or task.model,
+            task.request.encode(),
+            headers=task.headers,
+            hook=hook,
+            limit=limit,
+            **admit,
         )
     # Before anything is stored: an id that is paid for is known from here on, whatever hangs.
     payment.reporter.report(
         "task.submitted",
         task_id=task.task_id,
         caller=task.caller,
+        vendor=task.vendor,
         outcome=outcome.submission,
         status=outcome.status,
         upstream_task_id=outcome.upstream_task_id or None,

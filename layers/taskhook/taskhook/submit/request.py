@@ -5,23 +5,23 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
-from taskhook.core.message import Json, minified
-from taskhook.core.models import MediaRule
-from taskhook.core.record import CallbackState, State
+from taskhook.core.message import Json
+from taskhook.core.record import FIRST_VENDOR, CallbackState, State
 from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import Task
-from taskhook.vendors.modellix import MODELS
+from taskhook.core.vendor import PaidRequest, Vendor
 
 RETRY_COUNT = "[0-9]{1,3}"  # how a client that counts its repeats does it
 
@@ -46,9 +46,8 @@ class SubmitRequest:
 
     task_id: str
     keyed: bool  # the id is an earlier request's too: it follows from an idempotency key, or is a repeat's
-    model: str
-    request: str
-    media: tuple[tuple[MediaRule, str], ...]  # what is to be looked at, and where it is
+    vendor: str
+    paid: PaidRequest  # what the vendor gets
     fingerprint: str
     callback_url: str | None
     reference: str | None
@@ -57,60 +56,37 @@ class SubmitRequest:
     @classmethod
     def read(
         cls,
-        slug: str,
+        vendor: Vendor,
+        path: str,
         body: Json,
         *,
         caller: Caller,
         targets: TargetPolicy,
-        webhook_url: str | None,
-        idempotency_key: str | None,
-        retry_count: str | None = None,
+        headers: Mapping[str, str],
     ) -> Self:
-        """Validate a submit. Raises RejectedError.
-
-        The last three are `X-Webhook-URL`, `Idempotency-Key`, `X-Stainless-Retry-Count`.
-        """
-        model = MODELS.get(slug)
-        if model is None:
-            raise RejectedError(
-                HTTPStatus.NOT_FOUND,
-                f"Resource not found: model '{slug}' is not known here; known are "
-                f"{', '.join(sorted(MODELS))}",
-            )
-        _check_key(idempotency_key)
-        try:
-            own = OwnFields.model_validate(body)
-            fields = model.request.model_validate(
-                {name: value for name, value in body.items() if name not in OwnFields.model_fields}
-            )
-        except ValidationError as error:
-            known = (*model.request.model_fields, *OwnFields.model_fields)
-            raise parameters.rejected(error, what="this model", known=known) from error
-        if webhook_url is not None and own.callback_url is not None and webhook_url != own.callback_url:
-            raise RejectedError(
-                HTTPStatus.BAD_REQUEST,
-                "Invalid parameters: parameter 'callback_url' and header 'X-Webhook-URL' differ; give one",
-            )
-        callback_url = own.callback_url if own.callback_url is not None else webhook_url
-        if callback_url is not None:
+        """Validate a submit to a path of the vendor's; header names are lower-case. Raises RejectedError."""
+        key = headers.get("idempotency-key")
+        _check_key(key)
+        own = _own(vendor, body, headers)
+        paid = vendor.paid_request(
+            path, headers, {name: value for name, value in body.items() if name not in _own_names(vendor)}
+        )
+        if own.callback_url is not None:
             try:
-                targets.check_url(callback_url)
+                targets.check_url(own.callback_url)
             except ForbiddenTargetError as error:
                 raise parameters.wrong("callback_url", error) from error
-        counted = re.fullmatch(RETRY_COUNT, retry_count or "")
-        identity = [slug, fields.model_dump(mode="json"), callback_url, own.reference]
+        counted = re.fullmatch(RETRY_COUNT, headers.get("x-stainless-retry-count", ""))
+        identity = [paid.model, paid.identity, own.callback_url, own.reference]
+        if vendor.name != FIRST_VENDOR:  # whose requests were there before there were others
+            identity.append(vendor.name)
         return cls(
-            task_id=_task_id(caller.caller, idempotency_key),
-            keyed=idempotency_key is not None,
-            model=slug,
-            request=minified(fields.model_dump(mode="json", exclude_unset=True)),
-            media=tuple(
-                (rule, getattr(fields, rule.field))
-                for rule in model.media
-                if not rule.unless_off or getattr(fields, rule.unless_off)
-            ),
+            task_id=_task_id(caller.caller, key),
+            keyed=key is not None,
+            vendor=vendor.name,
+            paid=paid,
             fingerprint=_digest(json.dumps(identity, sort_keys=True)),
-            callback_url=callback_url or caller.callback_url,
+            callback_url=own.callback_url or caller.callback_url,
             reference=own.reference,
             retry_count=int(counted[0]) if counted else None,
         )
@@ -126,8 +102,12 @@ class SubmitRequest:
         return Task(
             task_id=self.task_id,
             caller=caller.caller,
-            model=self.model,
-            request=self.request,
+            vendor=self.vendor,
+            model=self.paid.model,
+            target=self.paid.target if self.paid.target != self.paid.model else "",
+            headers=dict(self.paid.headers),
+            validated=self.paid.validated,
+            request=self.paid.body,
             fingerprint=self.fingerprint,
             callback_url=self.callback_url,
             reference=self.reference,
@@ -139,6 +119,26 @@ class SubmitRequest:
             answer_status=None if paying else HTTPStatus.OK,
             callback=CallbackState.WAITING if self.callback_url else CallbackState.NONE,
         )
+
+
+def _own_names(vendor: Vendor) -> Collection[str]:
+    """List the fields of a body that are not the vendor's: a form of another vendor has none."""
+    return OwnFields.model_fields if vendor.form is None else ()
+
+
+def _own(vendor: Vendor, body: Json, headers: Mapping[str, str]) -> OwnFields:
+    """Read what is not the vendor's, out of body and headers. Raises RejectedError."""
+    given = {name: body[name] for name in _own_names(vendor) if name in body}
+    for name, header in (("callback_url", "X-Webhook-URL"), ("reference", "X-Reference")):
+        value = headers.get(header.lower())
+        if value is not None and given.setdefault(name, value) not in {value, None}:
+            raise RejectedError(
+                HTTPStatus.BAD_REQUEST,
+                f"Invalid parameters: parameter '{name}' and header '{header}' differ; give one",
+            )
+        if value is not None:
+            given[name] = value
+    return parameters.read(OwnFields, given, what="a submit")
 
 
 def _check_key(idempotency_key: str | None) -> None:

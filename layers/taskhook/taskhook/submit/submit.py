@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -49,7 +50,7 @@ class AdmissionPorts:
 
     queue: WorkIndex
     admission: AdmissionStore
-    allowance: Allowance
+    allowances: Mapping[str, Allowance]  # by vendor
     leadership: LeadershipStore
     wake: Wake | None  # None: the tick is enough
     max_queued: int
@@ -95,12 +96,16 @@ async def submit(
     if task.state is State.SUBMITTING:
         deadline = arrived_at + ANSWER_TIME
         task, outcome = await pay(
-            task, deadline=deadline, payment=payment, allowance=admitting.allowance, settle_by=settle_by
+            task,
+            deadline=deadline,
+            payment=payment,
+            allowance=admitting.allowances[task.vendor],
+            settle_by=settle_by,
         )
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payment.clock):
             if outcome is not None:
-                await _record_answer(admitting, admission, outcome, payment.clock.now())
+                await _record_answer(task.vendor, admitting, admission, outcome, payment.clock.now())
             await _follow_up(task, outcome, admitting, payment.clock)
     return _answer(task)
 
@@ -134,13 +139,13 @@ async def _begin(
             reporter=payment.reporter,
         )
         now = payment.clock.now()
-        admission = await admitting.admission.admission()
+        admission = await admitting.admission.admission(request.vendor)
         paying = (
             now + LEAST_POST_TIME <= deadline
             and _is_open(admission, now)
-            and await admitting.allowance.take(now)
+            and await admitting.allowances[request.vendor].take(now)
         )
-        waiting = 0 if paying else await _queued(caller, admitting)
+        waiting = 0 if paying else await _queued(request.vendor, caller, admitting)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payment.tasks)
     else:
@@ -156,15 +161,20 @@ async def _begin(
         )
     queued = waiting + 1 if task.state is State.QUEUED else None
     payment.reporter.report(
-        "task.accepted", task_id=task.task_id, caller=task.caller, model=task.model, queued=queued
+        "task.accepted",
+        task_id=task.task_id,
+        caller=task.caller,
+        vendor=task.vendor,
+        model=task.model,
+        queued=queued,
     )
     return task, admission
 
 
-async def _queued(caller: Caller, admitting: AdmissionPorts) -> int:
-    """Count the caller's queued tasks. Raises RejectedError where no more may wait."""
+async def _queued(vendor: str, caller: Caller, admitting: AdmissionPorts) -> int:
+    """Count the caller's tasks that wait for the vendor. Raises RejectedError where no more may wait."""
     most = admitting.max_queued
-    waiting = await admitting.queue.queue_length(caller.caller, at_most=most)
+    waiting = await admitting.queue.queue_length(vendor, caller.caller, at_most=most)
     if waiting >= most:
         message = f"{most} of your tasks are queued already; wait until some have ended"
         raise RejectedError(HTTPStatus.TOO_MANY_REQUESTS, f"Too many requests: {message}", retry_after=60)
@@ -178,7 +188,7 @@ async def _follow_up(
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
         until = clock.now() + asked_for if asked_for is not None else None
-        await _close_admission(admitting, waits=waits, until=until)
+        await _close_admission(task.vendor, admitting, waits=waits, until=until)
     if admitting.wake is not None and not task.state.final and not await _is_watched(admitting, clock.now()):
         await admitting.wake.wake(task.task_id)
 
@@ -231,7 +241,7 @@ def _is_open(admission: AdmissionState, now: datetime) -> bool:
 
 
 async def _record_answer(
-    admitting: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
+    vendor: str, admitting: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
 ) -> None:
     """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
@@ -240,24 +250,26 @@ async def _record_answer(
     ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        admission = await admitting.admission.admission()
+        admission = await admitting.admission.admission(vendor)
         await admitting.admission.set_admission(
-            admission, admission.outcome_unknown(now) if unknown else admission.answered()
+            vendor, admission, admission.outcome_unknown(now) if unknown else admission.answered()
         )
 
 
-async def _close_admission(admitting: AdmissionPorts, *, waits: bool, until: datetime | None) -> None:
+async def _close_admission(
+    vendor: str, admitting: AdmissionPorts, *, waits: bool, until: datetime | None
+) -> None:
     """Let later submits queue behind a task that `waits`, or `until` the pause is over that the vendor wants.
 
     The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        admission = await admitting.admission.admission()
+        admission = await admitting.admission.admission(vendor)
         closed = admission.model_copy(update={"waiting": admission.waiting or waits})
         if until is not None:
             closed = closed.pause(until)
         if closed != admission:
-            await admitting.admission.set_admission(admission, closed)
+            await admitting.admission.set_admission(vendor, admission, closed)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:

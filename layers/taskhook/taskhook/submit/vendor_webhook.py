@@ -1,6 +1,7 @@
 """The vendor's own webhook says that a task has ended. Never believed: the vendor is asked, with our key."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -25,9 +26,9 @@ class WebhookPorts:
 
     hooks: WebhookUrls
     tasks: TaskStore
-    vendor: TaskApi
+    vendors: Mapping[str, TaskApi]
     leadership: LeadershipStore
-    allowance: Allowance
+    allowances: Mapping[str, Allowance]  # by vendor
     wake: Wake
     clock: Clock
     reporter: Reporter
@@ -95,17 +96,21 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
             "Service unavailable: the task was looked at a moment ago",
             retry_after=1,
         )
-    if not await ports.allowance.take(now):
+    if not await ports.allowances[task.vendor].take(now):
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: no request to the vendor is left for now",
             retry_after=6,
         )
     _remember(ports.looked_at, task.task_id, now)
-    outcome = await ports.vendor.poll(task.upstream_task_id or upstream_task_id)
-    ports.reporter.report("vendor.polled", task_id=task.task_id, kind=outcome.kind)
+    outcome = await ports.vendors[task.vendor].poll(
+        task.upstream_task_id or upstream_task_id, operation=task.operation
+    )
+    ports.reporter.report("vendor.polled", task_id=task.task_id, vendor=task.vendor, kind=outcome.kind)
     if outcome.kind is PollKind.UNAVAILABLE:
-        ports.reporter.report("vendor.unavailable", task_id=task.task_id, error=outcome.message)
+        ports.reporter.report(
+            "vendor.unavailable", task_id=task.task_id, vendor=task.vendor, error=outcome.message
+        )
     return outcome
 
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.message import MAX_NOTE
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
     Clock,
     DeliveryRate,
     Reporter,
+    TaskApi,
     TaskHistory,
     TaskStore,
     Wake,
@@ -31,16 +34,22 @@ async def cancel(
     *,
     caller: Caller,
     tasks: TaskStore,
+    vendors: Mapping[str, TaskApi],
     wake: Wake | None,
     clock: Clock,
     reporter: Reporter,
     retention: timedelta,
+    also_ended: bool = False,
 ) -> Task:
-    """Take back a task that is still queued here; its callback says so.
+    """Take back a task that is still queued here, or ask the vendor that has it; its callback says so.
 
-    Raises RejectedError: 404, or 409 once it is paid.
+    With `also_ended` a task that has ended is fine, too. Raises RejectedError: 404, or 409 where it is too late.
     """
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
+    if also_ended and task.state.final:
+        return task
+    if task.state is State.WATCHED and await _canceled_at_vendor(task, vendors):
+        return task
     try:
         if task.state is not State.QUEUED:
             raise RejectedError(
@@ -57,6 +66,29 @@ async def cancel(
     if wake is not None and canceled.work_key is not None:
         await wake.wake(task_id)
     return canceled
+
+
+async def _canceled_at_vendor(task: Task, vendors: Mapping[str, TaskApi]) -> bool:
+    """Ask the vendor to cancel a task; False where it has no way to.
+
+    What becomes of the task, polls tell. Raises RejectedError where the vendor refuses, or does not answer.
+    """
+    api = vendors.get(task.vendor)
+    said = (
+        await api.cancel(task.upstream_task_id or "", operation=task.operation) if api is not None else None
+    )
+    if said is None:
+        return False
+    if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
+        return True
+    if said.answered:
+        why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
+        raise RejectedError(
+            HTTPStatus.CONFLICT, f"Conflict: the vendor does not cancel the task: {why}"[:MAX_NOTE]
+        )
+    raise RejectedError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the vendor does not answer", retry_after=5
+    )
 
 
 async def redeliver(

@@ -176,6 +176,19 @@ async def list_tasks(
     return found, until
 
 
+async def newest(vendor: str, *, caller: Caller, history: TaskHistory) -> list[Task]:
+    """List the newest of the caller's tasks of one vendor, of PAGES pages at most."""
+    found: list[Task] = []
+    until: str | None = "~"
+    for _ in range(PAGES):
+        if until is None:
+            break
+        page = await history.page(caller.caller, after="0", until=until, limit=MAX_LISTED)
+        found += [task for task in page.tasks if task.vendor == vendor]
+        until = page.cursor
+    return found
+
+
 def _listed(moment: datetime) -> str:
     """Give the lowest sort key of a moment.
 

@@ -1,1 +1,6 @@
-"""One file for each vendor: its requests, and what its answers mean."""
+"""One file for each vendor: its requests, and what its answers mean. Here they are listed."""
+
+from taskhook.core.vendor import Vendor
+from taskhook.vendors.modellix import MODELLIX
+
+VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (MODELLIX,)}

@@ -1,19 +1,33 @@
-"""Modellix: the models, what their requests and media may be, and what its answers mean."""
+"""Modellix: its paths, its models, what their requests and media may be, and what its answers mean."""
 
 import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from taskhook.core import parameters
+from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_URL
-from taskhook.core.message import MAX_NOTE, Json, kept_data
+from taskhook.core.message import MAX_NOTE, Json, kept_data, minified
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
-from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.core.schedule import typical_minimum
+from taskhook.core.vendor import (
+    OWN_FIELDS,
+    Action,
+    HttpRequest,
+    PaidRequest,
+    PollKind,
+    PollOutcome,
+    Route,
+)
 
 _REFUSED_FOR_GOOD = {
     HTTPStatus.BAD_REQUEST,
@@ -26,35 +40,6 @@ _REFUSED_FOR_GOOD = {
 }
 
 _REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
-
-
-def read_submission(status: int, body: Json | None, *, retry_after: timedelta | None = None) -> SubmitOutcome:
-    """Classify the vendor's answer to the paid POST; `body` is None where it was not a JSON object."""
-    body = body or {}
-    message = str(body.get("message") or f"the vendor answered {status}")[:MAX_NOTE]
-    data = body.get("data")
-    upstream_task_id = data.get("task_id") if isinstance(data, dict) else None
-    if status in _REFUSED_FOR_GOOD:
-        submission = Submission.REFUSED
-    elif status in _REFUSED_HERE:
-        submission = Submission.REFUSED_HERE
-    elif status == HTTPStatus.TOO_MANY_REQUESTS:
-        submission = Submission.BUSY
-    elif (
-        HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-        and body.get("code", 0) == 0
-        and isinstance(upstream_task_id, str)
-        and upstream_task_id
-    ):
-        return SubmitOutcome(
-            submission=Submission.TAKEN,
-            upstream_task_id=upstream_task_id,
-            status=status,
-            retry_after=retry_after,
-        )
-    else:
-        submission = Submission.AMBIGUOUS
-    return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
 
 
 def _media_url(value: str) -> str:
@@ -148,25 +133,6 @@ _SUCCESS = {"success", "succeeded", "completed"}
 _FAILURE = {"failed", "error", "canceled", "cancelled"}
 
 
-def read_poll(body: Json, upstream_task_id: str) -> PollOutcome:
-    """Read the vendor's answer about a task; what is not about this task, or has no status, says nothing."""
-    data = body.get("data")
-    if (
-        not isinstance(data, dict)
-        or data.get("task_id") != upstream_task_id
-        or not isinstance(data.get("status"), str)
-    ):
-        return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
-    status = data["status"].lower()
-    if status in _SUCCESS:
-        return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
-    if status in _FAILURE:
-        return PollOutcome(
-            kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
-        )
-    return PollOutcome(kind=PollKind.PENDING)
-
-
 def _failure(body: Json, data: Json) -> str:
     """Find the vendor's words.
 
@@ -197,3 +163,150 @@ def _finite(value: Any) -> Any:
         case float() if not math.isfinite(value):
             return None
     return value
+
+
+_RESERVED = frozenset("tasks callbacks apikey models team media watch services".split())  # never a provider
+_SLUG = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Modellix:
+    """The vendor. What its form lacks, the deployment's own answers have: they are the same form."""
+
+    name = "modellix"
+    origin = "https://api.modellix.ai"
+    hosts = ()
+    requests_per_minute = 1000
+    long_poll = True
+    webhooks = True
+    models = MODELS
+    form = None
+
+    # --- what callers ask -------------------------------------------------------------------------
+
+    def route(self, method: str, path: str, _query: Mapping[str, str]) -> Route | None:
+        """Take `POST /api/v1/{provider}/{model}`, with or without `/async`; whatever else is the deployment's."""
+        return Route(Action.SUBMIT) if method == "POST" and _slug(path) is not None else None
+
+    def paid_request(self, path: str, _headers: Mapping[str, str], body: Json) -> PaidRequest:
+        """Read a submit: of a described model strictly, of any other as it came."""
+        slug = _slug(path)
+        assert slug is not None  # noqa: S101  # `route` took it
+        if any(_SLUG.fullmatch(part) is None for part in slug.split("/")):
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND, f"Resource not found: '{slug[:200]}' is no name of a model"
+            )
+        model = MODELS.get(slug)
+        if model is None:
+            return PaidRequest(slug, slug, minified(body), identity=body, validated=False)
+        try:
+            fields = model.request.model_validate(body)
+        except ValidationError as error:
+            known = (*model.request.model_fields, *OWN_FIELDS)
+            raise parameters.rejected(error, what="this model", known=known) from error
+        return PaidRequest(
+            slug,
+            slug,
+            minified(fields.model_dump(mode="json", exclude_unset=True)),
+            identity=fields.model_dump(mode="json"),
+            media=tuple(
+                (rule, getattr(fields, rule.field))
+                for rule in model.media
+                if not rule.unless_off or getattr(fields, rule.unless_off)
+            ),
+        )
+
+    def first_poll(self, model: str) -> timedelta:
+        """Wait for the typical minimum of a described model, of others as far as the name tells."""
+        known = MODELS.get(model)
+        return known.typical_minimum if known is not None else typical_minimum(model)
+
+    # --- what the vendor is asked -----------------------------------------------------------------
+
+    def authorization(self, key: str) -> Mapping[str, str]:
+        """Give the bearer token."""
+        return {"Authorization": f"Bearer {key}"}
+
+    def submit(
+        self, target: str, body: bytes, *, headers: Mapping[str, str], webhook_url: str | None
+    ) -> HttpRequest:
+        """Make the paid POST; `target` is the model's slug."""
+        webhook = {"X-Webhook-URL": webhook_url} if webhook_url else {}
+        return HttpRequest("POST", f"/api/v1/{quote(target)}", {**headers, **webhook}, body)
+
+    def operation(self, upstream_task_id: str) -> str:
+        """Give the path of a task."""
+        return f"/api/v1/tasks/{quote(upstream_task_id, safe='')}"
+
+    def poll(self, operation: str, *, hold: bool) -> HttpRequest:
+        """Ask for a task."""
+        return HttpRequest("GET", f"{operation}?wait=true" if hold else operation)
+
+    def cancel(self, _operation: str) -> HttpRequest | None:
+        """Have no way to cancel a task."""
+        return None
+
+    def free_request(self) -> HttpRequest:
+        """Ask for the account's balance."""
+        return HttpRequest("GET", "/api/v1/team/balance")
+
+    # --- what it answers --------------------------------------------------------------------------
+
+    def read_submission(
+        self, status: int, body: Json | None, *, retry_after: timedelta | None = None
+    ) -> SubmitOutcome:
+        """Classify the vendor's answer to the paid POST; `body` is None where it was not a JSON object."""
+        body = body or {}
+        message = str(body.get("message") or f"the vendor answered {status}")[:MAX_NOTE]
+        data = body.get("data")
+        upstream_task_id = data.get("task_id") if isinstance(data, dict) else None
+        if status in _REFUSED_FOR_GOOD:
+            submission = Submission.REFUSED
+        elif status in _REFUSED_HERE:
+            submission = Submission.REFUSED_HERE
+        elif status == HTTPStatus.TOO_MANY_REQUESTS:
+            submission = Submission.BUSY
+        elif (
+            HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+            and body.get("code", 0) == 0
+            and isinstance(upstream_task_id, str)
+            and upstream_task_id
+        ):
+            return SubmitOutcome(
+                submission=Submission.TAKEN,
+                upstream_task_id=upstream_task_id,
+                status=status,
+                retry_after=retry_after,
+            )
+        else:
+            submission = Submission.AMBIGUOUS
+        return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
+
+    def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
+        """Read the vendor's answer about a task; what is not about this task, or has no status, says nothing."""
+        data = body.get("data")
+        if (
+            not isinstance(data, dict)
+            or data.get("task_id") != upstream_task_id
+            or not isinstance(data.get("status"), str)
+        ):
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
+        status = data["status"].lower()
+        if status in _SUCCESS:
+            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
+        if status in _FAILURE:
+            return PollOutcome(
+                kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
+            )
+        return PollOutcome(kind=PollKind.PENDING)
+
+
+def _slug(path: str) -> str | None:
+    """Read the model out of the path of a submit, None where it is another path."""
+    match path.split("/"):
+        case ["", "api", "v1", provider, model] | ["", "api", "v1", provider, model, "async"]:
+            return f"{provider}/{model}" if provider not in _RESERVED else None
+    return None
+
+
+MODELLIX = Modellix()

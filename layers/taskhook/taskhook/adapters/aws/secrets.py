@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 DEPLOYMENT_KEY = "deployment_key"
-MODELLIX = "modellix"
-VENDORS = (MODELLIX,)
 # Codes of Secrets Manager that no repetition cures: the secret is gone or about to be, or its reader has no
 # right to it.
 _MISCONFIGURED = {

@@ -78,11 +78,11 @@ class DynamoControl:
 
     # --- AdmissionStore ---------------------------------------------------------------------------
 
-    async def admission(self) -> AdmissionState:
+    async def admission(self, vendor: str) -> AdmissionState:
         """Read the admission as of now."""
-        return AdmissionState.model_validate(await self._read(_ADMISSION))
+        return AdmissionState.model_validate(await self._read(f"{_ADMISSION}#{vendor}"))
 
-    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
+    async def set_admission(self, vendor: str, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then."""
         new = new.model_copy(update={"nonce": secrets.token_hex(8)})
         update, names, values = change(
@@ -90,13 +90,17 @@ class DynamoControl:
         )
         condition = "attribute_not_exists(task_id) OR nonce = :old"
         stored = await self._set(
-            _ADMISSION, update, {**values, ":old": old.nonce}, names=names, condition=condition
+            f"{_ADMISSION}#{vendor}",
+            update,
+            {**values, ":old": old.nonce},
+            names=names,
+            condition=condition,
         )
-        return new if stored else await self.admission()
+        return new if stored else await self.admission(vendor)
 
     # --- Budget -----------------------------------------------------------------------------------
 
-    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+    async def take_tokens(self, vendor: str, wanted: int, *, window: int, limit: int) -> int:
         """Take up to `wanted` requests out of the `limit` of a window; give how many."""
         if wanted <= 0 or limit <= 0:
             return 0
@@ -107,11 +111,11 @@ class DynamoControl:
             "attribute_not_exists(used) OR used <= :rest",
         )
         try:
-            await self.table.update(f"budget#{window}", update, values, condition=condition)
+            await self.table.update(f"budget#{vendor}#{window}", update, values, condition=condition)
         except ConditionFailedError as failed:
             left = limit - int((failed.found or {}).get("used", limit))
             return (
-                await self.take_tokens(min(taken, left), window=window, limit=limit)
+                await self.take_tokens(vendor, min(taken, left), window=window, limit=limit)
                 if 0 < left < taken
                 else 0
             )

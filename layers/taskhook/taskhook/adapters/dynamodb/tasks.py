@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from taskhook.adapters.dynamodb.items import Attributes, ConditionFailedError, Table, change
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError, TaskExistsError
 from taskhook.core.ports import Clock, Reporter, Row, Rows, TaskPage
-from taskhook.core.record import milliseconds
+from taskhook.core.record import milliseconds, partition
 from taskhook.core.task import Task
 
 if TYPE_CHECKING:
@@ -173,36 +173,41 @@ class DynamoTasks:
 
     # --- WorkIndex --------------------------------------------------------------------------------
 
-    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
+    async def watched(self, vendor: str, since: datetime | None, *, cursor: Any = None) -> Rows:
         """Read a page of what was accepted from `since` on and is not left to the schedule of attempts."""
-        return await self._rows("watch", "work_at >= :at", {":at": _key_of(since)}, cursor=cursor)
+        return await self._rows(
+            partition("watch", vendor), "work_at >= :at", {":at": _key_of(since)}, cursor=cursor
+        )
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
         """Read a page of callbacks that are due from `since` to `before`, the earliest first."""
         values = {":from": _key_of(since), ":to": _key_of(before)}
         return await self._rows("retry", "work_at BETWEEN :from AND :to", values, cursor=cursor)
 
-    async def queue_waits(self) -> bool:
-        """Tell whether any task is queued."""
-        return bool((await self._rows("queue", "work_at > :at", {":at": " "}, limit=1)).rows)
+    async def queue_waits(self, vendor: str) -> bool:
+        """Tell whether any task is queued for the vendor."""
+        return bool(
+            (await self._rows(partition("queue", vendor), "work_at > :at", {":at": " "}, limit=1)).rows
+        )
 
-    async def queue_length(self, caller: str, *, at_most: int) -> int:
-        """Count a caller's queued tasks, up to `at_most`."""
+    async def queue_length(self, vendor: str, caller: str, *, at_most: int) -> int:
+        """Count a caller's tasks that are queued for the vendor, up to `at_most`."""
+        queue = partition("queue", vendor)
         values, found, cursor = {":from": f"{caller}#", ":to": f"{caller}$"}, 0, None
         while found < at_most:
             rows, cursor = await self._rows(
-                "queue", "work_at BETWEEN :from AND :to", values, limit=at_most, cursor=cursor
+                queue, "work_at BETWEEN :from AND :to", values, limit=at_most, cursor=cursor
             )
             found += len(rows)
             if cursor is None:
                 break
         return min(found, at_most)
 
-    async def queue_heads(self) -> list[Task]:
+    async def queue_heads(self, vendor: str) -> list[Task]:
         """List each caller's oldest queued task: one row per caller, skipping from name to name."""
         heads: list[str] = []
-        after = " "
-        while found := (await self._rows("queue", "work_at > :at", {":at": after}, limit=1)).rows:
+        queue, after = partition("queue", vendor), " "
+        while found := (await self._rows(queue, "work_at > :at", {":at": after}, limit=1)).rows:
             heads.append(found[0].task_id)
             after = found[0].at.partition("#")[0] + "$"  # the first string after every `name#…`
         return await self._tasks(heads)
@@ -285,7 +290,7 @@ class DynamoTasks:
         if when > f"{milliseconds(self._clock.now()):013d}":
             return  # pushed back already, and still seen because its caller has nothing else to do
         self._reporter.report("task.unreadable", task_id=task_id)
-        if work not in {"queue", "retry"}:
+        if not str(work).startswith(("queue", "retry")):
             return  # `watch` is swept whole, so nothing waits behind it
         later = f"{before}{milliseconds(self._clock.now() + _PUSH_BACK):013d}{when[13:]}"
         update, values = "SET work_at = :later ADD unreadable :one", {":later": later, ":at": at, ":one": 1}

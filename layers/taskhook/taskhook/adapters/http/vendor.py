@@ -14,10 +14,11 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic_core import from_json
@@ -29,7 +30,14 @@ from taskhook.core.errors import KeyUnusableError
 from taskhook.core.message import MAX_VENDOR_DATA, Json
 from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, LEAST_POST_TIME, POLLS_AT_ONCE, Admit, ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, VendorAnswers
+from taskhook.core.vendor import (
+    NO_HEADERS,
+    BalanceOutcome,
+    HttpRequest,
+    PollKind,
+    PollOutcome,
+    Vendor,
+)
 
 POLL_TIME = timedelta(seconds=10)
 MOST_PAUSE = timedelta(hours=1)  # that the vendor is granted by one answer
@@ -48,33 +56,45 @@ class _NoAnswerError(Exception):
     """The answer was not a JSON object, or in no encoding that was asked for."""
 
 
+class _ForeignHostError(Exception):
+    """The URL is on a host that is not the vendor's: the key must never go there."""
+
+
 class HttpTaskApi:
     """`TaskApi` over HTTP.
 
-    `answers` says what the vendor's answers mean; `key` gives the API key, a fresh one after a refusal.
+    `vendor` says what is asked, and what its answers mean; `key` gives the API key, a fresh one after a refusal.
 
     With less than `least` left, a paid POST is not begun.
     """
 
     def __init__(
-        self, base_url: str, key: ApiKey, *, answers: VendorAnswers, least: timedelta = LEAST_POST_TIME
+        self, origin: str, key: ApiKey, *, vendor: Vendor, least: timedelta = LEAST_POST_TIME
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self.vendor = vendor
+        self._origin = origin.rstrip("/")
         self._key = key
-        self._answers = answers
         self._least = least
         self._key_refused = False  # read the key again before it is used again: it may have been replaced
         self._large = asyncio.Semaphore(1)
 
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        self,
+        target: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        headers: Mapping[str, str] = NO_HEADERS,
+        admit: Admit | None = None,
     ) -> SubmitOutcome:
         """Send the paid POST, at most once where it may have been taken.
 
         A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with
         the new one.
         """
-        post = _Post(f"{self._base_url}/api/v1/{quote(model)}", request, hook, self._tls)
+        made = self.vendor.submit(target, request, headers=headers, webhook_url=hook)
+        post = _Post(self._url(made.target), made, self._tls)
         loop = asyncio.get_running_loop()
         begin_by = loop.time() + (limit - self._least).total_seconds()
 
@@ -106,28 +126,38 @@ class HttpTaskApi:
                 )
             return SubmitOutcome(submission=Submission.NOT_SENT, message=type(error).__name__)
 
-    async def _sent(self, post: "_Post", authorization: str) -> SubmitOutcome:
+    async def _sent(self, post: "_Post", authorization: Mapping[str, str]) -> SubmitOutcome:
         async with post.sent_with(authorization) as response:
             asked_for = requested_pause(response.headers, most=MOST_PAUSE)
-            post.answered = self._answers.read_submission(response.status_code, None, retry_after=asked_for)
+            post.answered = self._submission(response.status_code, None, asked_for)
             # Kept before the connection is closed, which may fail: an id that was read is paid for.
             post.answered = await self._read(
-                response,
-                lambda body: self._answers.read_submission(response.status_code, body, retry_after=asked_for),
+                response, lambda body: self._submission(response.status_code, body, asked_for)
             )
             return post.answered
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    def _submission(self, status: int, body: Json | None, asked_for: timedelta | None) -> SubmitOutcome:
+        """Read the answer to the paid POST; of a task that was taken, also where it is to be asked for."""
+        outcome = self.vendor.read_submission(status, body, retry_after=asked_for)
+        if outcome.submission is not Submission.TAKEN:
+            return outcome
+        operation = self._url(self.vendor.operation(outcome.upstream_task_id))
+        with contextlib.suppress(_ForeignHostError):  # the task is paid all the same, and has an id
+            operation = self._url(outcome.operation or operation)
+        return outcome.model_copy(update={"operation": operation})
+
+    async def poll(
+        self, upstream_task_id: str, *, operation: str | None = None, hold: bool = False
+    ) -> PollOutcome:
         """Ask for a task; safe to repeat, so a kept connection will do.
 
         Held polls have connections of their own.
         """
         try:
             async with asyncio.timeout((HOLD_TIME if hold else POLL_TIME).total_seconds()):
-                path = f"/api/v1/tasks/{quote(upstream_task_id, safe='')}{'?wait=true' if hold else ''}"
+                made = self.vendor.poll(operation or self.vendor.operation(upstream_task_id), hold=hold)
                 client = self._holding_client if hold else self._client
-                headers = {"Authorization": await self._authorization()}
-                async with client.stream("GET", self._base_url + path, headers=headers) as response:
+                async with await self._answer(client, made) as response:
                     self._key_refused = response.status_code in {
                         httpx.codes.UNAUTHORIZED,
                         httpx.codes.PAYMENT_REQUIRED,
@@ -153,25 +183,31 @@ class HttpTaskApi:
             case httpx.codes.OK:
                 try:
                     return await self._read(
-                        response, lambda body: self._answers.read_poll(body, upstream_task_id)
+                        response, lambda body: self.vendor.read_poll(body, upstream_task_id)
                     )
                 except (_NoAnswerError, EndlessAnswerError) as error:
                     return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
             case status:
                 return PollOutcome(kind=PollKind.UNAVAILABLE, message=f"the vendor answered {status}")
 
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
+        """Ask the vendor to cancel a task. None where it has no way to."""
+        made = self.vendor.cancel(operation or self.vendor.operation(upstream_task_id))
+        return await self._ask(made) if made is not None else None
+
     async def balance(self) -> BalanceOutcome:
-        """Ask for the account's balance, on a connection of its own.
+        """Ask for what is free."""
+        return await self._ask(self.vendor.free_request())
+
+    async def _ask(self, made: HttpRequest) -> BalanceOutcome:
+        """Send what is free, on a connection of its own.
 
         Polls that hang keep none of those that are kept free.
         """
         status = 0
         try:
             async with asyncio.timeout(POLL_TIME.total_seconds()), self._new_client(1) as client:
-                headers = {"Authorization": await self._authorization()}
-                async with client.stream(
-                    "GET", f"{self._base_url}/api/v1/team/balance", headers=headers
-                ) as response:
+                async with await self._answer(client, made) as response:
                     status = response.status_code
                     self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                     body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
@@ -180,13 +216,32 @@ class HttpTaskApi:
         except Exception as error:  # noqa: BLE001
             return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
 
-    async def _authorization(self, *, fresh: bool = False) -> str:
-        """Give the header's value. Raises KeyUnusableError, KeyUnavailableError."""
+    async def _answer(
+        self, client: httpx.AsyncClient, made: HttpRequest
+    ) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+        """Send a request with the key. Raises KeyUnusableError, KeyUnavailableError, _ForeignHostError."""
+        url, key = self._url(made.target), await self._authorization()
+        return client.stream(made.method, url, content=made.body, headers={**made.headers, **key})
+
+    def _url(self, target: str) -> str:
+        """Give the URL of what is at the vendor's origin, or at one of its hosts. Raises _ForeignHostError."""
+        if target.startswith("/"):
+            return self._origin + target
+        if target.startswith(f"{self._origin}/"):
+            return target
+        parts = urlsplit(target)
+        known = (urlsplit(self.vendor.origin).hostname, *self.vendor.hosts)
+        if parts.scheme == "https" and any(fnmatchcase(parts.netloc, str(host)) for host in known):
+            return target
+        raise _ForeignHostError
+
+    async def _authorization(self, *, fresh: bool = False) -> Mapping[str, str]:
+        """Give the headers with the key. Raises KeyUnusableError, KeyUnavailableError."""
         key = await self._key(fresh=fresh or self._key_refused)
         self._key_refused = _SENDABLE.fullmatch(key) is None
         if self._key_refused:
             raise KeyUnusableError("it is empty, or holds what no header can carry")
-        return f"Bearer {key}"
+        return self.vendor.authorization(key)
 
     async def _read[T](
         self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
@@ -240,24 +295,24 @@ class HttpTaskApi:
 class _Post:
     """One paid POST, on a connection of its own: kept sockets die while a function is frozen."""
 
-    def __init__(self, url: str, request: bytes, hook: str | None, tls: ssl.SSLContext) -> None:
+    def __init__(self, url: str, request: HttpRequest, tls: ssl.SSLContext) -> None:
         self._url = url
         self._request = request
-        self._hook = {"X-Webhook-URL": hook} if hook else {}
         self._tls = tls
         self.sent = False
         self.answered: SubmitOutcome | None = None  # what the status alone says
 
     @contextlib.asynccontextmanager
-    async def sent_with(self, authorization: str) -> AsyncIterator[httpx.Response]:
+    async def sent_with(self, authorization: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         """Send it and give the answer. Raises whatever the wire does; `sent` says how far it came."""
         self.sent, self.answered = False, None
-        headers = {"Authorization": authorization, "Content-Type": "application/json", **self._hook}
+        made = self._request
+        headers = {"Content-Type": "application/json", **made.headers, **authorization}
         extensions = {"trace": self._trace}
         async with (
             wire.client(self._tls, 1) as client,
             client.stream(
-                "POST", self._url, content=self._request, headers=headers, extensions=extensions
+                made.method, self._url, content=made.body, headers=headers, extensions=extensions
             ) as response,
         ):
             yield response
