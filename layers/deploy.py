@@ -26,9 +26,10 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from layers import template
-from taskhook.adapters.aws.secrets import MODELLIX, StackSecret
+from taskhook.adapters.aws.secrets import StackSecret
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
 from taskhook.core.errors import KeyUnusableError
+from taskhook.vendors.modellix import MODELLIX
 
 ROOT = Path(__file__).parents[1]
 SAM: tuple[str | Path, ...] = (ROOT / ".tools/sam/bin/sam",)
@@ -37,7 +38,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 AMPLE = 1000  # invocations at once, which AWS gives an account that asks; a new one has 10
 _QUOTA = "L-B99A9384"  # Lambda's concurrent executions
 _LEFT_AFTER_S = 86_400
-_SET_KEY = f".venv/bin/taskhook vendors set {MODELLIX}"
+_SET_KEY = f".venv/bin/taskhook vendors set {MODELLIX.name}"
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 # What CloudFormation calls a stack that `sam deploy` can bring up to date, or make.
 _READY = {
@@ -345,7 +346,7 @@ def _secret(stack: str) -> StackSecret:
 
 def _has_key(stack: str, *, unreadable_is_none: bool = False) -> bool:
     try:
-        return bool(asyncio.run(_secret(stack).keys()).get(MODELLIX))
+        return bool(asyncio.run(_secret(stack).keys()).get(MODELLIX.name))
     except KeyUnusableError as error:
         if unreadable_is_none:
             return False
@@ -354,7 +355,7 @@ def _has_key(stack: str, *, unreadable_is_none: bool = False) -> bool:
 
 def _store_key(stack: str, key: str) -> None:
     try:
-        asyncio.run(_secret(stack).store(MODELLIX, key))
+        asyncio.run(_secret(stack).store(MODELLIX.name, key))
     except EXPECTED as error:
         what = "the stack is deployed, but the vendor's key could not be stored"
         raise AdminError(f"{what}: {explain(error)}; then `{_SET_KEY} --stack {stack}`") from error

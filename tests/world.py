@@ -21,13 +21,17 @@ from taskhook.core.errors import (
     TaskExistsError,
 )
 from taskhook.core.leadership import LeadershipView
+from taskhook.core.message import Json
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import EXTRA_DELIVERY_GAP, Admit, Piece, Row, Rows, TaskPage
-from taskhook.core.record import Submission, SubmitOutcome, milliseconds
+from taskhook.core.record import Submission, SubmitOutcome, milliseconds, partition
 from taskhook.core.reply import Reply
+from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, Vendor
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
+from taskhook.submit.request import SubmitRequest
+from taskhook.vendors.modellix import MODELLIX
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=600, height=800)
@@ -149,9 +153,9 @@ class MemoryTasks:
         found = [self.items[task_id] for task_id in task_ids if task_id in self.items]
         return [task.model_copy(update={"request": None, "message": None, "result": None}) for task in found]
 
-    async def watched(self, since: datetime | None, *, cursor: Any = None) -> Rows:
+    async def watched(self, vendor: str, since: datetime | None, *, cursor: Any = None) -> Rows:
         """Read a page of `watch`."""
-        return self._page("watch", since, None, cursor)
+        return self._page(partition("watch", vendor), since, None, cursor)
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
         """Read a page of `retry`."""
@@ -168,14 +172,14 @@ class MemoryTasks:
         page = [Row(task_id, at) for at, task_id in rows if at != cursor][: self.page_size]
         return Rows(page, page[-1].at if len(rows) > len(page) and len(page) == self.page_size else None)
 
-    async def queue_waits(self) -> bool:
+    async def queue_waits(self, vendor: str) -> bool:
         """Tell whether any task is queued."""
-        return bool(self._rows("queue"))
+        return bool(self._rows(partition("queue", vendor)))
 
-    async def queue_heads(self) -> list[Task]:
+    async def queue_heads(self, vendor: str) -> list[Task]:
         """List each caller's oldest queued task."""
         heads: dict[str, Task] = {}
-        for _, task in self._rows("queue"):
+        for _, task in self._rows(partition("queue", vendor)):
             heads.setdefault(task.caller, task)
         return [heads[caller] for caller in sorted(heads)]
 
@@ -188,9 +192,9 @@ class MemoryTasks:
         page = tuple(found[:limit])
         return TaskPage(tasks=page, cursor=page[-1].created_key if len(found) > limit else None)
 
-    async def queue_length(self, caller: str, *, at_most: int) -> int:
+    async def queue_length(self, vendor: str, caller: str, *, at_most: int) -> int:
         """Count a caller's queued tasks."""
-        return min(at_most, sum(task.caller == caller for _, task in self._rows("queue")))
+        return min(at_most, sum(task.caller == caller for _, task in self._rows(partition("queue", vendor))))
 
 
 class MemoryControl:
@@ -199,9 +203,9 @@ class MemoryControl:
     def __init__(self) -> None:
         self.leadership = LeadershipView()
         self.left: dict[str, dict[str, datetime]] = {}  # by leaders to their successors
-        self.the_admission = AdmissionState()
+        self.admissions: dict[str, AdmissionState] = {}  # by vendor
         self.admission_writes = 0
-        self.used: Counter[int] = Counter()
+        self.used: Counter[tuple[str, int]] = Counter()  # by vendor and window
         self.rates: dict[str, datetime] = {}
 
     async def view(self) -> LeadershipView:
@@ -234,16 +238,25 @@ class MemoryControl:
         """Read what was left."""
         return self.left.get(leader)
 
-    async def admission(self) -> AdmissionState:
-        """Read the admission state."""
-        return self.the_admission
+    @property
+    def the_admission(self) -> AdmissionState:
+        """The admission state of Modellix."""
+        return self.admissions.get(MODELLIX.name, AdmissionState())
 
-    async def set_admission(self, old: AdmissionState, new: AdmissionState) -> AdmissionState:
+    @the_admission.setter
+    def the_admission(self, admission: AdmissionState) -> None:
+        self.admissions[MODELLIX.name] = admission
+
+    async def admission(self, vendor: str) -> AdmissionState:
+        """Read the admission state."""
+        return self.admissions.get(vendor, AdmissionState())
+
+    async def set_admission(self, vendor: str, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store the state if `old` still stands."""
-        if self.the_admission.nonce == old.nonce:
-            self.the_admission = new.model_copy(update={"nonce": secrets.token_hex(8)})
+        if self.admissions.get(vendor, AdmissionState()).nonce == old.nonce:
+            self.admissions[vendor] = new.model_copy(update={"nonce": secrets.token_hex(8)})
             self.admission_writes += 1
-        return self.the_admission
+        return self.admissions[vendor]
 
     async def reserve_deliveries(
         self, caller: str, count: int, *, now: datetime, latest: datetime
@@ -254,15 +267,26 @@ class MemoryControl:
             self.rates[caller] = first + EXTRA_DELIVERY_GAP * count
         return first
 
-    async def take_tokens(self, wanted: int, *, window: int, limit: int) -> int:
+    async def take_tokens(self, vendor: str, wanted: int, *, window: int, limit: int) -> int:
         """Take requests out of a window."""
-        taken = max(0, min(wanted, limit - self.used[window]))
-        self.used[window] += taken
+        taken = max(0, min(wanted, limit - self.used[vendor, window]))
+        self.used[vendor, window] += taken
         return taken
 
 
+class AtModellix:
+    """What every fake of a vendor's API is asked beside submits, polls and balance."""
+
+    vendor: Vendor = MODELLIX
+
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
+        """Have no way to cancel a task."""
+        del upstream_task_id, operation
+        return None
+
+
 @dataclass
-class FakeVendor:
+class FakeVendor(AtModellix):
     """`TaskApi`: answers what it is told to, counts what it is asked, and runs tasks in virtual time."""
 
     clock: VirtualClock
@@ -288,7 +312,14 @@ class FakeVendor:
         return sum(self.clock.now() < taken + self.task_time for taken in self.taken.values())
 
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        self,
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: Admit | None = None,
+        **_: object,
     ) -> SubmitOutcome:
         """Take the task, or answer the next outcome told; or refuse it where all slots are taken."""
         assert limit > timedelta(0)
@@ -314,7 +345,7 @@ class FakeVendor:
             submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for
         )
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Say how far the task is, or answer the next outcome told; held as long as a holding vendor does."""
         self.polls.append((self.clock.now(), upstream_task_id))
         await self.clock.sleep(self.answer_time)
@@ -336,6 +367,16 @@ class FakeVendor:
         return BalanceOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}}
         )
+
+
+def a_request(
+    model: str, body: Json, *, caller: Caller, targets: TargetPolicy | None = None, **headers: str | None
+) -> SubmitRequest:
+    """Read a submit to Modellix; `headers` are named as in `idempotency_key`, and may be None."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
+    return SubmitRequest.read(
+        MODELLIX, f"/api/v1/{model}", body, caller=caller, targets=targets or TargetPolicy(), headers=sent
+    )
 
 
 def a_success(upstream_task_id: str) -> PollOutcome:
@@ -385,7 +426,6 @@ SETTINGS = Settings(
     stack_name="shop",
     tasks_table="Tasks",
     callers_table="Callers",
-    vendor_url="https://vendor.example.com",
     keys_secret="arn:aws:secretsmanager:us-east-1:123456789012:secret:keys",
     public_url="https://tasks.example.com",
     api_url="https://abcdefghij.execute-api.us-east-1.amazonaws.com",

@@ -84,7 +84,7 @@ async def _rounds(commands: dict[str, list[str]], rounds: int) -> tuple[Runs, Ph
                 elif "media" in name:
                     variables |= {"MEDIA_CHECKS": "enforce", "CALLBACK_TARGETS": "any"}
                     command = [
-                        word.replace("https://example.com/", f"{environment['VENDOR_URL']}/media/")
+                        word.replace("https://example.com/", f"{environment['MODELLIX_VENDOR_URL']}/media/")
                         for word in command
                     ]
                     command = [

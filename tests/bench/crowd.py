@@ -38,7 +38,7 @@ from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
 from tests.sim.table import Item, MemoryDynamo, _range
-from tests.world import SETTINGS, START, MemoryCallers, RecordingReporter, a_caller
+from tests.world import SETTINGS, START, AtModellix, MemoryCallers, RecordingReporter, a_caller
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -248,7 +248,7 @@ class WorldClock:
         await self._loop.pause(max(duration.total_seconds(), 0.0))
 
 
-class BusyVendor:
+class BusyVendor(AtModellix):
     """`TaskApi`: every task runs, and there is no slot for one more."""
 
     def __init__(self, clock: WorldClock) -> None:
@@ -256,7 +256,14 @@ class BusyVendor:
         self.asked = 0
 
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        self,
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: Admit | None = None,
+        **_: object,
     ) -> SubmitOutcome:
         """Refuse."""
         del model, request, hook, limit, admit
@@ -269,7 +276,7 @@ class BusyVendor:
         await self._clock.sleep(timedelta(seconds=0.2))
         return BalanceOutcome(answered=True, status=200)
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Say that it runs."""
         del upstream_task_id, hold
         self.asked += 1
@@ -319,7 +326,7 @@ def main() -> None:
         SETTINGS,
         tasks=tasks,
         control=DynamoControl(client, TABLE, clock=clock),
-        vendor=api,
+        vendors={"modellix": api},
         webhook_urls=None,
         callbacks=hosts,
         callers=MemoryCallers(

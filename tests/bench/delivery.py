@@ -211,7 +211,7 @@ async def _p95(port: int, silent: int, dead: int) -> float:
         SETTINGS,
         tasks=store,
         control=MemoryControl(),
-        vendor=FakeVendor(VirtualClock()),
+        vendors={"modellix": FakeVendor(VirtualClock())},
         webhook_urls=None,
         callbacks=callbacks,
         callers=MemoryCallers(a_caller()),

@@ -97,8 +97,8 @@ def _cpu(handler: Callable[..., Any]) -> tuple[float, Any]:
 
 async def _put_ended(app: App, tasks: int, receiver: str) -> None:
     """Have the vendor take tasks that end at once, and store them as watched for an hour."""
-    key = await app.vendor_key(fresh=False)
-    upstream = app.settings.vendor_url
+    key = await app.secret.key("modellix", fresh=False)
+    upstream = app.settings.vendor_origins["modellix"]
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, trust_env=False) as vendor:
 
         async def put(number: int) -> None:

@@ -19,7 +19,7 @@ from taskhook.core.record import State
 from taskhook.core.task import Task
 from taskhook.poller.invocation import poll
 from taskhook.settings import CallbackLatency
-from taskhook.vendors import modellix
+from taskhook.vendors.modellix import MODELLIX
 from taskhook.wiring import App
 from tests.world import (
     SETTINGS,
@@ -102,7 +102,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             del fresh
             return key
 
-        api = HttpTaskApi(upstream, the_key, answers=modellix)
+        api = HttpTaskApi(upstream, the_key, vendor=MODELLIX)
         settings = SETTINGS.model_copy(
             update={"requests_per_minute": 100_000_000, "callback_latency": CallbackLatency.ECONOMY}
         )
@@ -111,7 +111,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             settings,
             tasks=store,
             control=MemoryControl(),
-            vendor=api,
+            vendors={"modellix": api},
             webhook_urls=None,
             callbacks=FakeReceivers(VirtualClock()),
             callers=MemoryCallers(a_caller()),

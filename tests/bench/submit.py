@@ -124,7 +124,7 @@ def _rounds(environment: dict[str, str], requests: int, rounds: int) -> list[tup
         Item={"task_id": {"S": "leadership"}, "leader": {"S": "another"}, "until": {"N": str(until)}},
     )
     event = json.loads((stack.ROOT / "events/submit.json").read_text())
-    vendor = urlsplit(environment["VENDOR_URL"]).netloc
+    vendor = urlsplit(environment["MODELLIX_VENDOR_URL"]).netloc
     with Path(os.devnull).open("w") as log, contextlib.redirect_stdout(log):
         ways: tuple[Callable[[], Event], ...] = (
             lambda: importlib.import_module("functions.submit.app").handler(event, Context(20_000)),

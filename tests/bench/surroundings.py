@@ -35,7 +35,7 @@ async def surroundings() -> AsyncIterator[dict[str, str]]:
             **await asyncio.to_thread(_furnish, account.endpoint_url, upstream["api_key"]),
             "AWS_ENDPOINT_URL": account.endpoint_url,
             "AWS_ENDPOINT_URL_LAMBDA": waking,
-            "VENDOR_URL": upstream["upstream"],
+            "MODELLIX_VENDOR_URL": upstream["upstream"],
             "TMPDIR": str(account.folder),
         }
 

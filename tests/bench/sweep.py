@@ -151,7 +151,7 @@ async def _tick(client: "DynamoDBClient", table: str) -> None:
         SETTINGS,
         tasks=tasks,
         control=DynamoControl(client, table, clock=clock),
-        vendor=FakeVendor(virtual),
+        vendors={"modellix": FakeVendor(virtual)},
         webhook_urls=None,
         callbacks=FakeReceivers(virtual),
         callers=MemoryCallers(a_caller()),

@@ -117,7 +117,7 @@ def deployed(
         "STACK_NAME": "shop",
         "TASKS_TABLE": tasks_table,
         "CALLERS_TABLE": callers_table,
-        "VENDOR_URL": upstream["upstream"],
+        "MODELLIX_VENDOR_URL": upstream["upstream"],
         "KEYS_SECRET": secret["ARN"],
         "PUBLIC_URL": "https://tasks.example.com",
         "API_URL": "https://abcdefghij.execute-api.us-east-1.amazonaws.com",

@@ -262,7 +262,7 @@ async def test_what_is_copied_is_read(store: Store) -> None:
     )
     copying = await store.swap(archiving, archiving.copying(copies, until=START + timedelta(seconds=20)))
     assert await store.get(added.task_id) == bare(copying)
-    assert [row.task_id for row in (await store.watched(None)).rows] == [added.task_id]
+    assert [row.task_id for row in (await store.watched("modellix", None)).rows] == [added.task_id]
     origin = "https://tasks.example.com"
     ended = await store.swap(copying, copying.archived(origin, START, retention=RETENTION, claim=START))
     assert await store.get(added.task_id) == bare(ended)
@@ -405,7 +405,7 @@ async def test_a_key_that_is_free_again_takes_a_new_task(store: Store) -> None:
     fresh = a_task().model_copy(update={"accepted_at": START + timedelta(hours=1)})
     assert same(await store.swap(old, fresh), fresh)
     assert same(await store.get(fresh.task_id), fresh)
-    assert [row.task_id for row in (await store.watched(None)).rows] == [fresh.task_id]
+    assert [row.task_id for row in (await store.watched("modellix", None)).rows] == [fresh.task_id]
 
 
 async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) -> None:
@@ -416,9 +416,9 @@ async def test_watch_holds_what_is_not_through_its_first_delivery(store: Store) 
     ended = await store.get(a_task(2).task_id)
     assert ended is not None
     await store.swap(ended, an_ended(ended))
-    assert [row.task_id[-1] for row in (await store.watched(None)).rows] == ["1", "2", "3", "4"]
+    assert [row.task_id[-1] for row in (await store.watched("modellix", None)).rows] == ["1", "2", "3", "4"]
     since = START + timedelta(seconds=2)
-    assert [row.task_id[-1] for row in (await store.watched(since)).rows] == ["2", "3", "4"]
+    assert [row.task_id[-1] for row in (await store.watched("modellix", since)).rows] == ["2", "3", "4"]
 
 
 async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -> None:
@@ -446,7 +446,7 @@ async def test_retry_holds_what_is_due_the_longest_overdue_first(store: Store) -
         "1"
     ]
     assert (await store.retries(None, START + timedelta(minutes=10))).rows == []
-    assert (await store.watched(None)).rows == []
+    assert (await store.watched("modellix", None)).rows == []
 
 
 async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> None:
@@ -489,7 +489,7 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
         ("2", 1, 0, None),
         ("3", 0, 0, None),
     ]
-    assert (await store.watched(None)).rows == []
+    assert (await store.watched("modellix", None)).rows == []
 
 
 async def test_a_row_of_a_retry_says_whose_it_is(store: Store) -> None:
@@ -514,7 +514,7 @@ async def test_rows_come_in_pages_that_leave_nothing_out(store: Store) -> None:
         return await store.retries(None, START + timedelta(hours=1), cursor=cursor)
 
     async def watched(cursor: Any) -> Rows:
-        return await store.watched(None, cursor=cursor)
+        return await store.watched("modellix", None, cursor=cursor)
 
     for look in (retries, watched):
         found: list[str] = []
@@ -532,26 +532,31 @@ async def test_the_queue_is_counted_over_pages(store: Store) -> None:
     for number in range(7):
         await store.add(a_task(number, state=State.QUEUED))
     in_pages_of(store, 2)
-    assert [await store.queue_length("alice", at_most=most) for most in (1, 5, 7, 100)] == [1, 5, 7, 7]
+    assert [await store.queue_length("modellix", "alice", at_most=most) for most in (1, 5, 7, 100)] == [
+        1,
+        5,
+        7,
+        7,
+    ]
 
 
 async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
     """One caller with many tasks hides no other."""
-    assert await store.queue_heads() == []
-    assert not await store.queue_waits()
+    assert await store.queue_heads("modellix") == []
+    assert not await store.queue_waits("modellix")
     for number, caller in ((4, "bob"), (2, "alice"), (1, "alice"), (3, "al"), (5, "alice-2"), (9, "zed")):
         await store.add(a_task(number, caller, State.QUEUED))
-    assert [(task.caller, task.task_id[-1]) for task in await store.queue_heads()] == [
+    assert [(task.caller, task.task_id[-1]) for task in await store.queue_heads("modellix")] == [
         ("al", "3"),
         ("alice", "1"),
         ("alice-2", "5"),
         ("bob", "4"),
         ("zed", "9"),
     ]
-    assert {(await store.with_request(task)).request for task in await store.queue_heads()} == {
+    assert {(await store.with_request(task)).request for task in await store.queue_heads("modellix")} == {
         a_task().request
     }
-    assert await store.queue_waits()
+    assert await store.queue_waits("modellix")
 
 
 async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
@@ -617,26 +622,26 @@ async def test_a_true_webhook_is_remembered_across_leaders(control: Control) -> 
 
 async def test_the_admission_state_keeps_what_was_learnt_first(control: Control) -> None:
     """A change on top of an older view is dropped, and the caller sees what stands."""
-    fresh = await control.admission()
+    fresh = await control.admission("modellix")
     assert fresh == AdmissionState()
-    refused = await control.set_admission(fresh, fresh.refused(2, START))
+    refused = await control.set_admission("modellix", fresh, fresh.refused(2, START))
     assert (refused.waiting, refused.slots, refused.probed_at) == (True, 2, START)
-    assert await control.admission() == refused
-    assert await control.set_admission(fresh, fresh.pause(START)) == refused
-    opened = await control.set_admission(refused, AdmissionState(nonce=refused.nonce))
-    assert await control.admission() == opened
+    assert await control.admission("modellix") == refused
+    assert await control.set_admission("modellix", fresh, fresh.pause(START)) == refused
+    opened = await control.set_admission("modellix", refused, AdmissionState(nonce=refused.nonce))
+    assert await control.admission("modellix") == opened
     assert (opened.waiting, opened.slots, opened.probed_at) == (False, None, None)
 
 
 async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:
     """Many at once get as many as there are, each window on its own."""
-    got = await asyncio.gather(*(control.take_tokens(3, window=1, limit=10) for _ in range(8)))
+    got = await asyncio.gather(*(control.take_tokens("modellix", 3, window=1, limit=10) for _ in range(8)))
     assert sum(got) == 10
     assert max(got) == 3
-    assert await control.take_tokens(1, window=1, limit=10) == 0
-    assert await control.take_tokens(2, window=1, limit=11) == 1
-    assert await control.take_tokens(20, window=2, limit=10) == 10
-    assert await control.take_tokens(0, window=3, limit=10) == 0
+    assert await control.take_tokens("modellix", 1, window=1, limit=10) == 0
+    assert await control.take_tokens("modellix", 2, window=1, limit=11) == 1
+    assert await control.take_tokens("modellix", 20, window=2, limit=10) == 10
+    assert await control.take_tokens("modellix", 0, window=3, limit=10) == 0
 
 
 async def test_a_callers_rate_gives_each_moment_once(control: Control) -> None:
@@ -714,9 +719,9 @@ async def test_the_queue_is_counted_per_caller(store: Store) -> None:
     """Names that begin alike are different callers."""
     for number, caller in enumerate(("alice", "alice", "alice", "alice-2", "al")):
         await store.add(a_task(number, caller, State.QUEUED))
-    assert await store.queue_length("alice", at_most=10) == 3
-    assert await store.queue_length("alice", at_most=2) == 2
-    assert await store.queue_length("bob", at_most=10) == 0
+    assert await store.queue_length("modellix", "alice", at_most=10) == 3
+    assert await store.queue_length("modellix", "alice", at_most=2) == 2
+    assert await store.queue_length("modellix", "bob", at_most=10) == 0
 
 
 async def test_callers_are_kept_and_changed_on_condition(directory: Directory) -> None:
@@ -857,7 +862,7 @@ async def test_a_repeated_write_of_a_control_item_knows_its_own_success(control:
     lose_answers(control)
     leadership = LeadershipView(leader="a", until=START + timedelta(minutes=1))
     assert await control.acquire(LeadershipView(), leadership, takeover=False)
-    assert (await control.set_admission(AdmissionState(), AdmissionState(waiting=True))).waiting
+    assert (await control.set_admission("modellix", AdmissionState(), AdmissionState(waiting=True))).waiting
 
 
 async def test_a_repeated_write_of_a_caller_knows_its_own_success(directory: Directory) -> None:
@@ -950,8 +955,8 @@ async def test_an_unreadable_item_is_told_and_hides_no_other(
         return await dynamo_tasks.read_many([row.task_id for row in (await look).rows])
 
     looks: dict[str, Callable[[], Awaitable[list[Task]]]] = {
-        "watch": lambda: read(dynamo_tasks.watched(None)),
-        "queue": dynamo_tasks.queue_heads,
+        "watch": lambda: read(dynamo_tasks.watched("modellix", None)),
+        "queue": lambda: dynamo_tasks.queue_heads("modellix"),
         "retry": lambda: read(dynamo_tasks.retries(None, START)),
     }
     look = looks[partition]
@@ -1039,7 +1044,7 @@ async def test_a_list_for_a_caller_is_whole_or_none() -> None:
 async def test_more_tasks_than_a_batch_holds_are_all_found(dynamo_tasks: DynamoTasks) -> None:
     """BatchGetItem takes 100 keys; the sweep takes any number."""
     await asyncio.gather(*(dynamo_tasks.add(a_task(number)) for number in range(130)))
-    rows = (await dynamo_tasks.watched(None)).rows
+    rows = (await dynamo_tasks.watched("modellix", None)).rows
     assert len(await dynamo_tasks.read_many([row.task_id for row in rows])) == 130
 
 
@@ -1078,12 +1083,17 @@ async def test_answers_that_end_anywhere_leave_nothing_out() -> None:
     tasks = DynamoTasks(a_cut_client(), "Tasks", clock=SystemClock(), reporter=RecordingReporter())
     for number in range(8):
         await tasks.add(a_task(number, "alice" if number < 5 else "bob", State.QUEUED))
-    assert [await tasks.queue_length(caller, at_most=100) for caller in ("alice", "bob", "carol")] == [
+    assert [
+        await tasks.queue_length("modellix", caller, at_most=100) for caller in ("alice", "bob", "carol")
+    ] == [
         5,
         3,
         0,
     ]
-    assert [task.task_id for task in await tasks.queue_heads()] == [a_task(0).task_id, a_task(5).task_id]
+    assert [task.task_id for task in await tasks.queue_heads("modellix")] == [
+        a_task(0).task_id,
+        a_task(5).task_id,
+    ]
     listed, until = [], "9"
     while True:
         page = await tasks.page("alice", after="", until=until, limit=2)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, VENDORS
+from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY
 from taskhook.settings import Settings
 from taskhook.submit.submit import ANSWER_TIME
+from taskhook.vendors import VENDORS
 from tests import watched
 from tests.local import stack
 

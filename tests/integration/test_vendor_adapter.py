@@ -8,7 +8,7 @@ import time
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
-from taskhook.vendors import modellix
+from taskhook.vendors.modellix import MODELLIX
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
 from tests.local.server import serving
@@ -66,7 +66,7 @@ async def calling(
     origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)
 ) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
-    api = HttpTaskApi(origin, keys or Keys(), answers=modellix, least=least)
+    api = HttpTaskApi(origin, keys or Keys(), vendor=MODELLIX, least=least)
     try:
         yield api
     finally:
@@ -723,7 +723,7 @@ async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
     sent_with = _Post.sent_with
 
     @asynccontextmanager
-    async def closed_badly(post: _Post, authorization: str) -> AsyncIterator[httpx.Response]:
+    async def closed_badly(post: _Post, authorization: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
         async with sent_with(post, authorization) as response:
             yield response
         if response.status_code == 200:

@@ -14,11 +14,9 @@ from taskhook.core import callers, ports
 from taskhook.core.caller import Caller
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState
-from taskhook.core.targets import TargetPolicy
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
-from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import submit
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
@@ -44,7 +42,7 @@ from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
-from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
+from tests.world import SETTINGS, RecordingReporter, a_caller, a_request, as_stored
 
 
 @dataclass
@@ -128,14 +126,12 @@ class Functions:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
-        request = SubmitRequest.read(
+        request = a_request(
             MODEL,
             body,
             caller=self.people[caller],
-            targets=TargetPolicy(),
-            webhook_url=None,
             idempotency_key=key,
-            retry_count=count,
+            x_stainless_retry_count=count,
         )
         self.names[request.task_id].add(name)
 
@@ -226,6 +222,7 @@ class Functions:
                 self.id_of(name),
                 caller=self.people[caller],
                 tasks=app.tasks,
+                vendors=app.vendors,
                 wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,
@@ -320,7 +317,7 @@ class Functions:
             bucket=self.bucket,
             start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
             rules=self.rules,
-            vendor=self._vendor_port,
+            vendors={"modellix": self._vendor_port},
             callbacks=self._receivers_port,
             test_callbacks=self._receivers_port,
             media_probe=self._media_port,

@@ -17,19 +17,17 @@ from taskhook.adapters.dynamodb.items import plain
 from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core.errors import RejectedError
 from taskhook.core.record import CallbackState, State
-from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollOutcome
 from taskhook.poller.invocation import PollReport, poll
 from taskhook.settings import MediaChecks, Switch
-from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import SubmitResult, submit
 from taskhook.wiring import App
 from tests.sim.deployment import MODEL, RETENTION, SUBMIT_CLAIM, TASKS, TICK
 from tests.sim.loop import VirtualLoop
 from tests.sim.spells import Receivers, Vendor
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import SETTINGS, MemoryCallers, RecordingReporter, a_caller
+from tests.world import SETTINGS, MemoryCallers, RecordingReporter, a_caller, a_request
 
 SEED = 20261123
 STOP = timedelta(seconds=120)
@@ -147,9 +145,7 @@ class Machine:
             "callback_url": url or f"https://ok-{caller}.example.com/",
         }
         person = self.people[caller]
-        request = SubmitRequest.read(
-            MODEL, body, caller=person, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
-        )
+        request = a_request(MODEL, body, caller=person)
         self.names[request.task_id] = name
 
         async def run(app: App, ahead: float) -> None:
@@ -249,7 +245,7 @@ class Machine:
             self.settings,
             tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.told),
             control=DynamoControl(client, TASKS, clock=clock),
-            vendor=self.vendor,
+            vendors={"modellix": self.vendor},
             webhook_urls=None,
             callbacks=self.receivers,
             callers=self._directory,

@@ -12,7 +12,7 @@ from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.loop import VirtualLoop
-from tests.world import a_success
+from tests.world import AtModellix, a_success
 
 # seconds: the adapters' own, and what the vendor holds
 POLL_LIMIT, HOLD_LIMIT, HELD, SEND_LIMIT = 10.0, 50.0, 30.0, 15.0
@@ -63,7 +63,7 @@ _POLLED = {
 }
 
 
-class Vendor:
+class Vendor(AtModellix):
     """`TaskApi`: runs tasks, holds polls where it does, and has its spells."""
 
     def __init__(self, loop: VirtualLoop) -> None:
@@ -95,7 +95,14 @@ class Vendor:
         return upstream
 
     async def submit(
-        self, model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        self,
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: Admit | None = None,
+        **_: object,
     ) -> SubmitOutcome:
         """Take a task, or do as the spell says."""
         del model, hook
@@ -144,7 +151,7 @@ class Vendor:
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         return SubmitOutcome(submission=Submission.TAKEN, upstream_task_id=self.take(name, now), status=200)
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Tell how far a task is, or do as the spell says."""
         task, pause = self.tasks[upstream_task_id], self._loop.pause
         mode = self.mode(task.name)

@@ -13,7 +13,7 @@ from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from tests.sim.deployment import Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
-from tests.world import a_success
+from tests.world import AtModellix, a_success
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Upstream:
     reported: PollKind | None = None  # the end, once it was told
 
 
-class SimVendor:
+class SimVendor(AtModellix):
     """`TaskApi`: keeps the truth of what was taken, and of what it has told."""
 
     def __init__(
@@ -78,6 +78,7 @@ class SimVendor:
         hook: str | None,
         limit: timedelta,
         admit: ports.Admit | None = None,
+        **_: object,
     ) -> SubmitOutcome:
         """Take the task, or refuse it."""
         assert model.startswith("alibaba/")
@@ -157,7 +158,7 @@ class SimVendor:
         await asyncio.sleep(limit.total_seconds())
         return SubmitOutcome(submission=Submission.AMBIGUOUS, message="no answer in time")
 
-    async def poll(self, upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Tell how far a task is."""
         self.requests.append(self._loop.time())
 

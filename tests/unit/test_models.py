@@ -15,7 +15,7 @@ from taskhook.core.targets import TargetPolicy
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELS
 from tests.vectors import ALLOWED, FORBIDDEN, naming
-from tests.world import GOOD_IMAGE, GOOD_VIDEO, a_caller
+from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, a_caller, a_request
 
 MIX = "alibaba/wan2.2-animate-mix"
 MOVE = "alibaba/wan2.2-animate-move"
@@ -50,12 +50,12 @@ def read(
 ) -> SubmitRequest:
     """Read a submit that differs from a valid one by these fields; ABSENT leaves one out."""
     body = {name: value for name, value in {**FIELDS, **(fields or {})}.items() if value is not ABSENT}
-    return SubmitRequest.read(
+    return a_request(
         slug,
         body,
         caller=a_caller(caller).model_copy(update={"callback_url": default_url}),
         targets=TargetPolicy(own_origins=("https://taskhook.example.com",)),
-        webhook_url=webhook_url,
+        x_webhook_url=webhook_url,
         idempotency_key=key,
     )
 
@@ -75,9 +75,9 @@ def refused(status: int, *named: str, fields: Mapping[str, Any] | None = None, *
 def test_valid_request_is_read(slug: str) -> None:
     """A valid submit becomes what the vendor gets: the caller's own fields, minified, and nothing of ours."""
     request = read({"callback_url": HOOK, "reference": "order 7"}, slug=slug)
-    assert (request.model, request.callback_url, request.reference) == (slug, HOOK, "order 7")
+    assert (request.paid.model, request.callback_url, request.reference) == (slug, HOOK, "order 7")
     assert (
-        request.request
+        request.paid.body
         == '{"image_url":"https://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
     )
 
@@ -94,26 +94,40 @@ def test_valid_request_is_read(slug: str) -> None:
 )
 def test_optional_values_are_read(fields: dict[str, Any]) -> None:
     """Every documented value of an optional field is taken, and reaches the vendor if it is the model's."""
-    sent = json.loads(read(fields).request)
+    sent = json.loads(read(fields).paid.body)
     assert sent == FIELDS | {name: value for name, value in fields.items() if name != "reference"}
 
 
 @pytest.mark.parametrize(
     "slug",
     [
-        "alibaba/wan2.2",
-        "alibaba/wan2.2-animate-mix/async",
         "ALIBABA/wan2.2-animate-mix",
         "/",
         "",
         "x/y\u202e",
+        "x/" + "y" * 129,
+        "x/y/z",
+        "tasks/x",
+        "x/ y",
+        "x/.y",
     ],
 )
-def test_unknown_model_is_not_found(slug: str) -> None:
-    """A model that is not known here is a 404 that lists those that are."""
-    with pytest.raises(RejectedError, match=MIX) as rejected:
+def test_what_is_no_name_of_a_model_is_not_found(slug: str) -> None:
+    """A provider and a model: letters, digits, dots and lines, and none of the deployment's own paths."""
+    with pytest.raises(RejectedError, match="no name of a model") as rejected:
         read(slug=slug)
     assert rejected.value.status == 404
+
+
+def test_any_other_model_is_passed_through() -> None:
+    """Whatever its fields are, without ours: the vendor alone knows what it takes, and the task says so."""
+    fields = {"prompt": "a café", "sizes": [1, 2.5, None], "callback_url": HOOK, "reference": "7"}
+    body = {**dict.fromkeys(FIELDS, ABSENT), **fields}
+    request = read(body, slug="kling/kling-v2.6-i2v")
+    assert (request.paid.validated, request.paid.media) == (False, ())
+    assert request.paid.body == '{"prompt":"a café","sizes":[1,2.5,null]}'
+    task = request.task(a_caller(), START, unchecked={}, claimed_until=None)
+    assert (task.model, task.vendor, task.validated) == ("kling/kling-v2.6-i2v", "modellix", False)
 
 
 @pytest.mark.parametrize("name", ["image_url", "video_url", "mode"])
@@ -235,7 +249,7 @@ def test_bad_media_url_is_named(name: str, value: str) -> None:
 )
 def test_good_media_url_reaches_the_vendor_unchanged(value: str) -> None:
     """A media URL is passed on character by character: some are signed."""
-    assert json.loads(read({"image_url": value}).request)["image_url"] == value
+    assert json.loads(read({"image_url": value}).paid.body)["image_url"] == value
 
 
 def test_forbidden_callback_url_is_named() -> None:
@@ -342,9 +356,7 @@ def test_order_of_fields_does_not_matter() -> None:
     """A client that writes its JSON in another order repeats itself all the same."""
     caller = a_caller()
     requests = [
-        SubmitRequest.read(
-            MIX, body, caller=caller, targets=TargetPolicy(), webhook_url=None, idempotency_key="k"
-        )
+        a_request(MIX, body, caller=caller, idempotency_key="k")
         for body in (FIELDS, dict(reversed(FIELDS.items())))
     ]
     assert requests[0].fingerprint == requests[1].fingerprint

@@ -26,7 +26,7 @@ from taskhook.poller.leadership import HAND_OVER
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules
+from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, Standing
 from taskhook.wiring import App
 from tests.world import (
     SETTINGS,
@@ -67,7 +67,7 @@ class PollerWorld:
             SETTINGS,
             tasks=self.tasks,
             control=self.control,
-            vendor=self.vendor,
+            vendors={"modellix": self.vendor},
             webhook_urls=FixedWebhookUrls(),
             callbacks=self.receivers,
             callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
@@ -385,7 +385,7 @@ async def test_one_poisoned_task_stops_no_other(poller: PollerWorld, monkeypatch
     bad, good = await poller.add(State.WATCHED, "bad"), await poller.add(State.WATCHED, "good")
     asked = poller.vendor.poll
 
-    async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll_or_break(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if upstream_task_id == "task-bad":
             raise RuntimeError("poison")
         return await asked(upstream_task_id, hold=hold)
@@ -568,8 +568,8 @@ async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     )
     heads = poller.tasks.queue_heads
 
-    async def lagging() -> list[Task]:
-        return [late, *await heads()]
+    async def lagging(vendor: str) -> list[Task]:
+        return [late, *await heads(vendor)]
 
     monkeypatch.setattr(poller.tasks, "queue_heads", lagging)
     await poller.tick()
@@ -637,7 +637,8 @@ async def test_polls_are_told_once_with_the_time_that_tasks_have_used(poller: Po
     for upstream in poller.vendor.taken:
         poller.vendor.taken[upstream] = poller.clock.now()
     await poller.tick()
-    assert poller.facts("vendor.polled") == [{"count": len(poller.vendor.polls), "deadline_used": 75.0}]
+    told = {"vendor": "modellix", "count": len(poller.vendor.polls), "deadline_used": 75.0}
+    assert poller.facts("vendor.polled") == [told]
     assert poller.facts("vendor.unavailable") == []
 
 
@@ -646,7 +647,9 @@ async def test_polls_without_an_answer_are_told_once_with_the_reason(poller: Pol
     task = await poller.add(State.WATCHED)
     poller.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.UNAVAILABLE, message="ConnectTimeout")] * 3)
     await poller.tick(task.task_id)
-    assert poller.facts("vendor.unavailable") == [{"count": 3, "error": "ConnectTimeout"}]
+    assert poller.facts("vendor.unavailable") == [
+        {"vendor": "modellix", "count": 3, "error": "ConnectTimeout"}
+    ]
 
 
 @pytest.mark.parametrize(("holds", "least_s", "most_s"), [(True, 0, 1), (False, 2, 5)])
@@ -683,7 +686,7 @@ async def test_a_queue_that_waits_tells_its_oldest(poller: PollerWorld) -> None:
     poller.vendor.submit_outcomes.append(SubmitOutcome(submission=Submission.BUSY, status=429))
     await poller.tick()
     [waited] = poller.facts("queue.waited")
-    assert waited == {"oldest_queued_s": 6 * 3600, "deadline_used": 25.0}
+    assert waited == {"vendor": "modellix", "oldest_queued_s": 6 * 3600, "deadline_used": 25.0}
     poller.told.events.clear()
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(old).upstream_task_id is not None
@@ -890,7 +893,7 @@ async def test_a_leader_that_leaves_after_an_unanswered_poll_does_not_call_it_se
     poller.clock.pass_by(timedelta(seconds=5))
     ask = poller.vendor.poll
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if timedelta(seconds=479) < poller.clock.now() - began < timedelta(seconds=482):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="no")
         return await ask(upstream_task_id, hold=hold)
@@ -1025,7 +1028,12 @@ async def test_a_hung_poll_and_garbage_delay_no_other_task(
         asked = world.vendor.poll
 
         async def poll(
-            upstream_task_id: str, *, hold: bool = False, asked: Any = asked, world: PollerWorld = world
+            upstream_task_id: str,
+            *,
+            hold: bool = False,
+            asked: Any = asked,
+            world: PollerWorld = world,
+            **_: object,
         ) -> PollOutcome:
             if upstream_task_id == "task-hung":
                 await world.clock.sleep(timedelta(seconds=10))
@@ -1272,10 +1280,12 @@ async def test_admission_that_is_closed_while_the_queue_is_served_is_opened_all_
     await poller.add(State.QUEUED)
     heads = poller.tasks.queue_heads
 
-    async def heads_and_a_late_submit() -> list[Task]:
-        found = await heads()
+    async def heads_and_a_late_submit(vendor: str) -> list[Task]:
+        found = await heads(vendor)
         if found:
-            await poller.control.set_admission(poller.control.the_admission, AdmissionState(waiting=True))
+            await poller.control.set_admission(
+                vendor, poller.control.the_admission, AdmissionState(waiting=True)
+            )
         return found
 
     poller.tasks.queue_heads = heads_and_a_late_submit  # type: ignore[method-assign]  # a submit meanwhile
@@ -1334,7 +1344,7 @@ async def test_the_deadline_goes_by_when_the_vendor_was_asked(poller: PollerWorl
     poller.vendor.answer_time = timedelta(seconds=9)
     asked = poller.vendor.poll
 
-    async def poll_and_look_first(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll_and_look_first(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         pending = poller.clock.now() < poller.vendor.taken[upstream_task_id] + poller.vendor.task_time
         outcome = await asked(upstream_task_id, hold=hold)
         return PollOutcome(kind=PollKind.PENDING) if pending else outcome
@@ -1501,7 +1511,7 @@ async def test_a_vendor_that_does_not_hold_polls_is_asked_plainly(
     ask, refusing, held = poller.vendor.poll, [not learnt], Counter[bool]()
     poller.vendor.holds = True
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         held[hold] += 1
         if hold and refusing[0] and not (some and upstream_task_id.endswith(("0", "2", "4"))):
             await poller.clock.sleep(timedelta(seconds=after_s))
@@ -1529,7 +1539,7 @@ async def test_one_task_whose_holds_are_refused_takes_them_from_no_other(poller:
     poller.vendor.task_time = timedelta(seconds=100)
     ask = poller.vendor.poll
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if "odd" in upstream_task_id:
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="not a JSON object")
         return await ask(upstream_task_id, hold=hold)
@@ -1547,7 +1557,13 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
     until, submit, poll = poller.clock.now() + duration, poller.vendor.submit, poller.vendor.poll
 
     async def failing(
-        model: str, request: bytes, *, hook: str | None, limit: timedelta, admit: Admit | None = None
+        model: str,
+        request: bytes,
+        *,
+        hook: str | None,
+        limit: timedelta,
+        admit: Admit | None = None,
+        **_: object,
     ) -> SubmitOutcome:
         if poller.clock.now() < until:
             poller.vendor.submits.append("503")
@@ -1556,7 +1572,7 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
         poller.vendor.answered = True
         return await submit(model, request, hook=hook, limit=limit, admit=admit)
 
-    async def silent(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def silent(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if poller.clock.now() < until and of == "everything":
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the vendor answered 503")
         return await poll(upstream_task_id, hold=hold)
@@ -1635,7 +1651,7 @@ async def test_an_old_task_has_its_turn_where_requests_are_short(poller: PollerW
     poller.rules = replace(poller.rules, requests_per_minute=100, long_poll=False)
     ends: dict[str, datetime] = {}
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         assert not hold
         poller.vendor.polls.append((poller.clock.now(), upstream_task_id))
         await poller.clock.sleep(timedelta(seconds=0.2))
@@ -1665,7 +1681,7 @@ async def test_requests_are_counted_when_they_leave(poller: PollerWorld) -> None
     poller.rules = replace(poller.rules, requests_per_minute=300, long_poll=False)
     began, sent = poller.clock.now(), []
 
-    async def poll(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         assert upstream_task_id
         assert not hold
         sent.append(poller.clock.now())
@@ -1926,7 +1942,7 @@ async def test_a_poisoned_task_rests_though_the_leader_before_has_died(
     poller.control.leadership = LeadershipView(leader="dead", until=poller.clock.now() + STOP)
     ask, broken = poller.vendor.poll, []
 
-    async def poll_or_break(upstream_task_id: str, *, hold: bool = False) -> PollOutcome:
+    async def poll_or_break(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if "bad" in upstream_task_id:
             broken.append(poller.clock.now())
             raise RuntimeError("poison")
@@ -1954,7 +1970,7 @@ async def test_an_inherited_poll_time_is_served_though_all_is_planned_anew_meanw
     # so that polls are rare
     poller.control.leadership = LeadershipView(leader="old", until=began + STOP, webhook_at=began)
     poller.control.left["old"] = {held.task_id: began - timedelta(seconds=10), plain.task_id: began}
-    poller.control.used[window(began)] = 1  # the only request of this window
+    poller.control.used["modellix", window(began)] = 1  # the only request of this window
     row = poller.tasks.index.pop(plain.task_id)
     if not shown_late:
         poller.tasks.index[plain.task_id] = row
@@ -1981,7 +1997,7 @@ async def test_an_inherited_poll_time_is_served_though_its_task_is_not_in_memory
     began = poller.clock.now()
     poller.control.leadership = LeadershipView(leader="old", until=began + STOP)
     poller.control.left["old"] = {aside.task_id: began - timedelta(seconds=20)}
-    poller.control.used[window(began)] = 1  # the only request of this window
+    poller.control.used["modellix", window(began)] = 1  # the only request of this window
     await poller.tick()
     assert min(at for at, upstream in poller.vendor.polls if "aside" in upstream) - began <= WINDOW + BEAT
 
@@ -2193,11 +2209,13 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
     """While requests are asked for, another event has begun a step of the task."""
     task, running, now = await poller.add(State.WATCHED), set[str](), poller.clock.now()
     poller.clock.pass_by(minutes(1))
-    pacing = Pacing(poller.rules, poller.ports, started=now)
+    standing = Standing.at(now)
+    pacing = Pacing(poller.rules, poller.ports, poller.ports.vendors["modellix"], standing=standing)
     kind = Watch(
         rules=poller.rules,
         ports=poller.ports,
         pacing=pacing,
+        standing=standing,
         endings=Endings(rules=poller.rules, ports=poller.ports, hosts=Hosts(poller.clock), steps=Counter()),
         is_running=running.__contains__,
         known=running.__contains__,
@@ -2207,9 +2225,9 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
     kind.keep(task)
     take_tokens, free = poller.control.take_tokens, pacing.free_slots()
 
-    async def take_and_begin(wanted: int, *, window: int, limit: int) -> int:
+    async def take_and_begin(vendor: str, wanted: int, *, window: int, limit: int) -> int:
         running.add(task.task_id)
-        return await take_tokens(wanted, window=window, limit=limit)
+        return await take_tokens(vendor, wanted, window=window, limit=limit)
 
     monkeypatch.setattr(poller.control, "take_tokens", take_and_begin)
     assert list(await kind.admit(poller.clock.now())) == []

@@ -68,6 +68,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
             a_task(1).task_id,
             caller=ALICE,
             tasks=tasks,
+            vendors={"modellix": FakeVendor(VirtualClock())},
             wake=None,
             clock=VirtualClock(),
             reporter=RecordingReporter(),
@@ -135,7 +136,9 @@ def test_wait_is_true_or_false(value: str) -> None:
 
 def an_account(vendor: FakeVendor, clock: VirtualClock, *, requests_per_minute: int = 1000) -> Account:
     """Make an account at that vendor."""
-    return Account(vendor=vendor, allowance=Allowance(MemoryControl(), requests_per_minute), clock=clock)
+    return Account(
+        vendor=vendor, allowance=Allowance(MemoryControl(), "modellix", requests_per_minute), clock=clock
+    )
 
 
 async def test_the_balance_is_asked_for_once_a_minute() -> None:
@@ -304,6 +307,7 @@ async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
     assert answer["data"] == {
         "status": "processing",
         "task_id": a_task(1).task_id,
+        "vendor": "modellix",
         "model_id": "alibaba/wan2.2-animate-mix",
         "upstream_task_id": "task-1",
         "reference": "my reference",

@@ -17,11 +17,9 @@ from taskhook.core.models import MediaFacts
 from taskhook.core.ports import Admit
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome
-from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
-from taskhook.submit.request import SubmitRequest
 from taskhook.submit.submit import SubmitResult, submit
 from taskhook.wiring import App
 from tests.world import (
@@ -35,6 +33,7 @@ from tests.world import (
     RecordingWake,
     VirtualClock,
     a_caller,
+    a_request,
 )
 
 MODEL = "alibaba/wan2.2-animate-mix"
@@ -55,7 +54,7 @@ class SubmitWorld:
     caller: Caller = field(default_factory=a_caller)
 
     def __post_init__(self) -> None:
-        self.allowance = Allowance(self.control, requests_per_minute=1000)
+        self.allowance = Allowance(self.control, "modellix", requests_per_minute=1000)
         self.vendor = FakeVendor(self.clock)
         self.media = FakeMedia(self.clock)
         self.inspection: MediaInspection | None = None
@@ -70,22 +69,16 @@ class SubmitWorld:
     ) -> SubmitResult:
         """Submit the example, `late` after it arrived; `count` is how often its client has repeated it."""
         body = {**BODY, "callback_url": "https://caller.example.com/hook", **changes}
-        request = SubmitRequest.read(
-            MODEL,
-            body,
-            caller=self.caller,
-            targets=TargetPolicy(),
-            webhook_url=None,
-            idempotency_key=key,
-            retry_count=count,
+        request = a_request(
+            MODEL, body, caller=self.caller, idempotency_key=key, x_stainless_retry_count=count
         )
         app = App(
             SETTINGS.model_copy(update={"max_queued": 3}),
             tasks=self.tasks,
             control=self.control,
-            vendor=self.vendor,
+            vendors={"modellix": self.vendor},
             webhook_urls=FixedWebhookUrls(),
-            allowance=self.allowance,
+            allowances={"modellix": self.allowance},
             wake=self.woken,
             clock=self.clock,
             reporter=self.told,
@@ -525,11 +518,11 @@ async def test_what_hangs_once_the_outcome_is_stored_holds_up_no_answer(
     world.vendor.submit_outcomes.append(outcome(Submission.BUSY, 429, "busy"))
     answered, admission = asyncio.Event(), world.control.admission
 
-    async def once() -> AdmissionState:
+    async def once(vendor: str) -> AdmissionState:
         if answered.is_set():
             await never()
         answered.set()
-        return await admission()
+        return await admission(vendor)
 
     monkeypatch.setattr(world.control, hangs, never if hangs == "view" else once)
     monkeypatch.setattr("taskhook.submit.submit._until", briefly)
@@ -542,10 +535,10 @@ async def test_a_request_is_counted_in_the_window_that_it_leaves_in(world: Submi
     window = rate_limit.window(world.clock.now())
     world.vendor.key_time = timedelta(seconds=2)
     await world.submit()
-    assert dict(world.control.used) == {window: 1}
+    assert dict(world.control.used) == {("modellix", window): 1}
     world.clock.pass_by(rate_limit.window_end(world.clock.now()) - world.clock.now() + timedelta(seconds=5))
     await world.submit()
-    assert dict(world.control.used) == {window: 1, window + 1: 1, window + 2: 1}
+    assert dict(world.control.used) == {("modellix", window + later): 1 for later in range(3)}
     assert len(world.vendor.taken) == 2
 
 
@@ -561,6 +554,7 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
             hook: str | None,
             limit: timedelta,
             admit: Admit | None = None,
+            **_: object,
         ) -> SubmitOutcome:
             """Be asked twice."""
             assert admit is not None
@@ -569,14 +563,14 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
 
     world.vendor = Refusing(world.clock)
     await world.submit()
-    assert dict(world.control.used) == {rate_limit.window(world.clock.now()): 2}
+    assert dict(world.control.used) == {("modellix", rate_limit.window(world.clock.now())): 2}
 
 
 async def test_where_no_request_is_left_when_it_would_leave_the_task_is_queued(world: SubmitWorld) -> None:
     """It was not sent, so it waits; nor is it where the table cannot tell."""
     world.clock.pass_by(timedelta(seconds=5))
     later = rate_limit.window(world.clock.now()) + 1
-    world.control.used[later] = 1000
+    world.control.used["modellix", later] = 1000
     world.vendor.key_time = timedelta(seconds=2)
     assert ((await world.submit()).task.state, world.vendor.submits) == (State.QUEUED, [])
 
@@ -683,9 +677,9 @@ async def test_a_busy_process_takes_a_windows_requests_at_once(world: SubmitWorl
     taken: list[int] = []
     take_tokens = world.control.take_tokens
 
-    async def counted(wanted: int, *, window: int, limit: int) -> int:
+    async def counted(vendor: str, wanted: int, *, window: int, limit: int) -> int:
         taken.append(wanted)
-        return await take_tokens(wanted, window=window, limit=limit)
+        return await take_tokens(vendor, wanted, window=window, limit=limit)
 
     world.control.take_tokens = counted  # type: ignore[method-assign]  # to see what is asked for
     for requests, expected in (
@@ -708,7 +702,7 @@ async def test_what_is_left_of_a_block_lapses(world: SubmitWorld) -> None:
     """Another window's requests are not this one's: together they would break the vendor's minute."""
     world.allowance.requests_per_minute = 88
     window = rate_limit.window(world.clock.now())
-    assert await world.control.take_tokens(8, window=window, limit=8) == 8
+    assert await world.control.take_tokens("modellix", 8, window=window, limit=8) == 8
     world.allowance.window, world.allowance.left = window - 1, 5
     assert not await world.allowance.take(world.clock.now())
 
@@ -749,15 +743,13 @@ async def test_without_time_for_an_answer_nothing_is_sent(
 ) -> None:
     """Right before the first byte: a submitter that thawed late, or whose claim ends, does not pay."""
     now = world.clock.now()
-    request = SubmitRequest.read(
-        MODEL, BODY, caller=world.caller, targets=TargetPolicy(), webhook_url=None, idempotency_key=None
-    )
+    request = a_request(MODEL, BODY, caller=world.caller)
     task = await world.tasks.add(
         request.task(world.caller, now, unchecked={}, claimed_until=now + timedelta(seconds=claim_s))
     )
     payment = PaymentPorts(
         tasks=world.tasks,
-        vendor=world.vendor,
+        vendors={"modellix": world.vendor},
         hooks=None,
         clock=world.clock,
         reporter=world.told,

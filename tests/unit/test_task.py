@@ -9,11 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, RetryKey, State, Submission, SubmitOutcome
-from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_LOG, IllegalTransitionError, Task
-from taskhook.submit.request import SubmitRequest
-from taskhook.vendors.modellix import read_submission
-from tests.world import START, a_caller
+from taskhook.vendors.modellix import MODELLIX
+from tests.world import START, a_caller, a_request
 
 RETENTION = timedelta(days=7)
 CLAIM = timedelta(seconds=30)
@@ -30,14 +28,7 @@ DATA: Json = {
 def accepted(*, url: str | None = HOOK, paying: bool = True, reference: str | None = None) -> Task:
     """Make a task as submit does: about to be paid, or queued."""
     body = BODY | ({"callback_url": url} if url else {}) | ({"reference": reference} if reference else {})
-    request = SubmitRequest.read(
-        "alibaba/wan2.2-animate-mix",
-        body,
-        caller=a_caller(),
-        targets=TargetPolicy(),
-        webhook_url=None,
-        idempotency_key="k",
-    )
+    request = a_request("alibaba/wan2.2-animate-mix", body, caller=a_caller(), idempotency_key="k")
     return request.task(a_caller(), START, unchecked={}, claimed_until=START + CLAIM if paying else None)
 
 
@@ -650,6 +641,7 @@ def test_message_of_a_success() -> None:
             "status": "success",
             "task_id": task.task_id,
             "upstream_task_id": "task-1",
+            "vendor": "modellix",
             "model_id": "alibaba/wan2.2-animate-mix",
             "reference": "order 7",
             "result": {"resources": [{"url": "https://files.example.com/1.mp4"}]},
@@ -682,6 +674,7 @@ def test_vendor_cannot_speak_for_us() -> None:
         "model_id": "m",
         "reference": "r",
         "get_result": {},
+        "vendor": "other",
         "error": "x",
     }
     data = json.loads(succeeded(hostile).message or "")["data"]
@@ -689,6 +682,7 @@ def test_vendor_cannot_speak_for_us() -> None:
         "status": "success",
         "task_id": accepted().task_id,
         "upstream_task_id": "task-1",
+        "vendor": "modellix",
         "model_id": accepted().model,
     }
 
@@ -840,7 +834,7 @@ def test_meaning_of_every_status() -> None:
     for status in range(100, 600):
         error: Json = {"code": status, "message": "words"}
         taken = Submission.TAKEN if status in range(200, 300) else meaning(status)
-        read = [read_submission(status, body).submission for body in (error, None, TAKEN_BODY)]
+        read = [MODELLIX.read_submission(status, body).submission for body in (error, None, TAKEN_BODY)]
         assert read == [meaning(status), meaning(status), taken], status
 
 
@@ -851,7 +845,7 @@ def test_meaning_of_every_status() -> None:
 )
 def test_taken_names_the_task(status: int, body: Json) -> None:
     """A string id under any 2xx is a taken task; `code` may be left out."""
-    read = read_submission(status, body)
+    read = MODELLIX.read_submission(status, body)
     assert (read.submission, read.upstream_task_id, read.status, read.message) == (
         Submission.TAKEN,
         "task-1",
@@ -876,7 +870,7 @@ UNTAKEN: tuple[Json | None, ...] = (
 @pytest.mark.parametrize("body", UNTAKEN, ids=str)
 def test_2xx_without_proof_is_ambiguous(body: Json | None) -> None:
     """A 2xx without a string id, or with a code that is not 0, may have been paid for."""
-    assert read_submission(200, body).submission is Submission.AMBIGUOUS
+    assert MODELLIX.read_submission(200, body).submission is Submission.AMBIGUOUS
 
 
 @pytest.mark.parametrize(
@@ -893,14 +887,16 @@ def test_2xx_without_proof_is_ambiguous(body: Json | None) -> None:
 )
 def test_refusal_keeps_the_vendors_words(body: Json | None, message: str) -> None:
     """The caller gets the vendor's own message, bounded, or else the status."""
-    read = read_submission(400, body)
+    read = MODELLIX.read_submission(400, body)
     assert (read.status, read.message) == (400, message)
 
 
 @pytest.mark.parametrize("status", [429, 401, 503])
 def test_retry_after_is_passed_on(status: int) -> None:
     """What the vendor says about when to come back is kept."""
-    assert read_submission(status, None, retry_after=timedelta(seconds=7)).retry_after == timedelta(seconds=7)
+    assert MODELLIX.read_submission(status, None, retry_after=timedelta(seconds=7)).retry_after == timedelta(
+        seconds=7
+    )
 
 
 def test_moments_keep_milliseconds() -> None:

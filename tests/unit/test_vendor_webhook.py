@@ -28,7 +28,7 @@ class WebhookWorld(PollerWorld):
             SETTINGS.model_copy(update={"requests_per_minute": self.rpm}),
             tasks=self.tasks,
             control=self.control,
-            vendor=self.vendor,
+            vendors={"modellix": self.vendor},
             webhook_urls=FixedWebhookUrls(),
             wake=self.woken,
             clock=self.clock,
@@ -62,7 +62,9 @@ async def test_a_true_webhook_wakes_the_poller_and_is_remembered(world: WebhookW
     assert world.control.leadership.webhooks_come(world.clock.now())
     assert world.now_of(task) == task
     # a request of the budget, too
-    assert world.facts("vendor.polled") == [{"task_id": task.task_id, "kind": "succeeded"}]
+    assert world.facts("vendor.polled") == [
+        {"task_id": task.task_id, "vendor": "modellix", "kind": "succeeded"}
+    ]
 
 
 async def test_only_so_many_looks_are_remembered(world: WebhookWorld) -> None:
@@ -134,7 +136,7 @@ async def test_webhooks_share_the_vendors_budget(world: WebhookWorld) -> None:
     """Where no request is left, the vendor is told to try again."""
     task = await world.add(State.WATCHED)
     window = int(world.clock.now().timestamp() // 6)
-    await world.control.take_tokens(1000, window=window, limit=1000)
+    await world.control.take_tokens("modellix", 1000, window=window, limit=1000)
     with pytest.raises(RejectedError) as rejected:
         await world.webhook(task)
     assert (rejected.value.status, rejected.value.retry_after, world.vendor.polls) == (503, 6, [])

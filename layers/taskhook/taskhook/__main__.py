@@ -21,6 +21,7 @@ from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, r
 from taskhook.core import callers
 from taskhook.core.caller import Caller
 from taskhook.grammar import parser
+from taskhook.vendors import VENDORS
 
 FAILED, INTERRUPTED = 1, 130
 type _Fact = str | bool | int | None

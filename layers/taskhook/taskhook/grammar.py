@@ -5,10 +5,10 @@ import re
 from datetime import timedelta
 from typing import Any, NoReturn, override
 
-from taskhook.vendors import VENDORS
 from taskhook.core import callers
 from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.targets import TargetPolicy
+from taskhook.vendors import VENDORS
 
 USAGE = 2
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

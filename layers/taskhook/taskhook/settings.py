@@ -10,7 +10,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-
 _VENDOR_URL = "_VENDOR_URL"  # how the names of variables end that hold a vendor's origin
 
 

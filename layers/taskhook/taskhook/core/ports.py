@@ -97,7 +97,10 @@ class WorkIndex(Protocol):
     """
 
     async def watched(self, vendor: str, since: datetime | None, *, cursor: Any = None) -> Rows:
-        """Read a page of a vendor's tasks: what was accepted from `since` (None: ever) on and is not left to the schedule."""
+        """Read a page of a vendor's tasks that are not left to the schedule of attempts.
+
+        Those accepted from `since` (None: ever) on.
+        """
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
         """Read a page of callbacks that are due from `since` (None: ever) to `before`, the earliest first."""
@@ -263,6 +266,7 @@ class TaskApi(Protocol):
         self,
         target: str,
         request: bytes,
+        /,
         *,
         hook: str | None,
         limit: timedelta,
@@ -273,8 +277,9 @@ class TaskApi(Protocol):
 
         NOT_SENT only with proof that no byte of it left.
 
-        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. `hook` is the address for the vendor's webhook when the task has ended. `admit` is asked right before
-        each request leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
+        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. `hook` is the
+        address for the vendor's webhook when the task has ended. `admit` is asked right before each request
+        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(

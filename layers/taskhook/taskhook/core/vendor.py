@@ -1,7 +1,7 @@
 """The port of a vendor: what it is asked, what its answers mean, and the form in which its callers ask.
 
-The files in `vendors` are pure: requests out, answers read, no clock and no I/O. One HTTP engine sends for all
-of them, and it alone knows what was not sent.
+The files in `vendors` are pure: requests out, answers read, no clock and no I/O. One HTTP engine sends for
+all of them, and it alone knows what was not sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,8 @@ class PollKind(StrEnum):
 class PollOutcome(BaseModel):
     """One look at the vendor's task.
 
-    `data` is what the callback says of an ended one: `result.resources[]`, each with `url` and `type`, and what
-    else the vendor says; where its own answer has another form, that is there whole as `raw`.
+    `data` is what the callback says of an ended one: `result.resources[]`, each with `url` and `type`, and
+    what else the vendor says; where its own answer has another form, that is there whole as `raw`.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""What there is in a vendor's partition of `watch`, read once whole and then from where the last look ended."""
+"""What there is to watch at one vendor, read once whole and then from where the last look ended."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta

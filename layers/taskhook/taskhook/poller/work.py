@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, Self
 
+from taskhook.core.leadership import LeadershipView
 from taskhook.core.ports import (
     AdmissionStore,
     Archiver,
@@ -19,7 +20,6 @@ from taskhook.core.ports import (
     WebhookUrls,
     WorkIndex,
 )
-from taskhook.core.leadership import LeadershipView
 from taskhook.core.record import FIRST_VENDOR
 from taskhook.core.task import Task
 from taskhook.core.vendor import Vendor
@@ -76,12 +76,12 @@ class PollerPorts:
 class Standing:
     """Where an invocation stands among the pollers, and what it knows of the others."""
 
-    # Where no leader was before, every poll time since the last tick is unserved, and when one was served is not
-    # known.
+    # Where no leader was before, every poll time since the last tick is unserved, and when one was served
+    # is not known.
     polled_until: datetime
     looked_until: datetime
     leads: bool = False  # whether this invocation is the leader
-    view: LeadershipView = LeadershipView()  # as it was last read
+    view: LeadershipView = field(default_factory=LeadershipView)  # as it was last read
 
     @classmethod
     def at(cls, started: datetime) -> Self:

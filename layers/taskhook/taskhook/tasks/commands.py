@@ -43,7 +43,8 @@ async def cancel(
 ) -> Task:
     """Take back a task that is still queued here, or ask the vendor that has it; its callback says so.
 
-    With `also_ended` a task that has ended is fine, too. Raises RejectedError: 404, or 409 where it is too late.
+    With `also_ended` a task that has ended is fine, too. Raises RejectedError: 404, or 409 where it is too
+    late.
     """
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     if also_ended and task.state.final:

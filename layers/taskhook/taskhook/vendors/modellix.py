@@ -165,7 +165,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-_RESERVED = frozenset("tasks callbacks apikey models team media watch services".split())  # never a provider
+# Never a provider: paths of the deployment, and of other vendors.
+_RESERVED = {"tasks", "callbacks", "apikey", "models", "team", "media", "watch", "services"}
 _SLUG = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -185,13 +186,12 @@ class Modellix:
     # --- what callers ask -------------------------------------------------------------------------
 
     def route(self, method: str, path: str, _query: Mapping[str, str]) -> Route | None:
-        """Take `POST /api/v1/{provider}/{model}`, with or without `/async`; whatever else is the deployment's."""
+        """Take `POST /api/v1/{provider}/{model}`, with or without `/async`; the rest is the deployment's."""
         return Route(Action.SUBMIT) if method == "POST" and _slug(path) is not None else None
 
     def paid_request(self, path: str, _headers: Mapping[str, str], body: Json) -> PaidRequest:
         """Read a submit: of a described model strictly, of any other as it came."""
-        slug = _slug(path)
-        assert slug is not None  # noqa: S101  # `route` took it
+        slug = _slug(path) or ""
         if any(_SLUG.fullmatch(part) is None for part in slug.split("/")):
             raise RejectedError(
                 HTTPStatus.NOT_FOUND, f"Resource not found: '{slug[:200]}' is no name of a model"
@@ -283,7 +283,7 @@ class Modellix:
         return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
-        """Read the vendor's answer about a task; what is not about this task, or has no status, says nothing."""
+        """Read an answer about a task; what is not about this task, or has no status, says nothing."""
         data = body.get("data")
         if (
             not isinstance(data, dict)

@@ -63,7 +63,8 @@ class _ForeignHostError(Exception):
 class HttpTaskApi:
     """`TaskApi` over HTTP.
 
-    `vendor` says what is asked, and what its answers mean; `key` gives the API key, a fresh one after a refusal.
+    `vendor` says what is asked, and what its answers mean; `key` gives the API key, a fresh one after a
+    refusal.
 
     With less than `least` left, a paid POST is not begun.
     """
@@ -206,12 +207,15 @@ class HttpTaskApi:
         """
         status = 0
         try:
-            async with asyncio.timeout(POLL_TIME.total_seconds()), self._new_client(1) as client:
-                async with await self._answer(client, made) as response:
-                    status = response.status_code
-                    self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
-                    body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
-                    return BalanceOutcome(answered=_serves(status), status=status, body=body)
+            async with (
+                asyncio.timeout(POLL_TIME.total_seconds()),
+                self._new_client(1) as client,
+                await self._answer(client, made) as response,
+            ):
+                status = response.status_code
+                self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
+                body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
+                return BalanceOutcome(answered=_serves(status), status=status, body=body)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
         except Exception as error:  # noqa: BLE001
             return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
@@ -224,7 +228,7 @@ class HttpTaskApi:
         return client.stream(made.method, url, content=made.body, headers={**made.headers, **key})
 
     def _url(self, target: str) -> str:
-        """Give the URL of what is at the vendor's origin, or at one of its hosts. Raises _ForeignHostError."""
+        """Give the URL of a path at the vendor's origin, or one at its hosts. Raises _ForeignHostError."""
         if target.startswith("/"):
             return self._origin + target
         if target.startswith(f"{self._origin}/"):
