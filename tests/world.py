@@ -279,10 +279,10 @@ class AtModellix:
 
     vendor: Vendor = MODELLIX
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Have no way to cancel a task."""
         del upstream_task_id, operation
-        return None
+        return BalanceOutcome(answered=False)
 
 
 @dataclass

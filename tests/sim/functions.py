@@ -223,6 +223,7 @@ class Functions:
                 caller=self.people[caller],
                 tasks=app.tasks,
                 vendors=app.vendors,
+                allowances=app.allowances,
                 wake=app.wake,
                 clock=self.clock,
                 reporter=self.reporter,

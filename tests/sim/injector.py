@@ -349,6 +349,10 @@ class _Ported:
             setattr(
                 self, name if name != "__call__" else "call", _ported(getattr(inner, name), full, injector)
             )
+        for protocol in protocols:
+            for name, value in vars(protocol).items():
+                if isinstance(value, property):  # facts, which no fault can touch
+                    setattr(self, name, getattr(inner, name))
         self.inner = inner
 
     def __call__(self, **arguments: Any) -> Any:

@@ -180,6 +180,24 @@ class SimVendor(AtModellix):
         answer: PollOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+        """End a task that runs: it fails at once."""
+        del operation
+        self.requests.append(self._loop.time())
+
+        async def effect() -> BalanceOutcome:
+            await asyncio.sleep(0.2)
+            task = self.tasks[upstream_task_id]
+            if self._loop.time() < task.ends:
+                task.ends, task.fails = self._loop.time(), True
+            return BalanceOutcome(answered=True, status=200)
+
+        async def strike(outcome: str) -> BalanceOutcome:
+            return BalanceOutcome(answered=outcome in {"key refused", "missing"}, status=503, message=outcome)
+
+        answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
+        return answer
+
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, where the vendor answers."""
         self.requests.append(self._loop.time())

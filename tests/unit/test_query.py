@@ -69,6 +69,7 @@ async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
             caller=ALICE,
             tasks=tasks,
             vendors={"modellix": FakeVendor(VirtualClock())},
+            allowances={},
             wake=None,
             clock=VirtualClock(),
             reporter=RecordingReporter(),

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from taskhook.api.answers import Answer, Failure, Result
+from taskhook.core.message import Json
 from taskhook.core.record import State
 
 
@@ -20,6 +21,7 @@ class _Ended(Answer):
     status: State
     task_id: str
     upstream_task_id: str | None = None
+    vendor: str = Field(description="Whose task it is: one form for all vendors.")
     model_id: str
     reference: str | None = None
 
@@ -31,6 +33,9 @@ class Succeeded(_Ended):
 
     status: Literal[State.SUCCESS]
     result: Result
+    raw: Json | None = Field(
+        default=None, description="The vendor's own answer, where its form is another one than this."
+    )
 
 
 class Failed(_Ended):

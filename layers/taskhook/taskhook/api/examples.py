@@ -17,6 +17,7 @@ TASK_ID = "tk_8sYPZtwvYeZ3gXxYh3nM4A"
 URL = "https://you.example.com/hook"
 REFERENCE = "order-17"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105  # the one of the standard's own examples
+ANY_REQUEST: Json = {"prompt": "A lighthouse in a storm", "image_url": "https://example.com/sea.jpg"}
 _NO_TIME = timedelta(0)  # nothing of this is kept
 
 
@@ -40,6 +41,12 @@ def accepted(model: Model) -> Task:
         state=State.SUBMITTING,
         callback=CallbackState.WAITING,
     )
+
+
+def passed_through() -> Task:
+    """Give a task of a model that is not described here."""
+    known = accepted(next(iter(MODELS.values())))
+    return known.model_copy(update={"model": "kling/kling-v2.6-i2v", "validated": False})
 
 
 def succeeded() -> Task:

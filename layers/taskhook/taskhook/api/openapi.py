@@ -19,7 +19,7 @@ from taskhook.api.answers import Answer
 from taskhook.api.failures import failures
 from taskhook.core import signature
 from taskhook.core.caller import Credential
-from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REDELIVERED, MAX_URL, TASK_ID
+from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REDELIVERED, MAX_REFERENCE, MAX_URL, TASK_ID
 from taskhook.core.message import Json, minified
 from taskhook.core.models import Model
 from taskhook.core.record import State
@@ -74,8 +74,10 @@ def text(server: str) -> str:
 def document(server: str) -> Json:
     """Describe every route; `server` is the origin that callers use."""
     submits = {
-        f"/api/v1/{model.slug}{suffix}": {"post": _submit(model, suffix, server)}
-        for model in MODELS.values()
+        f"/api/v1/{model.slug if model is not None else '{provider}/{model}'}{suffix}": {
+            "post": _submit(model, suffix, server)
+        }
+        for model in (*MODELS.values(), None)
         for suffix in ("", "/async")
     }
     ended: dict[type[Answer], Task] = {
@@ -139,18 +141,35 @@ def _in_path(**parts: tuple[str, Json]) -> list[Json]:
 _TASK_ID = (examples.TASK_ID, {"type": "string", "pattern": f"^{TASK_ID}$"})
 
 
-def _submit(model: Model, suffix: str, server: str) -> Json:
-    schema = schemas.inline(model.request)
-    schema = schema | {"properties": schema["properties"] | schemas.inline(OwnFields)["properties"]}
-    example = examples.request(model) | {"callback_url": examples.URL, "reference": examples.REFERENCE}
+_ANY_MODEL = (
+    "Any other model of the vendor. What it takes is not known here: the body goes to the vendor as it is, "
+    'and the task says `"validated": false`.'
+)
+_NAME: Json = {"type": "string", "pattern": "^[a-z0-9][A-Za-z0-9._-]{0,127}$"}
+_ANY_SLUG = {"provider": ("kling", _NAME), "model": ("kling-v2.6-i2v", _NAME)}
+
+
+def _submit(model: Model | None, suffix: str, server: str) -> Json:
+    """Describe the submit of a model, or (None) of any that is not described here."""
+    own, of_ours = schemas.inline(OwnFields)["properties"], {"callback_url": examples.URL}
+    if model is None:
+        name, about, taken = "any_model", _ANY_MODEL, examples.passed_through()
+        schema: Json = {"type": "object", "properties": own, "additionalProperties": True}
+        example = examples.ANY_REQUEST | of_ours
+    else:
+        name, about, taken = model.slug, model.description, examples.accepted(model)
+        schema = schemas.inline(model.request)
+        schema = schema | {"properties": schema["properties"] | own}
+        example = examples.request(model) | of_ours | {"reference": examples.REFERENCE}
     return _operation(
-        "submit_" + re.sub(r"\W", "_", model.slug + suffix),
+        "submit_" + re.sub(r"\W", "_", name + suffix),
         "Submit" if not suffix else "Deployment",
-        model.description,
-        _done(answers.success(answers.submitted(examples.accepted(model), server)))
+        about,
+        _done(answers.success(answers.submitted(taken, server)))
         | failures(400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 502, 503),
         requestBody=_body(schema, example),
         parameters=[
+            *(_in_path(**_ANY_SLUG) if model is None else ()),
             {
                 "name": "Idempotency-Key",
                 "in": "header",
@@ -169,6 +188,13 @@ def _submit(model: Model, suffix: str, server: str) -> Json:
                 "description": "The same as `callback_url`, as the vendor has it.",
                 "schema": {"type": "string", "format": "uri", "maxLength": MAX_URL},
                 "example": examples.URL,
+            },
+            {
+                "name": "X-Reference",
+                "in": "header",
+                "description": "The same as `reference`.",
+                "schema": {"type": "string", "maxLength": MAX_REFERENCE},
+                "example": examples.REFERENCE,
             },
             {
                 "name": "X-Stainless-Retry-Count",

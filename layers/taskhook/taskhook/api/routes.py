@@ -238,7 +238,7 @@ def describe() -> Response[str]:
 # --- by a vendor's own paths ----------------------------------------------------------------------
 
 
-@resolver.route(".+", method=["GET", "POST", "DELETE"])
+@resolver.route("/(.+)", method=["GET", "POST", "DELETE"])
 def ask_as_vendor() -> Response[str]:
     """Serve what the paths of vendors ask for. Registered last: the deployment's own paths go first."""
     routed = _routed()
@@ -281,6 +281,7 @@ def _cancel(task_id: str, *, also_ended: bool = False) -> Response[str]:
             caller=_caller(),
             tasks=_app().tasks,
             vendors=_app().vendors,
+            allowances=_app().allowances,
             wake=_app().wake,
             clock=_app().clock,
             reporter=_app().reporter,

@@ -290,8 +290,8 @@ class TaskApi(Protocol):
         With `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most).
         """
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
-        """Ask the vendor to cancel a task: free, and safe to repeat. None where it has no way to."""
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+        """Ask a vendor that has a way to, to cancel a task: free, and safe to repeat."""
 
     async def balance(self) -> BalanceOutcome:
         """Ask for what is free and safe to repeat: the account's balance, where the vendor tells it."""

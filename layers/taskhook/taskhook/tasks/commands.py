@@ -20,6 +20,7 @@ from taskhook.core.ports import (
     TaskStore,
     Wake,
 )
+from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
 from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
@@ -35,6 +36,7 @@ async def cancel(
     caller: Caller,
     tasks: TaskStore,
     vendors: Mapping[str, TaskApi],
+    allowances: Mapping[str, Allowance],
     wake: Wake | None,
     clock: Clock,
     reporter: Reporter,
@@ -49,7 +51,7 @@ async def cancel(
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     if also_ended and task.state.final:
         return task
-    if task.state is State.WATCHED and await _canceled_at_vendor(task, vendors):
+    if task.state is State.WATCHED and await _canceled_at_vendor(task, now, vendors, allowances):
         return task
     try:
         if task.state is not State.QUEUED:
@@ -69,17 +71,23 @@ async def cancel(
     return canceled
 
 
-async def _canceled_at_vendor(task: Task, vendors: Mapping[str, TaskApi]) -> bool:
-    """Ask the vendor to cancel a task; False where it has no way to.
+async def _canceled_at_vendor(
+    task: Task, now: datetime, vendors: Mapping[str, TaskApi], allowances: Mapping[str, Allowance]
+) -> bool:
+    """Ask the vendor to cancel a task, within its budget; False where it has no way to.
 
     What becomes of the task, polls tell. Raises RejectedError where the vendor refuses, or does not answer.
     """
     api = vendors.get(task.vendor)
-    said = (
-        await api.cancel(task.upstream_task_id or "", operation=task.operation) if api is not None else None
-    )
-    if said is None:
+    if api is None or api.vendor.cancel("") is None:
         return False
+    if not await allowances[task.vendor].take(now):
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Service unavailable: no request to the vendor is left for now",
+            retry_after=6,
+        )
+    said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
     if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
         return True
     if said.answered:

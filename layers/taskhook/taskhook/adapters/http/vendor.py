@@ -191,10 +191,12 @@ class HttpTaskApi:
             case status:
                 return PollOutcome(kind=PollKind.UNAVAILABLE, message=f"the vendor answered {status}")
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome | None:
-        """Ask the vendor to cancel a task. None where it has no way to."""
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+        """Ask the vendor to cancel a task."""
         made = self.vendor.cancel(operation or self.vendor.operation(upstream_task_id))
-        return await self._ask(made) if made is not None else None
+        if made is None:
+            return BalanceOutcome(answered=False, message="the vendor cancels no task")
+        return await self._ask(made)
 
     async def balance(self) -> BalanceOutcome:
         """Ask for what is free."""
