@@ -207,6 +207,7 @@ class MemoryControl:
         self.admission_writes = 0
         self.used: Counter[tuple[str, int]] = Counter()  # by vendor and window
         self.rates: dict[str, datetime] = {}
+        self.spent: Counter[tuple[str, str]] = Counter()  # by caller and day
 
     async def view(self) -> LeadershipView:
         """Read the leadership."""
@@ -267,6 +268,18 @@ class MemoryControl:
             self.rates[caller] = first + EXTRA_DELIVERY_GAP * count
         return first
 
+    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
+        """Count a task of the day."""
+        assert until.isoformat() > day
+        if self.spent[caller, day] >= at_most:
+            return False
+        self.spent[caller, day] += 1
+        return True
+
+    async def counted(self, caller: str, *, day: str) -> int:
+        """Tell how many were counted."""
+        return self.spent[caller, day]
+
     async def take_tokens(self, vendor: str, wanted: int, *, window: int, limit: int) -> int:
         """Take requests out of a window."""
         taken = max(0, min(wanted, limit - self.used[vendor, window]))
@@ -274,10 +287,19 @@ class MemoryControl:
         return taken
 
 
+async def a_key(*, fresh: bool) -> str:
+    """Give a key, as `ApiKey` does."""
+    return "fresh" if fresh else "kept"
+
+
 class AtModellix:
     """What every fake of a vendor's API is asked beside submits, polls and balance."""
 
     vendor: Vendor = MODELLIX
+
+    def operation(self, upstream_task_id: str) -> str:
+        """Give what a poll needs."""
+        return self.vendor.operation(upstream_task_id)
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Have no way to cancel a task."""

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -145,7 +146,7 @@ def test_the_examples_are_good(command: Command, level: list[str]) -> None:
     _, shown, _ = command(*level, "--help")
     for line in re.findall(r"^  taskhook (.*)$", shown, re.MULTILINE):
         # without what a shell does with it, and without the remark
-        words = re.split(r" >| <| \||     ", line)[0].split()
+        words = shlex.split(re.split(r" >| <| \||     ", line)[0])
         code, _, complaint = command(*words, AWS_DEFAULT_REGION=stack.REGION)
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
 
@@ -165,7 +166,18 @@ def test_people_get_a_table_and_programs_json(admin: Command) -> None:
     assert rotated["token"].startswith("thk_shop_")
 
     heading, *rows = (line.split() for line in admin("list")[1].splitlines())
-    assert heading == ["CALLER", "DISABLED", "TOKENS", "SECRETS", "CALLBACK", "URL", "CREATED"]
+    assert heading == [
+        "CALLER",
+        "DISABLED",
+        "TOKENS",
+        "SECRETS",
+        "CALLBACK",
+        "URL",
+        "MODELS",
+        "PER",
+        "DAY",
+        "CREATED",
+    ]
     assert [row[:5] for row in rows] == [
         ["depot", "yes", "1", "1", "-"],
         ["shop", "no", "2", "1", "https://shop.example.com/hook"],
@@ -181,7 +193,19 @@ def test_a_caller_is_disabled_enabled_updated_and_removed(admin: Command) -> Non
     """Each step says what it means for tokens and callbacks; removing wants the caller disabled first."""
     token = json.loads(admin("add", "store", "--json")[1])["token"]
     changed = admin("update", "store", "--callback-url", "https://store.example.com/hook", "--json")
-    assert json.loads(changed[1]) == {"caller": "store", "callback_url": "https://store.example.com/hook"}
+    url = "https://store.example.com/hook"
+    assert json.loads(changed[1]) == {
+        "caller": "store",
+        "callback_url": url,
+        "models": "*",
+        "per_day": None,
+    }
+    limited = json.loads(
+        admin("update", "store", "--models", "alibaba/*", "runway/*", "--per-day", "7", "--json")[1]
+    )
+    assert (limited["callback_url"], limited["models"], limited["per_day"]) == (url, "alibaba/* runway/*", 7)
+    open_again = json.loads(admin("update", "store", "--models", "*", "--per-day", "0", "--json")[1])
+    assert (open_again["models"], open_again["per_day"]) == ("*", None)
     assert json.loads(admin("update", "store", "--no-callback-url", "--json")[1])["callback_url"] is None
 
     code, _, complaint = admin("remove", "store")
@@ -298,6 +322,8 @@ def test_what_cannot_be_done_is_an_error_that_says_what_can(
         ["callers", "rotate", "x", "--token", "--overlap", "soon"],
         ["callers", "list", "--js"],
         ["callers", "update", "x"],
+        ["callers", "update", "x", "--per-day", "-1"],
+        ["callers", "update", "x", "--models", "a b"],
         ["callers", "update", "x", "--callback-url", "https://example.com", "--no-callback-url"],
     ],
     ids=" ".join,

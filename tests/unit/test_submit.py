@@ -14,7 +14,7 @@ from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.leadership import LeadershipView
 from taskhook.core.models import MediaFacts
-from taskhook.core.ports import Admit
+from taskhook.core.ports import Admit, ApiKey
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -33,6 +33,7 @@ from tests.world import (
     RecordingWake,
     VirtualClock,
     a_caller,
+    a_key,
     a_request,
 )
 
@@ -58,6 +59,8 @@ class SubmitWorld:
         self.vendor = FakeVendor(self.clock)
         self.media = FakeMedia(self.clock)
         self.inspection: MediaInspection | None = None
+        self.models = "*"
+        self.keys: dict[str, ApiKey] = {"modellix": a_key}
 
     async def submit(
         self,
@@ -73,10 +76,11 @@ class SubmitWorld:
             MODEL, body, caller=self.caller, idempotency_key=key, x_stainless_retry_count=count
         )
         app = App(
-            SETTINGS.model_copy(update={"max_queued": 3}),
+            SETTINGS.model_copy(update={"max_queued": 3, "models": self.models}),
             tasks=self.tasks,
             control=self.control,
             vendors={"modellix": self.vendor},
+            vendor_keys=self.keys,
             webhook_urls=FixedWebhookUrls(),
             allowances={"modellix": self.allowance},
             wake=self.woken,

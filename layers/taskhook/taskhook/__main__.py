@@ -29,7 +29,12 @@ type _Fact = str | bool | int | None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 (failed) or 2 (usage)."""
-    options = parser().parse_args(arguments)
+    grammar = parser()
+    options = grammar.parse_args(arguments)
+    if options.command == "update" and not _changes(options):
+        grammar.error(
+            "callers update: nothing to change; give --callback-url, --no-callback-url, --models or --per-day"
+        )
     try:
         asyncio.run(_vendors(options) if options.area == "vendors" else _callers(options))
     except EXPECTED as error:
@@ -71,7 +76,12 @@ def _callers(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
 async def _add(options: argparse.Namespace, admin: DynamoCallers, now: datetime) -> None:
     _warn_of_http(options.callback_url)
     caller, token, secret = await callers.add(
-        options.name, callback_url=options.callback_url, now=now, admin=admin
+        options.name,
+        callback_url=options.callback_url,
+        models=options.models or (),
+        per_day=options.per_day or None,
+        now=now,
+        admin=admin,
     )
     shown = {"caller": caller.caller, "token": token, "signing_secret": secret}
     _show(
@@ -122,9 +132,25 @@ async def _rotate(options: argparse.Namespace, admin: DynamoCallers, now: dateti
 
 async def _update(options: argparse.Namespace, admin: DynamoCallers) -> None:
     _warn_of_http(options.callback_url)
-    caller = await callers.update(options.name, callback_url=options.callback_url, admin=admin)
+    caller = await callers.update(options.name, _changes(options), admin=admin)
     note = "Submits see it within 60 s; tasks that were accepted before keep the URL they had."
-    _show(options, {"caller": caller.caller, "callback_url": caller.callback_url}, note=note)
+    shown = {"caller": caller.caller, "callback_url": caller.callback_url, **_limits(caller)}
+    _show(options, shown, note=note)
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if options.callback_url is not None or options.no_callback_url:
+        changes["callback_url"] = options.callback_url
+    if options.models is not None:
+        changes["models"] = () if options.models == ["*"] else tuple(options.models)
+    if options.per_day is not None:
+        changes["per_day"] = options.per_day or None
+    return changes
+
+
+def _limits(caller: Caller) -> dict[str, _Fact]:
+    return {"models": " ".join(caller.models) or "*", "per_day": caller.per_day}
 
 
 async def _switch(options: argparse.Namespace, admin: DynamoCallers) -> None:
@@ -193,6 +219,7 @@ def _summary(caller: Caller, now: datetime) -> dict[str, _Fact]:
         "tokens": sum(token.valid(now) for token in caller.tokens),
         "secrets": sum(secret.valid(now) for secret in caller.secrets),
         "callback_url": caller.callback_url,
+        **_limits(caller),
         "created": caller.created_at.isoformat(timespec="seconds"),
     }
 

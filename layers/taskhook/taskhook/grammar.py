@@ -37,6 +37,18 @@ def _callback_url(text: str) -> str:
     return text
 
 
+def _pattern(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9._:/*?-]{1,128}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pattern of models such as 'alibaba/*'")
+    return text
+
+
+def _count(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,9}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose help keeps its examples as they are written, and whose errors name it."""
 
@@ -103,6 +115,7 @@ def _add_callers(areas: Any, common: argparse.ArgumentParser) -> None:
   taskhook callers add shop --callback-url https://shop.example.com/hook
   taskhook callers add shop --stack taskhook-test --json > shop.json""",
     )
+    _add_limits(add)
     add.add_argument(
         "--callback-url",
         metavar="URL",
@@ -120,6 +133,22 @@ def _add_callers(areas: Any, common: argparse.ArgumentParser) -> None:
   taskhook callers list --json | jq -r '.[] | select(.disabled | not) | .caller'""",
     )
     _add_changes(commands, [named, common])
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--models",
+        metavar="PATTERN",
+        nargs="+",
+        type=_pattern,
+        help="which models it may use, such as 'alibaba/*' (default: all that the deployment is open to)",
+    )
+    command.add_argument(
+        "--per-day",
+        metavar="N",
+        type=_count,
+        help="how many tasks it may submit a day, counted from midnight UTC; 0: any number (default)",
+    )
 
 
 def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -149,13 +178,16 @@ def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     update = commands.add_parser(
         "update",
         parents=parents,
-        help="change where results go by default",
-        description="Change where results go when a submit names no callback URL.",
+        help="change where results go by default, and what may be spent",
+        description="Change where results go when a submit names no callback URL, and what may be spent.",
         examples="""\
   taskhook callers update shop --callback-url https://shop.example.com/hook
-  taskhook callers update shop --no-callback-url""",
+  taskhook callers update shop --no-callback-url
+  taskhook callers update shop --models 'alibaba/*' 'runway/*' --per-day 100
+  taskhook callers update shop --models '*' --per-day 0     any model, any number""",
     )
-    where = update.add_mutually_exclusive_group(required=True)
+    _add_limits(update)
+    where = update.add_mutually_exclusive_group()
     where.add_argument("--callback-url", metavar="URL", type=_callback_url, help="the new default")
     where.add_argument(
         "--no-callback-url",

@@ -78,6 +78,7 @@ class Settings(BaseModel):
     long_poll: Switch
     vendor_webhooks: Switch
     media_checks: MediaChecks
+    models: str = "*"  # patterns with commas between them
     max_queued: int
     max_task_hours: int
     max_queue_hours: int
@@ -96,6 +97,11 @@ class Settings(BaseModel):
             if name.endswith(_VENDOR_URL) and value
         }
         return cls.model_validate(given)
+
+    @property
+    def open_models(self) -> tuple[str, ...]:
+        """The patterns of the models that may be submitted."""
+        return tuple(pattern for part in self.models.split(",") if (pattern := part.strip()))
 
     @property
     def max_task_age(self) -> timedelta:

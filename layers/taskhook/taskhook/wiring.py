@@ -181,6 +181,11 @@ class App:
         """The random material from which this deployment derives its own keys."""
         return StoredKey(self.secret, DEPLOYMENT_KEY)
 
+    @cached_property
+    def vendor_keys(self) -> Mapping[str, ApiKey]:
+        """The vendors' API keys, by vendor."""
+        return {name: StoredKey(self.secret, name) for name in VENDORS}
+
     # --- the vendors ------------------------------------------------------------------------------
 
     @cached_property
@@ -188,7 +193,7 @@ class App:
         """The vendors, by name."""
         origins = self.settings.vendor_origins
         return {
-            name: HttpTaskApi(origins.get(name, vendor.origin), StoredKey(self.secret, name), vendor=vendor)
+            name: HttpTaskApi(origins.get(name, vendor.origin), self.vendor_keys[name], vendor=vendor)
             for name, vendor in VENDORS.items()
         }
 
@@ -322,6 +327,9 @@ class App:
             leadership=self.control,
             wake=self.wake,
             max_queued=self.settings.max_queued,
+            spent=self.control,
+            models=self.settings.open_models,
+            keys=self.vendor_keys,
         )
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializeAsAny, SkipValidation
 
 from taskhook.core import task as stored
-from taskhook.core.caller import Credential
+from taskhook.core.caller import Caller, Credential
 from taskhook.core.message import Json
 from taskhook.core.models import Model
 from taskhook.core.record import CallbackState, ErrorCode, Moment, State
@@ -237,6 +237,15 @@ class Balance(Answer):
     balance: float
 
 
+class Limits(Answer):
+    """What a token may spend."""
+
+    models: list[str] = Field(description="Patterns of the models that it may use, `*` for all.")
+    per_day: int | None = Field(description="Tasks a day; null: any number.")
+    left_today: int | None
+    until: Time | None = Field(description="When the next day begins, in UTC.")
+
+
 class KnownModel(Answer):
     """A model that can be asked for."""
 
@@ -339,6 +348,11 @@ def _sample(result: TestResult) -> Sample:
         "ms": ms,
     }
     return Sample.model_validate(told | said)
+
+
+def limits(caller: Caller, models: Sequence[str], *, left: int | None, until: datetime | None) -> Limits:
+    """Tell what a caller may spend; its own patterns narrow down the deployment's."""
+    return Limits(models=list(caller.models or models), per_day=caller.per_day, left_today=left, until=until)
 
 
 def models(known: Iterable[Model]) -> Models:

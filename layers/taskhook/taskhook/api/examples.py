@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+from taskhook.api.answers import Limits
 from taskhook.core.message import Json
 from taskhook.core.models import Model
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
@@ -47,6 +48,11 @@ def passed_through() -> Task:
     """Give a task of a model that is not described here."""
     known = accepted(next(iter(MODELS.values())))
     return known.model_copy(update={"model": "kling/kling-v2.6-i2v", "validated": False})
+
+
+def limits() -> Limits:
+    """Give what a token may spend."""
+    return Limits(models=["alibaba/*"], per_day=100, left_today=58, until=datetime(2026, 11, 24, tzinfo=UTC))
 
 
 def succeeded() -> Task:

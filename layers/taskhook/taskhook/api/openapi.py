@@ -27,6 +27,7 @@ from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 from taskhook.delivery.samples import ReceiverTest, TestResult
 from taskhook.submit.request import RETRY_COUNT, OwnFields
+from taskhook.submit.takeover import Takeover
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import Filter, RedeliveryFilter, ShowQuery
 from taskhook.vendors.modellix import MODELS
@@ -59,6 +60,7 @@ _ANSWERS = (
         answers.KeyValidity,
         answers.Balance,
         answers.Models,
+        answers.Limits,
         events.TaskSucceeded,
         events.TaskFailed,
     ),
@@ -91,7 +93,7 @@ def document(server: str) -> Json:
         "servers": [{"url": server}],
         "security": [{"token": []}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
-        "paths": submits | _tasks() | _many_and_links() | _callbacks() | _deployment(),
+        "paths": submits | _tasks() | _many_and_links() | _watch() | _callbacks() | _deployment(),
         "webhooks": {task.event: {"post": _webhook(body, task)} for body, task in ended.items()},
         "components": {
             "securitySchemes": {"token": token},
@@ -287,6 +289,30 @@ def _many_and_links() -> Json:
 
 
 _LOCATION = {"description": "Good for some minutes.", "schema": {"type": "string", "format": "uri"}}
+
+
+def _watch() -> Json:
+    example = {"vendor": "modellix", "task_id": "task-17c0ffee", "callback_url": examples.URL}
+    return {
+        "/api/v1/watch": {
+            "post": _operation(
+                "watchTask",
+                "Tasks",
+                "Take over a task that was submitted elsewhere with this deployment's key of the vendor. "
+                "It is never paid for; the same task again is the first one.",
+                _done(answers.task_answer(examples.succeeded())) | failures(400, 401, 404, 413, 502, 503),
+                requestBody=_body(schemas.inline(Takeover), example),
+            )
+        },
+        "/api/v1/limits": {
+            "get": _operation(
+                "showLimits",
+                "Deployment",
+                "Tell what the token may spend.",
+                _done(answers.success(examples.limits())) | failures(401, 503),
+            )
+        },
+    }
 
 
 def _callbacks() -> Json:

@@ -19,7 +19,9 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import Action, Form, Route, Vendor
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.submit.request import SubmitRequest
+from taskhook.submit.spending import left_today, next_midnight
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
+from taskhook.submit.takeover import take_over
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.tasks.query import Filter, RedeliveryFilter
@@ -140,6 +142,26 @@ def redeliver_tasks() -> Response[str]:
     return _success(answers.redelivered(done))
 
 
+@resolver.post("/api/v1/watch")
+def watch_task() -> Response[str]:
+    """Take over a task that was submitted elsewhere."""
+    app = _app()
+    task = app.run(
+        take_over(
+            _body(),
+            caller=_caller(),
+            targets=app.targets,
+            tasks=app.tasks,
+            vendors=app.vendors,
+            allowances=app.allowances,
+            wake=app.wake,
+            clock=app.clock,
+            reporter=app.reporter,
+        )
+    )
+    return _answer(answers.task_answer(task))
+
+
 # --- callbacks ------------------------------------------------------------------------------------
 
 
@@ -196,6 +218,15 @@ def follow_link(task_id: str, n: str, token: str) -> Response[str]:
 def validate_key() -> Response[str]:
     """Tell whether the token is good, without a 401."""
     return _success(answers.KeyValidity(is_valid=_authenticated() is not None))
+
+
+@resolver.get("/api/v1/limits")
+def show_limits() -> Response[str]:
+    """Tell what the token may spend."""
+    app, caller, now = _app(), _caller(), _app().clock.now()
+    left = app.run(left_today(caller, spent=app.control, now=now))
+    until = next_midnight(now) if left is not None else None
+    return _success(answers.limits(caller, app.settings.open_models, left=left, until=until))
 
 
 @resolver.get("/api/v1/team/balance")

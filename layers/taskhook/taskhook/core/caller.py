@@ -31,6 +31,8 @@ class Caller(BaseModel):
     # Encrypted, but where `CallerDirectory.find` gave them.
     secrets: Annotated[tuple[Credential, ...], Field(min_length=1)]
     callback_url: str | None = None
+    models: tuple[str, ...] = ()  # patterns of the models that it may use; none: all of the deployment's
+    per_day: int | None = None  # tasks, counted from midnight UTC; None: any number
     disabled: bool = False
     created_at: Moment
 

@@ -4,7 +4,9 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from taskhook.core import signature
 from taskhook.core.caller import Caller, Credential
@@ -50,7 +52,13 @@ def _proves(hashed: str, caller: Caller | None, now: datetime) -> bool:
 
 
 async def add(
-    name: str, *, callback_url: str | None, now: datetime, admin: CallerAdmin
+    name: str,
+    *,
+    callback_url: str | None,
+    now: datetime,
+    admin: CallerAdmin,
+    models: Sequence[str] = (),
+    per_day: int | None = None,
 ) -> tuple[Caller, str, str]:
     """Make a caller; give it, its token (stored as a hash) and its signing secret (stored encrypted).
 
@@ -64,6 +72,8 @@ async def add(
         tokens=(Credential(value=hash_token(token)),),
         secrets=(Credential(value=await admin.encrypted(name, secret)),),
         callback_url=callback_url,
+        models=tuple(models),
+        per_day=per_day,
         created_at=now,
     )
     if not await admin.add(caller):
@@ -104,9 +114,9 @@ async def enable(name: str, *, admin: CallerAdmin) -> Caller:
     return await _changed(name, {"disabled": False}, admin)
 
 
-async def update(name: str, *, callback_url: str | None, admin: CallerAdmin) -> Caller:
-    """Change where results go when a submit names no callback URL; None: nowhere. Raises CallerError."""
-    return await _changed(name, {"callback_url": callback_url}, admin)
+async def update(name: str, changes: Mapping[str, Any], *, admin: CallerAdmin) -> Caller:
+    """Change `callback_url` (None: nowhere), `models` or `per_day` of a caller. Raises CallerError."""
+    return await _changed(name, changes, admin)
 
 
 async def remove(name: str, *, admin: CallerAdmin) -> Caller:
@@ -125,7 +135,7 @@ async def remove(name: str, *, admin: CallerAdmin) -> Caller:
     return caller
 
 
-async def _changed(name: str, changes: dict[str, bool | str | None], admin: CallerAdmin) -> Caller:
+async def _changed(name: str, changes: Mapping[str, Any], admin: CallerAdmin) -> Caller:
     caller = await _existing(name, admin)
     return await _stored(caller, caller.model_copy(update=changes), admin)
 

@@ -10,7 +10,8 @@ TaskhookError
 │   └── KeyUnavailableError
 ├── TaskExistsError, StaleTaskError    another writer was first; the error carries what stands there
 ├── SourceGoneError, SourceChangedError
-├── KeyUnusableError, DecryptionError
+├── KeyUnusableError ── KeyMissingError
+├── DecryptionError
 ├── ForbiddenTargetError ── NotPublicError
 └── CallerError
 ```
@@ -90,6 +91,10 @@ class KeyUnusableError(TaskhookError):
 
     The text shows nothing of the key.
     """
+
+
+class KeyMissingError(KeyUnusableError):
+    """There is no such key."""
 
 
 class DecryptionError(TaskhookError):

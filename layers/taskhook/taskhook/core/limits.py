@@ -4,6 +4,7 @@ MAX_BODY = 64 * 1024  # bytes
 MAX_URL = 2048  # characters
 MAX_IDEMPOTENCY_KEY = 255  # characters
 MAX_REFERENCE = 200  # characters
+MAX_UPSTREAM_ID = 255  # characters
 MAX_LISTED = 100  # tasks in one answer
 MAX_REDELIVERED = 500  # callbacks delivered again by one call
 TASK_ID = r"tk_[A-Za-z0-9_-]{22}"

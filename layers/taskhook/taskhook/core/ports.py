@@ -194,6 +194,16 @@ class DeliveryRate(Protocol):
         """
 
 
+class SpendStore(Protocol):
+    """How many tasks each caller has had today. May raise StoreUnavailableError."""
+
+    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
+        """Count one more task of the day, which ends at `until`; False where there were `at_most` already."""
+
+    async def counted(self, caller: str, *, day: str) -> int:
+        """Tell how many were counted."""
+
+
 class WebhookUrls(Protocol):
     """The addresses for vendor webhooks; the token in them is derived, nothing is stored. Never raises."""
 
@@ -261,6 +271,9 @@ class TaskApi(Protocol):
     @property
     def vendor(self) -> Vendor:
         """What it asks, and how it reads the answers."""
+
+    def operation(self, upstream_task_id: str) -> str:
+        """Give what a poll needs of a task, whatever the settings say by then."""
 
     async def submit(
         self,

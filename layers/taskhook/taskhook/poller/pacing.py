@@ -60,7 +60,12 @@ class Pacing:
         holding = self.holding(task, plain=plain)
         if holding and self._hold_is_free():
             return max(after, taken_at + first)
-        if self._webhooks_come() and not holding and answered and not self._hold_is_probed(task, plain=plain):
+        if (
+            self._webhook_comes(task)
+            and not holding
+            and answered
+            and not self._hold_is_probed(task, plain=plain)
+        ):
             return taken_at + schedule.next_rare_poll(after - taken_at)
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
@@ -70,10 +75,15 @@ class Pacing:
 
     def webhook_is_due(self, task: Task, *, plain: bool) -> bool:
         """Tell whether a vendor webhook should tell of the task's end."""
-        return self._webhooks_come() and not self.holding(task, plain=plain)
+        return self._webhook_comes(task) and not self.holding(task, plain=plain)
 
-    def _webhooks_come(self) -> bool:
-        return self.vendor.webhooks and self._standing.view.webhooks_come(self._clock.now())
+    def _webhook_comes(self, task: Task) -> bool:
+        """Tell whether the vendor tells of a task's end; of one that was submitted elsewhere it does not."""
+        return (
+            task.submitted_at is not None
+            and self.vendor.webhooks
+            and self._standing.view.webhooks_come(self._clock.now())
+        )
 
     async def doubt_webhooks(self) -> None:
         """Trust vendor webhooks no longer when a task has ended without one.

@@ -2,19 +2,29 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.admission import AdmissionState
 from taskhook.core.caller import Caller
-from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.core.errors import (
+    KeyMissingError,
+    KeyUnavailableError,
+    KeyUnusableError,
+    RejectedError,
+    StaleTaskError,
+    StoreUnavailableError,
+    TaskExistsError,
+)
 from taskhook.core.ports import (
     LEAST_POST_TIME,
     AdmissionStore,
+    ApiKey,
     Clock,
     LeadershipStore,
+    SpendStore,
     TaskStore,
     Wake,
     WorkIndex,
@@ -25,6 +35,7 @@ from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
+from taskhook.submit.spending import spend
 
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
@@ -54,6 +65,9 @@ class AdmissionPorts:
     leadership: LeadershipStore
     wake: Wake | None  # None: the tick is enough
     max_queued: int
+    spent: SpendStore
+    models: Sequence[str]  # patterns of the models that the deployment is open to
+    keys: Mapping[str, ApiKey]  # by vendor
 
 
 async def submit(
@@ -129,6 +143,10 @@ async def _begin(
     first = await payment.tasks.get(request.task_id) if request.keyed else None
     admission = AdmissionState()
     if first is None or first.reusable:
+        await _require_key(request.vendor, admitting)
+        await spend(
+            request, caller=caller, models=admitting.models, spent=admitting.spent, now=payment.clock.now()
+        )
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
             request,
@@ -169,6 +187,20 @@ async def _begin(
         queued=queued,
     )
     return task, admission
+
+
+async def _require_key(vendor: str, admitting: AdmissionPorts) -> None:
+    """Raise RejectedError where the deployment has no key of the vendor: a task would wait in vain."""
+    try:
+        await admitting.keys[vendor](fresh=False)
+    except KeyMissingError as error:
+        raise RejectedError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"Service unavailable: this deployment has no key of vendor '{vendor}'; its operator sets one "
+            f"with `taskhook vendors set {vendor}`",
+        ) from error
+    except (KeyUnusableError, KeyUnavailableError):
+        return  # which the submit itself will meet
 
 
 async def _queued(vendor: str, caller: Caller, admitting: AdmissionPorts) -> int:

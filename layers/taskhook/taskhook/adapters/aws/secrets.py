@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
+from taskhook.core.errors import KeyMissingError, KeyUnavailableError, KeyUnusableError
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -44,7 +44,7 @@ class StackSecret:
             self._keys = await self.keys()
         key = self._keys.get(name, "")
         if not key:
-            raise KeyUnusableError(f"the stack's secret holds no {name}")
+            raise KeyMissingError(f"the stack's secret holds no {name}")
         return key
 
     async def keys(self) -> dict[str, str]:

@@ -141,7 +141,9 @@ def _values_of(caller: Caller) -> Attributes:
 def _holds(caller: Caller) -> Attributes:
     """Say, as the condition of a write, that the table must still hold the caller as it was read."""
     was = _values_of(caller)
-    names = {f"#{name}": name for name in ("tokens", "secrets", "disabled", "callback_url")}
+    names = {
+        f"#{name}": name for name in ("tokens", "secrets", "disabled", "callback_url", "models", "per_day")
+    }
     condition = " AND ".join(
         f"#{name} = :{name}" if name in was else f"attribute_not_exists(#{name})" for name in names.values()
     )

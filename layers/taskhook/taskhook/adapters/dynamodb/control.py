@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 _LEADERSHIP, _ADMISSION = "leadership", "admission"
+_SPENT = "spent"
 _BUDGET_KEPT = timedelta(hours=1)
 _HANDED_OVER_KEPT = timedelta(minutes=10)
 _RESERVED_KEPT = timedelta(days=1)  # after the latest moment that may have been reserved
@@ -24,7 +25,7 @@ _MS = timedelta(milliseconds=1)
 
 
 class DynamoControl:
-    """`LeadershipStore`, `AdmissionStore`, `Budget` and `DeliveryRate`, in the `Tasks` table."""
+    """`LeadershipStore`, `AdmissionStore`, `Budget`, `DeliveryRate` and `SpendStore`, in table `Tasks`."""
 
     def __init__(self, client: "DynamoDBClient", table: str, *, clock: Clock) -> None:
         self.table = Table(client, table, "task_id")
@@ -159,6 +160,21 @@ class DynamoControl:
                 continue
             return now + (int(reserved["next_at"]) - span - start) * _MS
         raise StoreUnavailableError("the caller's rate changes too fast")
+
+    # --- SpendStore -------------------------------------------------------------------------------
+
+    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
+        """Count one more task of the day; False where there were `at_most` already."""
+        if at_most < 1:
+            return False
+        values = {":one": 1, ":most": at_most, ":end": _ttl(until + _BUDGET_KEPT)}
+        update = "ADD used :one SET expires_at = :end"
+        condition = "attribute_not_exists(used) OR used < :most"
+        return await self._set(f"{_SPENT}#{caller}#{day}", update, values, condition=condition)
+
+    async def counted(self, caller: str, *, day: str) -> int:
+        """Tell how many were counted."""
+        return int((await self._read(f"{_SPENT}#{caller}#{day}")).get("used", 0))
 
     async def _read(self, key: str) -> Attributes:
         return await self.table.get(key) or {}

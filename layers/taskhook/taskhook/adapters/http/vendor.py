@@ -79,6 +79,10 @@ class HttpTaskApi:
         self._key_refused = False  # read the key again before it is used again: it may have been replaced
         self._large = asyncio.Semaphore(1)
 
+    def operation(self, upstream_task_id: str) -> str:
+        """Give the URL at which a task is asked for."""
+        return self._url(self.vendor.operation(upstream_task_id))
+
     async def submit(
         self,
         target: str,
@@ -142,7 +146,7 @@ class HttpTaskApi:
         outcome = self.vendor.read_submission(status, body, retry_after=asked_for)
         if outcome.submission is not Submission.TAKEN:
             return outcome
-        operation = self._url(self.vendor.operation(outcome.upstream_task_id))
+        operation = self.operation(outcome.upstream_task_id)
         with contextlib.suppress(_ForeignHostError):  # the task is paid all the same, and has an id
             operation = self._url(outcome.operation or operation)
         return outcome.model_copy(update={"operation": operation})
