@@ -1,6 +1,7 @@
 """The body of a callback, rendered once for each task."""
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -95,3 +96,20 @@ def minified(value: object) -> str:
 
 def _size(value: object) -> int:
     return len(minified(value).encode())
+
+
+def finite(value: Any) -> Any:
+    """Put null for a number beyond a float's range.
+
+    It reads as infinite, which no JSON can hold and no one could pass on.
+    """
+    match value:
+        case dict():
+            for name in value:
+                value[name] = finite(value[name])
+        case list():
+            for index, entry in enumerate(value):
+                value[index] = finite(entry)
+        case float() if not math.isfinite(value):
+            return None
+    return value

@@ -291,10 +291,16 @@ class Task(TaskRecord):
         )
 
     @property
-    def raw(self) -> Json | None:
-        """What the vendor said of an ended task, where its form is not the deployment's own."""
-        said: Json | None = json.loads(self.message or "{}").get("data", {}).get("raw")
+    def said(self) -> Json:
+        """What the callback says of an ended task."""
+        said: Json = json.loads(self.message or "{}").get("data", {})
         return said
+
+    @property
+    def raw(self) -> Json | None:
+        """What the vendor said of a task that has ended well, where its form is not the deployment's own."""
+        raw: Json | None = self.said.get("raw")
+        return raw
 
     # --- bodies -----------------------------------------------------------------------------------
 

@@ -1,13 +1,12 @@
 """Modellix: its paths, its models, what their requests and media may be, and what its answers mean."""
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,31 +14,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_URL
-from taskhook.core.message import MAX_NOTE, Json, kept_data, minified
+from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.vendor import (
+    FAILURE,
     OWN_FIELDS,
+    SUCCESS,
     Action,
     HttpRequest,
     PaidRequest,
     PollKind,
     PollOutcome,
     Route,
+    outcome_of,
+    submission_of,
 )
-
-_REFUSED_FOR_GOOD = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.CONTENT_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_CONTENT,
-}
-
-_REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
 
 
 def _media_url(value: str) -> str:
@@ -128,10 +119,6 @@ MODELS = {
     )
 }
 
-_SUCCESS = {"success", "succeeded", "completed"}
-
-_FAILURE = {"failed", "error", "canceled", "cancelled"}
-
 
 def _failure(body: Json, data: Json) -> str:
     """Find the vendor's words.
@@ -148,23 +135,6 @@ def _failure(body: Json, data: Json) -> str:
     return f"the vendor reported {data['status']}"
 
 
-def _finite(value: Any) -> Any:
-    """Put null for a number beyond a float's range.
-
-    It reads as infinite, which no JSON can hold and no one could pass on.
-    """
-    match value:
-        case dict():
-            for name in value:
-                value[name] = _finite(value[name])
-        case list():
-            for index, entry in enumerate(value):
-                value[index] = _finite(entry)
-        case float() if not math.isfinite(value):
-            return None
-    return value
-
-
 # Never a provider: paths of the deployment, and of other vendors.
 _RESERVED = {"tasks", "callbacks", "apikey", "models", "team", "media", "watch", "services"}
 _SLUG = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,127}")
@@ -176,7 +146,7 @@ class Modellix:
 
     name = "modellix"
     origin = "https://api.modellix.ai"
-    hosts = ()
+    hosts: Sequence[str] = ()
     requests_per_minute = 1000
     long_poll = True
     webhooks = True
@@ -257,30 +227,12 @@ class Modellix:
     ) -> SubmitOutcome:
         """Classify the vendor's answer to the paid POST; `body` is None where it was not a JSON object."""
         body = body or {}
-        message = str(body.get("message") or f"the vendor answered {status}")[:MAX_NOTE]
         data = body.get("data")
         upstream_task_id = data.get("task_id") if isinstance(data, dict) else None
-        if status in _REFUSED_FOR_GOOD:
-            submission = Submission.REFUSED
-        elif status in _REFUSED_HERE:
-            submission = Submission.REFUSED_HERE
-        elif status == HTTPStatus.TOO_MANY_REQUESTS:
-            submission = Submission.BUSY
-        elif (
-            HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-            and body.get("code", 0) == 0
-            and isinstance(upstream_task_id, str)
-            and upstream_task_id
-        ):
-            return SubmitOutcome(
-                submission=Submission.TAKEN,
-                upstream_task_id=upstream_task_id,
-                status=status,
-                retry_after=retry_after,
-            )
-        else:
+        submission = submission_of(status, upstream_task_id)
+        if submission is Submission.TAKEN and body.get("code", 0) != 0:
             submission = Submission.AMBIGUOUS
-        return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
+        return outcome_of(submission, status, upstream_task_id, body.get("message"), retry_after)
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
         """Read an answer about a task; what is not about this task, or has no status, says nothing."""
@@ -292,11 +244,11 @@ class Modellix:
         ):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
         status = data["status"].lower()
-        if status in _SUCCESS:
-            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
-        if status in _FAILURE:
+        if status in SUCCESS:
+            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(finite(data)))
+        if status in FAILURE:
             return PollOutcome(
-                kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
+                kind=PollKind.FAILED, data=kept_data(finite(data)), message=_failure(body, data)[:MAX_NOTE]
             )
         return PollOutcome(kind=PollKind.PENDING)
 
