@@ -101,14 +101,8 @@ def test_a_paid_post_is_taken_where_it_names_a_task(vendor: Vendor) -> None:
     outcome = vendor.read_submission(200, taken(vendor), retry_after=timedelta(seconds=3))
     assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, ID)
     assert outcome.retry_after == timedelta(seconds=3)
-    for body in (
-        None,
-        {},
-        {"id": 7},
-        {"output": {"task_id": ""}},
-        {"output": []},
-        {"data": {"task_id": None}},
-    ):
+    odd: list[Any] = [None, {}, {"id": 7}, {"output": {"task_id": ""}}, {"output": []}, {"data": 1}]
+    for body in odd:
         assert vendor.read_submission(200, body).submission is Submission.AMBIGUOUS
 
 
