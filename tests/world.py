@@ -208,6 +208,7 @@ class MemoryControl:
         self.used: Counter[tuple[str, int]] = Counter()  # by vendor and window
         self.rates: dict[str, datetime] = {}
         self.spent: Counter[tuple[str, str]] = Counter()  # by caller and day
+        self.counted_last: dict[tuple[str, str], str] = {}
 
     async def view(self) -> LeadershipView:
         """Read the leadership."""
@@ -268,12 +269,15 @@ class MemoryControl:
             self.rates[caller] = first + EXTRA_DELIVERY_GAP * count
         return first
 
-    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
+    async def count_task(self, caller: str, task_id: str, *, day: str, at_most: int, until: datetime) -> bool:
         """Count a task of the day."""
         assert until.isoformat() > day
+        if self.counted_last.get((caller, day)) == task_id:
+            return True
         if self.spent[caller, day] >= at_most:
             return False
         self.spent[caller, day] += 1
+        self.counted_last[caller, day] = task_id
         return True
 
     async def counted(self, caller: str, *, day: str) -> int:
@@ -296,10 +300,7 @@ class AtModellix:
     """What every fake of a vendor's API is asked beside submits, polls and balance."""
 
     vendor: Vendor = MODELLIX
-
-    def operation(self, upstream_task_id: str) -> str:
-        """Give what a poll needs."""
-        return self.vendor.operation(upstream_task_id)
+    origin = "https://vendor.example.com"
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Have no way to cancel a task."""

@@ -115,7 +115,7 @@ def _request_of(scene: Scene, item: Item) -> str:
 
 
 def _of_budget(scene: Scene) -> Iterator[str]:
-    limit, requests = scene.deployment.requests_per_minute, sorted(scene.vendor.requests)
+    limit, requests = scene.rules.requests_to(scene.vendor.vendor), sorted(scene.vendor.requests)
     for number, at in enumerate(requests):
         if bisect_left(requests, at + 60) - number > limit:
             yield f"more than {limit} requests in the minute from {at:.1f} on"

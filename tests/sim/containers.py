@@ -14,6 +14,7 @@ from taskhook.adapters.dynamodb.tasks import DynamoTasks
 from taskhook.core import ports
 from taskhook.core.message import Json
 from taskhook.settings import CallbackLatency, Settings, Switch
+from taskhook.vendors import VENDORS
 from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS
@@ -41,7 +42,8 @@ class SecretsClient:
 
     def get_secret_value(self, **_request: Any) -> Json:
         """Give the keys."""
-        return {"SecretString": json.dumps({"modellix": "some_key", "deployment_key": MATERIAL})}
+        keys = dict.fromkeys(VENDORS, "some_key") | {"deployment_key": MATERIAL}
+        return {"SecretString": json.dumps(keys)}
 
 
 def as_client(client: object) -> Any:
@@ -49,11 +51,9 @@ def as_client(client: object) -> Any:
     return client
 
 
-def own_key(injector: FaultInjector) -> Any:
-    """Give the deployment's own key, behind the injector."""
-    return injector.port(
-        StoredKey(StackSecret(as_client(SecretsClient()), "arn"), DEPLOYMENT_KEY), ports.ApiKey
-    )
+def own_key(injector: FaultInjector, name: str = DEPLOYMENT_KEY) -> Any:
+    """Give the deployment's own key, or a vendor's, behind the injector."""
+    return injector.port(StoredKey(StackSecret(as_client(SecretsClient()), "arn"), name), ports.ApiKey)
 
 
 def start_container(
@@ -78,8 +78,11 @@ def start_container(
         settings,
         tasks=injector.port(stored, ports.TaskStore, ports.WorkIndex, ports.TaskHistory),
         control=injector.port(
-            shared, ports.LeadershipStore, ports.AdmissionStore, ports.Budget, ports.DeliveryRate
+            shared,
+            *(ports.LeadershipStore, ports.AdmissionStore, ports.Budget, ports.DeliveryRate),
+            ports.SpendStore,
         ),
+        vendor_keys={name: own_key(injector, name) for name in VENDORS},
         callers=injector.port(directory, ports.CallerDirectory),
         webhook_urls=injector.port(SignedWebhookUrls(ORIGIN, key), ports.WebhookUrls)
         if settings.vendor_webhooks is Switch.ON

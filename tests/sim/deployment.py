@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 MODEL = "alibaba/wan2.2-animate-mix"
+# Where a submit goes in the form of each vendor.
+PATHS = {
+    "modellix": f"/api/v1/{MODEL}",
+    "dashscope": "/api/v1/services/aigc/image2video/video-synthesis",
+    "runway": "/v1/image_to_video",
+}
 TASKS, CALLERS = "tasks", "callers"
 ORIGIN = "https://tasks.example.com"
 # the functions' own timeouts, as template.yaml has them
@@ -18,7 +24,8 @@ TICK = 60.0
 class Deployment:
     """What the deployment and its vendor are like."""
 
-    requests_per_minute: int = 1000
+    vendor: str = "modellix"
+    requests_per_minute: int = 1000  # to Modellix; of other vendors their files say it
     max_task_age: timedelta = timedelta(hours=24)
     max_queue_age: timedelta = timedelta(hours=24)
     max_queued: int = 10

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -14,20 +14,25 @@ from taskhook.core import callers, ports
 from taskhook.core.caller import Caller
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState
+from taskhook.core.targets import TargetPolicy
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.poller.invocation import PollReport, ends_of, poll
 from taskhook.settings import CallbackLatency, FirstPoll, MediaChecks, Switch
+from taskhook.submit.request import SubmitRequest
+from taskhook.submit.spending import left_today
 from taskhook.submit.submit import submit
+from taskhook.submit.takeover import take_over
 from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
+from taskhook.vendors import VENDORS
 from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
 from tests.sim.containers import as_client, own_key, start_container
 from tests.sim.deployment import (
     ARCHIVE_TIME,
     CALLERS,
-    MODEL,
     ORIGIN,
+    PATHS,
     POLL_TIME,
     RESERVE,
     SUBMIT_CLAIM,
@@ -42,7 +47,7 @@ from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
-from tests.world import SETTINGS, RecordingReporter, a_caller, a_request, as_stored
+from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
 
 
 @dataclass
@@ -126,13 +131,7 @@ class Functions:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
-        request = a_request(
-            MODEL,
-            body,
-            caller=self.people[caller],
-            idempotency_key=key,
-            x_stainless_retry_count=count,
-        )
+        request = self._request(body, caller, {"idempotency-key": key, "x-stainless-retry-count": count})
         self.names[request.task_id].add(name)
 
         async def run(app: App) -> Any:
@@ -154,6 +153,25 @@ class Functions:
             )
 
         return start()
+
+    def _request(self, body: Json, caller: str, headers: Mapping[str, str | None]) -> SubmitRequest:
+        """Read a submit in the form of the deployment's vendor; others have what is ours as headers."""
+        vendor = VENDORS[self.deployment.vendor]
+        if vendor.form is not None:
+            body = {"model": "a-video-model", **body}
+            own = {
+                "x-webhook-url": body.pop("callback_url", None),
+                "x-reference": body.pop("reference", None),
+            }
+            headers = {**headers, **own, "x-dashscope-async": "enable"}
+        return SubmitRequest.read(
+            vendor,
+            PATHS[vendor.name],
+            body,
+            caller=self.people[caller],
+            targets=TargetPolicy(),
+            headers={name: value for name, value in headers.items() if value is not None},
+        )
 
     def poll(self, event: Json) -> Invocation:
         """Invoke the poll function with a tick or a wake."""
@@ -213,6 +231,42 @@ class Functions:
         return self.runner.invoke(
             name, "submit", run, lambda: self.webhook(hook, upstream_task_id), SUBMIT_TIME
         )
+
+    def watch(self, name: str, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to take over a task that was submitted elsewhere."""
+        vendor = self.deployment.vendor
+        body = {
+            "vendor": vendor,
+            "task_id": f"up-elsewhere-{name}",
+            "callback_url": f"https://r.example.com/{name}/ok",
+        }
+
+        async def run(app: App) -> Any:
+            task = await take_over(
+                body,
+                caller=self.people[caller],
+                targets=TargetPolicy(),
+                tasks=app.tasks,
+                vendors=app.vendors,
+                allowances=app.allowances,
+                wake=app.wake,
+                clock=self.clock,
+                reporter=self.reporter,
+            )
+            self.names[task.task_id].add(name)
+            return task
+
+        return self.runner.invoke(
+            f"watch {name}", "submit", run, lambda: self.watch(name, caller), SUBMIT_TIME
+        )
+
+    def limits(self, caller: str = "alice") -> Invocation:
+        """Invoke the submit function to tell what a caller may still spend."""
+
+        async def run(app: App) -> Any:
+            return await left_today(self.people[caller], spent=app.control, now=self.clock.now())
+
+        return self.runner.invoke("limits", "submit", run, lambda: self.limits(caller), SUBMIT_TIME)
 
     def cancel(self, name: str, caller: str = "alice") -> Invocation:
         """Invoke the submit function to take a task back."""
@@ -318,7 +372,7 @@ class Functions:
             bucket=self.bucket,
             start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
             rules=self.rules,
-            vendors={"modellix": self._vendor_port},
+            vendors={self.deployment.vendor: self._vendor_port},
             callbacks=self._receivers_port,
             test_callbacks=self._receivers_port,
             media_probe=self._media_port,

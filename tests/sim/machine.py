@@ -27,7 +27,7 @@ from tests.sim.deployment import MODEL, RETENTION, SUBMIT_CLAIM, TASKS, TICK
 from tests.sim.loop import VirtualLoop
 from tests.sim.spells import Receivers, Vendor
 from tests.sim.table import Item, MemoryDynamo
-from tests.world import SETTINGS, MemoryCallers, RecordingReporter, a_caller, a_request
+from tests.world import SETTINGS, MemoryCallers, RecordingReporter, a_caller, a_key, a_request
 
 SEED = 20261123
 STOP = timedelta(seconds=120)
@@ -246,6 +246,7 @@ class Machine:
             tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.told),
             control=DynamoControl(client, TASKS, clock=clock),
             vendors={"modellix": self.vendor},
+            vendor_keys={"modellix": a_key},
             webhook_urls=None,
             callbacks=self.receivers,
             callers=self._directory,

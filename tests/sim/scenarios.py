@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from taskhook.core import callers
@@ -11,6 +12,7 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.record import CallbackState, State, Submission, milliseconds
 from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
+from taskhook.vendors import VENDORS
 from tests.sim.deployment import TASKS, TICK, Deployment
 from tests.sim.scene import Scene
 
@@ -31,10 +33,27 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def _scenario(ends: dict[str, str], *, beat: float = 2.0, **deployment: Any) -> Callable[[Script], Script]:
+# What a scenario at one of the other vendors is not about: Modellix alone has it, or a parameter for it.
+_OF_MODELLIX = {"webhooks", "holds", "inspects", "requests_per_minute"}
+OTHERS = tuple(name for name in VENDORS if name != "modellix")
+
+
+def _scenario(
+    ends: dict[str, str],
+    *,
+    beat: float = 2.0,
+    elsewhere: dict[str, str] | None = None,
+    **deployment: Any,
+) -> Callable[[Script], Script]:
+    """Keep a scenario, at Modellix and at each other vendor; `elsewhere` is what ends otherwise there."""
+
     def keep(script: Script) -> Script:
         name = script.__name__
         SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, beat)
+        for vendor in OTHERS if _OF_MODELLIX.isdisjoint(deployment) else ():
+            there = partial(Deployment, vendor=vendor, **deployment)
+            other = f"{name}@{vendor}"
+            SCENARIOS[other] = Scenario(other, script, there, ends | (elsewhere or {}), beat)
         return script
 
     return keep
@@ -106,13 +125,32 @@ async def waits_for_slots(scene: Scene) -> None:
     beat=4.0,
     slots=1,
     task_time=90.0,
+    elsewhere={"a": "failed delivered"},
 )
 async def cancels(scene: Scene) -> None:
-    """Queued tasks taken back, one of them twice; what runs cannot be."""
+    """Queued tasks taken back, one of them twice; what runs only where its vendor can cancel it."""
     for name in ("a", "b", "c"):
         await scene.submit(name).ended.wait()
     for name in ("b", "a", "c", "b"):
         await scene.cancel(name).ended.wait()
+
+
+@_scenario({"a": "success delivered", "bad": "failed delivered"})
+async def takes_over(scene: Scene) -> None:
+    """Tasks that were submitted elsewhere, one of them twice."""
+    for name in ("a", "bad"):
+        scene.vendor.has(name)
+        await scene.watch(name).ended.wait()
+    await scene.watch("a").ended.wait()
+
+
+@_scenario({"a": "success delivered", "b": "success delivered"})
+async def spends_its_day(scene: Scene) -> None:
+    """Two tasks a day and no third, however often they are repeated."""
+    scene.people["alice"] = scene.people["alice"].model_copy(update={"per_day": 2})
+    for name in ("a", "b", "c"):
+        await _insist(scene, name, name)
+    await scene.limits().ended.wait()
 
 
 @_scenario({"a": "failed none", "b": "success delivered"})

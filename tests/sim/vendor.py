@@ -11,7 +11,8 @@ from typing import Any
 from taskhook.core import ports
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
-from tests.sim.deployment import Deployment
+from taskhook.vendors import VENDORS
+from tests.sim.deployment import MODEL, PATHS, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import AtModellix, a_success
 
@@ -59,6 +60,7 @@ class SimVendor(AtModellix):
     ) -> None:
         """`states_of` tells a task's states in the table, `webhook` calls ours, `aside` starts something."""
         self._injector, self._loop, self._deployment = injector, injector.loop, deployment
+        self.vendor = VENDORS[deployment.vendor]
         self._states_of, self._webhook, self._aside = states_of, webhook, aside
         self.posts: list[Post] = []
         self.tasks: dict[str, Upstream] = {}
@@ -81,7 +83,7 @@ class SimVendor(AtModellix):
         **_: object,
     ) -> SubmitOutcome:
         """Take the task, or refuse it."""
-        assert model.startswith("alibaba/")
+        assert model in {MODEL, PATHS[self.vendor.name]}
         if admit is not None and not await admit():
             return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
         name = json.loads(request)["image_url"].rpartition("/")[2]
@@ -104,6 +106,12 @@ class SimVendor(AtModellix):
         answer: SubmitOutcome = await self._injector.interact("submit", effect, strike)
         post.seen = answer.submission
         return answer
+
+    def has(self, name: str) -> None:
+        """Have a task that was submitted elsewhere."""
+        now = self._loop.time()
+        ends = now + self.times.get(name, self._deployment.task_time)
+        self.tasks[f"up-elsewhere-{name}"] = Upstream(name, now, None, ends, fails=name.startswith("bad"))
 
     def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
         now = self._loop.time()

@@ -197,8 +197,11 @@ class DeliveryRate(Protocol):
 class SpendStore(Protocol):
     """How many tasks each caller has had today. May raise StoreUnavailableError."""
 
-    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
-        """Count one more task of the day, which ends at `until`; False where there were `at_most` already."""
+    async def count_task(self, caller: str, task_id: str, *, day: str, at_most: int, until: datetime) -> bool:
+        """Count one more task of the day, which ends at `until`; False where there were `at_most` already.
+
+        The task that was counted last is not counted twice: its request may be repeated.
+        """
 
     async def counted(self, caller: str, *, day: str) -> int:
         """Tell how many were counted."""
@@ -272,8 +275,9 @@ class TaskApi(Protocol):
     def vendor(self) -> Vendor:
         """What it asks, and how it reads the answers."""
 
-    def operation(self, upstream_task_id: str) -> str:
-        """Give what a poll needs of a task, whatever the settings say by then."""
+    @property
+    def origin(self) -> str:
+        """Where its API is."""
 
     async def submit(
         self,

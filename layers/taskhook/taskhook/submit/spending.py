@@ -24,7 +24,9 @@ async def spend(
     if caller.per_day is None:
         return
     midnight = next_midnight(now)
-    if await spent.count_task(caller.caller, day=_day(now), at_most=caller.per_day, until=midnight):
+    if await spent.count_task(
+        caller.caller, request.task_id, day=_day(now), at_most=caller.per_day, until=midnight
+    ):
         return
     message = (
         f"Too many requests: caller {caller.caller!r} may have {caller.per_day} tasks a day, all are used"

@@ -94,7 +94,7 @@ async def take_over(
         state=State.WATCHED,
         answer_status=HTTPStatus.OK,
         upstream_task_id=wanted.task_id,
-        operation=api.operation(wanted.task_id),
+        operation=api.origin + api.vendor.operation(wanted.task_id),
         taken_at=now,
         callback=CallbackState.WAITING if wanted.callback_url or caller.callback_url else CallbackState.NONE,
     )

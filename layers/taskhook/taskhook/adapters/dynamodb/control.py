@@ -163,14 +163,16 @@ class DynamoControl:
 
     # --- SpendStore -------------------------------------------------------------------------------
 
-    async def count_task(self, caller: str, *, day: str, at_most: int, until: datetime) -> bool:
-        """Count one more task of the day; False where there were `at_most` already."""
-        if at_most < 1:
-            return False
-        values = {":one": 1, ":most": at_most, ":end": _ttl(until + _BUDGET_KEPT)}
-        update = "ADD used :one SET expires_at = :end"
-        condition = "attribute_not_exists(used) OR used < :most"
-        return await self._set(f"{_SPENT}#{caller}#{day}", update, values, condition=condition)
+    async def count_task(self, caller: str, task_id: str, *, day: str, at_most: int, until: datetime) -> bool:
+        """Count one more task of the day, no task twice in a row; False where there were `at_most`."""
+        values = {":one": 1, ":most": at_most, ":id": task_id, ":end": _ttl(until + _BUDGET_KEPT)}
+        update = "ADD used :one SET expires_at = :end, counted_last = :id"
+        condition = "attribute_not_exists(used) OR used < :most AND counted_last <> :id"
+        try:
+            await self.table.update(f"{_SPENT}#{caller}#{day}", update, values, condition=condition)
+        except ConditionFailedError as failed:
+            return (failed.found or {}).get("counted_last") == task_id
+        return True
 
     async def counted(self, caller: str, *, day: str) -> int:
         """Tell how many were counted."""

@@ -73,15 +73,11 @@ class HttpTaskApi:
         self, origin: str, key: ApiKey, *, vendor: Vendor, least: timedelta = LEAST_POST_TIME
     ) -> None:
         self.vendor = vendor
-        self._origin = origin.rstrip("/")
+        self.origin = origin.rstrip("/")
         self._key = key
         self._least = least
         self._key_refused = False  # read the key again before it is used again: it may have been replaced
         self._large = asyncio.Semaphore(1)
-
-    def operation(self, upstream_task_id: str) -> str:
-        """Give the URL at which a task is asked for."""
-        return self._url(self.vendor.operation(upstream_task_id))
 
     async def submit(
         self,
@@ -146,7 +142,7 @@ class HttpTaskApi:
         outcome = self.vendor.read_submission(status, body, retry_after=asked_for)
         if outcome.submission is not Submission.TAKEN:
             return outcome
-        operation = self.operation(outcome.upstream_task_id)
+        operation = self.origin + self.vendor.operation(outcome.upstream_task_id)
         with contextlib.suppress(_ForeignHostError):  # the task is paid all the same, and has an id
             operation = self._url(outcome.operation or operation)
         return outcome.model_copy(update={"operation": operation})
@@ -236,8 +232,8 @@ class HttpTaskApi:
     def _url(self, target: str) -> str:
         """Give the URL of a path at the vendor's origin, or one at its hosts. Raises _ForeignHostError."""
         if target.startswith("/"):
-            return self._origin + target
-        if target.startswith(f"{self._origin}/"):
+            return self.origin + target
+        if target.startswith(f"{self.origin}/"):
             return target
         parts = urlsplit(target)
         known = (urlsplit(self.vendor.origin).hostname, *self.vendor.hosts)
