@@ -19,6 +19,10 @@ from taskhook.core.record import SubmitOutcome
 from taskhook.core.task import Task
 
 OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
+# Terminal words of any vendor, in lower case; a word that is in neither keeps a task pending.
+SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
+CANCELED = {"canceled", "cancelled", "aborted"}
+FAILURE = CANCELED | {"failed", "fail", "error", "expired", "banned", "rejected", "moderated"}
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -78,6 +82,7 @@ class Action(StrEnum):
     CANCEL = "cancel"
     DELETE = "delete"  # cancels what runs; what has ended stays here for as long as its result
     LIST = "list"
+    UNKNOWN = "unknown"  # below the vendor's paths, but not served here
 
 
 class Route(NamedTuple):

@@ -1,13 +1,12 @@
 """Modellix: its paths, its models, what their requests and media may be, and what its answers mean."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,12 +14,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_URL
-from taskhook.core.message import MAX_NOTE, Json, kept_data, minified
+from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.vendor import (
+    FAILURE,
     OWN_FIELDS,
+    SUCCESS,
     Action,
     HttpRequest,
     PaidRequest,
@@ -128,10 +129,6 @@ MODELS = {
     )
 }
 
-_SUCCESS = {"success", "succeeded", "completed"}
-
-_FAILURE = {"failed", "error", "canceled", "cancelled"}
-
 
 def _failure(body: Json, data: Json) -> str:
     """Find the vendor's words.
@@ -146,23 +143,6 @@ def _failure(body: Json, data: Json) -> str:
         if isinstance(candidate, str) and candidate and candidate != "success":
             return candidate
     return f"the vendor reported {data['status']}"
-
-
-def _finite(value: Any) -> Any:
-    """Put null for a number beyond a float's range.
-
-    It reads as infinite, which no JSON can hold and no one could pass on.
-    """
-    match value:
-        case dict():
-            for name in value:
-                value[name] = _finite(value[name])
-        case list():
-            for index, entry in enumerate(value):
-                value[index] = _finite(entry)
-        case float() if not math.isfinite(value):
-            return None
-    return value
 
 
 # Never a provider: paths of the deployment, and of other vendors.
@@ -198,7 +178,7 @@ class Modellix:
             )
         model = MODELS.get(slug)
         if model is None:
-            return PaidRequest(slug, slug, minified(body), identity=body, validated=False)
+            return PaidRequest(slug, slug, parameters.passed_on(body), identity=body, validated=False)
         try:
             fields = model.request.model_validate(body)
         except ValidationError as error:
@@ -292,11 +272,11 @@ class Modellix:
         ):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
         status = data["status"].lower()
-        if status in _SUCCESS:
-            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(_finite(data)))
-        if status in _FAILURE:
+        if status in SUCCESS:
+            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(finite(data)))
+        if status in FAILURE:
             return PollOutcome(
-                kind=PollKind.FAILED, data=kept_data(_finite(data)), message=_failure(body, data)[:MAX_NOTE]
+                kind=PollKind.FAILED, data=kept_data(finite(data)), message=_failure(body, data)[:MAX_NOTE]
             )
         return PollOutcome(kind=PollKind.PENDING)
 
