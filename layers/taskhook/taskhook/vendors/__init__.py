@@ -2,5 +2,6 @@
 
 from taskhook.core.vendor import Vendor
 from taskhook.vendors.modellix import MODELLIX
+from taskhook.vendors.runway import RUNWAY
 
-VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (MODELLIX,)}
+VENDORS: dict[str, Vendor] = {vendor.name: vendor for vendor in (MODELLIX, RUNWAY)}
