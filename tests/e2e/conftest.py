@@ -36,6 +36,8 @@ class Stack:
     signing_secret: str
     receiver: str
     upstream: str
+    dashscope: str
+    runway: str
     aws_endpoint_url: str
     aws_region: str
     stack: str

@@ -16,20 +16,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
 
 from tests.local import stack
+from tests.local.dashscope import DashScopeEmulator
 from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
+from tests.local.runway import RunwayEmulator
 from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
 from tests.modellix.vendor import VendorProfile, new_key
 
+# Always emulated: no money is spent at them.
+OTHERS: dict[str, type[VendorEmulator]] = {"dashscope": DashScopeEmulator, "runway": RunwayEmulator}
 REAL_VENDOR = "https://api.modellix.ai"
 KEY_VARIABLE = "MODELLIX_API_KEY"
 # The real vendor cannot fetch from loopback: these are to be replaced.
@@ -198,6 +202,11 @@ async def _serve(options: argparse.Namespace) -> None:
             raise stack.StackError(msg) from error
         media = await room.enter_async_context(serving(VendorEmulator(profile).app()))
         upstream = REAL_VENDOR if options.real_vendor else media
+        profiles = {name: replace(profile, api_keys=(new_key(),)) for name in OTHERS}
+        others = {
+            name: await room.enter_async_context(serving(OTHERS[name](theirs).app()))
+            for name, theirs in profiles.items()
+        }
         samples = (
             PUBLIC_SAMPLES
             if options.real_vendor
@@ -212,17 +221,24 @@ async def _serve(options: argparse.Namespace) -> None:
             _timed("functions and layer built", stack.build(account)),
             _timed("emulated account started", stack.answering(account)),
         )
-        parameters = {"VendorUrl": upstream, "PublicUrl": endpoint} | parameters
+        parameters = {
+            "VendorUrl": upstream,
+            "DashScopeUrl": others["dashscope"],
+            "RunwayUrl": others["runway"],
+            "PublicUrl": endpoint,
+        } | parameters
         front.upstream = await _timed("stack deployed", stack.deploy(account, built, parameters))
         (token, signing_secret), _ = await asyncio.gather(
             _timed("caller added", stack.add_caller(account, "local")),
-            _timed("vendor's key stored", stack.set_vendor_key(account, vendor_key)),
+            _timed("vendors' keys stored", _set_keys(account, vendor_key, profiles)),
         )
         receiver.add_secret(signing_secret)
         await _timed("first request answered", _validate(endpoint, token))
         _say(f"{time.monotonic() - started:6.1f} s  in all: ready\n")
         _say(f"console  {endpoint}/\ndocs     {endpoint}/docs\ntoken    {token}\n")
         _say(f"A task to submit:\n\n{_curl(endpoint, token, receiver_url, samples)}\n")
+        more = _other_curls(endpoint, token, receiver_url, samples)
+        _say(f"One of DashScope's, and one of Runway's:\n\n{more}\n")
         tell(
             {
                 "endpoint": endpoint,
@@ -230,6 +246,7 @@ async def _serve(options: argparse.Namespace) -> None:
                 "signing_secret": signing_secret,
                 "receiver": receiver_url,
                 "upstream": upstream,
+                **others,
                 "aws_endpoint_url": account.endpoint_url,
                 "aws_region": stack.REGION,
                 "stack": stack.STACK,
@@ -238,6 +255,13 @@ async def _serve(options: argparse.Namespace) -> None:
         await account.supervisor.wait()
         msg = "the emulated account is gone"
         raise stack.StackError(msg)
+
+
+async def _set_keys(account: stack.Account, key: str, others: Mapping[str, VendorProfile]) -> None:
+    """One after the other: they are in one secret."""
+    await stack.set_vendor_key(account, "modellix", key)
+    for name, profile in others.items():
+        await stack.set_vendor_key(account, name, profile.api_keys[0])
 
 
 def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
@@ -281,6 +305,26 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
     )
     return (
         f"curl -sS {endpoint}/api/v1/alibaba/wan2.2-animate-mix \\\n  {headers} \\\n  -d '{json.dumps(task)}'"
+    )
+
+
+def _other_curls(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) -> str:
+    """Submit in the form of each other vendor: callback URL and key are headers."""
+    image, video = samples
+    headers = (
+        f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
+        f"-H 'X-Webhook-URL: {receiver}/callbacks' -H \"Idempotency-Key: $(date +%s)\""
+    )
+    animate = {
+        "model": "wan2.2-animate-mix",
+        "input": {"image_url": image, "video_url": video},
+        "parameters": {"mode": "wan-std"},
+    }
+    turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
+    return (
+        f"curl -sS {endpoint}/api/v1/services/aigc/image2video/video-synthesis \\\n"
+        f"  -H 'X-DashScope-Async: enable' {headers} \\\n  -d '{json.dumps(animate)}'\n\n"
+        f"curl -sS {endpoint}/v1/image_to_video \\\n  {headers} \\\n  -d '{json.dumps(turbo)}'"
     )
 
 

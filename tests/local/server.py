@@ -1,10 +1,10 @@
 """Servers on loopback whose answers wear the vendor's envelope."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, ValidationError
 
 from tests.modellix.words import RefusedError, minified
@@ -22,11 +22,8 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
 
 
-def error_response(status: int, message: str) -> web.Response:
-    """Answer with the error envelope, or with nothing where the status forbids a body."""
-    if status in {204, 205, 304}:
-        return web.Response(status=status)
-    return json_response(minified({"code": status, "message": message}), status)
+def _in_envelope(status: int, message: str) -> bytes:
+    return minified({"code": status, "message": message})
 
 
 async def control_body[T: BaseModel](request: web.Request, form: type[T]) -> T:
@@ -39,25 +36,40 @@ async def control_body[T: BaseModel](request: web.Request, form: type[T]) -> T:
         raise RefusedError(400, f"parameter '{name}': {first['msg']}") from error
 
 
-@web.middleware
-async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Dress every refusal in the envelope, and drop the connections that are to be dropped."""
-    try:
-        response = await handler(request)
-    except RefusedError as error:
-        response = error_response(error.status, error.message)
-        response.headers.update(error.headers)
-    except (DroppedError, ConnectionResetError):  # by a fault, or by the client in the middle of its request
-        if request.transport is not None:
-            request.transport.close()
-        return web.Response()  # never written: its connection is gone
-    except (web.HTTPMethodNotAllowed, web.HTTPNotFound):
-        response = error_response(404, f"Resource not found: {request.method} {request.path}")
-    except web.HTTPRequestEntityTooLarge as error:
-        response = error_response(413, f"Request entity too large: {error.text}")
-    if not response.prepared:
-        response.headers.update(request.get(ANSWER_HEADERS, {}))
-    return response
+def enveloping(refusal: Callable[[int, str], bytes] = _in_envelope) -> Middleware:
+    """Dress every refusal in the vendor's form, and drop the connections that are to be dropped."""
+
+    def refused(status: int, message: str) -> web.Response:
+        if status in {204, 205, 304}:  # which forbid a body
+            return web.Response(status=status)
+        return json_response(refusal(status, message), status)
+
+    @web.middleware
+    async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except RefusedError as error:
+            response = refused(error.status, error.message)
+            response.headers.update(error.headers)
+        except (
+            DroppedError,
+            ConnectionResetError,
+        ):  # by a fault, or by the client in the middle of its request
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response()  # never written: its connection is gone
+        except (web.HTTPMethodNotAllowed, web.HTTPNotFound):
+            response = refused(404, f"Resource not found: {request.method} {request.path}")
+        except web.HTTPRequestEntityTooLarge as error:
+            response = refused(413, f"Request entity too large: {error.text}")
+        if not response.prepared:
+            response.headers.update(request.get(ANSWER_HEADERS, {}))
+        return response
+
+    return envelope
+
+
+envelope = enveloping()
 
 
 @contextlib.asynccontextmanager

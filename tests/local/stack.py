@@ -317,11 +317,9 @@ async def add_caller(account: Account, name: str) -> tuple[str, str]:
     return caller["token"], caller["signing_secret"]
 
 
-async def set_vendor_key(account: Account, key: str) -> None:
-    """Store the vendor's key in the stack's secret, as an operator does."""
-    await account.run(
-        sys.executable, "-m", "taskhook", "vendors", "set", "modellix", "--stack", STACK, said=key
-    )
+async def set_vendor_key(account: Account, vendor: str, key: str) -> None:
+    """Store a vendor's key in the stack's secret, as an operator does."""
+    await account.run(sys.executable, "-m", "taskhook", "vendors", "set", vendor, "--stack", STACK, said=key)
 
 
 def make_table(client: "DynamoDBClient", resource: str, name: str) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.local.bulk import Bulk
-from tests.local.server import ANSWER_HEADERS, DroppedError, control_body, envelope, json_response, serving
+from tests.local.server import ANSWER_HEADERS, DroppedError, control_body, enveloping, json_response, serving
 from tests.modellix.faults import Fault, Faults, FaultTarget
 from tests.modellix.vendor import MODELS, Modellix, Results, VendorProfile, VendorTask
 from tests.modellix.words import RefusedError, minified, success_body
@@ -31,9 +31,11 @@ RESERVED_PROVIDERS = frozenset({"tasks", "apikey", "models", "team", "media"})
 class VendorEmulator:
     """The server around one vendor: it takes requests, holds polls, calls webhooks, lets faults strike."""
 
+    core: type[Modellix] = Modellix
+
     def __init__(self, profile: VendorProfile | None = None) -> None:
         """Start with no task and no fault."""
-        self.vendor = Modellix(profile, sample_bytes=RESULT.stat().st_size)
+        self.vendor = self.core(profile, sample_bytes=RESULT.stat().st_size)
         self.faults = Faults()
         # by task: what held polls wait for
         self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -43,22 +45,39 @@ class VendorEmulator:
 
     def app(self) -> web.Application:
         """Build the application that serves this state."""
-        app = web.Application(middlewares=[envelope], client_max_size=16 * 2**20)
+        app = web.Application(middlewares=[enveloping(self.refusal)], client_max_size=16 * 2**20)
         app.router.add_post("/_control/faults", self._add_fault)
         app.router.add_delete("/_control/faults", self._clear_faults)
         app.router.add_post("/_control/results", self._set_results)
         app.router.add_get("/_control", self._control)
         app.router.add_get("/_control/counts", self._counts)
-        app.router.add_get("/api/v1/apikey/validate", self._validate_key)
-        app.router.add_get("/api/v1/models", self._models)
-        app.router.add_get("/api/v1/team/balance", self._balance)
-        app.router.add_get("/api/v1/tasks/{task_id}", self._task)
-        app.router.add_post("/api/v1/{provider}/{model}", self._submit)
-        app.router.add_post("/api/v1/{provider}/{model}/async", self._submit)
+        self.add_routes(app.router)
         app.router.add_get("/files/{name}", self._result_file)
         app.router.add_get("/media/{name}", self._sample)
         app.cleanup_ctx.append(self._lifetime)
         return app
+
+    # --- the vendor's form ------------------------------------------------------------------------
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Add the vendor's own paths."""
+        router.add_get("/api/v1/apikey/validate", self._validate_key)
+        router.add_get("/api/v1/models", self._models)
+        router.add_get("/api/v1/team/balance", self._balance)
+        router.add_get("/api/v1/tasks/{task_id}", self.answer_task)
+        router.add_post("/api/v1/{provider}/{model}", self.take_submit)
+        router.add_post("/api/v1/{provider}/{model}/async", self.take_submit)
+
+    def refusal(self, status: int, message: str) -> bytes:
+        """Render an error."""
+        return minified({"code": status, "message": message})
+
+    def model_of(self, request: web.Request, body: bytes) -> str:
+        """Read which model is asked for; raises RefusedError for one that the vendor does not have."""
+        del body
+        slug = f"{request.match_info['provider']}/{request.match_info['model']}"
+        self.vendor.check_model(slug)
+        return slug
 
     # --- control ----------------------------------------------------------------------------------
 
@@ -82,16 +101,15 @@ class VendorEmulator:
 
     # --- the vendor's calls -----------------------------------------------------------------------
 
-    async def _submit(self, request: web.Request) -> web.StreamResponse:
-        provider, model = request.match_info["provider"], request.match_info["model"]
-        if provider in RESERVED_PROVIDERS:
+    async def take_submit(self, request: web.Request) -> web.StreamResponse:
+        """Take a task."""
+        if request.match_info.get("provider") in RESERVED_PROVIDERS:
             raise web.HTTPNotFound
         self.vendor.submits += 1
         body = await request.read()  # all of it first: a client that hangs up later has submitted
-        key = self._admit(request)
-        fault = await self._strike("submit", request)
-        slug = f"{provider}/{model}"
-        self.vendor.check_model(slug)
+        key = self.admit(request)
+        fault = await self.strike("submit", request)
+        slug = self.model_of(request, body)
         if fault is not None and fault.fault == "code_nonzero":
             return _code_nonzero(fault)
         webhook_url, origin = request.headers.get("X-Webhook-URL"), str(request.url.origin())
@@ -100,18 +118,16 @@ class VendorEmulator:
         _interrupt(fault)
         if fault is not None and fault.fault == "not_json":
             return _not_json()
-        answer = self.vendor.accepted(task)
-        if fault is not None and fault.fault == "wrong_id":
-            # Taken and paid, yet nothing in the answer names the task.
-            answer |= {"task_id": None, "get_result": None}
-        return json_response(success_body(answer))
+        # By a fault it is taken and paid, yet nothing in the answer names the task.
+        return json_response(self.vendor.accepted(task, named=fault is None or fault.fault != "wrong_id"))
 
-    async def _task(self, request: web.Request) -> web.StreamResponse:
+    async def answer_task(self, request: web.Request) -> web.StreamResponse:
+        """Tell how far a task is."""
         task_id = request.match_info["task_id"]
         self.vendor.count_poll(task_id)
-        self._admit(request)
+        self.admit(request)
         hold_s = self.vendor.hold_s(request.query.get("wait", ""), request.query.get("timeout"))
-        fault = await self._strike("task", request)
+        fault = await self.strike("task", request)
         task = self.vendor.known(task_id)
         _interrupt(fault)
         if fault is not None and fault.fault == "not_json":
@@ -120,7 +136,7 @@ class VendorEmulator:
             return _code_nonzero(fault)
         if fault is not None and fault.ends_badly:
             self.vendor.end(task, fault)
-            self._see_end(task)
+            self.see_end(task)
         if hold_s and not self.vendor.has_ended(task):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(hold_s):
@@ -129,17 +145,17 @@ class VendorEmulator:
         if fault is not None and fault.fault == "wrong_id":
             others = reversed(self.vendor.tasks)
             other = next((id_ for id_ in others if id_ != task.id), f"task-{uuid.uuid4().hex}")
-            answer = answer.replace(b'"task_id":"%b"' % task.id.encode(), b'"task_id":"%b"' % other.encode())
+            answer = answer.replace(b'"%b"' % task.id.encode(), b'"%b"' % other.encode())
         return json_response(answer)
 
     async def _validate_key(self, request: web.Request) -> web.Response:
         known = _bearer(request) in self.vendor.api_keys
         if known:
-            self._admit(request)
+            self.admit(request)
         return json_response(success_body({"is_valid": known}))
 
     async def _models(self, request: web.Request) -> web.Response:
-        self._admit(request)
+        self.admit(request)
         models = [
             {
                 "slug": slug,
@@ -152,15 +168,15 @@ class VendorEmulator:
         return json_response(minified({"models": models}))
 
     async def _balance(self, request: web.Request) -> web.Response:
-        self._admit(request)
-        fault = await self._strike("balance", request)
+        self.admit(request)
+        fault = await self.strike("balance", request)
         _interrupt(fault)
         if fault is not None and fault.fault == "not_json":
             return _not_json()
         return json_response(success_body({"balance": 100.1234}))
 
     async def _result_file(self, request: web.Request) -> web.StreamResponse:
-        fault = await self._strike("file", request)
+        fault = await self.strike("file", request)
         task = self.vendor.result(request.match_info["name"].removesuffix(".mp4"))
         if task is None:
             raise web.HTTPNotFound
@@ -175,20 +191,20 @@ class VendorEmulator:
         return await _file(request, RESULT, fault)
 
     async def _sample(self, request: web.Request) -> web.StreamResponse:
-        fault = await self._strike("media", request)
+        fault = await self.strike("media", request)
         if request.match_info["name"] not in SAMPLES:
             raise web.HTTPNotFound
         return await _file(request, MEDIA / request.match_info["name"], fault)
 
     # --- keys and faults --------------------------------------------------------------------------
 
-    def _admit(self, request: web.Request) -> str:
+    def admit(self, request: web.Request) -> str:
         """Return the caller's key once it is known and its window has room; the answer says how much."""
         key = _bearer(request)
         request[ANSWER_HEADERS] = self.vendor.admit(key)
         return key
 
-    async def _strike(self, target: FaultTarget, request: web.Request) -> Fault | None:
+    async def strike(self, target: FaultTarget, request: web.Request) -> Fault | None:
         """Use up the next fault for this call; those without a task happen here, the rest is returned."""
         fault = self.faults.strike(target)
         if fault is None:
@@ -220,10 +236,10 @@ class VendorEmulator:
 
     def _expect_end(self, task: VendorTask) -> None:
         self._timers[task.id] = asyncio.get_running_loop().call_later(
-            task.ends_at - self.vendor.now(), self._see_end, task
+            task.ends_at - self.vendor.now(), self.see_end, task
         )
 
-    def _see_end(self, task: VendorTask) -> None:
+    def see_end(self, task: VendorTask) -> None:
         """Answer the polls that are held for a task that has ended, and call its webhook."""
         if not self.vendor.has_ended(task):  # the loop's clock is a little ahead of the vendor's
             self._expect_end(task)

@@ -1,5 +1,6 @@
 """Modellix as its pages describe it, without a wire: its tasks and limits, in whatever time it is given."""
 
+import json
 import math
 import re
 import secrets
@@ -219,7 +220,7 @@ class Modellix:
         fault: Fault | None = None,
     ) -> VendorTask:
         """Take a task, which is paid for from then on; raises RefusedError for a wrong or surplus one."""
-        fields = validated_fields(body)
+        fields = self.fields(body)
         hook = webhook_url if self.profile.webhooks else None
         if hook is not None and not is_http_url(hook):
             raise RefusedError(400, "header 'X-Webhook-URL' must be an http or https URL")
@@ -245,9 +246,13 @@ class Modellix:
         self._running[key].append(task)
         return task
 
+    def fields(self, body: bytes) -> dict[str, Any]:
+        """Read a submit; raises RefusedError for a wrong one."""
+        return validated_fields(body)
+
     def _seconds(self, fields: dict[str, Any]) -> float:
-        """How long a task takes: as its image's URL asks (`?task_seconds=12.5`), else as all do."""
-        asked = re.search(r"[?&]task_seconds=([0-9]{1,6}(?:\.[0-9]{1,3})?)(?:&|$)", str(fields["image_url"]))
+        """How long a task takes: as a URL of it asks (`?task_seconds=12.5`), else as all do."""
+        asked = re.search(r"[?&]task_seconds=([0-9]{1,6}(?:\.[0-9]{1,3})?)(?:&|\")", json.dumps(fields))
         return float(asked[1]) if asked else self.profile.task_seconds
 
     def end(self, task: VendorTask, fault: Fault | None = None) -> None:
@@ -294,10 +299,17 @@ class Modellix:
             return self.profile.success_word if task.outcome == "success" else task.outcome
         return "pending" if self.now() - task.submitted_at < self._seconds(task.request) / 4 else "processing"
 
-    def accepted(self, task: VendorTask) -> dict[str, Any]:
-        """Give the data that answers a submit."""
+    def accepted(self, task: VendorTask, *, named: bool = True) -> bytes:
+        """Render the answer to a submit, by a fault one that does not name the task."""
         get_result = {"method": "GET", "url": f"{task.origin}/api/v1/tasks/{task.id}"}
-        return {"status": "pending", "task_id": task.id, "model_id": task.model, "get_result": get_result}
+        return success_body(
+            {
+                "status": "pending",
+                "task_id": task.id if named else None,
+                "model_id": task.model,
+                "get_result": get_result if named else None,
+            }
+        )
 
     def answer(self, task: VendorTask) -> bytes:
         """Render the answer to a poll."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -10,12 +9,6 @@ from typing import Any
 MAX_VENDOR_DATA = 256 * 1024  # bytes; an item may hold 400 KB
 
 MAX_NOTE = 1000  # characters of an error message, bytes of a billing note
-
-_ENDINGS = {
-    "video": {"mp4", "mov", "webm", "m4v", "mkv", "avi"},
-    "image": {"png", "jpg", "jpeg", "webp", "gif", "bmp", "avif"},
-    "audio": {"mp3", "wav", "m4a", "aac", "ogg", "opus", "flac"},
-}
 
 Json = dict[str, Any]
 
@@ -41,29 +34,6 @@ def kept_data(data: Json) -> Json:
         listed = shortened["result"]["resources"]
         shortened["result"]["resources"] = listed[: len(listed) // 2]
     return shortened
-
-
-def finite(value: Any) -> Any:
-    """Put null for a number beyond a float's range.
-
-    It reads as infinite, which no JSON can hold and no one could pass on.
-    """
-    match value:
-        case dict():
-            for name in value:
-                value[name] = finite(value[name])
-        case list():
-            for index, entry in enumerate(value):
-                value[index] = finite(entry)
-        case float() if not math.isfinite(value):
-            return None
-    return value
-
-
-def media_type(url: str) -> str:
-    """Tell what a result's file is by the ending of its URL's path: `file` where that says nothing."""
-    ending = re.split(r"[?#]", url, maxsplit=1)[0].rpartition(".")[2].lower()
-    return next((kind for kind, endings in _ENDINGS.items() if ending in endings), "file")
 
 
 def rendered(kind: str, at: datetime, *, message: str, about: Json, data: Json) -> str:
@@ -126,3 +96,20 @@ def minified(value: object) -> str:
 
 def _size(value: object) -> int:
     return len(minified(value).encode())
+
+
+def finite(value: Any) -> Any:
+    """Put null for a number beyond a float's range.
+
+    It reads as infinite, which no JSON can hold and no one could pass on.
+    """
+    match value:
+        case dict():
+            for name in value:
+                value[name] = finite(value[name])
+        case list():
+            for index, entry in enumerate(value):
+                value[index] = finite(entry)
+        case float() if not math.isfinite(value):
+            return None
+    return value

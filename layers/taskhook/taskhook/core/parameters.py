@@ -17,7 +17,7 @@ from taskhook.core.message import Json, minified
 _MOST_COMPLAINTS = 10
 _MOST_OF_A_NAME = 100  # characters: it may be the caller's own
 _MOST_DEPTH = 64  # of what is passed on: some parsers end at about 200
-_MODEL = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_HEADER = re.compile(r"[ -~]{1,200}")
 _PYDANTICS_WORDS = re.compile(r"^.*?\bshould\b")  # "Input should be …", "String should have …"
 
 
@@ -54,10 +54,14 @@ def wrong(name: str, complaint: object) -> RejectedError:
     return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name}' {complaint}")
 
 
-def model_name(value: object) -> str:
-    """Read the name of a model that only its vendor knows. Raises RejectedError."""
-    if not isinstance(value, str) or _MODEL.fullmatch(value) is None:
-        raise wrong("model", "must be 1 to 128 letters, digits or characters of ._:/-")
+def header(headers: Mapping[str, str], name: str, *, otherwise: str = "") -> str:
+    """Read a header that is passed on to a vendor; names are lower-case. Raises RejectedError."""
+    value = headers.get(name.lower(), otherwise)
+    if _HEADER.fullmatch(value) is None:
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST,
+            f"Invalid parameters: header '{name}' must be 1 to 200 printable characters of ASCII",
+        )
     return value
 
 

@@ -301,10 +301,16 @@ class Task(TaskRecord):
         )
 
     @property
+    def said(self) -> Json:
+        """What the callback says of an ended task."""
+        said: Json = json.loads(self.message or "{}").get("data", {})
+        return said
+
+    @property
     def raw(self) -> Json | None:
         """What the vendor said of an ended task, where its form is not the deployment's own."""
-        said: Json | None = json.loads(self.message or "{}").get("data", {}).get("raw")
-        return said
+        raw: Json | None = self.said.get("raw")
+        return raw
 
     # --- bodies -----------------------------------------------------------------------------------
 

@@ -4,25 +4,24 @@ The files in `vendors` are pure: requests out, answers read, no clock and no I/O
 all of them, and it alone knows what was not sent.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from taskhook.core.message import Json
+from taskhook.core.errors import RejectedError
+from taskhook.core.message import MAX_NOTE, Json
 from taskhook.core.models import MediaRule, Model
-from taskhook.core.record import SubmitOutcome
+from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 
 OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
-# Terminal words of any vendor, in lower case; a word that is in neither keeps a task pending.
-SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
-CANCELED = {"canceled", "cancelled", "aborted"}
-FAILURE = CANCELED | {"failed", "fail", "error", "expired", "banned", "rejected", "moderated"}
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -63,6 +62,68 @@ class BalanceOutcome(BaseModel):
     status: int = 0  # 0: no answer came
     body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
     message: str = ""  # why there is no answer
+
+
+# Words for the end of a task, of all vendors and in lower case; any other word keeps a task polling.
+SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
+CANCELED = {"canceled", "cancelled", "aborted"}
+FAILURE = CANCELED | {"failed", "fail", "failure", "error", "expired", "banned", "rejected", "moderated"}
+_REFUSED_FOR_GOOD = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.CONTENT_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_CONTENT,
+}
+_REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+
+
+def submission_of(status: int, upstream_task_id: object) -> Submission:
+    """Class the answer to a paid POST by its status, and by the id of the task that it names, if any."""
+    if status in _REFUSED_FOR_GOOD:
+        return Submission.REFUSED
+    if status in _REFUSED_HERE:
+        return Submission.REFUSED_HERE
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Submission.BUSY
+    is_success = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+    is_named = isinstance(upstream_task_id, str) and bool(upstream_task_id)
+    return Submission.TAKEN if is_success and is_named else Submission.AMBIGUOUS
+
+
+def outcome_of(
+    submission: Submission,
+    status: int,
+    upstream_task_id: object,
+    message: object,
+    retry_after: timedelta | None,
+) -> SubmitOutcome:
+    """Make the outcome of a paid POST; what is no text is not the vendor's words."""
+    if submission is Submission.TAKEN:
+        return SubmitOutcome(
+            submission=submission,
+            upstream_task_id=str(upstream_task_id),
+            status=status,
+            retry_after=retry_after,
+        )
+    words = message if isinstance(message, str) and message else f"the vendor answered {status}"
+    return SubmitOutcome(
+        submission=submission, status=status, message=words[:MAX_NOTE], retry_after=retry_after
+    )
+
+
+def model_named(body: Json, *, otherwise: str | None = None) -> str:
+    """Read the field `model` of a submit. Raises RejectedError."""
+    model = body.get("model", otherwise)
+    if not isinstance(model, str) or _MODEL.fullmatch(model) is None:
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST,
+            "Invalid parameters: parameter 'model' must be a name: 1 to 128 letters, digits and ._:/-",
+        )
+    return model
 
 
 class HttpRequest(NamedTuple):

@@ -1,7 +1,7 @@
 """Modellix: its paths, its models, what their requests and media may be, and what its answers mean."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -28,19 +28,9 @@ from taskhook.core.vendor import (
     PollKind,
     PollOutcome,
     Route,
+    outcome_of,
+    submission_of,
 )
-
-_REFUSED_FOR_GOOD = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.CONTENT_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_CONTENT,
-}
-
-_REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
 
 
 def _media_url(value: str) -> str:
@@ -156,7 +146,7 @@ class Modellix:
 
     name = "modellix"
     origin = "https://api.modellix.ai"
-    hosts = ()
+    hosts: Sequence[str] = ()
     requests_per_minute = 1000
     long_poll = True
     webhooks = True
@@ -237,30 +227,12 @@ class Modellix:
     ) -> SubmitOutcome:
         """Classify the vendor's answer to the paid POST; `body` is None where it was not a JSON object."""
         body = body or {}
-        message = str(body.get("message") or f"the vendor answered {status}")[:MAX_NOTE]
         data = body.get("data")
         upstream_task_id = data.get("task_id") if isinstance(data, dict) else None
-        if status in _REFUSED_FOR_GOOD:
-            submission = Submission.REFUSED
-        elif status in _REFUSED_HERE:
-            submission = Submission.REFUSED_HERE
-        elif status == HTTPStatus.TOO_MANY_REQUESTS:
-            submission = Submission.BUSY
-        elif (
-            HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-            and body.get("code", 0) == 0
-            and isinstance(upstream_task_id, str)
-            and upstream_task_id
-        ):
-            return SubmitOutcome(
-                submission=Submission.TAKEN,
-                upstream_task_id=upstream_task_id,
-                status=status,
-                retry_after=retry_after,
-            )
-        else:
+        submission = submission_of(status, upstream_task_id)
+        if submission is Submission.TAKEN and body.get("code", 0) != 0:
             submission = Submission.AMBIGUOUS
-        return SubmitOutcome(submission=submission, status=status, message=message, retry_after=retry_after)
+        return outcome_of(submission, status, upstream_task_id, body.get("message"), retry_after)
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
         """Read an answer about a task; what is not about this task, or has no status, says nothing."""

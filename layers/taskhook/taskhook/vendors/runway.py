@@ -1,19 +1,19 @@
 """Runway: its paths, its version header, and what its answers mean; it has no webhooks of its own."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
-from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, media_type, minified
+from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
 from taskhook.core.models import Model
-from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.record import ErrorCode, State, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
@@ -26,11 +26,13 @@ from taskhook.core.vendor import (
     PollKind,
     PollOutcome,
     Route,
+    model_named,
+    outcome_of,
+    submission_of,
 )
 
 VERSION = "2024-11-06"  # of the API whose answers this file reads, where a caller asks for no other
 _VERSION_HEADER = "X-Runway-Version"
-_VERSION = re.compile(r"[0-9A-Za-z._-]{1,32}")
 _LEAST_GAP = timedelta(seconds=5)  # the vendor's page: more frequent looks at a task show nothing new
 
 _BELOW = "/v1/"
@@ -55,17 +57,8 @@ _NO_TASKS = {
     "workflows",
 }
 
-_REFUSED_FOR_GOOD = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED,
-    HTTPStatus.CONTENT_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_CONTENT,
-}
-
-_REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_AUDIO = (".mp3", ".wav", ".m4a", ".flac")
 
 # Words of the vendor for a task that has not ended.
 _UNDER_WAY = {
@@ -95,8 +88,7 @@ class RunwayForm:
             return {"output": _links(task)} | said
         if said["status"] == "CANCELLED":
             return said
-        data = json.loads(task.message or "{}").get("data", {})
-        return {"failure": data.get("error", {}).get("message", ""), "failureCode": task.error} | said
+        return {"failure": task.said.get("error", {}).get("message", ""), "failureCode": task.error} | said
 
     def canceled(self, task: Task) -> Json:
         """Say of a task that is canceled, or about to be, how it stands."""
@@ -111,20 +103,17 @@ class RunwayForm:
         return {"error": message}
 
 
-_NO_MODELS: dict[str, Model] = {}
-
-
 @dataclass(frozen=True)
 class Runway:
     """The vendor. Only it knows what its models take: all are passed through."""
 
     name = "runway"
     origin = "https://api.dev.runwayml.com"
-    hosts = ()
+    hosts: Sequence[str] = ()
     requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
     long_poll = False
     webhooks = False
-    models = _NO_MODELS
+    models: Mapping[str, Model] = MappingProxyType({})
     form = RunwayForm()
 
     # --- what callers ask -------------------------------------------------------------------------
@@ -152,13 +141,8 @@ class Runway:
                 f"Resource not found: '{path[:200]}' makes no task that could be watched; "
                 "it would be, for example, /v1/image_to_video",
             )
-        version = headers.get(_VERSION_HEADER.lower(), VERSION)
-        if _VERSION.fullmatch(version) is None:
-            raise RejectedError(
-                HTTPStatus.BAD_REQUEST,
-                f"Invalid parameters: header '{_VERSION_HEADER}' must be a version, for example {VERSION}",
-            )
-        model = parameters.model_name(body["model"]) if "model" in body else asked
+        version = parameters.header(headers, _VERSION_HEADER, otherwise=VERSION)
+        model = model_named(body, otherwise=asked)
         return PaidRequest(
             model,
             path,
@@ -212,32 +196,8 @@ class Runway:
     ) -> SubmitOutcome:
         """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
         body = body or {}
-        upstream_task_id = body.get("id")
-        if status in _REFUSED_FOR_GOOD:
-            submission = Submission.REFUSED
-        elif status in _REFUSED_HERE:
-            submission = Submission.REFUSED_HERE
-        elif status == HTTPStatus.TOO_MANY_REQUESTS:
-            submission = Submission.BUSY
-        elif (
-            HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-            and isinstance(upstream_task_id, str)
-            and upstream_task_id
-        ):
-            return SubmitOutcome(
-                submission=Submission.TAKEN,
-                upstream_task_id=upstream_task_id,
-                status=status,
-                retry_after=retry_after,
-            )
-        else:
-            submission = Submission.AMBIGUOUS
-        return SubmitOutcome(
-            submission=submission,
-            status=status,
-            message=_reason(body, f"the vendor answered {status}"),
-            retry_after=retry_after,
-        )
+        submission = submission_of(status, body.get("id"))
+        return outcome_of(submission, status, body.get("id"), _words(body.get("error")), retry_after)
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
         """Read an answer about a task; what is not about this task, or has no status, says nothing.
@@ -257,22 +217,25 @@ class Runway:
             )
         listed = raw.get("output")
         urls = [entry for entry in listed if isinstance(entry, str)] if isinstance(listed, list) else []
-        data: Json = {"result": {"resources": [{"url": url, "type": media_type(url)} for url in urls]}}
+        data: Json = {"result": {"resources": [{"url": url, "type": _kind(url)} for url in urls]}}
         if isinstance(raw.get("cost"), dict):
             data["billing"] = raw["cost"]
         return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(data | {"raw": raw}))
+
+
+def _kind(url: str) -> str:
+    """Tell what a file is by its name; what says nothing is a video."""
+    path = url.partition("?")[0].lower()
+    return "image" if path.endswith(_IMAGES) else "audio" if path.endswith(_AUDIO) else "video"
 
 
 def _free(method: str, path: str) -> HttpRequest:
     return HttpRequest(method, path, {_VERSION_HEADER: VERSION})
 
 
-def _reason(body: Json, otherwise: str) -> str:
-    """Find the vendor's words for a refusal: a sentence in `error`, or whatever else is there."""
-    error = body.get("error")
-    if error and not isinstance(error, str):
-        error = minified(finite(error))
-    return str(error or otherwise)[:MAX_NOTE]
+def _words(error: object) -> object:
+    """Give the vendor's words for a refusal: a sentence, or whatever else is there."""
+    return minified(finite(error)) if error and not isinstance(error, str) else error
 
 
 def _failure(raw: Json, status: str) -> str:
@@ -292,7 +255,7 @@ def _ended(task: Task) -> str:
 
 def _links(task: Task) -> list[str]:
     """List the links of a result whose raw form was too large to be kept."""
-    result = json.loads(task.message or "{}").get("data", {}).get("result", {})
+    result = task.said.get("result", {})
     return [resource["url"] for resource in result.get("resources", [])]
 
 

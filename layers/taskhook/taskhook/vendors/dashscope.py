@@ -1,0 +1,354 @@
+"""DashScope (Alibaba Cloud Model Studio): its paths, requests, answers and form.
+
+It calls no webhook that a request could name. An answer about a task comes with status 200 whatever has
+become of it; times are Beijing's, without a zone.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from taskhook.core import parameters
+from taskhook.core.errors import RejectedError
+from taskhook.core.message import MAX_NOTE, Json, finite, kept_data
+from taskhook.core.models import Model
+from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome, milliseconds
+from taskhook.core.schedule import typical_minimum
+from taskhook.core.task import Task
+from taskhook.core.vendor import (
+    FAILURE,
+    SUCCESS,
+    Action,
+    Form,
+    HttpRequest,
+    PaidRequest,
+    PollKind,
+    PollOutcome,
+    Route,
+    model_named,
+    outcome_of,
+    submission_of,
+)
+
+BEIJING = timezone(timedelta(hours=8))
+LINKS_LIVE = timedelta(hours=24)
+_SERVICES = "/api/v1/services/"
+_SERVICE = re.compile(r"/api/v1/services(?:/[a-z0-9][a-z0-9_-]{0,63}){2,4}")
+_LIST_WORDS = {"page_no", "page_size", "start_time", "end_time", "model_name"}
+_PASSED = ("X-DashScope-WorkSpace", "X-DashScope-OssResourceResolve", "X-DashScope-DataInspection")
+_MOST_FILES = 100  # of one result
+# Where results are; `file_url` beside a transcription is the caller's own file.
+_FILES = {
+    "video_url": "video",
+    "video": "video",
+    "image_url": "image",
+    "image": "image",
+    "audio_url": "audio",
+    "audio": "audio",
+    "transcription_url": "text",
+    "url": "",
+}
+_STATES = {
+    State.QUEUED: "PENDING",
+    State.SUBMITTING: "PENDING",
+    State.UNKNOWN: "PENDING",
+    State.WATCHED: "RUNNING",
+    State.ARCHIVING: "RUNNING",
+    State.SUCCESS: "SUCCEEDED",
+    State.FAILED: "FAILED",
+}
+_VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
+_CODES = {
+    HTTPStatus.UNAUTHORIZED: "InvalidApiKey",
+    HTTPStatus.FORBIDDEN: "AccessDenied",
+    HTTPStatus.NOT_FOUND: "NotFound",
+    HTTPStatus.CONFLICT: "UnsupportedOperation",
+    HTTPStatus.TOO_MANY_REQUESTS: "Throttling",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "InternalError",
+    HTTPStatus.BAD_GATEWAY: "BadGateway",
+    HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailable",
+}
+
+
+@dataclass(frozen=True)
+class DashScope:
+    """The vendor."""
+
+    name = "dashscope"
+    origin = "https://dashscope-intl.aliyuncs.com"
+    hosts: Sequence[str] = (
+        "dashscope.aliyuncs.com",
+        "dashscope-us.aliyuncs.com",
+        "cn-hongkong.dashscope.aliyuncs.com",
+        "*.maas.aliyuncs.com",
+    )
+    requests_per_minute = 1200  # 20 a second, of reads
+    long_poll = False
+    webhooks = False
+    models: Mapping[str, Model] = MappingProxyType({})
+
+    @property
+    def form(self) -> Form:
+        """Its answers: `output` beside `request_id`."""
+        return _FORM
+
+    # --- what callers ask -------------------------------------------------------------------------
+
+    def route(self, method: str, path: str, query: Mapping[str, str]) -> Route | None:
+        """Take `POST /api/v1/services/…`, and `GET /api/v1/tasks` with words of the vendor's own list.
+
+        A single task has the path that it has in the deployment's own form.
+        """
+        if method == "POST" and path.startswith(_SERVICES):
+            return Route(Action.SUBMIT)
+        is_list = (
+            method == "GET" and path.rstrip("/") == "/api/v1/tasks" and not _LIST_WORDS.isdisjoint(query)
+        )
+        return Route(Action.LIST) if is_list else None
+
+    def paid_request(self, path: str, headers: Mapping[str, str], body: Json) -> PaidRequest:
+        """Read a submit; what its model takes, the vendor alone knows."""
+        if _SERVICE.fullmatch(path) is None:
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND,
+                "Resource not found: no such service; its path is /api/v1/services/{group}/{task}/{function}",
+            )
+        if headers.get("x-dashscope-async", "").strip().lower() != "enable":
+            raise RejectedError(
+                HTTPStatus.BAD_REQUEST,
+                "Invalid parameters: header 'X-DashScope-Async' must be 'enable': only asynchronous calls "
+                "are taken here",
+            )
+        passed = {name: parameters.header(headers, name) for name in _PASSED if headers.get(name.lower())}
+        identity = {"path": path, "body": body, "headers": passed}
+        sent = parameters.passed_on(body)
+        return PaidRequest(model_named(body), path, sent, identity, headers=passed, validated=False)
+
+    def first_poll(self, model: str) -> timedelta:
+        """Wait as long as the model's name tells."""
+        return typical_minimum(model)
+
+    # --- what the vendor is asked -----------------------------------------------------------------
+
+    def authorization(self, key: str) -> Mapping[str, str]:
+        """Give the bearer token."""
+        return {"Authorization": f"Bearer {key}"}
+
+    def submit(
+        self, target: str, body: bytes, *, headers: Mapping[str, str], webhook_url: str | None
+    ) -> HttpRequest:
+        """Make the paid POST."""
+        del webhook_url
+        return HttpRequest("POST", target, {**headers, "X-DashScope-Async": "enable"}, body)
+
+    def operation(self, upstream_task_id: str) -> str:
+        """Give the path of a task."""
+        return f"/api/v1/tasks/{quote(upstream_task_id, safe='')}"
+
+    def poll(self, operation: str, *, hold: bool) -> HttpRequest:
+        """Ask for a task."""
+        del hold
+        return HttpRequest("GET", operation)
+
+    def cancel(self, operation: str) -> HttpRequest | None:
+        """Cancel a task, which the vendor does while it is pending."""
+        return HttpRequest("POST", f"{operation}/cancel")
+
+    def free_request(self) -> HttpRequest:
+        """Ask for the newest task."""
+        return HttpRequest("GET", "/api/v1/tasks/?page_no=1&page_size=1")
+
+    # --- what it answers --------------------------------------------------------------------------
+
+    def read_submission(
+        self, status: int, body: Json | None, *, retry_after: timedelta | None = None
+    ) -> SubmitOutcome:
+        """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
+        body = body or {}
+        code, upstream_task_id = body.get("code"), _output(body).get("task_id")
+        submission = submission_of(status, upstream_task_id)
+        if submission is Submission.REFUSED and code == "Arrearage":  # the account is in debt
+            submission = Submission.REFUSED_HERE
+        words = [word for word in (code, body.get("message")) if isinstance(word, str) and word]
+        return outcome_of(submission, status, upstream_task_id, ": ".join(words), retry_after)
+
+    def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
+        """Read an answer about a task; what is not about this task, or has no status, says nothing."""
+        output = _output(body)
+        status = output.get("task_status")
+        if output.get("task_id") != upstream_task_id or not isinstance(status, str):
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
+        word = status.lower()
+        if word == "unknown":  # expired, or another account's
+            return PollOutcome(kind=PollKind.MISSING)
+        if word in SUCCESS:
+            return PollOutcome(kind=PollKind.SUCCEEDED, data=_data(body, output))
+        if word in FAILURE:
+            return PollOutcome(kind=PollKind.FAILED, data=_data(body, output), message=_failure(output))
+        return PollOutcome(kind=PollKind.PENDING)
+
+
+def _output(body: Json) -> Json:
+    output = body.get("output")
+    return output if isinstance(output, dict) else {}
+
+
+def _data(body: Json, output: Json) -> Json:
+    found = dict(_files(output))  # a file that is named twice is one
+    resources = [{"url": url, "type": kind} for url, kind in list(found.items())[:_MOST_FILES]]
+    result: Json = {"resources": resources}
+    text = "".join(_texts(output))
+    if text:
+        result["text"] = text
+    data: Json = {"result": result, "raw": finite(body)}
+    if isinstance(body.get("usage"), dict):
+        data["usage"] = body["usage"]
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        ended = datetime.fromisoformat(output["end_time"]) if "end_time" in output else None
+        if ended is not None:
+            data["result_expires_at"] = milliseconds(ended.replace(tzinfo=BEIJING) + LINKS_LIVE)
+    return kept_data(data)
+
+
+def _files(part: Any) -> Iterator[tuple[str, str]]:
+    """Find the files of a result, wherever they are in it, each with its type."""
+    match part:
+        case dict():
+            for name, value in part.items():
+                if name in _FILES and isinstance(value, str):
+                    if value.startswith(("http://", "https://")):
+                        yield value, _FILES[name] or _kind(value)
+                else:
+                    yield from _files(value)
+        case list():
+            for value in part:
+                yield from _files(value)
+
+
+def _kind(url: str) -> str:
+    """Tell what a file is by its name; what says nothing is an image."""
+    path = url.partition("?")[0].lower()
+    if path.endswith((".mp4", ".mov", ".webm", ".avi")):
+        return "video"
+    return "audio" if path.endswith((".mp3", ".wav", ".m4a", ".flac", ".pcm", ".opus")) else "image"
+
+
+def _texts(output: Json) -> Iterator[str]:
+    """Find the text of a result: alone, or as the content of choices."""
+    if isinstance(output.get("text"), str):
+        yield output["text"]
+    choices = output.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            yield content
+        for piece in content if isinstance(content, list) else []:
+            if isinstance(piece, dict) and isinstance(piece.get("text"), str):
+                yield piece["text"]
+
+
+def _failure(output: Json) -> str:
+    """Find the vendor's words, which may be missing."""
+    words = [output[name] for name in ("code", "message") if isinstance(output.get(name), str)]
+    told = ": ".join(word for word in words if word)
+    return (told or f"the vendor reported {output['task_status']}, and no reason")[:MAX_NOTE]
+
+
+class _DashScopeForm:
+    """Its answers."""
+
+    def accepted(self, task: Task) -> Json:
+        """Give the id, and that it waits."""
+        output = {"task_id": task.task_id, "task_status": "PENDING"}
+        return {"request_id": task.task_id, "output": output}
+
+    def task(self, task: Task) -> Json:
+        """Give what the vendor said of an ended task, under our id; of any other, where it stands."""
+        status = "CANCELED" if task.error is ErrorCode.CANCELED else _STATES[task.state]
+        output: Json = {
+            "task_id": task.task_id,
+            "task_status": status,
+            "submit_time": _beijing(task.accepted_at),
+        }
+        if task.ended_at is not None:
+            output["end_time"] = _beijing(task.ended_at)
+        shown: Json = {"request_id": task.task_id, "output": output}
+        if task.raw is not None:
+            ours = {"output", "request_id"}
+            shown |= {name: value for name, value in task.raw.items() if name not in ours}
+            shown["output"] = {**_output(task.raw), "task_id": task.task_id, "task_status": status}
+        elif task.state is State.FAILED:
+            error = task.said.get("error", {})
+            output |= {"code": error.get("code", ""), "message": error.get("message", "")}
+        return shown
+
+    def canceled(self, task: Task) -> Json:
+        """Give no more than the vendor does."""
+        return {"request_id": task.task_id}
+
+    def listed(self, tasks: Sequence[Task], query: Mapping[str, str]) -> Json:
+        """Give a page of those that the query wants."""
+        wanted = [task for task in tasks if _is_wanted(task, query)]
+        size, number = _number(query, "page_size", 10, 100), _number(query, "page_no", 1, 10_000)
+        page = wanted[size * (number - 1) : size * number]
+        return {
+            "request_id": "list",
+            "data": [_row(task) for task in page],
+            "total": len(wanted),
+            "total_page": -(-len(wanted) // size),
+            "page_no": number,
+            "page_size": size,
+        }
+
+    def error(self, status: int, message: str) -> Json:
+        """Say why a call has failed."""
+        told = _VENDORS_CODE.match(message)  # in what was refused, the vendor's own
+        if told is not None:
+            return {"request_id": "", "code": told[1], "message": told[2]}
+        code = {int(known): word for known, word in _CODES.items()}.get(status, "InvalidParameter")
+        return {"request_id": "", "code": code, "message": message}
+
+
+def _row(task: Task) -> Json:
+    row: Json = {
+        "task_id": task.task_id,
+        "status": _STATES[task.state],
+        "model_name": task.model,
+        "gmt_create": milliseconds(task.accepted_at),
+        "start_time": milliseconds(task.taken_at or task.accepted_at),
+    }
+    return row if task.ended_at is None else {**row, "end_time": milliseconds(task.ended_at)}
+
+
+def _is_wanted(task: Task, query: Mapping[str, str]) -> bool:
+    accepted = f"{task.accepted_at.astimezone(BEIJING):%Y%m%d%H%M%S}"
+    return (
+        query.get("model_name", task.model) == task.model
+        and query.get("status", _STATES[task.state]) == _STATES[task.state]
+        and query.get("start_time", "") <= accepted <= query.get("end_time", "9")
+    )
+
+
+def _number(query: Mapping[str, str], name: str, otherwise: int, most: int) -> int:
+    """Read a number of the query. Raises RejectedError."""
+    value = query.get(name, str(otherwise))
+    if re.fullmatch(r"[0-9]{1,6}", value) is None or not 1 <= int(value) <= most:
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name}' must be 1 to {most}"
+        )
+    return int(value)
+
+
+def _beijing(moment: datetime) -> str:
+    return f"{moment.astimezone(BEIJING):%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+_FORM = _DashScopeForm()
+DASHSCOPE = DashScope()
