@@ -313,7 +313,7 @@ def _other_curls(endpoint: str, token: str, receiver: str, samples: tuple[str, s
     image, video = samples
     headers = (
         f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
-        f"-H 'X-Webhook-URL: {receiver}/callbacks' -H \"Idempotency-Key: $(date +%s)\""
+        f"-H 'X-Webhook-URL: {receiver}/callbacks'"
     )
     animate = {
         "model": "wan2.2-animate-mix",
@@ -323,8 +323,10 @@ def _other_curls(endpoint: str, token: str, receiver: str, samples: tuple[str, s
     turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
     return (
         f"curl -sS {endpoint}/api/v1/services/aigc/image2video/video-synthesis \\\n"
-        f"  -H 'X-DashScope-Async: enable' {headers} \\\n  -d '{json.dumps(animate)}'\n\n"
-        f"curl -sS {endpoint}/v1/image_to_video \\\n  {headers} \\\n  -d '{json.dumps(turbo)}'"
+        f"  -H 'X-DashScope-Async: enable' {headers} \\\n"
+        f"  -H \"Idempotency-Key: d$(date +%s)\" -d '{json.dumps(animate)}'\n\n"
+        f"curl -sS {endpoint}/v1/image_to_video \\\n  {headers} \\\n"
+        f"  -H \"Idempotency-Key: r$(date +%s)\" -d '{json.dumps(turbo)}'"
     )
 
 
