@@ -20,6 +20,9 @@ from taskhook.core.vendor import Action, PollKind, PollOutcome, Route
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors import VENDORS
 from taskhook.vendors.runway import RUNWAY, VERSION
+from tests.local.runway import RunwayTasks
+from tests.modellix.faults import Fault
+from tests.modellix.vendor import VendorProfile, VendorTask
 from tests.world import START, a_caller
 
 GOLDEN: Json = json.loads((Path(__file__).parents[1] / "golden/runway.json").read_text())
@@ -482,3 +485,30 @@ def test_links_of_copies_stand_in_the_vendors_form_too() -> None:
     output = RUNWAY.form.task(task)["output"]
     assert output[0].startswith("https://taskhook.example.com/r/")
     assert output[1] == GOLDEN["tasks"]["succeeded"]["output"][1]
+
+
+# --- its emulator ---------------------------------------------------------------------------------
+
+
+def test_the_emulator_answers_as_the_documents_do() -> None:
+    """Its answers have the fields of the golden ones, and mean the same."""
+    seconds = [1_800_000_000.0]
+    vendor = RunwayTasks(VendorProfile(api_keys=("k",), task_seconds=8.0), now=lambda: seconds[0])
+
+    def take(fault: str | None = None) -> VendorTask:
+        doom = Fault(on="submit", fault=fault) if fault is not None else None
+        body, origin = json.dumps(BODY).encode(), "https://runway.example.com"
+        return vendor.take("k", "gen4_turbo", body, webhook_url=None, origin=origin, fault=doom)
+
+    good, bad, gone = take(), take("failed"), take("canceled")
+    assert json.loads(vendor.accepted(good)).keys() == GOLDEN["accepted"].keys()
+    seen = [(good, "throttled", PollKind.PENDING), (good, "running", PollKind.PENDING)]
+    seen += [(good, "succeeded", PollKind.SUCCEEDED), (bad, "failed", PollKind.FAILED)]
+    for (task, name, kind), at in zip(
+        [*seen, (gone, "cancelled", PollKind.FAILED)], (0, 4, 8, 8, 8), strict=True
+    ):
+        seconds[0] = task.submitted_at + at
+        answer = json.loads(vendor.answer(task))
+        assert answer["status"] == GOLDEN["tasks"][name]["status"]
+        assert answer.keys() <= GOLDEN["tasks"][name].keys() | {"progress"}
+        assert RUNWAY.read_poll(answer, task.id).kind is kind
