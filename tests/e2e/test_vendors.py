@@ -221,7 +221,9 @@ def test_a_task_from_elsewhere_is_watched(
     [
         ("POST", ANIMATE, 400, "code"),
         ("POST", "/api/v1/services/aigc", 404, "code"),
-        ("POST", "/v1/a/b", 404, "message"),
+        ("POST", "/v1/a/b", 404, "error"),
+        ("POST", "/v1/uploads", 404, "error"),
+        ("GET", "/v1/organization", 404, "error"),
         ("GET", "/v1/tasks/tk_0000000000000000000000", 404, "error"),
         ("DELETE", "/v1/tasks/tk_0000000000000000000000", 404, "error"),
         ("POST", "/v1/image_to_video", 400, "error"),

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import copy
 import http.server
+import json
 import os
 import re
 import shutil
@@ -27,10 +29,12 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.core import signature
 from taskhook.core.caller import Credential
+from taskhook.core.message import Json
 from taskhook.core.record import State
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.delivery.samples import send_test_callbacks
+from taskhook.vendors import VENDORS
 from tests.world import MemoryControl, RecordingReporter, a_caller
 
 ROOT = Path(__file__).parents[2]
@@ -55,12 +59,16 @@ class Sent:
         return replace(self, headers=self.headers | {name: value})
 
 
-def sent(*secrets: str, age: timedelta = timedelta(0)) -> Sent:
+def sent(
+    *secrets: str, age: timedelta = timedelta(0), vendor: str = "modellix", data: Json | None = None
+) -> Sent:
     """Sign a real callback with these secrets; the receiver holds the last of them."""
     now = datetime.now(UTC)
+    data = data or {"result": {"resources": []}}
     task = Task(
         task_id=f"tk_{uuid.uuid4().hex[:22]}",
         caller="alice",
+        vendor=vendor,
         model="alibaba/wan2.2-animate-mix",
         request="{}",
         fingerprint="",
@@ -68,7 +76,7 @@ def sent(*secrets: str, age: timedelta = timedelta(0)) -> Sent:
         reference="größer als \u2028 😀",
         accepted_at=now,
         state=State.WATCHED,
-    ).succeeded({"result": {"resources": []}}, now, retention=timedelta(0), claim=now)
+    ).succeeded(data, now, retention=timedelta(0), claim=now)
     body = (task.message or "").encode()
     return Sent(secrets[-1], signature.headers(secrets, task.webhook_id, now - age, body), body)
 
@@ -316,6 +324,42 @@ async def test_a_sample_takes_what_we_send(receiver: Running) -> None:
     assert {"tk_sample_success________", "tk_sample_failure________"} <= set(
         re.findall(r"tk_sample_\w+", str(receiver.inbox()))
     )
+
+
+SUCCESSES: dict[str, Json] = {
+    "modellix": {
+        "code": 0,
+        "data": {
+            "task_id": "up-1",
+            "status": "success",
+            "result": {"resources": [{"url": "https://files.example.com/1.mp4", "type": "video"}]},
+        },
+    },
+    "dashscope": {
+        "request_id": "r",
+        "output": {
+            "task_id": "up-1",
+            "task_status": "SUCCEEDED",
+            "results": {"video_url": "https://files.example.com/1.mp4"},
+        },
+    },
+    "runway": {"id": "up-1", "status": "SUCCEEDED", "output": ["https://files.example.com/1.mp4"]},
+}
+
+
+async def test_a_sample_takes_the_callbacks_of_all_vendors(receiver: Running) -> None:
+    """In one form; what the vendor said itself is beside it, where its own form is another."""
+    before = set(receiver.inbox())
+    for name, answer in SUCCESSES.items():
+        data = VENDORS[name].read_poll(copy.deepcopy(answer), "up-1").data
+        assert receiver.answer(sent(receiver.secret, vendor=name, data=data)) // 100 == 2
+    await eventually(lambda: len(receiver.inbox()) >= len(before) + len(SUCCESSES))
+    fresh = (json.loads(callback)["data"] for callback in set(receiver.inbox()) - before)
+    taken = {data["vendor"]: data for data in fresh}
+    assert taken.keys() == VENDORS.keys()
+    for name, data in taken.items():
+        assert data["result"] == {"resources": [{"url": "https://files.example.com/1.mp4", "type": "video"}]}
+        assert data.get("raw") == (None if name == "modellix" else SUCCESSES[name])
 
 
 async def test_a_sample_takes_a_message_once(receiver: Running) -> None:

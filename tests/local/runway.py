@@ -42,7 +42,8 @@ class RunwayTasks(Modellix):
         if task.outcome == "failed":
             words = {"failure": task.failure, "failureCode": "INPUT_PREPROCESSING.INTERNAL"}
             return self._told(task, "FAILED", **({} if task.failed_form == "string" else words))
-        return self._told(task, "SUCCEEDED", output=[f"{task.origin}/files/{task.id}.mp4"])
+        output = [f"{task.origin}/files/{task.id}.mp4"]
+        return self._told(task, "SUCCEEDED", output=output, cost={"credits": 25})
 
 
 class RunwayEmulator(VendorEmulator):
@@ -55,7 +56,7 @@ class RunwayEmulator(VendorEmulator):
         router.add_get("/v1/organization", self.organization)
         router.add_get("/v1/tasks/{task_id}", self.answer_task)
         router.add_delete("/v1/tasks/{task_id}", self.delete)
-        router.add_post("/v1/{what}", self.take_submit)
+        router.add_post("/v1/{what:[a-z0-9_/]+}", self.take_submit)
 
     def refusal(self, _status: int, message: str) -> bytes:
         """Render an error."""

@@ -1,13 +1,17 @@
 """The bodies of callbacks, as `core.task` renders them: these models only describe them."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from taskhook.api.answers import Answer, Failure, Result
 from taskhook.core.message import Json
 from taskhook.core.record import State
+
+Raw = Annotated[
+    Json | None, Field(description="The vendor's own answer, where its form is another one than this.")
+]
 
 
 class _Event(Answer):
@@ -33,9 +37,7 @@ class Succeeded(_Ended):
 
     status: Literal[State.SUCCESS]
     result: Result
-    raw: Json | None = Field(
-        default=None, description="The vendor's own answer, where its form is another one than this."
-    )
+    raw: Raw = None
 
 
 class Failed(_Ended):
@@ -43,6 +45,7 @@ class Failed(_Ended):
 
     status: Literal[State.FAILED]
     error: Failure
+    raw: Raw = None
 
 
 class TaskSucceeded(_Event):

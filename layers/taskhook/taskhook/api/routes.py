@@ -303,6 +303,8 @@ def _in_form(vendor: Vendor, wanted: Route) -> Response[str]:
             return Response(status_code=int(HTTPStatus.NO_CONTENT), body="")
         case Action.LIST:
             return _listed(vendor)
+        case Action.UNKNOWN:
+            raise RejectedError(HTTPStatus.NOT_FOUND, NO_SUCH_PATH)
 
 
 def _cancel(task_id: str, *, also_ended: bool = False) -> Response[str]:

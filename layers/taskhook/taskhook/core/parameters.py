@@ -3,6 +3,7 @@
 Whatever is wrong with it is said in the vendor's manner, by the field's name.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -11,9 +12,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from taskhook.core.errors import RejectedError
+from taskhook.core.message import Json, minified
 
 _MOST_COMPLAINTS = 10
 _MOST_OF_A_NAME = 100  # characters: it may be the caller's own
+_MOST_DEPTH = 64  # of what is passed on: some parsers end at about 200
+_HEADER = re.compile(r"[ -~]{1,200}")
 _PYDANTICS_WORDS = re.compile(r"^.*?\bshould\b")  # "Input should be …", "String should have …"
 
 
@@ -48,3 +52,43 @@ def rejected(error: ValidationError, *, what: str, known: Iterable[str]) -> Reje
 def wrong(name: str, complaint: object) -> RejectedError:
     """Say what is wrong with one field."""
     return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name}' {complaint}")
+
+
+def header(headers: Mapping[str, str], name: str, *, otherwise: str = "") -> str:
+    """Read a header that is passed on to a vendor; names are lower-case. Raises RejectedError."""
+    value = headers.get(name.lower(), otherwise)
+    if _HEADER.fullmatch(value) is None:
+        raise RejectedError(
+            HTTPStatus.BAD_REQUEST,
+            f"Invalid parameters: header '{name}' must be 1 to 200 printable characters of ASCII",
+        )
+    return value
+
+
+def passed_on(body: Json) -> str:
+    """Write a request minified as it came, of which only its vendor knows what it may hold.
+
+    Raises RejectedError for what cannot be sent, or not be read by every parser: more than 64 levels, half a
+    surrogate pair, a number beyond a float's range.
+    """
+    for name, value in body.items():
+        complaint = _unsendable(value, _MOST_DEPTH)
+        if complaint:
+            raise wrong(name[:_MOST_OF_A_NAME], complaint)
+    return minified(body)
+
+
+def _unsendable(value: object, depth: int) -> str:
+    """Say why a value of some JSON cannot be passed on; empty where it can."""
+    match value:
+        case dict() | list() if depth <= 1:
+            return f"is nested more than {_MOST_DEPTH} levels deep"
+        case dict():
+            return next(filter(None, (_unsendable(entry, depth - 1) for entry in value.values())), "")
+        case list():
+            return next(filter(None, (_unsendable(entry, depth - 1) for entry in value)), "")
+        case str() if any("\ud800" <= character <= "\udfff" for character in value):
+            return "holds half a surrogate pair"
+        case float() if not math.isfinite(value):
+            return "holds a number that is too large"
+    return ""

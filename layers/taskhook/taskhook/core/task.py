@@ -166,14 +166,21 @@ class Task(TaskRecord):
         return ended._ended("success", kept_data(self._linked(origin)), now, retention=retention, claim=claim)
 
     def failed(
-        self, error: ErrorCode, message: str, now: datetime, *, retention: timedelta, claim: datetime | None
+        self,
+        error: ErrorCode,
+        message: str,
+        now: datetime,
+        *,
+        retention: timedelta,
+        claim: datetime | None,
+        raw: Json | None = None,
     ) -> Self:
-        """Queued, watched or unknown → failed; `claim` as in `succeeded`."""
+        """Queued, watched or unknown → failed; `raw` is what the vendor said, `claim` as in `succeeded`."""
         if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
         else:
             self._require(State.WATCHED, State.UNKNOWN)
-        return self._failed(error, message, now, retention=retention, call_back=True, claim=claim)
+        return self._failed(error, message, now, retention=retention, call_back=True, claim=claim, raw=raw)
 
     def deferred(self, now: datetime) -> Self:
         """Leave a first delivery whose process died to the schedule of attempts: it is due from now on."""
@@ -265,9 +272,12 @@ class Task(TaskRecord):
         retention: timedelta,
         call_back: bool,
         claim: datetime | None,
+        raw: Json | None = None,
     ) -> Self:
         task, message = self._to(state=State.FAILED, error=error), message[:MAX_NOTE]
         data: Json = {"error": {"code": error, "message": message}}
+        if raw is not None:
+            data["raw"] = raw
         return task._ended(message, data, now, retention=retention, call_back=call_back, claim=claim)
 
     def _ended(
@@ -298,7 +308,7 @@ class Task(TaskRecord):
 
     @property
     def raw(self) -> Json | None:
-        """What the vendor said of a task that has ended well, where its form is not the deployment's own."""
+        """What the vendor said of an ended task, where its form is not the deployment's own."""
         raw: Json | None = self.said.get("raw")
         return raw
 

@@ -66,10 +66,8 @@ class BalanceOutcome(BaseModel):
 
 # Words for the end of a task, of all vendors and in lower case; any other word keeps a task polling.
 SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
-FAILURE = {
-    *("failed", "fail", "failure", "error", "expired", "banned", "aborted", "rejected", "canceled"),
-    *("cancelled", "moderated"),
-}
+CANCELED = {"canceled", "cancelled", "aborted"}
+FAILURE = CANCELED | {"failed", "fail", "failure", "error", "expired", "banned", "rejected", "moderated"}
 _REFUSED_FOR_GOOD = {
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.FORBIDDEN,
@@ -145,6 +143,7 @@ class Action(StrEnum):
     CANCEL = "cancel"
     DELETE = "delete"  # cancels what runs; what has ended stays here for as long as its result
     LIST = "list"
+    UNKNOWN = "unknown"  # below the vendor's paths, but not served here
 
 
 class Route(NamedTuple):

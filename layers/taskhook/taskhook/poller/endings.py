@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
+from taskhook.core.message import Json
 from taskhook.core.record import CallbackState, ErrorCode
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollOutcome
@@ -52,12 +53,20 @@ class Endings:
         )
 
     async def failed(
-        self, task: Task, error: ErrorCode, message: str, *, ran_until: datetime | None = None
+        self,
+        task: Task,
+        error: ErrorCode,
+        message: str,
+        *,
+        raw: Json | None = None,
+        ran_until: datetime | None = None,
     ) -> Task:
-        """End a task as failed."""
+        """End a task as failed; `raw` is what the vendor said of it, where its form is not ours."""
         return await self._end(
             task,
-            lambda now, claim: task.failed(error, message, now, retention=self._rules.retention, claim=claim),
+            lambda now, claim: task.failed(
+                error, message, now, retention=self._rules.retention, claim=claim, raw=raw
+            ),
             ran_until=ran_until,
         )
 

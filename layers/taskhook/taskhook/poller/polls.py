@@ -183,7 +183,11 @@ class Polls:
                 return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
             case PollKind.FAILED:
                 return await self._endings.failed(
-                    task, ErrorCode.UPSTREAM_FAILED, outcome.message, ran_until=entry.ran_until
+                    task,
+                    ErrorCode.UPSTREAM_FAILED,
+                    outcome.message,
+                    raw=outcome.data.get("raw"),
+                    ran_until=entry.ran_until,
                 )
             case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:
                 return await self._endings.failed(

@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
-from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
+from taskhook.core.message import MAX_NOTE, Json, finite, kept_data
 from taskhook.core.models import Model
 from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome, milliseconds
 from taskhook.core.schedule import typical_minimum
@@ -124,9 +125,10 @@ class DashScope:
                 "Invalid parameters: header 'X-DashScope-Async' must be 'enable': only asynchronous calls "
                 "are taken here",
             )
-        passed = {name: headers[name.lower()][:200] for name in _PASSED if headers.get(name.lower())}
+        passed = {name: parameters.header(headers, name) for name in _PASSED if headers.get(name.lower())}
         identity = {"path": path, "body": body, "headers": passed}
-        return PaidRequest(model_named(body), path, minified(body), identity, headers=passed, validated=False)
+        sent = parameters.passed_on(body)
+        return PaidRequest(model_named(body), path, sent, identity, headers=passed, validated=False)
 
     def first_poll(self, model: str) -> timedelta:
         """Wait as long as the model's name tells."""

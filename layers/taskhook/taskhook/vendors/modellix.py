@@ -168,7 +168,7 @@ class Modellix:
             )
         model = MODELS.get(slug)
         if model is None:
-            return PaidRequest(slug, slug, minified(body), identity=body, validated=False)
+            return PaidRequest(slug, slug, parameters.passed_on(body), identity=body, validated=False)
         try:
             fields = model.request.model_validate(body)
         except ValidationError as error:

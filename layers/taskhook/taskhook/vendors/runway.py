@@ -1,23 +1,26 @@
-"""Runway: its paths, requests, answers and form. It has no webhooks, and queues what it cannot run yet."""
+"""Runway: its paths, its version header, and what its answers mean; it has no webhooks of its own."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+from taskhook.core import parameters
+from taskhook.core.errors import RejectedError
 from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
 from taskhook.core.models import Model
-from taskhook.core.record import State, SubmitOutcome
+from taskhook.core.record import ErrorCode, State, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
+    CANCELED,
     FAILURE,
     SUCCESS,
     Action,
-    Form,
     HttpRequest,
     PaidRequest,
     PollKind,
@@ -28,59 +31,130 @@ from taskhook.core.vendor import (
     submission_of,
 )
 
-_VERSION = "2024-11-06"  # where the caller names none
-_SUBMIT = re.compile(r"/v1/(?!tasks$|organization$)([a-z0-9_]{1,64})")
-_TASK = re.compile(r"/v1/tasks/([^/]+)")
-_STATES = {
-    State.QUEUED: "PENDING",
+VERSION = "2024-11-06"  # of the API whose answers this file reads, where a caller asks for no other
+_VERSION_HEADER = "X-Runway-Version"
+_LEAST_GAP = timedelta(seconds=5)  # the vendor's page: more frequent looks at a task show nothing new
+
+_BELOW = "/v1/"
+_TASK = re.compile(r"tasks/([^/]+)")
+# What makes a task; `generate` and `recipes` are groups of such paths.
+_MAKES_TASK = re.compile(r"(?:(?:generate|recipes)/)?[a-z0-9_]{1,64}")
+# What makes something else, which cannot be watched: a POST there must not be paid for as a task.
+_NO_TASKS = {
+    "avatar_conversations",
+    "avatar_usage",
+    "avatars",
+    "documents",
+    "generate",
+    "organization",
+    "realtime_sessions",
+    "recipes",
+    "routers",
+    "tasks",
+    "uploads",
+    "voices",
+    "workflow_invocations",
+    "workflows",
+}
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_AUDIO = (".mp3", ".wav", ".m4a", ".flac")
+
+# Words of the vendor for a task that has not ended.
+_UNDER_WAY = {
+    State.QUEUED: "THROTTLED",  # queued for the caller, as at the vendor
     State.SUBMITTING: "PENDING",
     State.UNKNOWN: "PENDING",
     State.WATCHED: "RUNNING",
     State.ARCHIVING: "RUNNING",
-    State.SUCCESS: "SUCCEEDED",
-    State.FAILED: "FAILED",
 }
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-_AUDIO = (".mp3", ".wav", ".m4a", ".flac")
+
+
+class RunwayForm:
+    """The vendor's own answers. Its official SDK reads `status`, and what belongs to that."""
+
+    def accepted(self, task: Task) -> Json:
+        """Say that a task was accepted."""
+        return {"id": task.task_id}
+
+    def task(self, task: Task) -> Json:
+        """Say how a task stands; of an ended one, what the vendor said, under our task id."""
+        told: Json = {"id": task.task_id, "createdAt": _iso(task.accepted_at)}
+        if not task.state.final:
+            word = _UNDER_WAY[task.state]
+            return told | {"status": word} | ({"progress": 0} if word == "RUNNING" else {})
+        said = told | (task.raw or {}) | {"id": task.task_id, "status": _ended(task)}
+        if task.state is State.SUCCESS:
+            return {"output": _links(task)} | said
+        if said["status"] == "CANCELLED":
+            return said
+        return {"failure": task.said.get("error", {}).get("message", ""), "failureCode": task.error} | said
+
+    def canceled(self, task: Task) -> Json:
+        """Say of a task that is canceled, or about to be, how it stands."""
+        return self.task(task)
+
+    def listed(self, tasks: Sequence[Task], _query: Mapping[str, str]) -> Json:
+        """List tasks, which the vendor does not: no path of its own asks for it."""
+        return {"tasks": [self.task(task) for task in tasks]}
+
+    def error(self, _status: int, message: str) -> Json:
+        """Say why a call has failed."""
+        return {"error": message}
 
 
 @dataclass(frozen=True)
 class Runway:
-    """The vendor."""
+    """The vendor. Only it knows what its models take: all are passed through."""
 
     name = "runway"
     origin = "https://api.dev.runwayml.com"
     hosts: Sequence[str] = ()
-    requests_per_minute = 300
+    requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
     long_poll = False
     webhooks = False
     models: Mapping[str, Model] = MappingProxyType({})
-
-    @property
-    def form(self) -> Form:
-        """Its answers have no envelope."""
-        return _FORM
+    form = RunwayForm()
 
     # --- what callers ask -------------------------------------------------------------------------
 
     def route(self, method: str, path: str, _query: Mapping[str, str]) -> Route | None:
-        """Take `POST /v1/{what is made}`, and `GET` and `DELETE /v1/tasks/{id}`."""
-        if method == "POST":
-            return Route(Action.SUBMIT) if _SUBMIT.fullmatch(path) else None
-        actions = {"GET": Action.SHOW, "DELETE": Action.DELETE}
-        found = _TASK.fullmatch(path)
-        return Route(actions[method], found[1]) if found is not None and method in actions else None
+        """Take all that is below `/v1/`: what is not served is refused in the vendor's form."""
+        if not path.startswith(_BELOW):
+            return None
+        task = _TASK.fullmatch(path.removeprefix(_BELOW))
+        match method:
+            case "POST":
+                return Route(Action.SUBMIT)
+            case "GET" if task:
+                return Route(Action.SHOW, task[1])
+            case "DELETE" if task:
+                return Route(Action.DELETE, task[1])
+        return Route(Action.UNKNOWN)
 
     def paid_request(self, path: str, headers: Mapping[str, str], body: Json) -> PaidRequest:
-        """Read a submit; what its model takes, the vendor alone knows."""
-        model = model_named(body, otherwise=path.rpartition("/")[2])
-        passed = {"X-Runway-Version": headers.get("x-runway-version", _VERSION)[:100]}
-        identity = {"path": path, "body": body}
-        return PaidRequest(model, path, minified(body), identity, headers=passed, validated=False)
+        """Read a submit; the model is the body's, or else what the path asks for."""
+        asked = path.removeprefix(_BELOW)
+        if _MAKES_TASK.fullmatch(asked) is None or asked in _NO_TASKS:
+            raise RejectedError(
+                HTTPStatus.NOT_FOUND,
+                f"Resource not found: '{path[:200]}' makes no task that could be watched; "
+                "it would be, for example, /v1/image_to_video",
+            )
+        version = parameters.header(headers, _VERSION_HEADER, otherwise=VERSION)
+        model = model_named(body, otherwise=asked)
+        return PaidRequest(
+            model,
+            path,
+            parameters.passed_on(body),
+            identity={"path": asked, "version": version, "body": body},
+            headers={_VERSION_HEADER: version},
+            validated=False,
+        )
 
     def first_poll(self, model: str) -> timedelta:
-        """Wait as long as the model's name tells."""
-        return typical_minimum(model)
+        """Tell it by the model's name, never sooner than the vendor wants to be asked."""
+        return max(_LEAST_GAP, typical_minimum(model))
 
     # --- what the vendor is asked -----------------------------------------------------------------
 
@@ -89,28 +163,31 @@ class Runway:
         return {"Authorization": f"Bearer {key}"}
 
     def submit(
-        self, target: str, body: bytes, *, headers: Mapping[str, str], webhook_url: str | None
+        self,
+        target: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str],
+        webhook_url: str | None,  # noqa: ARG002  # the vendor has no webhooks
     ) -> HttpRequest:
-        """Make the paid POST."""
-        del webhook_url
-        return HttpRequest("POST", target, headers, body)
+        """Make the paid POST; `target` is its path."""
+        return HttpRequest("POST", target, {_VERSION_HEADER: VERSION, **headers}, body)
 
     def operation(self, upstream_task_id: str) -> str:
         """Give the path of a task."""
-        return f"/v1/tasks/{quote(upstream_task_id, safe='')}"
+        return f"{_BELOW}tasks/{quote(upstream_task_id, safe='')}"
 
-    def poll(self, operation: str, *, hold: bool) -> HttpRequest:
+    def poll(self, operation: str, *, hold: bool) -> HttpRequest:  # noqa: ARG002  # it holds no poll
         """Ask for a task."""
-        del hold
-        return HttpRequest("GET", operation, {"X-Runway-Version": _VERSION})
+        return _free("GET", operation)
 
     def cancel(self, operation: str) -> HttpRequest | None:
-        """Cancel a task that runs; the vendor deletes one that has ended."""
-        return HttpRequest("DELETE", operation, {"X-Runway-Version": _VERSION})
+        """Ask to cancel a task; the vendor does not know it any more from then on."""
+        return _free("DELETE", operation)
 
     def free_request(self) -> HttpRequest:
-        """Ask for the organization."""
-        return HttpRequest("GET", "/v1/organization", {"X-Runway-Version": _VERSION})
+        """Ask for the account's limits and credits."""
+        return _free("GET", f"{_BELOW}organization")
 
     # --- what it answers --------------------------------------------------------------------------
 
@@ -120,26 +197,30 @@ class Runway:
         """Classify the answer to the paid POST; `body` is None where it was not a JSON object."""
         body = body or {}
         submission = submission_of(status, body.get("id"))
-        return outcome_of(submission, status, body.get("id"), body.get("error"), retry_after)
+        return outcome_of(submission, status, body.get("id"), _words(body.get("error")), retry_after)
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
-        """Read an answer about a task; what is not about this task, or has no status, says nothing."""
+        """Read an answer about a task; what is not about this task, or has no status, says nothing.
+
+        When links end it does not say: the vendor keeps them for 24 to 48 hours from each look at the task.
+        """
         status = body.get("status")
         if body.get("id") != upstream_task_id or not isinstance(status, str):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
         word = status.lower()
-        if word in SUCCESS:
-            return PollOutcome(kind=PollKind.SUCCEEDED, data=_data(body))
+        if word not in SUCCESS | FAILURE:  # THROTTLED, too: the vendor has it, and it waits for a slot there
+            return PollOutcome(kind=PollKind.PENDING)
+        raw = finite(body)
         if word in FAILURE:
-            return PollOutcome(kind=PollKind.FAILED, data=_data(body), message=_failure(body))
-        return PollOutcome(kind=PollKind.PENDING)
-
-
-def _data(body: Json) -> Json:
-    output = body.get("output")
-    urls = [url for url in output if isinstance(url, str)] if isinstance(output, list) else []
-    result = {"resources": [{"url": url, "type": _kind(url)} for url in urls]}
-    return kept_data({"result": result, "raw": finite(body)})
+            return PollOutcome(
+                kind=PollKind.FAILED, data=kept_data({"raw": raw}), message=_failure(raw, status)
+            )
+        listed = raw.get("output")
+        urls = [entry for entry in listed if isinstance(entry, str)] if isinstance(listed, list) else []
+        data: Json = {"result": {"resources": [{"url": url, "type": _kind(url)} for url in urls]}}
+        if isinstance(raw.get("cost"), dict):
+            data["billing"] = raw["cost"]
+        return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(data | {"raw": raw}))
 
 
 def _kind(url: str) -> str:
@@ -148,50 +229,38 @@ def _kind(url: str) -> str:
     return "image" if path.endswith(_IMAGES) else "audio" if path.endswith(_AUDIO) else "video"
 
 
-def _failure(body: Json) -> str:
-    """Find the vendor's words, which may be missing."""
-    words = [body[name] for name in ("failureCode", "failure") if isinstance(body.get(name), str)]
-    told = ": ".join(word for word in words if word)
-    return (told or f"the vendor reported {body['status']}, and no reason")[:MAX_NOTE]
+def _free(method: str, path: str) -> HttpRequest:
+    return HttpRequest(method, path, {_VERSION_HEADER: VERSION})
 
 
-class _RunwayForm:
-    """Its answers: the task alone."""
-
-    def accepted(self, task: Task) -> Json:
-        """Give the id."""
-        return {"id": task.task_id}
-
-    def task(self, task: Task) -> Json:
-        """Give what the vendor said of an ended task, under our id; of any other, where it stands."""
-        created = task.accepted_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        shown: Json = {"id": task.task_id, "status": _STATES[task.state], "createdAt": created}
-        if task.raw is not None:
-            return {
-                **shown,
-                **{name: value for name, value in task.raw.items() if name not in {"id", "status"}},
-            }
-        if task.state is State.FAILED:
-            shown |= {"failure": _told(task).get("message", ""), "failureCode": str(task.error).upper()}
-        return shown
-
-    def canceled(self, _task: Task) -> Json:
-        """Have nothing to say: 204."""
-        return {}
-
-    def listed(self, tasks: Sequence[Task], _query: Mapping[str, str]) -> Json:
-        """List tasks, which the vendor itself does not."""
-        return {"tasks": [self.task(task) for task in tasks]}
-
-    def error(self, _status: int, message: str) -> Json:
-        """Say why a call has failed."""
-        return {"error": message}
+def _words(error: object) -> object:
+    """Give the vendor's words for a refusal: a sentence, or whatever else is there."""
+    return minified(finite(error)) if error and not isinstance(error, str) else error
 
 
-def _told(task: Task) -> dict[str, Any]:
-    error: dict[str, Any] = task.said.get("error", {})
-    return error
+def _failure(raw: Json, status: str) -> str:
+    """Say why a task has failed, as far as the vendor does."""
+    words = [raw[name] for name in ("failureCode", "failure") if isinstance(raw.get(name), str) and raw[name]]
+    return (": ".join(words) or f"the vendor reported {status} without a reason")[:MAX_NOTE]
 
 
-_FORM = _RunwayForm()
+def _ended(task: Task) -> str:
+    """Give the vendor's word for how a task has ended, whatever its own spelling was."""
+    if task.state is State.SUCCESS:
+        return "SUCCEEDED"
+    word: Any = (task.raw or {}).get("status")
+    canceled = task.error is ErrorCode.CANCELED or (isinstance(word, str) and word.lower() in CANCELED)
+    return "CANCELLED" if canceled else "FAILED"
+
+
+def _links(task: Task) -> list[str]:
+    """List the links of a result whose raw form was too large to be kept."""
+    result = task.said.get("result", {})
+    return [resource["url"] for resource in result.get("resources", [])]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 RUNWAY = Runway()
