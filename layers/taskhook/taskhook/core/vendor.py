@@ -101,7 +101,7 @@ def outcome_of(
     message: object,
     retry_after: timedelta | None,
 ) -> SubmitOutcome:
-    """Make the outcome of a paid POST; what is no text is not the vendor's words."""
+    """Make the outcome of a paid POST, with the vendor's words where it has any."""
     if submission is Submission.TAKEN:
         return SubmitOutcome(
             submission=submission,
@@ -109,7 +109,7 @@ def outcome_of(
             status=status,
             retry_after=retry_after,
         )
-    words = message if isinstance(message, str) and message else f"the vendor answered {status}"
+    words = str(message) if message else f"the vendor answered {status}"
     return SubmitOutcome(
         submission=submission, status=status, message=words[:MAX_NOTE], retry_after=retry_after
     )
