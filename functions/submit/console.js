@@ -8,6 +8,8 @@ start({
     __proto__: null, // else `#/constructor` would be a view
     tasks: (parameters, id) => (id ? showTask(id) : showTasks(parameters)),
     submit: showSubmit,
+    any: showAny,
+    watch: showWatch,
     callbacks: showCallbacks,
   },
 });

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import boto3
+import httpx
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -327,6 +328,43 @@ def test_a_lost_answer_is_no_second_payment(
     visitor.complaints = [text for text in visitor.complaints if "ERR_FAILED" not in text]
 
 
+def test_any_request_of_any_vendor_is_submitted_as_json(
+    stack: Stack, inbox: Inbox, visit: Callable[..., Visitor], marker: str
+) -> None:
+    """And what its vendor has already is watched; both are shown with their vendor."""
+    visitor = visit().signed_in(stack.token, "/#/submit")
+    page = visitor.page
+    page.get_by_role("link", name="Any other model").click()
+    expect(visitor.heading("Submit any model")).to_be_visible()
+    page.get_by_label("Vendor").select_option("runway")
+    page.get_by_label("Request, as JSON").fill("{")
+    visitor.button("Submit").click()
+    expect(page.get_by_role("alert")).to_contain_text("is not JSON")
+    image = f"https://media.invalid/{marker}.jpg"
+    page.get_by_label("Request, as JSON").fill(f'{{"model":"gen4_turbo","promptImage":"{image}"}}')
+    page.get_by_label("callback_url").fill(inbox.url(marker))
+    page.get_by_label("reference").fill(f"any-{marker}")
+    visitor.button("Submit").click()
+    expect(visitor.heading(f"any-{marker}")).to_be_visible()
+    expect(page.get_by_text("runway · gen4_turbo")).to_be_visible()
+    expect(visitor.step("Succeeded")).to_be_visible()
+    task_id = urlsplit(page.url).fragment.removeprefix("/tasks/")
+    headers = {"Authorization": f"Bearer {stack.token}"}
+    shown = httpx.get(f"{stack.endpoint}/api/v1/tasks/{task_id}", headers=headers, trust_env=False).json()
+
+    page.goto("/#/watch")
+    visitor.expected = {400}
+    page.get_by_label("vendor").fill("nobody's")
+    page.get_by_label("task_id").fill(shown["data"]["upstream_task_id"])
+    visitor.button("Watch").click()
+    expect(page.get_by_text("Must be one of dashscope, modellix, runway")).to_be_visible()
+    page.get_by_label("vendor").fill("runway")
+    page.get_by_label("reference").fill(f"watched-{marker}")
+    visitor.button("Watch").click()
+    expect(visitor.heading(f"watched-{marker}")).to_be_visible()
+    expect(visitor.step("Succeeded")).to_be_visible()
+
+
 # --- tasks ----------------------------------------------------------------------------------------
 
 
@@ -580,6 +618,7 @@ def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]
         "toString/x",
         "tasks/a/b",
         "submit/x",
+        "watch/x",
         "callbacks/x",
         "/tasks",
     ):

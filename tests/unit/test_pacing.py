@@ -1,8 +1,9 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskhook.core.admission import AdmissionState
 from taskhook.poller.long_poll import NOT_HELD_FOR, LongPollSupport
 from taskhook.poller.pacing import urgency
 
@@ -45,3 +46,24 @@ def test_a_task_that_has_waited_five_of_its_gaps_goes_before_what_is_due_since(
     now = 100_000.0
     mine = urgency(now - waits, now - waits - age, now)
     assert all(mine <= urgency(now - other, now - other - 1, now) for other in others if other < waits)
+
+
+# --- what is learnt of models that are not described ----------------------------------------------
+
+
+def test_a_model_is_polled_a_little_before_its_tasks_have_lately_ended() -> None:
+    """A shorter time counts at once, a longer one a quarter, and what is no news is not stored."""
+    learnt = AdmissionState().task_took("kling/v2", timedelta(seconds=100))
+    assert learnt.took == {"kling/v2": 100}
+    assert learnt.task_took("kling/v2", timedelta(seconds=120)) is learnt
+    longer = learnt.task_took("kling/v2", timedelta(seconds=200))
+    assert longer.took == {"kling/v2": 125}
+    assert longer.task_took("kling/v2", timedelta(seconds=40)).took == {"kling/v2": 40}
+
+
+def test_few_models_are_remembered() -> None:
+    """Those that were learnt of last."""
+    admission = AdmissionState()
+    for number in range(60):
+        admission = admission.task_took(f"m{number}", timedelta(seconds=30))
+    assert (len(admission.took), next(iter(admission.took))) == (50, "m10")

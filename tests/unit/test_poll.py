@@ -2240,3 +2240,21 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
 def test_a_step_that_is_over_may_be_dropped(poller: PollerWorld) -> None:
     """A leader that leaves drops its held polls, and drains what is left, whatever it takes for held."""
     Scheduler(clock=poller.clock, reporter=poller.told).cancel(["over"])
+
+
+async def test_the_first_poll_of_an_undescribed_model_is_learnt(poller: PollerWorld) -> None:
+    """By its name first, then by what its tasks took; a described one keeps its own."""
+    poller.rules = replace(poller.rules, long_poll=False)
+    poller.vendor.task_time = timedelta(seconds=100)
+    for name, model in (("first", "kling/kling-v2.6-i2v"), ("second", "kling/kling-v2.6-i2v")):
+        task = (await poller.add(State.WATCHED, name)).model_copy(update={"model": model})
+        poller.tasks.items[task.task_id] = task
+        began, before = poller.clock.now(), len(poller.vendor.polls)
+        await poller.run(timedelta(minutes=3))
+        assert poller.now_of(task).state is State.SUCCESS
+        asked = poller.vendor.polls[before][0] - began
+        if name == "first":
+            assert timedelta(seconds=20) <= asked < timedelta(seconds=24)
+        else:
+            assert timedelta(seconds=75) <= asked < timedelta(seconds=95)
+    assert 95 <= poller.control.the_admission.took["kling/kling-v2.6-i2v"] <= 112

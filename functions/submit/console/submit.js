@@ -43,6 +43,7 @@ function submitForm(description, models, slug, values) {
     ),
   );
   const told = el.div();
+  const allowance = el.small();
   const button = el.button({ type: "submit", class: "first" }, "Submit");
   // One key for one filled-in form: whatever the network does, pressing Submit again never pays a second time.
   let key = newKey();
@@ -66,7 +67,14 @@ function submitForm(description, models, slug, values) {
       el.code("Idempotency-Key"),
       ".",
     ),
+    allowance,
+    el.small(
+      el.a({ href: "#/any" }, "Any other model, or another vendor"),
+      " · ",
+      el.a({ href: "#/watch" }, "Watch a task that was submitted elsewhere"),
+    ),
   );
+  spendable(allowance);
   function fill() {
     for (const field of fields) field.set(example[field.name] ?? null);
     changed();

@@ -76,7 +76,7 @@ function draw(parts, task, looking) {
       el.p(
         { class: "row soft" },
         el.span(el.code(task.task_id), " ", copier(task.task_id, "the task's id")),
-        el.span(task.model_id),
+        el.span(task.model_id ? `${task.vendor} · ${task.model_id}` : task.vendor),
       ),
     ),
   );
@@ -96,6 +96,9 @@ function draw(parts, task, looking) {
     return el.details({ class: "sheet padded", open }, el.summary("The API's answer"), json(task, "The API's answer"));
   });
 }
+
+/** Whether the form that is made from the API's description is for this task's model. */
+const isDescribed = (task) => task.vendor === "modellix" && task.validated !== false;
 
 function actions(task, looking, told) {
   const path = `/api/v1/tasks/${encodeURIComponent(task.task_id)}`;
@@ -130,7 +133,7 @@ function actions(task, looking, told) {
       },
       "Cancel task",
     );
-  const again = el.a({ class: "button", href: `#/submit?from=${encodeURIComponent(task.task_id)}` }, "Submit one like it");
+  const again = el.a({ class: "button", href: `#/${isDescribed(task) ? "submit" : "any"}?from=${encodeURIComponent(task.task_id)}` }, "Submit one like it");
   return el.div({ class: "row" }, redeliver, cancel, again);
 }
 

@@ -14,6 +14,8 @@ from taskhook.core.task import Task
 PROBE = timedelta(minutes=1)  # between two tries for one slot more than the vendor was known to have
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
+NEWS = 10  # a change of less than a tenth is none
+MOST_MODELS = 50  # of which is remembered how long their tasks took
 LONGEST_PAUSE = timedelta(minutes=5)
 
 
@@ -35,6 +37,9 @@ class AdmissionState(BaseModel):
     polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
     unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
     served: str = ""  # the caller whose turn was last, where more than one waits
+    took: dict[
+        str, int
+    ] = {}  # by model that is not described: how soon its tasks have ended lately, in seconds
     nonce: str = ""
 
     @property
@@ -103,6 +108,16 @@ class AdmissionState(BaseModel):
         return self.model_copy(
             update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until}
         )
+
+    def task_took(self, model: str, took: timedelta) -> "AdmissionState":
+        """Learn how long a task of a model took: a shorter time counts at once, longer ones a little each."""
+        seconds, known = round(took.total_seconds()), self.took.get(model)
+        lately = seconds if known is None or seconds < known else known + (seconds - known) // 4
+        if known is not None and abs(lately - known) <= known // NEWS:
+            return self
+        others = {name: value for name, value in self.took.items() if name != model}
+        kept = dict(list(others.items())[-(MOST_MODELS - 1) :])
+        return self.model_copy(update={"took": kept | {model: lately}})
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
         """Order the callers' oldest tasks by whose turn it is.

@@ -19,6 +19,7 @@ from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
 
 KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
+LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
 
@@ -70,8 +71,21 @@ class Pacing:
         return taken_at + schedule.next_poll(after - taken_at, first=first)
 
     def _first_poll(self, task: Task) -> timedelta:
-        """Tell at what age a task is polled first."""
-        return timedelta(0) if self._rules.immediate else self.vendor.first_poll(task.model)
+        """Tell at what age a task is polled first.
+
+        Of a model that is not described, a little before its tasks have lately ended.
+        """
+        if self._rules.immediate:
+            return timedelta(0)
+        took = self.admission.took.get(task.model)
+        if took is None or task.model in self.vendor.models:
+            return self.vendor.first_poll(task.model)
+        return max(schedule.MIN_GAP, timedelta(seconds=int(took * LEARNT_SHARE)))
+
+    async def learn_time(self, task: Task, ran_until: datetime) -> None:
+        """Learn how long a task took whose model is not described."""
+        if task.model and task.model not in self.vendor.models:
+            await self.store(self.admission.task_took(task.model, ran_until - task.age_since))
 
     def webhook_is_due(self, task: Task, *, plain: bool) -> bool:
         """Tell whether a vendor webhook should tell of the task's end."""

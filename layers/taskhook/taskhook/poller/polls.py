@@ -180,6 +180,8 @@ class Polls:
         taken_at = task.age_since
         match outcome.kind:
             case PollKind.SUCCEEDED:
+                if task.submitted_at is not None:  # else it is not known since when it ran
+                    await self._pacing.learn_time(task, self._clock.now())
                 return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
             case PollKind.FAILED:
                 return await self._endings.failed(

@@ -1,0 +1,170 @@
+// Two more ways to a task: any request of any vendor, as JSON, and a task that was submitted elsewhere.
+
+// Where each vendor's submits go, and what one looks like.
+const VENDORS = {
+  modellix: {
+    path: "/api/v1/kling/kling-v2.6-i2v",
+    body: { prompt: "A lighthouse in a storm", image_url: "https://example.com/sea.jpg" },
+  },
+  dashscope: {
+    path: "/api/v1/services/aigc/image2video/video-synthesis",
+    body: {
+      model: "wan2.2-animate-mix",
+      input: { image_url: "https://example.com/new_actor.jpg", video_url: "https://example.com/original_scene.mp4" },
+      parameters: { mode: "wan-std" },
+    },
+    headers: { "x-dashscope-async": "enable" },
+  },
+  runway: {
+    path: "/v1/image_to_video",
+    body: { model: "gen4_turbo", promptImage: "https://example.com/sea.jpg", ratio: "1280:720" },
+  },
+};
+
+/** A form for what is not described here: the vendor's own path and request. */
+function showAny(parameters) {
+  const like = parameters.get("from");
+  if (!like) return anyForm(parameters.get("vendor"), null);
+  const place = el.p({ class: "soft" }, "Loading…");
+  main.append(place);
+  watch(async () => {
+    try {
+      const { data } = await ask("GET", `/api/v1/tasks/${encodeURIComponent(like)}`);
+      place.remove();
+      anyForm(data.vendor, data);
+    } catch (error) {
+      place.replaceChildren(notice(judged(error).message, { action: route }));
+    }
+    return null;
+  });
+}
+
+function anyForm(wanted, task) {
+  const name = Object.hasOwn(VENDORS, wanted ?? "") ? wanted : "modellix";
+  const vendor = VENDORS[name];
+  const text = (label, value, hint) => fieldOf(label, { type: "string", description: hint }, false, value);
+  const itsPath = task && name === "modellix" ? `/api/v1/${task.model_id}` : vendor.path;
+  const path = text("path", itsPath, "The vendor's own path.");
+  const hook = text("callback_url", task?.callback_url ?? "", "Where the signed result is posted; empty: the default, or nowhere.");
+  const reference = text("reference", task?.reference ?? "", "Yours; comes back in answers and callback.");
+  const request = el.textarea({ id: "field-request", rows: 10, spellcheck: "false" });
+  request.value = JSON.stringify(task?.request ?? vendor.body, null, 2);
+  const told = el.div();
+  const button = el.button({ type: "submit", class: "first" }, "Submit");
+  let key = newKey();
+  async function send(event) {
+    event.preventDefault();
+    told.replaceChildren();
+    let body;
+    try {
+      body = JSON.parse(request.value);
+    } catch (error) {
+      told.replaceChildren(notice(`The request is not JSON: ${error.message}.`));
+      request.focus();
+      return;
+    }
+    button.disabled = true;
+    const own = { "x-webhook-url": hook.get(), "x-reference": reference.get(), "idempotency-key": key };
+    const headers = Object.fromEntries(Object.entries({ ...vendor.headers, ...own }).filter(([, value]) => value !== undefined));
+    try {
+      const answer = await ask("POST", path.get() ?? "", { body, headers });
+      say("Accepted");
+      go(`#/tasks/${/tk_[A-Za-z0-9_-]{22}/.exec(JSON.stringify(answer))[0]}`);
+    } catch (error) {
+      const { message, unknown } = judged(error);
+      told.replaceChildren(notice(unknown ? `${message}; press Submit again: with the same key nothing is paid twice.` : message));
+    }
+    button.disabled = false;
+  }
+  main.append(
+    el.div(
+      { class: "stack form" },
+      el.h1("Submit any model"),
+      el.form(
+        { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: () => (key = newKey()) },
+        el.div(
+          { class: "tight" },
+          el.label({ for: "vendor" }, "Vendor"),
+          el.select(
+            { id: "vendor", onchange: (event) => go(`#/any?vendor=${event.target.value}`) },
+            Object.keys(VENDORS).map((one) => el.option({ value: one, selected: one === name }, one)),
+          ),
+          el.small("The vendor alone knows what its model takes; the request goes to it as it is."),
+        ),
+        path.element,
+        el.div({ class: "tight" }, el.label({ for: "field-request" }, "Request, as JSON"), request),
+        hook.element,
+        reference.element,
+        told,
+        el.div({ class: "row" }, button),
+      ),
+    ),
+  );
+}
+
+/** A form for a task that its vendor has already. */
+function showWatch() {
+  const place = el.div({ class: "stack form" }, el.h1("Watch a task"), el.p({ class: "soft" }, "Loading…"));
+  main.append(place);
+  watch(async () => {
+    try {
+      const description = await ask("GET", "/openapi.json");
+      place.replaceChildren(el.h1("Watch a task"), watchForm(description));
+    } catch (error) {
+      place.replaceChildren(el.h1("Watch a task"), notice(judged(error).message, { action: route }));
+    }
+    return null;
+  });
+}
+
+function watchForm(description) {
+  const { schema } = description.paths["/api/v1/watch"].post.requestBody.content["application/json"];
+  const fields = Object.entries(schema.properties).map(([name, property]) =>
+    fieldOf(name, { ...resolved(description, property), ...property }, schema.required?.includes(name), null, description),
+  );
+  const told = el.div();
+  const button = el.button({ type: "submit", class: "first" }, "Watch");
+  async function send(event) {
+    event.preventDefault();
+    button.disabled = true;
+    told.replaceChildren();
+    for (const field of fields) field.complain("");
+    const body = Object.fromEntries(fields.map((field) => [field.name, field.get()]).filter(([, value]) => value !== undefined));
+    try {
+      const { data } = await ask("POST", "/api/v1/watch", { body });
+      say("Watched");
+      go(`#/tasks/${data.task_id}`);
+      return;
+    } catch (error) {
+      const others = [];
+      for (const complaint of complaints(judged(error).message)) {
+        const field = fields.find((one) => one.name === complaint.name);
+        if (field) field.complain(complaint.text);
+        else others.push(complaint.whole);
+      }
+      fields.find((field) => field.complained())?.focus();
+      if (others.length) told.replaceChildren(notice(`${others.join("; ")}.`));
+    }
+    button.disabled = false;
+  }
+  return el.form(
+    { class: "sheet padded stack", novalidate: true, onsubmit: send },
+    el.small("A task that was submitted elsewhere, with this deployment's key of the vendor. Nothing is paid for it."),
+    fields.map((field) => field.element),
+    told,
+    el.div({ class: "row" }, button),
+  );
+}
+
+/** What the token may still spend today; nothing where that is not limited. */
+async function spendable(place) {
+  try {
+    const { data } = await ask("GET", "/api/v1/limits");
+    const parts = [];
+    if (data.per_day !== null) parts.push(`${data.left_today} of ${data.per_day} tasks are left today (UTC)`);
+    if (!data.models.includes("*")) parts.push(`open models: ${data.models.join(", ")}`);
+    place.textContent = parts.length ? `${parts.join("; ")}.` : "";
+  } catch {
+    place.textContent = ""; // the submit itself will say
+  }
+}
