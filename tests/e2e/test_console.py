@@ -668,6 +668,12 @@ def test_every_view_is_accessible(
     expect(page.locator("#field-image_url-complaint")).to_have_text("Is required")
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for address, title in (("any?vendor=dashscope", "Submit any model"), ("watch", "Watch a task")):
+        page.goto(f"/#/{address}")
+        expect(visitor.heading(title)).to_be_visible()
+        expect(page.get_by_label("callback_url")).to_be_visible()
+        assert_accessible(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.goto("/#/callbacks")
     page.get_by_label("Callback URL").fill(inbox.url(marker))
     visitor.button("Send samples").click()
