@@ -322,7 +322,8 @@ def _cancel(task_id: str, *, also_ended: bool = False) -> Response[str]:
             also_ended=also_ended,
         )
     )
-    form = VENDORS[task.vendor].form
+    vendor = VENDORS.get(task.vendor)
+    form = vendor.form if vendor is not None else None
     return _json(form.canceled(task)) if form is not None else _shown(task)
 
 
