@@ -26,6 +26,7 @@ from taskhook.core.message import kept_data
 from taskhook.core.ports import ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
@@ -1305,3 +1306,56 @@ async def test_an_endless_balance_is_dropped() -> None:
     """It was answered, and is not kept."""
     told = await balance(answering(answer(200, b" " * (MAX_ANSWER + 1))))
     assert (told.answered, told.status, told.body) == (True, 200, {})
+
+
+# --- where the key may go -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "https://evil.example.com/api/v1/tasks/x",
+        "https://api.modellix.ai.evil.example.com/api/v1/tasks/x",
+        "https://evil.example.com/?https://api.modellix.ai/",
+        "https://api.modellix.ai@evil.example.com/x",
+        "https://api.modellix.ai:8443/x",
+        "http://api.modellix.ai/api/v1/tasks/x",
+        "ftp://api.modellix.ai/x",
+        "api.modellix.ai/x",
+    ],
+)
+async def test_the_key_goes_to_no_other_host(operation: str) -> None:
+    """A URL in a task that is not its vendor's is not asked, and says nothing of the task."""
+    async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin) as api:
+        outcome = await api.poll("task-1", operation=operation)
+    assert (outcome.kind, listener.requests) == (PollKind.UNAVAILABLE, [])
+
+
+async def test_a_task_is_asked_for_where_it_was_submitted_whatever_the_settings_say_now() -> None:
+    """At the vendor's own host too, where a proxy is the origin by now; a path is one at the origin."""
+    api = HttpTaskApi("https://proxy.example.com", Keys(), vendor=DASHSCOPE)
+    for url in (
+        "https://dashscope.aliyuncs.com/api/v1/tasks/x",
+        "https://dashscope-intl.aliyuncs.com/api/v1/tasks/x",
+        "https://w1.ap-southeast-1.maas.aliyuncs.com/api/v1/tasks/x",
+        "https://proxy.example.com/api/v1/tasks/x",
+    ):
+        assert api._url(url) == url
+    assert api._url("//evil.example.com/x") == "https://proxy.example.com//evil.example.com/x"
+
+
+async def test_a_polling_url_of_another_host_loses_no_paid_task() -> None:
+    """The task has an id, by which it is asked for at the vendor's own origin."""
+
+    class Elsewhere(type(MODELLIX)):  # type: ignore[misc]  # a vendor whose answer names a URL
+        def read_submission(self, *arguments: Any, **more: Any) -> SubmitOutcome:
+            """Name a URL of a host that is not the vendor's."""
+            outcome: SubmitOutcome = super().read_submission(*arguments, **more)
+            return outcome.model_copy(update={"operation": "https://evil.example.com/poll/1"})
+
+    async with listening(answering(answer(200, TAKEN))) as listener:
+        api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), least=timedelta(0))
+        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        await api.close()
+    assert outcome.submission is Submission.TAKEN
+    assert outcome.operation == f"{listener.origin}/api/v1/tasks/task-1"
