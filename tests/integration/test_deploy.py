@@ -144,7 +144,7 @@ def aws(url: str, service: Any) -> Any:
     [
         (["PublicURL=https://x.example.com"], {}, "did you mean PublicUrl?"),
         (["ArchiveDay=3"], {}, "did you mean ArchiveDays?"),
-        (["Zzz=3"], {}, "no parameter 'Zzz'. The parameters are VendorUrl, PublicUrl"),
+        (["Zzz=3"], {}, "no parameter 'Zzz'. The parameters are VendorUrl, DashScopeUrl"),
         (["--guided"], {}, "is not Name=Value"),
         (["VendorWebhooks=on", "VendorWebhooks=off"], {}, "VendorWebhooks is given twice"),
         (["VendorWebhooks=maybe"], {}, "it must be one of on, off"),

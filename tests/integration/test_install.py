@@ -19,8 +19,9 @@ FILES = (
     "requirements-dev.txt",
     "tests/local/sam.txt",
     "tests/local/ministack.txt",
+    "tests/local/sdks.txt",
 )
-ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack")
+ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack", ".tools/sdks")
 
 # Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make
 # alone.

@@ -837,16 +837,13 @@ def spelled(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed")),
-        *((word, PollKind.FAILED) for word in spelled("failed", "error", "canceled", "cancelled")),
+        *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed", "done")),
+        *((word, PollKind.FAILED) for word in spelled("failed", "error", "canceled", "cancelled", "fail")),
         *(
             (word, PollKind.PENDING)
             for word in spelled("pending", "processing", "running", "queued", "unknown")
         ),
-        *(
-            (word, PollKind.PENDING)
-            for word in ("", "done", "success ", "successful", "fail", "\u017fuccess", "\u4e2d")
-        ),
+        *((word, PollKind.PENDING) for word in ("", "success ", "successful", "\u017fuccess", "\u4e2d")),
     ],
 )
 async def test_status_words(status: str, kind: PollKind) -> None:

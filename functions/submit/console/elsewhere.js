@@ -155,16 +155,3 @@ function watchForm(description) {
     el.div({ class: "row" }, button),
   );
 }
-
-/** What the token may still spend today; nothing where that is not limited. */
-async function spendable(place) {
-  try {
-    const { data } = await ask("GET", "/api/v1/limits");
-    const parts = [];
-    if (data.per_day !== null) parts.push(`${data.left_today} of ${data.per_day} tasks are left today (UTC)`);
-    if (!data.models.includes("*")) parts.push(`open models: ${data.models.join(", ")}`);
-    place.textContent = parts.length ? `${parts.join("; ")}.` : "";
-  } catch {
-    place.textContent = ""; // the submit itself will say
-  }
-}

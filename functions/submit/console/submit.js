@@ -30,6 +30,19 @@ function showSubmit(parameters) {
   });
 }
 
+/** What the token may still spend today; nothing where that is not limited. */
+async function spendable(place) {
+  try {
+    const { data } = await ask("GET", "/api/v1/limits");
+    const parts = [];
+    if (data.per_day !== null) parts.push(`${data.left_today} of ${data.per_day} tasks are left today (UTC)`);
+    if (!data.models.includes("*")) parts.push(`open models: ${data.models.join(", ")}`);
+    place.textContent = parts.length ? `${parts.join("; ")}.` : "";
+  } catch {
+    place.textContent = ""; // the submit itself will say
+  }
+}
+
 function submitForm(description, models, slug, values) {
   const operation = description.paths[`/api/v1/${slug}`].post;
   const { schema, example = {} } = operation.requestBody.content["application/json"];

@@ -76,7 +76,8 @@ function draw(parts, task, looking) {
       el.p(
         { class: "row soft" },
         el.span(el.code(task.task_id), " ", copier(task.task_id, "the task's id")),
-        el.span(task.model_id ? `${task.vendor} · ${task.model_id}` : task.vendor),
+        el.span(task.vendor),
+        el.span(task.model_id),
       ),
     ),
   );

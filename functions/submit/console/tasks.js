@@ -121,7 +121,7 @@ function table(tasks, known) {
         ),
         task.reference && el.small({ class: "mono" }, task.task_id),
       ),
-      el.td({ class: "of-model" }, el.small(task.vendor === "modellix" ? task.model_id : `${task.vendor} · ${task.model_id}`)),
+      el.td({ class: "of-model" }, el.small(task.model_id), task.vendor !== "modellix" && el.small(task.vendor)),
       el.td({ class: "of-status" }, word(task.stage), task.error && el.small({ class: "mono" }, task.error.code)),
       el.td({ class: "of-callback" }, callbackWord(task)),
       el.td({ class: "when" }, moment(task.created_at, { near: true }), el.small(duration(task))),
