@@ -108,6 +108,8 @@ def test_the_official_dashscope_client_works(
     assert said["wait"]["usage"]["video_ratio"] == "standard"
     assert said["list"]["status"] == 200
     assert said["cancel"]["status"] == 200
+    assert said["canceled"]["output"]["task_status"] == "CANCELED"
+    assert said["cancel"]["task_id"] in json.dumps(said["canceled_list"])
     assert said["unknown"]["status"] == 404
     [delivery] = eventually(lambda: inbox.deliveries(task_id))
     assert delivery["verified"]
@@ -220,6 +222,8 @@ def test_a_task_from_elsewhere_is_watched(
     ("method", "path", "status", "form"),
     [
         ("POST", ANIMATE, 400, "code"),
+        ("GET", ANIMATE, 404, "code"),
+        ("GET", "/api/v1/tasks/?end_time=now", 400, "code"),
         ("POST", "/api/v1/services/aigc", 404, "code"),
         ("POST", "/v1/a/b", 404, "error"),
         ("POST", "/v1/uploads", 404, "error"),

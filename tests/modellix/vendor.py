@@ -202,10 +202,15 @@ class Modellix:
         if slug not in MODELS:
             raise RefusedError(404, f"model '{slug}' not found")
 
-    def running(self, key: str) -> int:
-        """Count a key's tasks that have not ended."""
-        self._running[key] = [task for task in self._running[key] if not self.has_ended(task)]
-        return len(self._running[key])
+    def running(self, group: str) -> int:
+        """Count the tasks of a group that have not ended."""
+        self._running[group] = [task for task in self._running[group] if not self.has_ended(task)]
+        return len(self._running[group])
+
+    def group(self, key: str, slug: str) -> str:
+        """Name the tasks that share one limit of running tasks: here those of a key."""
+        del slug
+        return key
 
     # --- a task's life ----------------------------------------------------------------------------
 
@@ -224,7 +229,8 @@ class Modellix:
         hook = webhook_url if self.profile.webhooks else None
         if hook is not None and not is_http_url(hook):
             raise RefusedError(400, "header 'X-Webhook-URL' must be an http or https URL")
-        if self.running(key) >= self.profile.concurrent:
+        group = self.group(key, slug)
+        if self.running(group) >= self.profile.concurrent:
             self.refused_concurrency += 1
             raise RefusedError(
                 429, f"at most {self.profile.concurrent} running tasks", category="Concurrent limit exceeded"
@@ -243,7 +249,7 @@ class Modellix:
         if fault is not None and fault.ends_badly:
             _doom(task, fault)
         self.tasks[task.id] = task
-        self._running[key].append(task)
+        self._running[group].append(task)
         return task
 
     def fields(self, body: bytes) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """The emulated vendor without its server, in virtual time: what would take days takes none."""
 
+import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taskhook.core.message import Json
+from taskhook.core.record import Submission
+from taskhook.core.vendor import PollKind
+from taskhook.vendors.modellix import MODELLIX
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import Modellix, Results, VendorProfile, VendorTask
 from tests.modellix.words import RefusedError
@@ -14,6 +20,8 @@ BODY = (
     b'{"image_url": "https://example.com/a.jpg", "video_url": "https://example.com/b.mp4", "mode": "wan-std"}'
 )
 DAY = 86400.0
+GOLDEN: Json = json.loads((Path(__file__).parents[1] / "golden/modellix.json").read_text())
+UPSTREAM: str = GOLDEN["accepted"]["data"]["task_id"]
 
 
 class Clock:
@@ -134,3 +142,66 @@ def test_a_task_takes_as_long_as_its_image_asks_and_its_result_is_as_large_as_to
     assert sizes == [77, 1000]
     one.set_results(Results(gone=True))
     assert one.result(long.id) is None
+
+
+# --- what the documents say -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("submit", GOLDEN["submits"], ids=lambda submit: str(submit["model"]))
+def test_a_submit_is_read_as_documented(submit: Json) -> None:
+    """A described model's strictly, any other's as it came."""
+    paid = MODELLIX.paid_request(submit["path"], {}, submit["body"])
+    assert (paid.model, paid.validated) == (submit["model"], submit["validated"])
+    assert json.loads(paid.body) == submit["body"]
+
+
+def test_an_accepted_task_is_read_as_documented() -> None:
+    """With the id that the answer names."""
+    outcome = MODELLIX.read_submission(200, GOLDEN["accepted"])
+    assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, UPSTREAM)
+
+
+@pytest.mark.parametrize("error", GOLDEN["errors"], ids=lambda error: str(error["message"]))
+def test_refusals_are_read_as_documented(error: Json) -> None:
+    """By their status, in the vendor's words."""
+    outcome = MODELLIX.read_submission(error["code"], error)
+    expected = {
+        401: Submission.REFUSED_HERE,
+        402: Submission.REFUSED_HERE,
+        429: Submission.BUSY,
+        503: Submission.AMBIGUOUS,
+    }
+    assert outcome.submission is expected.get(error["code"], Submission.REFUSED)
+    assert outcome.message == error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "at", "kind"),
+    [
+        ("pending", None, 0, PollKind.PENDING),
+        ("processing", None, 4, PollKind.PENDING),
+        ("success", None, 8, PollKind.SUCCEEDED),
+        ("failed", "failed", 8, PollKind.FAILED),
+        ("canceled", "canceled", 8, PollKind.FAILED),
+    ],
+)
+def test_a_task_is_answered_and_read_as_documented(
+    name: str, fault: str | None, at: float, kind: PollKind
+) -> None:
+    """The emulator's answer has the fields of the documents', and both mean the same."""
+    clock, golden = Clock(), GOLDEN["tasks"][name]
+    one = vendor(clock, task_seconds=8.0)
+    task = take(one, Fault(on="submit", fault=fault) if fault is not None else None)
+    assert json.loads(one.accepted(task))["data"].keys() == GOLDEN["accepted"]["data"].keys()
+    clock.pass_by(at)
+    answer = json.loads(one.answer(task))
+    assert answer.keys() == golden.keys()
+    assert answer["data"].keys() == golden["data"].keys()
+    assert answer["data"]["status"] == golden["data"]["status"]
+    read = MODELLIX.read_poll(copy.deepcopy(golden), UPSTREAM)
+    assert (read.kind, MODELLIX.read_poll(answer, task.id).kind) == (kind, kind)
+    if kind is PollKind.SUCCEEDED:
+        assert read.data["result"] == golden["data"]["result"]
+        assert answer["data"]["result"].keys() == golden["data"]["result"].keys()
+        [resource], [documented] = (one["result"]["resources"] for one in (answer["data"], golden["data"]))
+        assert resource.keys() == documented.keys()

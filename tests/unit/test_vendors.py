@@ -201,7 +201,7 @@ def test_dashscopes_paths() -> None:
         assert listed is not None
         assert listed.action is Action.LIST
     assert DASHSCOPE.route("GET", "/api/v1/tasks", {"limit": "5"}) is None
-    assert DASHSCOPE.route("GET", ANIMATE, {}) is None
+    assert DASHSCOPE.route("GET", ANIMATE, {}) == (Action.UNKNOWN, "")
     assert DASHSCOPE.route("POST", "/api/v1/kling/v2", {}) is None
 
 

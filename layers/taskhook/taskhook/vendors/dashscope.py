@@ -22,6 +22,7 @@ from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome, mi
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
+    CANCELED,
     FAILURE,
     SUCCESS,
     Action,
@@ -39,6 +40,7 @@ from taskhook.core.vendor import (
 BEIJING = timezone(timedelta(hours=8))
 LINKS_LIVE = timedelta(hours=24)
 _SERVICES = "/api/v1/services/"
+_TASKS = "/api/v1/tasks"
 _SERVICE = re.compile(r"/api/v1/services(?:/[a-z0-9][a-z0-9_-]{0,63}){2,4}")
 _LIST_WORDS = {"page_no", "page_size", "start_time", "end_time", "model_name"}
 _PASSED = ("X-DashScope-WorkSpace", "X-DashScope-OssResourceResolve", "X-DashScope-DataInspection")
@@ -101,16 +103,15 @@ class DashScope:
     # --- what callers ask -------------------------------------------------------------------------
 
     def route(self, method: str, path: str, query: Mapping[str, str]) -> Route | None:
-        """Take `POST /api/v1/services/…`, and `GET /api/v1/tasks` with words of the vendor's own list.
+        """Take `POST /api/v1/services/…`, and the vendor's own list of tasks.
 
+        The list is told from the deployment's by a word of its query, or by the slash at the end of its path.
         A single task has the path that it has in the deployment's own form.
         """
-        if method == "POST" and path.startswith(_SERVICES):
-            return Route(Action.SUBMIT)
-        is_list = (
-            method == "GET" and path.rstrip("/") == "/api/v1/tasks" and not _LIST_WORDS.isdisjoint(query)
-        )
-        return Route(Action.LIST) if is_list else None
+        if path.startswith(_SERVICES):
+            return Route(Action.SUBMIT if method == "POST" else Action.UNKNOWN)
+        is_list = path == f"{_TASKS}/" or (path == _TASKS and not _LIST_WORDS.isdisjoint(query))
+        return Route(Action.LIST) if method == "GET" and is_list else None
 
     def paid_request(self, path: str, headers: Mapping[str, str], body: Json) -> PaidRequest:
         """Read a submit; what its model takes, the vendor alone knows."""
@@ -149,7 +150,7 @@ class DashScope:
 
     def operation(self, upstream_task_id: str) -> str:
         """Give the path of a task."""
-        return f"/api/v1/tasks/{quote(upstream_task_id, safe='')}"
+        return f"{_TASKS}/{quote(upstream_task_id, safe='')}"
 
     def poll(self, operation: str, *, hold: bool) -> HttpRequest:
         """Ask for a task."""
@@ -162,7 +163,7 @@ class DashScope:
 
     def free_request(self) -> HttpRequest:
         """Ask for the newest task."""
-        return HttpRequest("GET", "/api/v1/tasks/?page_no=1&page_size=1")
+        return HttpRequest("GET", f"{_TASKS}/?page_no=1&page_size=1")
 
     # --- what it answers --------------------------------------------------------------------------
 
@@ -212,7 +213,8 @@ def _data(body: Json, output: Json) -> Json:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         ended = datetime.fromisoformat(output["end_time"]) if "end_time" in output else None
         if ended is not None:
-            data["result_expires_at"] = milliseconds(ended.replace(tzinfo=BEIJING) + LINKS_LIVE)
+            ended = ended if ended.tzinfo is not None else ended.replace(tzinfo=BEIJING)
+            data["result_expires_at"] = milliseconds(ended + LINKS_LIVE)
     return kept_data(data)
 
 
@@ -271,7 +273,7 @@ class _DashScopeForm:
 
     def task(self, task: Task) -> Json:
         """Give what the vendor said of an ended task, under our id; of any other, where it stands."""
-        status = "CANCELED" if task.error is ErrorCode.CANCELED else _STATES[task.state]
+        status = _status(task)
         output: Json = {
             "task_id": task.task_id,
             "task_status": status,
@@ -287,6 +289,9 @@ class _DashScopeForm:
         elif task.state is State.FAILED:
             error = task.said.get("error", {})
             output |= {"code": error.get("code", ""), "message": error.get("message", "")}
+        elif task.state is State.SUCCESS:  # what the vendor said was too large to be kept whole
+            files = task.said.get("result", {}).get("resources", [])
+            output["results"] = [{"url": file["url"]} for file in files]
         return shown
 
     def canceled(self, task: Task) -> Json:
@@ -295,6 +300,9 @@ class _DashScopeForm:
 
     def listed(self, tasks: Sequence[Task], query: Mapping[str, str]) -> Json:
         """Give a page of those that the query wants."""
+        for name in ("start_time", "end_time"):
+            if name in query and re.fullmatch("[0-9]{14}", query[name]) is None:
+                raise parameters.wrong(name, "must be a time of Beijing's as YYYYMMDDhhmmss")
         wanted = [task for task in tasks if _is_wanted(task, query)]
         size, number = _number(query, "page_size", 10, 100), _number(query, "page_no", 1, 10_000)
         page = wanted[size * (number - 1) : size * number]
@@ -316,10 +324,17 @@ class _DashScopeForm:
         return {"request_id": "", "code": code, "message": message}
 
 
+def _status(task: Task) -> str:
+    """Say where a task stands in the vendor's words; a canceled task is told from a failed one."""
+    told = str(_output(task.raw or {}).get("task_status")).lower()
+    is_canceled = task.error is ErrorCode.CANCELED or (task.state is State.FAILED and told in CANCELED)
+    return "CANCELED" if is_canceled else _STATES[task.state]
+
+
 def _row(task: Task) -> Json:
     row: Json = {
         "task_id": task.task_id,
-        "status": _STATES[task.state],
+        "status": _status(task),
         "model_name": task.model,
         "gmt_create": milliseconds(task.accepted_at),
         "start_time": milliseconds(task.taken_at or task.accepted_at),
@@ -331,7 +346,7 @@ def _is_wanted(task: Task, query: Mapping[str, str]) -> bool:
     accepted = f"{task.accepted_at.astimezone(BEIJING):%Y%m%d%H%M%S}"
     return (
         query.get("model_name", task.model) == task.model
-        and query.get("status", _STATES[task.state]) == _STATES[task.state]
+        and query.get("status", _status(task)) == _status(task)
         and query.get("start_time", "") <= accepted <= query.get("end_time", "9")
     )
 
@@ -340,9 +355,7 @@ def _number(query: Mapping[str, str], name: str, otherwise: int, most: int) -> i
     """Read a number of the query. Raises RejectedError."""
     value = query.get(name, str(otherwise))
     if re.fullmatch(r"[0-9]{1,6}", value) is None or not 1 <= int(value) <= most:
-        raise RejectedError(
-            HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name}' must be 1 to {most}"
-        )
+        raise parameters.wrong(name, f"must be 1 to {most}")
     return int(value)
 
 
