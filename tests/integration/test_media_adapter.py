@@ -3,11 +3,13 @@ import contextlib
 import ctypes
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -558,6 +560,20 @@ def is_parser(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return mediainfo.__file__ in process.cmdline()
     return False
+
+
+async def test_a_look_that_is_canceled_again_and_again_leaves_no_parser() -> None:
+    """By its own limit, and by its caller's while the parser is being killed."""
+    parser = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import time; time.sleep(600)", stdin=PIPE, stdout=PIPE
+    )
+    ending = asyncio.create_task(media._ended(parser))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert parser.returncode == -signal.SIGKILL
 
 
 async def test_the_parser_is_shut_in() -> None:

@@ -324,9 +324,22 @@ async def _parse(remote: _RangeReader) -> _Parsed:
     except (ValueError, OSError) as error:
         raise _DoubtError("cannot be parsed") from error
     finally:
-        if parser.returncode is None:
-            parser.kill()
-        await parser.communicate()  # `wait` alone would wait for ever where it has said more than was read
+        await _ended(parser)
+
+
+async def _ended(parser: Process) -> None:
+    """Kill a parser and see its end, also where the look is canceled meanwhile: a moment later it is gone."""
+    if parser.returncode is None:
+        parser.kill()
+    # `wait` alone would wait for ever where it has said more than was read.
+    end, canceled = asyncio.ensure_future(parser.communicate()), False
+    while not end.done():
+        try:
+            await asyncio.shield(end)
+        except asyncio.CancelledError:
+            canceled = True
+    if canceled:
+        raise asyncio.CancelledError
 
 
 async def _serve(parser: Process, remote: _RangeReader) -> _Parsed:
