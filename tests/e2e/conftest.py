@@ -123,10 +123,15 @@ def _stacks_live() -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One stack for all tests, watched; its vendor works two seconds on a task and is generous."""
+    """One stack for all tests, watched; its vendor works two seconds on a task and is generous.
+
+    Its functions have whole processors: a verdict on media must not hang on how busy the machine is. The share
+    of Lambda is for `tests/integration/test_share.py`, benches, and stacks that tests start for themselves.
+    """
     watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
     with started(
-        "--task-seconds", "2", "--rpm", "100000", *(f"--parameter={switch}" for switch in watching)
+        *("--cpu", "full", "--task-seconds", "2", "--rpm", "100000"),
+        *(f"--parameter={switch}" for switch in watching),
     ) as process:
         yield ready(process)
 
