@@ -125,8 +125,8 @@ def _stacks_live() -> None:
 def stack() -> Iterator[Stack]:
     """One stack for all tests, watched; its vendor works two seconds on a task and is generous.
 
-    Its functions have whole processors: a verdict on media must not hang on how busy the machine is. The share
-    of Lambda is for `tests/integration/test_share.py`, benches, and stacks that tests start for themselves.
+    Its functions have whole processors: a verdict on media must not hang on how busy the machine is. Lambda's
+    share is for `tests/integration/test_share.py`, benches, and stacks that tests start for themselves.
     """
     watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
     with started(
