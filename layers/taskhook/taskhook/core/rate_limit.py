@@ -5,7 +5,9 @@ Windows of a shared budget, and the blocks that a process takes out of them.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
+from taskhook.core.errors import RejectedError
 from taskhook.core.ports import Budget
 
 WINDOW = timedelta(seconds=6)
@@ -77,6 +79,15 @@ class Allowance:
         """Make one of the requests that there is room for."""
         self.left -= 1
         self.used += 1
+
+    async def require(self, now: datetime) -> None:
+        """Count one request that a caller waits for. Raises RejectedError where none is left."""
+        if not await self.take(now):
+            raise RejectedError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Service unavailable: no request to the vendor is left for now",
+                retry_after=round(WINDOW.total_seconds()),
+            )
 
     async def take(self, now: datetime) -> bool:
         """Tell whether one more request may be made, and count it. Raises StoreUnavailableError."""

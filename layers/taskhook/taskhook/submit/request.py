@@ -71,11 +71,7 @@ class SubmitRequest:
         paid = vendor.paid_request(
             path, headers, {name: value for name, value in body.items() if name not in _own_names(vendor)}
         )
-        if own.callback_url is not None:
-            try:
-                targets.check_url(own.callback_url)
-            except ForbiddenTargetError as error:
-                raise parameters.wrong("callback_url", error) from error
+        check_callback_url(own.callback_url, targets)
         counted = re.fullmatch(RETRY_COUNT, headers.get("x-stainless-retry-count", ""))
         identity = [paid.model, paid.identity, own.callback_url, own.reference]
         if vendor.name != FIRST_VENDOR:  # whose requests were there before there were others
@@ -121,6 +117,15 @@ class SubmitRequest:
         )
 
 
+def check_callback_url(url: str | None, targets: TargetPolicy) -> None:
+    """Raise RejectedError where a submit names a URL that may not be called back."""
+    if url is not None:
+        try:
+            targets.check_url(url)
+        except ForbiddenTargetError as error:
+            raise parameters.wrong("callback_url", error) from error
+
+
 def _own_names(vendor: Vendor) -> Collection[str]:
     """List the fields of a body that are not the vendor's: a form of another vendor has none."""
     return OwnFields.model_fields if vendor.form is None else ()
@@ -158,8 +163,12 @@ def _task_id(caller: str, idempotency_key: str | None) -> str:
     """
     if idempotency_key is None:
         return f"tk_{secrets.token_urlsafe(17)[:22]}"
-    digest = hashlib.sha256(f"{caller}\0{idempotency_key}".encode()).digest()
-    return f"tk_{base64.urlsafe_b64encode(digest).decode()[:22]}"
+    return derived_id(caller, idempotency_key)
+
+
+def derived_id(*parts: str) -> str:
+    """Make the id of a task from what must meet it again; no part holds the character between them."""
+    return f"tk_{_digest('\0'.join(parts))}"
 
 
 def _digest(text: str) -> str:

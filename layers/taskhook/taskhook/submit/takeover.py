@@ -1,29 +1,28 @@
 """Take over a task that was submitted elsewhere, with the same vendor's key: watched, and never paid for."""
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
-from taskhook.core.errors import ForbiddenTargetError, RejectedError, TaskExistsError
-from taskhook.core.limits import MAX_REFERENCE, MAX_UPSTREAM_ID
+from taskhook.core.errors import RejectedError, TaskExistsError
+from taskhook.core.limits import MAX_UPSTREAM_ID
 from taskhook.core.message import Json
 from taskhook.core.ports import Clock, Reporter, TaskApi, TaskStore, Wake
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, State
-from taskhook.core.targets import CallbackUrl, TargetPolicy
+from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.submit.request import OwnFields, check_callback_url, derived_id
 
 
-class Takeover(BaseModel):
+class Takeover(OwnFields):
     """A task that is at its vendor already."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     vendor: str = Field(description="Whose task it is.", examples=["modellix"])
     task_id: str = Field(
@@ -34,13 +33,6 @@ class Takeover(BaseModel):
         examples=["task-17c0ffee"],
     )
     model: str = Field(default="", max_length=128, description="What made it, to be told again.")
-    callback_url: CallbackUrl | None = Field(
-        default=None,
-        description="Where the signed result is posted; without it the caller's default, or none.",
-    )
-    reference: str | None = Field(
-        default=None, max_length=MAX_REFERENCE, description="Comes back in answers and callback."
-    )
 
 
 async def take_over(
@@ -64,31 +56,24 @@ async def take_over(
     api = vendors.get(wanted.vendor)
     if api is None:
         raise parameters.wrong("vendor", f"must be one of {', '.join(sorted(vendors))}")
-    if wanted.callback_url is not None:
-        try:
-            targets.check_url(wanted.callback_url)
-        except ForbiddenTargetError as error:
-            raise parameters.wrong("callback_url", error) from error
-    task_id = _task_id(caller.caller, wanted)
+    check_callback_url(wanted.callback_url, targets)
+    # The same task meets the first one; no idempotency key can be spelled like this.
+    task_id = derived_id(caller.caller, "watch", wanted.vendor, wanted.task_id)
     first = await tasks.get(task_id)
     if first is not None:
         return first
     now = clock.now()
-    if not await allowances[wanted.vendor].take(now):
-        raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "Service unavailable: no request to the vendor is left for now",
-            retry_after=6,
-        )
+    await allowances[wanted.vendor].require(now)
     outcome = await api.poll(wanted.task_id)
     _check(outcome, wanted)
+    callback_url = wanted.callback_url or caller.callback_url
     task = Task(
         task_id=task_id,
         caller=caller.caller,
         vendor=wanted.vendor,
         model=wanted.model,
         fingerprint="",
-        callback_url=wanted.callback_url or caller.callback_url,
+        callback_url=callback_url,
         reference=wanted.reference,
         accepted_at=now,
         state=State.WATCHED,
@@ -96,7 +81,7 @@ async def take_over(
         upstream_task_id=wanted.task_id,
         operation=api.origin + api.vendor.operation(wanted.task_id),
         taken_at=now,
-        callback=CallbackState.WAITING if wanted.callback_url or caller.callback_url else CallbackState.NONE,
+        callback=CallbackState.WAITING if callback_url else CallbackState.NONE,
     )
     try:
         stored = await tasks.add(task)
@@ -123,18 +108,10 @@ def _check(outcome: PollOutcome, wanted: Takeover) -> None:
                 "deployment's key",
             )
         case PollKind.KEY_REFUSED:
-            raise RejectedError(
-                HTTPStatus.BAD_GATEWAY, f"Upstream refused: this deployment's key ({outcome.message})"
-            )
+            raise RejectedError(HTTPStatus.BAD_GATEWAY, "Upstream refused: this deployment's key or balance")
         case _:
             raise RejectedError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "Service unavailable: the vendor gave no answer about the task",
                 retry_after=5,
             )
-
-
-def _task_id(caller: str, wanted: Takeover) -> str:
-    """Derive the id, so that a repeat meets the first; no idempotency key can be spelled like it."""
-    digest = hashlib.sha256(f"{caller}\0watch\0{wanted.vendor}\0{wanted.task_id}".encode()).digest()
-    return f"tk_{base64.urlsafe_b64encode(digest).decode()[:22]}"

@@ -96,12 +96,7 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
             "Service unavailable: the task was looked at a moment ago",
             retry_after=1,
         )
-    if not await ports.allowances[task.vendor].take(now):
-        raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "Service unavailable: no request to the vendor is left for now",
-            retry_after=6,
-        )
+    await ports.allowances[task.vendor].require(now)
     _remember(ports.looked_at, task.task_id, now)
     outcome = await ports.vendors[task.vendor].poll(
         task.upstream_task_id or upstream_task_id, operation=task.operation

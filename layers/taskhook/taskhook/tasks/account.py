@@ -32,12 +32,7 @@ class Account:
         """Give the balance, as of at most a minute ago. Raises RejectedError, StoreUnavailableError."""
         now = self.clock.now()
         if self.said is None or self.kept_until is None or now >= self.kept_until:
-            if not await self.allowance.take(now):
-                raise RejectedError(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "Service unavailable: no request to the vendor is left right now",
-                    retry_after=6,
-                )
+            await self.allowance.require(now)
             self.said = await self.vendor.balance()
             self.kept_until = self.clock.now() + (
                 _BALANCE_AGAIN if _balance(self.said) is None else _BALANCE_KEPT

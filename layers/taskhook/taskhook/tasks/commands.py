@@ -81,12 +81,7 @@ async def _canceled_at_vendor(
     api = vendors.get(task.vendor)
     if api is None or api.vendor.cancel("") is None:
         return False
-    if not await allowances[task.vendor].take(now):
-        raise RejectedError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "Service unavailable: no request to the vendor is left for now",
-            retry_after=6,
-        )
+    await allowances[task.vendor].require(now)
     said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
     if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
         return True
