@@ -372,7 +372,6 @@ def _sam(arguments: Sequence[str | Path], architecture: str, failure: str) -> No
         "PATH": path,
         "SAM_CLI_TELEMETRY": "0",
     }
-    # Our own.
     ended = subprocess.run([*SAM, *arguments], env=environment, cwd=ROOT, check=False)  # noqa: S603
     if ended.returncode != 0:
         raise AdminError(failure)

@@ -1319,6 +1319,8 @@ async def test_an_endless_balance_is_dropped() -> None:
         "http://api.modellix.ai/api/v1/tasks/x",
         "ftp://api.modellix.ai/x",
         "api.modellix.ai/x",
+        "https://[api.modellix.ai/x",
+        "https://api.modellix.ai\\@evil.example.com/x",
     ],
 )
 async def test_the_key_goes_to_no_other_host(operation: str) -> None:
@@ -1341,14 +1343,15 @@ async def test_a_task_is_asked_for_where_it_was_submitted_whatever_the_settings_
     assert api._url("//evil.example.com/x") == "https://proxy.example.com//evil.example.com/x"
 
 
-async def test_a_polling_url_of_another_host_loses_no_paid_task() -> None:
+@pytest.mark.parametrize("named", ["https://evil.example.com/poll/1", "https://[", "poll/1", "\0"])
+async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> None:
     """The task has an id, by which it is asked for at the vendor's own origin."""
 
     class Elsewhere(type(MODELLIX)):  # type: ignore[misc]  # a vendor whose answer names a URL
         def read_submission(self, *arguments: Any, **more: Any) -> SubmitOutcome:
             """Name a URL of a host that is not the vendor's."""
             outcome: SubmitOutcome = super().read_submission(*arguments, **more)
-            return outcome.model_copy(update={"operation": "https://evil.example.com/poll/1"})
+            return outcome.model_copy(update={"operation": named})
 
     async with listening(answering(answer(200, TAKEN))) as listener:
         api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), least=timedelta(0))

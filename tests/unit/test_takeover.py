@@ -117,7 +117,7 @@ async def test_what_the_vendor_does_not_show_is_refused(
 @pytest.mark.parametrize(
     ("field_name", "value"),
     [
-        ("vendor", "nobody"),
+        ("vendor", "no-such-vendor"),
         ("vendor", ...),
         ("task_id", ""),
         ("task_id", "a b"),

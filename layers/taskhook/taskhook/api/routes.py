@@ -37,7 +37,7 @@ resolver = APIGatewayHttpResolver()
 
 def handle(event: dict[str, Any], context: LambdaContext, *, app: App, pages: Path) -> dict[str, Any]:
     """Answer one HTTP API event (payload format 2.0); `pages` is the folder of the pages for people."""
-    resolver.append_context(app=app, arrived_at=app.clock.now(), pages=pages)
+    resolver.append_context(app=app, arrived_at=app.clock.now(), pages=pages, form=None)
     answer: dict[str, Any] = resolver.resolve(event, context)
     return answer
 

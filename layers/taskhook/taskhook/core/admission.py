@@ -37,9 +37,8 @@ class AdmissionState(BaseModel):
     polls_paused_until: Moment | None = None  # of every request: the vendor asked for it when it was polled
     unknown: int = 0  # submits in a row whose outcome is not known, and free probes that met no answer
     served: str = ""  # the caller whose turn was last, where more than one waits
-    took: dict[
-        str, int
-    ] = {}  # by model that is not described: how soon its tasks have ended lately, in seconds
+    # By model that is not described: how soon its tasks have ended lately, in seconds.
+    took: dict[str, int] = {}
     nonce: str = ""
 
     @property

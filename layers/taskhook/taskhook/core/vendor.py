@@ -68,6 +68,11 @@ class BalanceOutcome(BaseModel):
 SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
 CANCELED = {"canceled", "cancelled", "aborted"}
 FAILURE = CANCELED | {"failed", "fail", "failure", "error", "expired", "banned", "rejected", "moderated"}
+_ENDINGS = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif"),
+    "video": (".mp4", ".mov", ".webm", ".avi"),
+    "audio": (".mp3", ".wav", ".m4a", ".flac", ".pcm", ".opus"),
+}
 _REFUSED_FOR_GOOD = {
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.FORBIDDEN,
@@ -113,6 +118,18 @@ def outcome_of(
     return SubmitOutcome(
         submission=submission, status=status, message=words[:MAX_NOTE], retry_after=retry_after
     )
+
+
+def kind_of(word: str) -> PollKind:
+    """Read a vendor's word for where a task stands, in any case."""
+    word = word.lower()
+    return PollKind.SUCCEEDED if word in SUCCESS else PollKind.FAILED if word in FAILURE else PollKind.PENDING
+
+
+def file_kind(url: str, *, otherwise: str) -> str:
+    """Tell what a result is by the name of its file; `otherwise` where that says nothing."""
+    path = url.partition("?")[0].lower()
+    return next((kind for kind, endings in _ENDINGS.items() if path.endswith(endings)), otherwise)
 
 
 def model_named(body: Json, *, otherwise: str | None = None) -> str:

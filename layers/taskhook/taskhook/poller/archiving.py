@@ -13,7 +13,7 @@ from taskhook.poller.work import TICK, PollerPorts, Rules
 START_AGAIN = timedelta(seconds=5)  # where an invocation could not be started
 # By then an invocation that was started has claimed its task, or is done with it, also after a cold start.
 BEGUN = timedelta(seconds=15)
-LOOK_GAP = timedelta(seconds=1)  # between looks at one that copies, while others wait for its place
+LOOK_GAP = timedelta(seconds=1)  # between looks at one that copies, while others wait for its slot
 STEPS = 32  # under way
 
 
@@ -39,7 +39,7 @@ class Archiving:
     """The kind of work of a task that waits for its copies; of each only times are kept.
 
     So many invocations as the deployment allows copy at once: the account's others are for submits and ticks.
-    A task that waits for a place is not read meanwhile.
+    A task that waits for a slot is not read meanwhile.
     """
 
     eager = False
@@ -67,7 +67,7 @@ class Archiving:
         due = min(until, task.claimed_until or self._started)
         if entry is None:
             just_now = task.archiving_since is not None and task.archiving_since >= self._started
-            at_once = just_now and not task.claimed(now) and self._room(now) > 0
+            at_once = just_now and not task.claimed(now) and self._free_slots(now) > 0
             self._entries[task.task_id] = _Entry(due, until, task.claimed_until)
             return at_once
         entry.claimed_until, entry.until = task.claimed_until, until
@@ -88,39 +88,39 @@ class Archiving:
             entry.due = entry.not_before = self._clock.now() + pause
 
     def next_at(self) -> datetime | None:
-        """Tell when the next task is looked at; one that waits for a place is not, before its time is up."""
+        """Tell when the next task is looked at; one that waits for a slot is not, before its time is up."""
         now = self._clock.now()
-        is_full = self._room(now) <= 0
+        is_full = self._free_slots(now) <= 0
         times = (
             entry.until if is_full and entry.waits(now) else entry.due for entry in self._entries.values()
         )
         return min(times, default=None)
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start what is due, and has a place.
+        """Start what is due, and has a slot.
 
         Where none is left, those that copy are looked at, for some are done.
         """
         now = self._clock.now()
-        room, crowded = self._room(now), False
+        slots, saturated = self._free_slots(now), False
         admitted: list[str] = []
         for task_id, entry in self._entries.items():
             if entry.due > due_by or len(admitted) >= STEPS - self._steps:
                 continue
             if entry.waits(now):
-                if room <= 0:
-                    crowded = True
+                if slots <= 0:
+                    saturated = True
                     continue
-                room -= 1
+                slots -= 1
             admitted.append(task_id)
-        if crowded:
+        if saturated:
             for entry in self._entries.values():
                 if entry.copies(now):
                     last = entry.looked_at or entry.sent_at
                     entry.due = min(entry.due, now if last is None else last + LOOK_GAP)
         return admitted
 
-    def _room(self, now: datetime) -> int:
+    def _free_slots(self, now: datetime) -> int:
         """Tell how many more invocations may copy."""
         return self._at_once - sum(entry.copies(now) for entry in self._entries.values())
 
@@ -148,7 +148,7 @@ class Archiving:
             entry.sent_at = None
         elif entry.sent_at is None or now >= entry.sent_at + BEGUN:
             entry.sent_at = entry.not_before = None
-            if self._room(now) > 0:
+            if self._free_slots(now) > 0:
                 entry.sent_at = entry.looked_at = now  # it counts while it is asked for
                 if not await self._ports.archiver.start(task_id):
                     entry.sent_at = None

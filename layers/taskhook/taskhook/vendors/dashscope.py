@@ -23,8 +23,6 @@ from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
-    FAILURE,
-    SUCCESS,
     Action,
     Form,
     HttpRequest,
@@ -32,6 +30,8 @@ from taskhook.core.vendor import (
     PollKind,
     PollOutcome,
     Route,
+    file_kind,
+    kind_of,
     model_named,
     outcome_of,
     submission_of,
@@ -185,14 +185,13 @@ class DashScope:
         status = output.get("task_status")
         if output.get("task_id") != upstream_task_id or not isinstance(status, str):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
-        word = status.lower()
-        if word == "unknown":  # expired, or another account's
+        if status.lower() == "unknown":  # expired, or another account's
             return PollOutcome(kind=PollKind.MISSING)
-        if word in SUCCESS:
-            return PollOutcome(kind=PollKind.SUCCEEDED, data=_data(body, output))
-        if word in FAILURE:
-            return PollOutcome(kind=PollKind.FAILED, data=_data(body, output), message=_failure(output))
-        return PollOutcome(kind=PollKind.PENDING)
+        kind = kind_of(status)
+        if kind is PollKind.PENDING:
+            return PollOutcome(kind=kind)
+        message = _failure(output) if kind is PollKind.FAILED else ""
+        return PollOutcome(kind=kind, data=_data(body, output), message=message)
 
 
 def _output(body: Json) -> Json:
@@ -225,20 +224,12 @@ def _files(part: Any) -> Iterator[tuple[str, str]]:
             for name, value in part.items():
                 if name in _FILES and isinstance(value, str):
                     if value.startswith(("http://", "https://")):
-                        yield value, _FILES[name] or _kind(value)
+                        yield value, _FILES[name] or file_kind(value, otherwise="image")
                 else:
                     yield from _files(value)
         case list():
             for value in part:
                 yield from _files(value)
-
-
-def _kind(url: str) -> str:
-    """Tell what a file is by its name; what says nothing is an image."""
-    path = url.partition("?")[0].lower()
-    if path.endswith((".mp4", ".mov", ".webm", ".avi")):
-        return "video"
-    return "audio" if path.endswith((".mp3", ".wav", ".m4a", ".flac", ".pcm", ".opus")) else "image"
 
 
 def _texts(output: Json) -> Iterator[str]:

@@ -19,15 +19,14 @@ from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.vendor import (
-    FAILURE,
     OWN_FIELDS,
-    SUCCESS,
     Action,
     HttpRequest,
     PaidRequest,
     PollKind,
     PollOutcome,
     Route,
+    kind_of,
     outcome_of,
     submission_of,
 )
@@ -243,14 +242,11 @@ class Modellix:
             or not isinstance(data.get("status"), str)
         ):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
-        status = data["status"].lower()
-        if status in SUCCESS:
-            return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(finite(data)))
-        if status in FAILURE:
-            return PollOutcome(
-                kind=PollKind.FAILED, data=kept_data(finite(data)), message=_failure(body, data)[:MAX_NOTE]
-            )
-        return PollOutcome(kind=PollKind.PENDING)
+        kind = kind_of(data["status"])
+        if kind is PollKind.PENDING:
+            return PollOutcome(kind=kind)
+        message = _failure(body, data)[:MAX_NOTE] if kind is PollKind.FAILED else ""
+        return PollOutcome(kind=kind, data=kept_data(finite(data)), message=message)
 
 
 def _slug(path: str) -> str | None:

@@ -18,14 +18,14 @@ from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
-    FAILURE,
-    SUCCESS,
     Action,
     HttpRequest,
     PaidRequest,
     PollKind,
     PollOutcome,
     Route,
+    file_kind,
+    kind_of,
     model_named,
     outcome_of,
     submission_of,
@@ -56,9 +56,6 @@ _NO_TASKS = {
     "workflow_invocations",
     "workflows",
 }
-
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-_AUDIO = (".mp3", ".wav", ".m4a", ".flac")
 
 # Words of the vendor for a task that has not ended.
 _UNDER_WAY = {
@@ -207,26 +204,22 @@ class Runway:
         status = body.get("status")
         if body.get("id") != upstream_task_id or not isinstance(status, str):
             return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
-        word = status.lower()
-        if word not in SUCCESS | FAILURE:  # THROTTLED, too: the vendor has it, and it waits for a slot there
-            return PollOutcome(kind=PollKind.PENDING)
+        kind = kind_of(status)
+        if kind is PollKind.PENDING:  # THROTTLED, too: the vendor has it, and it waits for a slot there
+            return PollOutcome(kind=kind)
         raw = finite(body)
-        if word in FAILURE:
+        if kind is PollKind.FAILED:
             return PollOutcome(
                 kind=PollKind.FAILED, data=kept_data({"raw": raw}), message=_failure(raw, status)
             )
         listed = raw.get("output")
         urls = [entry for entry in listed if isinstance(entry, str)] if isinstance(listed, list) else []
-        data: Json = {"result": {"resources": [{"url": url, "type": _kind(url)} for url in urls]}}
+        data: Json = {
+            "result": {"resources": [{"url": url, "type": file_kind(url, otherwise="video")} for url in urls]}
+        }
         if isinstance(raw.get("cost"), dict):
             data["billing"] = raw["cost"]
         return PollOutcome(kind=PollKind.SUCCEEDED, data=kept_data(data | {"raw": raw}))
-
-
-def _kind(url: str) -> str:
-    """Tell what a file is by its name; what says nothing is a video."""
-    path = url.partition("?")[0].lower()
-    return "image" if path.endswith(_IMAGES) else "audio" if path.endswith(_AUDIO) else "video"
 
 
 def _free(method: str, path: str) -> HttpRequest:

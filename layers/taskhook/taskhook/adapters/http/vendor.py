@@ -18,7 +18,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic_core import from_json
@@ -235,9 +234,12 @@ class HttpTaskApi:
             return self.origin + target
         if target.startswith(f"{self.origin}/"):
             return target
-        parts = urlsplit(target)
-        known = (urlsplit(self.vendor.origin).hostname, *self.vendor.hosts)
-        if parts.scheme == "https" and any(fnmatchcase(parts.netloc, str(host)) for host in known):
+        try:
+            url, known = httpx.URL(target), (httpx.URL(self.vendor.origin).host, *self.vendor.hosts)
+        except httpx.InvalidURL as error:
+            raise _ForeignHostError from error
+        plain = url.scheme == "https" and url.port is None and not url.userinfo
+        if plain and any(fnmatchcase(url.host, host) for host in known):
             return target
         raise _ForeignHostError
 
