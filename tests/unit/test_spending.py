@@ -1,9 +1,11 @@
 """What a token can spend."""
 
+import contextlib
 from datetime import timedelta
 
 import pytest
 
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import KeyMissingError, KeyUnavailableError, RejectedError
 from taskhook.core.record import State
 from taskhook.submit.spending import left_today
@@ -55,6 +57,25 @@ async def test_a_days_tasks_are_counted_and_the_next_day_begins_anew(world: Subm
     assert (await world.submit(key="c")).task.state is State.WATCHED
 
 
+async def test_what_is_refused_here_is_not_counted(world: SubmitWorld) -> None:
+    """A request that is wrong, and one that finds the queue full, leave the day's tasks as they were."""
+    limited(world, per_day=2)
+    world.control.the_admission = AdmissionState(waiting=True)
+    for number in range(3):
+        with contextlib.suppress(RejectedError):
+            await world.submit(key=f"queued-{number}")
+    assert await left_today(world.caller, spent=world.control, now=world.clock.now()) == 0
+    world.clock.pass_by(timedelta(days=1))
+    world.caller = world.caller.model_copy(update={"per_day": 9})
+    for number in range(3):  # one more finds room in the queue, which holds three
+        with contextlib.suppress(RejectedError):
+            await world.submit(key=f"more-{number}")
+    assert await left_today(world.caller, spent=world.control, now=world.clock.now()) == 8
+    with pytest.raises(RejectedError):
+        await world.submit(mode="no such mode")
+    assert await left_today(world.caller, spent=world.control, now=world.clock.now()) == 8
+
+
 async def test_a_vendor_without_a_key_is_a_503_that_says_so(world: SubmitWorld) -> None:
     """Nothing is stored; a secret that cannot be read right now is no missing key."""
     raised: type[Exception] = KeyMissingError
@@ -67,5 +88,8 @@ async def test_a_vendor_without_a_key_is_a_503_that_says_so(world: SubmitWorld) 
     with pytest.raises(RejectedError, match="taskhook vendors set modellix") as rejected:
         await world.submit()
     assert (rejected.value.status, world.tasks.items) == (503, {})
+    assert [event for event in world.told.events if event[0] == "vendor.refused"] == [
+        ("vendor.refused", {"vendor": "modellix", "error": "no key"})
+    ]
     raised = KeyUnavailableError
     assert (await world.submit()).task.state is State.WATCHED

@@ -12,15 +12,14 @@ from taskhook.core.ports import SpendStore
 from taskhook.submit.request import SubmitRequest
 
 
-async def spend(
-    request: SubmitRequest, *, caller: Caller, models: Sequence[str], spent: SpendStore, now: datetime
-) -> None:
-    """Make sure that the caller may have one more task of this model now, and count it.
-
-    Raises RejectedError: 403 for a model that is closed, 429 where the day's tasks are used up.
-    """
+def check_model(request: SubmitRequest, *, caller: Caller, models: Sequence[str]) -> None:
+    """Raise RejectedError (403) for a model that deployment or caller is not open to."""
     _check_model(request, models, "in this deployment")
     _check_model(request, caller.models or ("*",), f"to caller {caller.caller!r}")
+
+
+async def count(request: SubmitRequest, *, caller: Caller, spent: SpendStore, now: datetime) -> None:
+    """Count one more task of the day. Raises RejectedError (429) where all of them are used."""
     if caller.per_day is None:
         return
     midnight = next_midnight(now)

@@ -24,6 +24,7 @@ from taskhook.core.ports import (
     ApiKey,
     Clock,
     LeadershipStore,
+    Reporter,
     SpendStore,
     TaskStore,
     Wake,
@@ -35,7 +36,7 @@ from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
 from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
 from taskhook.submit.request import SubmitRequest
-from taskhook.submit.spending import spend
+from taskhook.submit.spending import check_model, count
 
 ANSWER_TIME = timedelta(seconds=13)  # by then the POST is over; the vendor's own client gives up at 15 s
 ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever hangs
@@ -143,10 +144,8 @@ async def _begin(
     first = await payment.tasks.get(request.task_id) if request.keyed else None
     admission = AdmissionState()
     if first is None or first.reusable:
-        await _require_key(request.vendor, admitting)
-        await spend(
-            request, caller=caller, models=admitting.models, spent=admitting.spent, now=payment.clock.now()
-        )
+        check_model(request, caller=caller, models=admitting.models)
+        await _require_key(request.vendor, admitting, payment.reporter)
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
             request,
@@ -164,6 +163,7 @@ async def _begin(
             and await admitting.allowances[request.vendor].take(now)
         )
         waiting = 0 if paying else await _queued(request.vendor, caller, admitting)
+        await count(request, caller=caller, spent=admitting.spent, now=now)
         wanted = request.task(caller, now, unchecked=unchecked, claimed_until=now + claim if paying else None)
         task, is_new = await _accept(wanted, tasks=payment.tasks)
     else:
@@ -189,11 +189,15 @@ async def _begin(
     return task, admission
 
 
-async def _require_key(vendor: str, admitting: AdmissionPorts) -> None:
-    """Raise RejectedError where the deployment has no key of the vendor: a task would wait in vain."""
+async def _require_key(vendor: str, admitting: AdmissionPorts, reporter: Reporter) -> None:
+    """Raise RejectedError where the deployment has no key of the vendor: a task would wait in vain.
+
+    The operator is told as of a key that the vendor refuses.
+    """
     try:
         await admitting.keys[vendor](fresh=False)
     except KeyMissingError as error:
+        reporter.report("vendor.refused", vendor=vendor, error="no key")
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"Service unavailable: this deployment has no key of vendor '{vendor}'; its operator sets one "
