@@ -24,16 +24,19 @@ const VENDORS = {
 /** A form for what is not described here: the vendor's own path and request. */
 function showAny(parameters) {
   const like = parameters.get("from");
-  if (!like) return anyForm(parameters.get("vendor"), null);
-  const place = el.p({ class: "soft" }, "Loading…");
+  const place = el.div({ class: "stack form" }, el.h1("Submit any model"), el.p({ class: "soft" }, "Loading…"));
   main.append(place);
+  const show = (part) => place.replaceChildren(el.h1("Submit any model"), part);
+  if (!like) {
+    show(anyForm(parameters.get("vendor"), null));
+    return;
+  }
   watch(async () => {
     try {
       const { data } = await ask("GET", `/api/v1/tasks/${encodeURIComponent(like)}`);
-      place.remove();
-      anyForm(data.vendor, data);
+      show(anyForm(data.vendor, data));
     } catch (error) {
-      place.replaceChildren(notice(judged(error).message, { action: route }));
+      show(notice(judged(error).message, { action: route }));
     }
     return null;
   });
@@ -76,29 +79,23 @@ function anyForm(wanted, task) {
     }
     button.disabled = false;
   }
-  main.append(
+  return el.form(
+    { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: () => (key = newKey()) },
     el.div(
-      { class: "stack form" },
-      el.h1("Submit any model"),
-      el.form(
-        { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: () => (key = newKey()) },
-        el.div(
-          { class: "tight" },
-          el.label({ for: "vendor" }, "Vendor"),
-          el.select(
-            { id: "vendor", onchange: (event) => go(`#/any?vendor=${event.target.value}`) },
-            Object.keys(VENDORS).map((one) => el.option({ value: one, selected: one === name }, one)),
-          ),
-          el.small("The vendor alone knows what its model takes; the request goes to it as it is."),
-        ),
-        path.element,
-        el.div({ class: "tight" }, el.label({ for: "field-request" }, "Request, as JSON"), request),
-        hook.element,
-        reference.element,
-        told,
-        el.div({ class: "row" }, button),
+      { class: "tight" },
+      el.label({ for: "vendor" }, "Vendor"),
+      el.select(
+        { id: "vendor", onchange: (event) => go(`#/any?vendor=${event.target.value}`) },
+        Object.keys(VENDORS).map((one) => el.option({ value: one, selected: one === name }, one)),
       ),
+      el.small("The vendor alone knows what its model takes; the request goes to it as it is."),
     ),
+    path.element,
+    el.div({ class: "tight" }, el.label({ for: "field-request" }, "Request, as JSON"), request),
+    hook.element,
+    reference.element,
+    told,
+    el.div({ class: "row" }, button),
   );
 }
 
@@ -119,9 +116,7 @@ function showWatch() {
 
 function watchForm(description) {
   const { schema } = description.paths["/api/v1/watch"].post.requestBody.content["application/json"];
-  const fields = Object.entries(schema.properties).map(([name, property]) =>
-    fieldOf(name, { ...resolved(description, property), ...property }, schema.required?.includes(name), null, description),
-  );
+  const fields = fieldsOf(schema, {}, description);
   const told = el.div();
   const button = el.button({ type: "submit", class: "first" }, "Watch");
   async function send(event) {
@@ -129,20 +124,13 @@ function watchForm(description) {
     button.disabled = true;
     told.replaceChildren();
     for (const field of fields) field.complain("");
-    const body = Object.fromEntries(fields.map((field) => [field.name, field.get()]).filter(([, value]) => value !== undefined));
     try {
-      const { data } = await ask("POST", "/api/v1/watch", { body });
+      const { data } = await ask("POST", "/api/v1/watch", { body: filledIn(fields) });
       say("Watched");
       go(`#/tasks/${data.task_id}`);
       return;
     } catch (error) {
-      const others = [];
-      for (const complaint of complaints(judged(error).message)) {
-        const field = fields.find((one) => one.name === complaint.name);
-        if (field) field.complain(complaint.text);
-        else others.push(complaint.whole);
-      }
-      fields.find((field) => field.complained())?.focus();
+      const others = complain(fields, judged(error).message);
       if (others.length) told.replaceChildren(notice(`${others.join("; ")}.`));
     }
     button.disabled = false;

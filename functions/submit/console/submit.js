@@ -46,15 +46,7 @@ async function spendable(place) {
 function submitForm(description, models, slug, values) {
   const operation = description.paths[`/api/v1/${slug}`].post;
   const { schema, example = {} } = operation.requestBody.content["application/json"];
-  const fields = Object.entries(schema.properties).map(([name, property]) =>
-    fieldOf(
-      name,
-      { ...resolved(description, property), ...property },
-      schema.required?.includes(name),
-      values[name] ?? null,
-      description,
-    ),
-  );
+  const fields = fieldsOf(schema, values, description);
   const told = el.div();
   const allowance = el.small();
   const button = el.button({ type: "submit", class: "first" }, "Submit");
@@ -97,8 +89,7 @@ function submitForm(description, models, slug, values) {
     button.disabled = true;
     told.replaceChildren();
     for (const field of fields) field.complain("");
-    const body = {};
-    for (const field of fields) if (field.get() !== undefined) body[field.name] = field.get();
+    const body = filledIn(fields);
     try {
       const { data } = await ask("POST", `/api/v1/${slug}`, { body, headers: { "idempotency-key": key } });
       say("Accepted");
@@ -110,13 +101,7 @@ function submitForm(description, models, slug, values) {
     button.disabled = false;
   }
   function refused(error) {
-    const others = [];
-    for (const complaint of complaints(error.message)) {
-      const field = fields.find((one) => one.name === complaint.name);
-      if (field) field.complain(complaint.text);
-      else others.push(complaint.whole);
-    }
-    fields.find((field) => field.complained())?.focus();
+    const others = complain(fields, error.message);
     if (error.unknown) others.push("Press Submit again: with the same key nothing is paid twice");
     const task = /tk_[A-Za-z0-9_-]{22}/.exec(error.message)?.[0];
     if (others.length)
@@ -130,6 +115,34 @@ function submitForm(description, models, slug, values) {
 
 const newKey = () =>
   `console-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+
+/** Make the fields of an object's schema, with the values that are given. */
+const fieldsOf = (schema, values, description) =>
+  Object.entries(schema.properties).map(([name, property]) =>
+    fieldOf(
+      name,
+      { ...resolved(description, property), ...property },
+      schema.required?.includes(name),
+      values[name] ?? null,
+      description,
+    ),
+  );
+
+/** Give what is filled in, by name. */
+const filledIn = (fields) =>
+  Object.fromEntries(fields.map((field) => [field.name, field.get()]).filter(([, value]) => value !== undefined));
+
+/** Say beside each field what the server says of it; give the rest. */
+function complain(fields, message) {
+  const others = [];
+  for (const complaint of complaints(message)) {
+    const field = fields.find((one) => one.name === complaint.name);
+    if (field) field.complain(complaint.text);
+    else others.push(complaint.whole);
+  }
+  fields.find((field) => field.complained())?.focus();
+  return others;
+}
 
 /** Make a field from its schema. Only the server judges: what it takes and what not is said once. */
 function fieldOf(name, property, required, value, description) {
