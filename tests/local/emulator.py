@@ -62,7 +62,8 @@ def main() -> None:
     functions = import_module("ministack.services.lambda_svc")
     vars(functions)[_SHAPE] = as_http_api(vars(functions)[_SHAPE])
     workers = vars(import_module("ministack.core.lambda_runtime"))
-    workers["zipfile"] = SimpleNamespace(**{**vars(zipfile), "ZipFile": UnpackedOnce})
+    unpacking = {"ZipFile": UnpackedOnce, "LargeFileError": zipfile.LargeZipFile}  # as MiniStack calls it
+    workers["zipfile"] = SimpleNamespace(**{**vars(zipfile), **unpacking})
     workers["Worker"] = as_in_lambda(workers["Worker"])
     vars(functions)[_EXECUTE] = with_exit_errors(vars(functions)[_EXECUTE])
     if os.environ.get("LAMBDA_CPU") == "lambda":
@@ -162,7 +163,7 @@ _log = logging.getLogger("lambda_runtime")
 class UnpackedOnce(zipfile.ZipFile):
     """A function or a layer: unpacked by the first worker that needs it, a link to that for all others."""
 
-    _lock = threading.Lock()
+    _one_unpacks = threading.Lock()  # `_lock` is what its base calls each file's own
 
     def namelist(self) -> list[str]:
         """Name nothing: MiniStack would follow each name, and `extractall` keeps all in its folder."""
@@ -173,7 +174,7 @@ class UnpackedOnce(zipfile.ZipFile):
         """Put a link in the place of an empty folder."""
         content = Path(str(self.filename)).read_bytes()
         unpacked = Path(os.environ["TMPDIR"]) / f"unpacked-{hashlib.sha256(content).hexdigest()[:16]}"
-        with self._lock:
+        with self._one_unpacks:
             if not unpacked.exists():
                 fresh = unpacked.with_suffix(".new")
                 super().extractall(fresh, super().namelist())
