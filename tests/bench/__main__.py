@@ -24,6 +24,7 @@ BENCHES = (
     "lateness",
     "load",
     "media",
+    "quota",
     "size",
     "submit",
     "sweep",
