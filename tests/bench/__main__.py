@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = (
+    "archive",
     "burst",
     "coldstart",
     "cost",
