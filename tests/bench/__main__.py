@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = (
+    "archive",
     "burst",
     "coldstart",
     "cost",
@@ -24,6 +25,7 @@ BENCHES = (
     "lateness",
     "load",
     "media",
+    "quota",
     "size",
     "submit",
     "sweep",

@@ -40,7 +40,7 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 async def _measured(tasks: int, looks: int) -> dict[str, Any]:
     flags = ("--rpm", "100000", "--concurrent", "1000")
     async with running_stack(*flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
-        functions = await asyncio.to_thread(_Functions, ready)
+        functions = await asyncio.to_thread(Functions, ready, ("submit", "poll"))
         figures: dict[str, Any] = {"memory_mb": functions.sizes}
         looked = [await _submit(client, ready) for _ in range(looks + WARM)][WARM:]
         await asyncio.to_thread(functions.leave_media_alone)
@@ -53,24 +53,23 @@ async def _measured(tasks: int, looks: int) -> dict[str, Any]:
     return figures
 
 
-class _Functions:
+class Functions:
     """The stack's functions, in the sizes that MEMORY names, else in template.yaml's."""
 
-    def __init__(self, ready: dict[str, str]) -> None:
+    def __init__(self, ready: dict[str, str], names: tuple[str, ...]) -> None:
         session = boto3.Session(
             region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test"
         )
         self._lambda: Any = session.client("lambda", endpoint_url=ready["aws_endpoint_url"])
         formation = session.client("cloudformation", endpoint_url=ready["aws_endpoint_url"])
-        wanted = dict(pair.split("=") for pair in os.environ.get("MEMORY", "").split())
         self._names, self.sizes = {}, {}
-        for name in ("submit", "poll"):
+        for name in names:
             resource = formation.describe_stack_resource(
                 StackName=stack.STACK, LogicalResourceId=f"{name.capitalize()}Function"
             )
             self._names[name] = resource["StackResourceDetail"]["PhysicalResourceId"]
-            if name in wanted:
-                self._update(name, MemorySize=int(wanted[name]))
+            if memory_mb := memory_wanted().get(name):
+                self._update(name, MemorySize=memory_mb)
             self.sizes[name] = self._configuration(name)["MemorySize"]
 
     def leave_media_alone(self) -> None:
@@ -85,6 +84,12 @@ class _Functions:
     def _update(self, name: str, **values: Any) -> None:
         self._lambda.update_function_configuration(FunctionName=self._names[name], **values)
         self._lambda.get_waiter("function_updated_v2").wait(FunctionName=self._names[name])
+
+
+def memory_wanted() -> dict[str, int]:
+    """Read MEMORY: megabytes by function."""
+    pairs = (pair.split("=") for pair in os.environ.get("MEMORY", "").split())
+    return {name: int(memory_mb) for name, memory_mb in pairs}
 
 
 def _body(ready: dict[str, str], seconds: float) -> dict[str, str]:

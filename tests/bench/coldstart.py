@@ -7,7 +7,8 @@ in MiniStack, the vendor's emulator), that of poll a tick with nothing due. A su
 stands beside: it starts two parsers.
 
 The ratios are of a whole processor. Beside them are init and first event apart, as Lambda has them: init with
-a whole processor, the event with the function's share of one, where control groups can be written.
+a whole processor, the event with the function's share of one, where control groups can be written. MEMORY in
+the environment, such as `submit=512 poll=256`, gives other shares than template.yaml's sizes do.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from tests import layer
+from tests.bench.burst import memory_wanted
 from tests.bench.surroundings import QUIET, surroundings
 from tests.local import share, stack
 
@@ -120,7 +122,8 @@ def _run(command: list[str], environment: dict[str, str]) -> float:
 
 def _run_in_phases(command: list[str], environment: dict[str, str], function: str) -> tuple[float, float]:
     """Run one process, the event under the function's share; give the seconds of init and of the event."""
-    memory_mb = stack.template()["Resources"][f"{function.capitalize()}Function"]["Properties"]["MemorySize"]
+    resource = stack.template()["Resources"][f"{function.capitalize()}Function"]
+    memory_mb = memory_wanted().get(function, resource["Properties"]["MemorySize"])
     python = [sys.executable, "-I", "-S", "-B", *command]
     began = perf_counter()
     with _started(python, environment | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}) as process:

@@ -110,6 +110,13 @@ def arguments() -> argparse.ArgumentParser:
         help=f"spend real money at {REAL_VENDOR}, with the key in {KEY_VARIABLE}",
     )
     add(
+        "--executions",
+        type=_number(int, 1, 1000),
+        metavar="N",
+        help="how many invocations the account runs at once; a new AWS account runs 10 (default: 1000, or"
+        " what memory allows)",
+    )
+    add(
         "--cpu",
         choices=("lambda", "full"),
         help="how much of a processor a function gets: Lambda's share, or all of it"
@@ -216,7 +223,9 @@ async def _serve(options: argparse.Namespace) -> None:
 
         cpu, share = stack.processors(options.cpu)
         _say(f"{share}\nsam build, MiniStack, sam deploy: up to a minute the first time")
-        account = await room.enter_async_context(stack.emulated_account(options.meter, cpu=cpu))
+        account = await room.enter_async_context(
+            stack.emulated_account(options.meter, cpu=cpu, executions=options.executions)
+        )
         built, _ = await asyncio.gather(
             _timed("functions and layer built", stack.build(account)),
             _timed("emulated account started", stack.answering(account)),

@@ -5,6 +5,10 @@ account can ever have it relaxed. And where a function fails, runs out of time o
 answers as AWS's does. Runs in MiniStack's own environment, which is why nothing of MiniStack is imported by
 name.
 
+Where LAMBDA_ACCOUNT_CONCURRENCY says how many invocations the account runs at once, an event that finds no
+room waits and is tried again, as in Lambda, until it is too old; MiniStack would lose it. The metrics
+AsyncEventAge (milliseconds) and AsyncEventsDropped tell, as AWS's do.
+
 It unpacks what workers run once, not once for each of them: the layer's 1,900 files cost a second to make,
 and one to remove.
 
@@ -28,6 +32,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -62,9 +67,14 @@ def main() -> None:
     functions = import_module("ministack.services.lambda_svc")
     vars(functions)[_SHAPE] = as_http_api(vars(functions)[_SHAPE])
     workers = vars(import_module("ministack.core.lambda_runtime"))
-    workers["zipfile"] = SimpleNamespace(**{**vars(zipfile), "ZipFile": UnpackedOnce})
+    unpacking = {"ZipFile": UnpackedOnce, "LargeFileError": zipfile.LargeZipFile}  # as MiniStack calls it
+    workers["zipfile"] = SimpleNamespace(**{**vars(zipfile), **unpacking})
     workers["Worker"] = as_in_lambda(workers["Worker"])
     vars(functions)[_EXECUTE] = with_exit_errors(vars(functions)[_EXECUTE])
+    record = vars(import_module("ministack.services.cloudwatch"))["record_metric"]
+    vars(functions)["_execute_function"] = waiting_for_room(vars(functions)["_execute_function"], record)
+    vars(functions)["invoke_async_with_retry"] = as_event(vars(functions)["invoke_async_with_retry"])
+    vars(import_module("ministack.services.eventbridge"))["_dispatch_to_lambda"] = partial(tick, functions)
     if os.environ.get("LAMBDA_CPU") == "lambda":
         stack = share.stack_of(Path(os.environ["TMPDIR"]))
         process = partial(share.FunctionProcess, stack=stack, tell=logging.getLogger("share").warning)
@@ -156,13 +166,72 @@ def with_exit_errors(execute: Execute) -> Execute:
     return executed
 
 
+type Invoke = Callable[[dict[str, Any], Any], None]
+_oldest_s: ContextVar[float] = ContextVar(
+    "how old an event may become, in seconds; 0: it is none", default=0.0
+)
+
+
+def as_event(invoke: Invoke) -> Invoke:
+    """Say that what is invoked is an event, and how old it may become."""
+
+    def invoked(function: dict[str, Any], event: Any) -> None:
+        settings = function.get("event_invoke_config") or function.get("event_invoke_configs", {}).get(
+            "$LATEST"
+        )
+        _oldest_s.set(float((settings or {}).get("MaximumEventAgeInSeconds", 21_600)))
+        try:
+            invoke(function, event)  # in a thread, with a copy of this context
+        finally:
+            _oldest_s.set(0.0)
+
+    return invoked
+
+
+def waiting_for_room(
+    execute: Callable[..., dict[str, Any]], record: Callable[..., None]
+) -> Callable[..., dict[str, Any]]:
+    """Try an event that finds no room again, after 1 s and then ever later, until it is too old."""
+
+    def executed(function: dict[str, Any], event: Any) -> dict[str, Any]:
+        oldest_s, began, pause_s = _oldest_s.get(), time.monotonic(), 1.0
+        name = {"FunctionName": (function.get("config") or function).get("FunctionName", "")}
+        _oldest_s.set(0.0)  # MiniStack calls this again, from within
+        try:
+            while True:
+                age_s = time.monotonic() - began
+                result = execute(function, event)
+                if not oldest_s:
+                    return result
+                if not result.get("throttle"):
+                    record("AWS/Lambda", "AsyncEventAge", age_s * 1000, "Milliseconds", name)
+                    return result
+                if age_s >= oldest_s:
+                    record("AWS/Lambda", "AsyncEventsDropped", 1, "Count", name)
+                    return result
+                time.sleep(min(pause_s, oldest_s - age_s))
+                pause_s = min(pause_s * 2, 300.0)
+        finally:
+            _oldest_s.set(oldest_s)
+
+    return executed
+
+
+def tick(functions: Any, arn: str, payload: str) -> None:
+    """Invoke a schedule's function as an event; MiniStack would have it run once, or not."""
+    function, config, _ = functions._get_func_record_for_ref(arn)
+    functions.invoke_async_with_retry(
+        functions._execution_record_for_config(function, config), json.loads(payload)
+    )
+
+
 _log = logging.getLogger("lambda_runtime")
 
 
 class UnpackedOnce(zipfile.ZipFile):
     """A function or a layer: unpacked by the first worker that needs it, a link to that for all others."""
 
-    _lock = threading.Lock()
+    _one_unpacks = threading.Lock()  # `_lock` is what its base calls each file's own
 
     def namelist(self) -> list[str]:
         """Name nothing: MiniStack would follow each name, and `extractall` keeps all in its folder."""
@@ -173,7 +242,7 @@ class UnpackedOnce(zipfile.ZipFile):
         """Put a link in the place of an empty folder."""
         content = Path(str(self.filename)).read_bytes()
         unpacked = Path(os.environ["TMPDIR"]) / f"unpacked-{hashlib.sha256(content).hexdigest()[:16]}"
-        with self._lock:
+        with self._one_unpacks:
             if not unpacked.exists():
                 fresh = unpacked.with_suffix(".new")
                 super().extractall(fresh, super().namelist())

@@ -98,6 +98,9 @@ class Group:
                 for above in (root, folder.parent):
                     (above / "cgroup.subtree_control").write_text("+cpu +memory")
             folder.mkdir()
+        # A group's weight counts within the group above it, which itself weighs as one process unless told.
+        # Not more: what functions took in their init, the emulated account with their tables would lack.
+        self._weigh(self.cpu.parent, 10)
         limit, swap = (
             ("memory.max", "memory.swap.max")
             if self._version_2
@@ -123,13 +126,17 @@ class Group:
         Its weight goes before others'.
         """
         quota = round(PERIOD_US * share(self._memory_mb))
-        weight, most = ("cpu.weight", 10_000) if self._version_2 else ("cpu.shares", 262_144)
-        (self.cpu / weight).write_text(str(most))
+        self._weigh(self.cpu, 100)
         if self._version_2:
             (self.cpu / "cpu.max").write_text(f"{quota} {PERIOD_US}")
         else:
             (self.cpu / "cpu.cfs_period_us").write_text(str(PERIOD_US))
             (self.cpu / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def _weigh(self, folder: Path, times: int) -> None:
+        """Let a group have so many times what a process beside it has, as far as it is not throttled."""
+        weight, one = ("cpu.weight", 100) if self._version_2 else ("cpu.shares", 1024)
+        (folder / weight).write_text(str(one * times))
 
     def killed(self) -> int:
         """Count the processes that were killed because the group was over its memory."""

@@ -122,12 +122,13 @@ def clean_environment() -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def emulated_account(
-    meter: Path | None = None, *, cpu: share.Cpu | None = None
+    meter: Path | None = None, *, cpu: share.Cpu | None = None, executions: int | None = None
 ) -> AsyncIterator[Account]:
     """Start an account of its own on a free port; nothing of it lives on, whatever happens to this process.
 
     What DynamoDB is asked is counted into the file `meter`. `processors` tells what functions get of a
-    processor. Raises StackError.
+    processor. At most so many `executions` run at once, else what the machine's memory allows. Raises
+    StackError.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -141,6 +142,8 @@ async def emulated_account(
         "MINISTACK_REGION": REGION,
         "SFTP_ENABLED": "0",
     }
+    if executions is not None:
+        environment["LAMBDA_ACCOUNT_CONCURRENCY"] = str(executions)
     if meter is not None:
         environment["METER"] = str(meter)
     supervisor = await asyncio.create_subprocess_exec(
