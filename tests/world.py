@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from taskhook.core import encryption, signature
@@ -301,11 +302,18 @@ class AtModellix:
 
     vendor: Vendor = MODELLIX
     origin = "https://vendor.example.com"
+    lists: list[str] | None = None
+    answers: Mapping[str, PollKind] = MappingProxyType({})  # by the vendor's id: what polls are told
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Have no way to cancel a task."""
         del upstream_task_id, operation
         return BalanceOutcome(answered=False)
+
+    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List what it was told to, if its vendor has a list."""
+        del model, since, until
+        return self.lists if self.vendor.listing is not None else None
 
 
 @dataclass
@@ -372,6 +380,8 @@ class FakeVendor(AtModellix):
         """Say how far the task is, or answer the next outcome told; held as long as a holding vendor does."""
         self.polls.append((self.clock.now(), upstream_task_id))
         await self.clock.sleep(self.answer_time)
+        if self.answers.get(upstream_task_id, PollKind.PENDING) is not PollKind.PENDING:
+            return PollOutcome(kind=self.answers[upstream_task_id])
         if self.poll_outcomes:
             return self.poll_outcomes.popleft()
         if hold and self.holds:

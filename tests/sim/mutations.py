@@ -39,6 +39,7 @@ SOURCES = (
     "core/task.py",
     "delivery/attempt.py",
     "delivery/samples.py",
+    "poller/adoption.py",
     "poller/archiving.py",
     "poller/delivery.py",
     "poller/endings.py",

@@ -33,8 +33,8 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-# What a scenario at one of the other vendors is not about: Modellix alone has it, or a parameter for it.
-_OF_MODELLIX = {"webhooks", "holds", "inspects", "requests_per_minute"}
+# What a scenario is about that one vendor alone has, or a parameter for.
+_OF_ONE = {"vendor", "webhooks", "holds", "inspects", "requests_per_minute"}
 OTHERS = tuple(name for name in VENDORS if name != "modellix")
 
 
@@ -50,7 +50,7 @@ def _scenario(
     def keep(script: Script) -> Script:
         name = script.__name__
         SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, beat)
-        for vendor in OTHERS if _OF_MODELLIX.isdisjoint(deployment) else ():
+        for vendor in OTHERS if _OF_ONE.isdisjoint(deployment) else ():
             there = partial(Deployment, vendor=vendor, **deployment)
             other = f"{name}@{vendor}"
             SCENARIOS[other] = Scenario(other, script, there, ends | (elsewhere or {}), beat)
@@ -180,6 +180,28 @@ async def uses_the_key_again(scene: Scene) -> None:
     first = scene.submit("a", key="k")
     await _insist(scene, "a", "k")
     await first.ended.wait()
+
+
+@_scenario(
+    {"a": "success delivered", "b": "success delivered", "c": "failed delivered"},
+    vendor="dashscope",
+    task_time=150.0,
+    beat=4.0,
+)
+async def looks_for_its_task(scene: Scene) -> None:
+    """The answer to a paid POST is lost; the vendor's list shows one task that is not another of ours."""
+    scene.vendor.script |= {"a": ["silent"], "c": ["dropped"]}
+    await asyncio.gather(*(scene.submit(name).ended.wait() for name in "ab"))
+    await asyncio.sleep(40)
+    await scene.submit("c").ended.wait()
+
+
+@_scenario(dict.fromkeys("ab", "failed delivered"), vendor="dashscope", task_time=150.0, beat=4.0)
+async def cannot_tell_its_tasks(scene: Scene) -> None:
+    """Two answers are lost at the same time: neither task is adopted."""
+    for name in "ab":
+        scene.vendor.script[name] = ["silent"]
+    await asyncio.gather(*(scene.submit(name).ended.wait() for name in "ab"))
 
 
 @_scenario({**dict.fromkeys("abc", "failed delivered"), "d": "success delivered"}, beat=4.0)

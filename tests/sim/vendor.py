@@ -14,7 +14,7 @@ from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
 from tests.sim.deployment import MODEL, PATHS, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
-from tests.world import AtModellix, a_success
+from tests.world import START, AtModellix, a_success
 
 
 @dataclass
@@ -205,6 +205,28 @@ class SimVendor(AtModellix):
 
         answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
         return answer
+
+    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List what runs, where the vendor has a list."""
+        if self.vendor.listing is None:
+            return None
+        self.requests.append(self._loop.time())
+
+        async def effect() -> list[str] | None:
+            await asyncio.sleep(0.2)
+            first, last = ((moment - START).total_seconds() for moment in (since, until))
+            return [
+                upstream
+                for upstream, task in self.tasks.items()
+                if first <= task.since <= last and self._loop.time() < task.ends
+            ]
+
+        async def strike(_outcome: str) -> list[str] | None:
+            return None
+
+        del model
+        listed: list[str] | None = await self._injector.interact("poll", effect, strike)
+        return listed
 
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, where the vendor answers."""

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import given
@@ -470,3 +471,65 @@ def test_the_emulator_runs_so_many_tasks_of_each_model() -> None:
     emulated.seconds += 8
     emulated.take()
     assert emulated.vendor.counts()["refused_concurrency"] == 1
+
+
+# --- the list, in which a submit whose outcome is unknown is looked for ---------------------------
+
+
+def a_row(**more: Any) -> Json:
+    """Make a row of the list as the vendor gives it."""
+    made_at = milliseconds(START)
+    row: Json = {"task_id": "up-1", "status": "RUNNING", "model_name": "wan2.2-animate-mix"}
+    return {**row, "gmt_create": made_at, "start_time": made_at, "region": "ap-southeast-1"} | more
+
+
+def running(*rows: Any, **more: Any) -> list[str] | None:
+    """Read a page with these rows."""
+    body: Json = {"request_id": "req", "data": list(rows), "total": len(rows), "page_no": 1} | more
+    second = timedelta(seconds=1)
+    return DASHSCOPE.listing.running(body, "wan2.2-animate-mix", since=START - second, until=START + second)
+
+
+def test_the_list_is_asked_for_a_model_and_a_time_of_beijings() -> None:
+    """Whole seconds, the last one included; as many rows as a page holds."""
+    since = datetime(2026, 3, 24, 17, 37, 31, 910_000, UTC)
+    made = DASHSCOPE.listing.request("a b", since=since, until=since + timedelta(seconds=30))
+    assert made.target == (
+        "/api/v1/tasks/?model_name=a+b&start_time=20260325013731&end_time=20260325013802&page_no=1&page_size=100"
+    )
+    assert (made.method, made.body) == ("GET", None)
+
+
+def test_of_the_list_what_runs_counts() -> None:
+    """Of the model and the time that were asked for, whatever else the vendor lists."""
+    late = milliseconds(START + timedelta(seconds=2))
+    other = a_row(task_id="up-2", status="PENDING")
+    ended = [a_row(status=status) for status in ("SUCCEEDED", "FAILED", "CANCELED")]
+    strange = (a_row(model_name="wan2.2-animate-move"), a_row(gmt_create=late))
+    assert running(a_row(), other, *ended, *strange) == ["up-1", "up-2"]
+    assert running() == []
+
+
+@pytest.mark.parametrize(
+    "row", [None, 1, {}, {"task_id": "up-2"}, a_row(task_id=2), a_row(status=None), a_row(gmt_create="now")]
+)
+def test_with_a_row_that_cannot_be_read_nothing_is_certain(row: Any) -> None:
+    """It may be the task."""
+    assert running(a_row(), row) is None
+
+
+@pytest.mark.parametrize("more", [{"total": 2}, {"total": None}, {"total": "1"}, {"data": None}])
+def test_a_page_that_is_not_the_whole_list_says_nothing(more: Json) -> None:
+    """There may be another candidate beyond it."""
+    assert running(a_row(), **more) is None
+
+
+def test_the_emulators_list_is_read() -> None:
+    """As the file asks for it."""
+    emulated = Emulated()
+    task = emulated.take()
+    made_at = datetime.fromtimestamp(task.submitted_at, UTC)
+    since, until = made_at - timedelta(seconds=1), made_at + timedelta(seconds=1)
+    made = DASHSCOPE.listing.request(BODY["model"], since=since, until=until)
+    listed = emulated.vendor.listed(dict(parse_qsl(urlsplit(made.target).query)))
+    assert DASHSCOPE.listing.running(listed, BODY["model"], since=since, until=until) == [task.id]

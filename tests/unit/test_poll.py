@@ -17,7 +17,7 @@ from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.core.vendor import Listing, PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings
@@ -27,6 +27,8 @@ from taskhook.poller.pacing import Pacing
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, Standing
+from taskhook.vendors.dashscope import DASHSCOPE
+from taskhook.vendors.modellix import Modellix
 from taskhook.wiring import App
 from tests.world import (
     SETTINGS,
@@ -242,6 +244,52 @@ async def test_a_dead_submit_becomes_unknown_and_ends_as_such(poller: PollerWorl
     ended = poller.now_of(task)
     assert (ended.error, ended.callback) == (ErrorCode.SUBMISSION_UNKNOWN, CallbackState.DELIVERED)
     assert poller.vendor.submits == []
+
+
+@dataclass(frozen=True)
+class Listed(Modellix):
+    """A vendor that lists the account's tasks."""
+
+    listing: Listing | None = DASHSCOPE.listing
+
+
+@pytest.mark.parametrize(
+    ("strangers", "rival", "polled", "adopted"),
+    [
+        (["up-1"], None, PollKind.PENDING, True),
+        (["up-1", "up-2"], None, PollKind.PENDING, False),  # either may be it
+        ([], None, PollKind.PENDING, False),
+        (["up-1"], timedelta(seconds=29), PollKind.PENDING, False),  # or the other one's
+        (["up-1"], timedelta(seconds=31), PollKind.PENDING, True),
+        (["up-1"], None, PollKind.SUCCEEDED, False),  # it may have been ours, that has ended meanwhile
+        (["up-1"], None, PollKind.UNAVAILABLE, False),
+    ],
+)
+async def test_an_unknown_submit_is_adopted_where_the_vendors_list_leaves_no_doubt(
+    poller: PollerWorld, strangers: list[str], rival: timedelta | None, polled: PollKind, *, adopted: bool
+) -> None:
+    """The only one of its model and time that runs, and that is none of ours; else it ends as unknown."""
+    poller.vendor.vendor = Listed()
+    poller.vendor.lists = ["task-own", *strangers]
+    poller.rules = replace(poller.rules, immediate=True)
+    task = await poller.add(State.UNKNOWN)
+    if rival is not None:
+        other = await poller.add(State.UNKNOWN, "rival")
+        at = (other.submitted_at or poller.clock.now()) + rival
+        await poller.tasks.swap(other, other.model_copy(update={"submitted_at": at}))
+    await poller.add(State.WATCHED, "own")
+    poller.vendor.task_time = minutes(30)
+    poller.vendor.taken["up-1"] = poller.clock.now()
+    poller.clock.pass_by(timedelta(seconds=58))
+    poller.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.PENDING)] * 2)
+    poller.vendor.answers = {"up-1": polled, "up-2": polled}
+    await poller.run(timedelta(minutes=3))
+    now = poller.now_of(task)
+    assert (now.state, now.upstream_task_id) == (
+        (State.WATCHED, "up-1") if adopted else (State.UNKNOWN, None)
+    )
+    await poller.run(timedelta(minutes=20))
+    assert poller.now_of(task).error == (None if adopted else ErrorCode.SUBMISSION_UNKNOWN)
 
 
 async def test_a_delivery_that_died_is_made_again(poller: PollerWorld) -> None:

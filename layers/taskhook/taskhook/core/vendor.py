@@ -7,7 +7,7 @@ all of them, and it alone knows what was not sent.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from types import MappingProxyType
@@ -202,6 +202,16 @@ class Form(Protocol):
         """Say why a call has failed."""
 
 
+class Listing(Protocol):
+    """A vendor's list of the account's tasks, in which a submit whose outcome is unknown is looked for."""
+
+    def request(self, model: str, *, since: datetime, until: datetime) -> HttpRequest:
+        """Ask for the tasks of a model that were made then."""
+
+    def running(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """Read which of them still run, by their ids; None where the answer may lack one."""
+
+
 class Vendor(Protocol):
     """One vendor."""
 
@@ -232,6 +242,10 @@ class Vendor(Protocol):
     @property
     def models(self) -> Mapping[str, Model]:
         """The models that are described here, by name; all others are passed through."""
+
+    @property
+    def listing(self) -> Listing | None:
+        """How it lists the account's tasks; None where it does not."""
 
     @property
     def form(self) -> Form | None:

@@ -12,10 +12,13 @@ from taskhook.core.errors import StaleTaskError
 from taskhook.core.record import ErrorCode, State, Submission
 from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, Task
 from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.poller import adoption
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing
 from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
+
+LOOK_REQUESTS = 2  # to the vendor, of a look for a submit whose outcome is unknown
 
 
 @dataclass(slots=True)
@@ -79,7 +82,8 @@ class Polls:
             case State.SUBMITTING:
                 return self._started
             case State.UNKNOWN:
-                return (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
+                ends_at = (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
+                return self._next_look(task, after=after) or ends_at
             case _ if entry is None:
                 return self._pacing.next_poll(task, after=after)
             case _ if entry.plain_next:
@@ -100,6 +104,8 @@ class Polls:
                 return await self._look_again(task)
             case State.SUBMITTING:
                 return await self._mark_unknown(task)
+            case State.UNKNOWN if self._clock.now() < (task.submitted_at or task.accepted_at) + UNKNOWN_TIME:
+                return await self._look_for(task)
             case State.UNKNOWN:
                 return await self._endings.failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
@@ -220,6 +226,28 @@ class Polls:
             "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
         )
         return unknown
+
+    def _next_look(self, task: Task, *, after: datetime) -> datetime | None:
+        """Tell when a submit whose outcome is unknown is looked for; None where the vendor has no list."""
+        if self._pacing.vendor.listing is None or task.submitted_at is None:
+            return None
+        return adoption.next_look(task.submitted_at, after=after)
+
+    async def _look_for(self, task: Task) -> Task:
+        """Look for a submit whose outcome is unknown in the vendor's list, and adopt what it made."""
+        if await self._pacing.room(LOOK_REQUESTS, expected=0) < LOOK_REQUESTS:
+            return task
+        for _ in range(LOOK_REQUESTS):
+            self._pacing.allowance.spend()
+        self._endings.steps["looked_for"] += 1
+        upstream_task_id = await adoption.found(
+            task, api=self._pacing.api, tasks=self._ports.tasks, work=self._ports.work
+        )
+        if upstream_task_id is None:
+            return task
+        recovered = await self._ports.tasks.swap(task, task.recovered(upstream_task_id, self._clock.now()))
+        self._ports.reporter.report("task.recovered", task_id=task.task_id, caller=task.caller)
+        return recovered
 
     async def _look_again(self, task: Task) -> Task:
         """See how far the invocation with the claim has come.

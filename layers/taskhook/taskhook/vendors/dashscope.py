@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
@@ -26,6 +26,7 @@ from taskhook.core.vendor import (
     Action,
     Form,
     HttpRequest,
+    Listing,
     PaidRequest,
     PollKind,
     PollOutcome,
@@ -44,6 +45,7 @@ _TASKS = "/api/v1/tasks"
 _SERVICE = re.compile(r"/api/v1/services(?:/[a-z0-9][a-z0-9_-]{0,63}){2,4}")
 _LIST_WORDS = {"page_no", "page_size", "start_time", "end_time", "model_name"}
 _PASSED = ("X-DashScope-WorkSpace", "X-DashScope-OssResourceResolve", "X-DashScope-DataInspection")
+_PAGE = 100  # tasks at most on one page of the vendor's list
 _MOST_FILES = 100  # of one result
 # Where results are; `file_url` beside a transcription is the caller's own file.
 _FILES = {
@@ -94,6 +96,11 @@ class DashScope:
     long_poll = False
     webhooks = False
     models: Mapping[str, Model] = MappingProxyType({})
+
+    @property
+    def listing(self) -> Listing:
+        """Its list, by time."""
+        return _LISTING
 
     @property
     def form(self) -> Form:
@@ -254,6 +261,38 @@ def _failure(output: Json) -> str:
     return (told or f"the vendor reported {output['task_status']}, and no reason")[:MAX_NOTE]
 
 
+class _DashScopeListing:
+    """Its list of the account's tasks, of which one page is read."""
+
+    def request(self, model: str, *, since: datetime, until: datetime) -> HttpRequest:
+        """Ask for as many as a page holds; its times are whole seconds."""
+        query = {
+            "model_name": model,
+            "start_time": f"{since.astimezone(BEIJING):%Y%m%d%H%M%S}",
+            "end_time": f"{until.astimezone(BEIJING) + timedelta(seconds=1):%Y%m%d%H%M%S}",
+            "page_no": "1",
+            "page_size": str(_PAGE),
+        }
+        return HttpRequest("GET", f"{_TASKS}/?{urlencode(query)}")
+
+    def running(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """Read the page; with a row that cannot be read nothing is certain."""
+        rows, total = body.get("data"), body.get("total")
+        if not isinstance(rows, list) or not isinstance(total, int) or total > len(rows):
+            return None
+        found = []
+        for row in rows:
+            match row:
+                case {"task_id": str(task_id), "status": str(status), "gmt_create": int(made_at), **more}:
+                    is_wanted = milliseconds(since) <= made_at <= milliseconds(until)
+                    is_of_model = more.get("model_name") == model
+                    if is_wanted and is_of_model and kind_of(status) is PollKind.PENDING:
+                        found.append(task_id)
+                case _:
+                    return None
+        return found
+
+
 class _DashScopeForm:
     """Its answers."""
 
@@ -355,4 +394,5 @@ def _beijing(moment: datetime) -> str:
 
 
 _FORM = _DashScopeForm()
+_LISTING = _DashScopeListing()
 DASHSCOPE = DashScope()

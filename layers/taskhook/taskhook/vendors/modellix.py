@@ -22,6 +22,7 @@ from taskhook.core.vendor import (
     OWN_FIELDS,
     Action,
     HttpRequest,
+    Listing,
     PaidRequest,
     PollKind,
     PollOutcome,
@@ -149,6 +150,7 @@ class Modellix:
     requests_per_minute = 1000
     long_poll = True
     webhooks = True
+    listing: Listing | None = None
     models = MODELS
     form = None
 

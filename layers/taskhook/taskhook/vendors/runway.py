@@ -20,6 +20,7 @@ from taskhook.core.vendor import (
     CANCELED,
     Action,
     HttpRequest,
+    Listing,
     PaidRequest,
     PollKind,
     PollOutcome,
@@ -110,6 +111,7 @@ class Runway:
     requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
     long_poll = False
     webhooks = False
+    listing: Listing | None = None
     models: Mapping[str, Model] = MappingProxyType({})
     form = RunwayForm()
 

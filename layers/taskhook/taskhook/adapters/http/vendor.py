@@ -13,7 +13,7 @@ import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from http import HTTPStatus
@@ -196,6 +196,16 @@ class HttpTaskApi:
         if made is None:
             return BalanceOutcome(answered=False, message="the vendor cancels no task")
         return await self._ask(made)
+
+    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List the account's tasks of a model that were made then and still run."""
+        listing = self.vendor.listing
+        if listing is None:
+            return None
+        answer = await self._ask(listing.request(model, since=since, until=until))
+        if answer.status != HTTPStatus.OK:
+            return None
+        return listing.running(answer.body, model, since=since, until=until)
 
     async def balance(self) -> BalanceOutcome:
         """Ask for what is free."""

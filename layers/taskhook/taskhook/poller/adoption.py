@@ -1,0 +1,69 @@
+"""A submit whose outcome is unknown, looked for in the vendor's own list of tasks, where it has one.
+
+Adopted is the only task that can be it: of the same model, made while the request was on its way, still
+running, and none of the deployment's own. The order of the looks is what makes this safe: a task of ours
+stands in the index before its POST and until its end was stored, so that one which is not there, and which
+the vendor says afterwards is still running, was not ours.
+"""
+
+from datetime import datetime, timedelta
+
+from taskhook.core.ports import TaskApi, TaskStore, WorkIndex
+from taskhook.core.record import State
+from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind
+from taskhook.poller.work import INDEX_LAG
+
+SKEW = timedelta(seconds=5)  # between the vendor's clock and ours
+POST_TIME = timedelta(seconds=20)  # of a paid POST at most
+# After the submit; by the first one the index shows every task that was submitted at the same time.
+LOOKS = tuple(POST_TIME + SKEW + INDEX_LAG + timedelta(seconds=pause) for pause in (5, 60, 300))
+MOST_OWN = 1000  # tasks of ours that are compared; where there are more, none is adopted
+
+
+def next_look(submitted_at: datetime, *, after: datetime) -> datetime | None:
+    """Tell when the list is looked at next; None where the last look is over."""
+    return next((submitted_at + age for age in LOOKS if submitted_at + age > after), None)
+
+
+async def found(task: Task, *, api: TaskApi, tasks: TaskStore, work: WorkIndex) -> str | None:
+    """Give the vendor's id of a task whose submit is unknown; None where that is not certain.
+
+    Makes two requests to the vendor. Raises StoreUnavailableError.
+    """
+    assert task.submitted_at is not None  # noqa: S101  # an unknown task was submitted
+    since, until = task.submitted_at - SKEW, task.submitted_at + POST_TIME + SKEW
+    own = await _own(task, tasks=tasks, work=work)
+    if own is None or any(_is_rival(other, task.model, task.submitted_at) for other in own):
+        return None
+    listed = await api.running_tasks(task.model, since=since, until=until)
+    ours = {other.upstream_task_id for other in own}
+    candidates = [upstream for upstream in listed or () if upstream not in ours]
+    if len(candidates) != 1:
+        return None
+    outcome = await api.poll(candidates[0])
+    return candidates[0] if outcome.kind is PollKind.PENDING else None
+
+
+async def _own(task: Task, *, tasks: TaskStore, work: WorkIndex) -> list[Task] | None:
+    """Read the deployment's tasks at this vendor; None where not all can be had."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        rows = await work.watched(task.vendor, None, cursor=cursor)
+        ids += [row.task_id for row in rows.rows if row.task_id != task.task_id]
+        if len(ids) > MOST_OWN:
+            return None
+        cursor = rows.cursor
+        if cursor is None:
+            break
+    own = await tasks.read_many(ids)
+    return own if len(own) == len(set(ids)) else None
+
+
+def _is_rival(other: Task, model: str, submitted_at: datetime) -> bool:
+    """Tell whether what is found could as well be this one, which was submitted at about the same time."""
+    if other.state not in {State.SUBMITTING, State.UNKNOWN} or other.model != model:
+        return False
+    apart = abs((other.submitted_at or submitted_at) - submitted_at)
+    return apart <= POST_TIME + SKEW + SKEW
