@@ -12,6 +12,7 @@ from taskhook.core.record import ErrorCode
 from taskhook.core.reply import DeliveryError
 from taskhook.grammar import parser
 from taskhook.vendors import VENDORS
+from taskhook.vendors.modellix import MODELS
 from tests import documents
 from tests.contract import document
 from tests.documents import PAGES, ROOT, page, section, table
@@ -146,6 +147,18 @@ def test_every_error_can_be_linked_to() -> None:
     assert documents.anchors(CONTRACT) >= wanted
     rows = table(section(CONTRACT, "Answers"), "answer", "means", "what to do")
     assert all(len(row) == 3 and all(row) for row in rows)
+
+
+def test_the_fields_of_the_described_models_are_the_codes() -> None:
+    """All of them are named, and their fields with the words of the OpenAPI document."""
+    text = section(CONTRACT, "Submit")
+    rows = table(text, "field", "need", "what")
+    for model in MODELS.values():
+        assert f"`{model.slug}`" in text
+        fields = model.request.model_fields
+        assert [code(row[0]) for row in rows] == list(fields)
+        for (_, need, what), field in zip(rows, fields.values(), strict=True):
+            assert (need == "required", what) == (field.is_required(), field.description)
 
 
 def test_every_path_is_named() -> None:
