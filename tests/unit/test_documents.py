@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from taskhook.archive.copy import MOST
 from taskhook.core import limits, schedule
-from taskhook.core.record import ErrorCode
+from taskhook.core.ports import EXTRA_DELIVERY_GAP
+from taskhook.core.record import ARCHIVE_TIME, ErrorCode
 from taskhook.core.reply import DeliveryError
+from taskhook.core.task import MAX_COPIES, MAX_LOG
 from taskhook.grammar import parser
+from taskhook.submit.media import PROBE_TIME
 from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from tests import documents
@@ -117,7 +121,9 @@ def test_the_schedule_is_the_codes() -> None:
         f"{first}, then after {', '.join(others)} (each ±{schedule.RETRY_JITTER:.0%}".replace("%", " %")
         in contract
     )
-    assert str(len(schedule.RETRY_WAITS)) == "10", "README and limits say ten attempts"
+    hours = sum(schedule.RETRY_WAITS, timedelta(0)) // timedelta(hours=1)
+    assert len(schedule.RETRY_WAITS) == 10, "README says ten"
+    assert f"A callback is tried ten times within {hours} hours" in page("README.md")
 
 
 def test_the_error_codes_of_a_task_are_the_codes() -> None:
@@ -192,6 +198,16 @@ def test_the_limits_are_the_codes() -> None:
     assert said["`reference`"] == f"{limits.MAX_REFERENCE} characters"
     assert said["tasks in one answer"] == str(limits.MAX_LISTED)
     assert said["redeliveries in one call"] == str(limits.MAX_REDELIVERED)
+    hours = sum(schedule.RETRY_WAITS, timedelta(0)) // timedelta(hours=1)
+    assert said["a callback's schedule"] == f"{len(schedule.RETRY_WAITS)} attempts in {hours} h"
+    assert said["attempts that `log` keeps"] == str(MAX_LOG)
+    assert said["redeliveries and receiver tests"].startswith(
+        f"{timedelta(minutes=1) // EXTRA_DELIVERY_GAP} a "
+    )
+    assert said["a look at media"].startswith(f"{PROBE_TIME.total_seconds():g} s")
+    assert said["an archived file"] == f"{MOST >> 30} GB"
+    assert said["archived files of one task"] == str(MAX_COPIES)
+    assert said["an archive's delay of a callback"] == spoken(ARCHIVE_TIME)
     contract = page(CONTRACT)
     assert f"the same for up to {limits.MAX_REDELIVERED} that are `undelivered`" in contract
     assert f"the body has more than {limits.MAX_BODY >> 10} KB" in contract
