@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 
+from taskhook.api.examples import TASK_ID
 from taskhook.archive.copy import MOST
 from taskhook.core import limits, schedule
 from taskhook.core.ports import EXTRA_DELIVERY_GAP
 from taskhook.core.record import ARCHIVE_TIME, ErrorCode
 from taskhook.core.reply import DeliveryError
 from taskhook.core.task import MAX_COPIES, MAX_LOG
+from taskhook.core.vendor import Action
 from taskhook.grammar import parser
 from taskhook.submit.media import PROBE_TIME
 from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from tests import documents
-from tests.contract import document
+from tests.contract import document, operation
 from tests.documents import PAGES, ROOT, page, section, table
 from tests.local.stack import template
 
@@ -178,6 +180,17 @@ def test_every_path_is_named() -> None:
             else whole.replace("alibaba/wan2.2-animate-move", "{provider}/{model}")
         )
         assert named in contract, path
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_call_that_is_named_is_there(name: str) -> None:
+    """By the deployment or a vendor's own path; what has `…` in it, or braces of other words, is no path."""
+    for verb, path in re.findall(r"`(GET|POST|DELETE) (/[^`? ]*)", page(name)):
+        filled = re.sub(r"\{(task_)?id\}", TASK_ID, path)
+        if not re.search("[…{]", filled):
+            routed = [vendor.route(verb, filled, {}) for vendor in VENDORS.values()]
+            theirs = any(one is not None and one.action is not Action.UNKNOWN for one in routed)
+            assert operation(verb, filled) is not None or theirs, (verb, path)
 
 
 def test_every_vendor_has_a_row() -> None:
