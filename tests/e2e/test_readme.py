@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,7 +19,7 @@ import httpx
 import pytest
 
 from tests.documents import block
-from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, eventually
+from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, eventually, printed
 
 CURL = block("README.md", "bash")
 SAMPLES = {
@@ -29,7 +31,7 @@ PORT = "8000"  # of the samples: a test takes a free one
 
 @dataclass(frozen=True)
 class Reader:
-    """A caller with what README tells to export, and the same caller as other tests have one."""
+    """A caller with what `make local` tells to export, and the same caller as other tests have one."""
 
     user: User
     exported: dict[str, str]
@@ -37,16 +39,12 @@ class Reader:
     @classmethod
     def new(cls, stack: Stack, admin: Admin, name: str) -> Self:
         """Add a caller, whose idempotency keys are its own."""
+        [line] = re.findall(r"^export (.*\\\n.*)$", printed(stack), re.MULTILINE)
+        exported = dict(one.split("=", 1) for one in shlex.split(line.replace("\\\n", "")))
+        assert (exported["TOKEN"], exported["SECRET"]) == (stack.token, stack.signing_secret)
         added = admin("add", name)
-        media = f"{stack.upstream}/media"
-        exported = {
-            "TASKHOOK": stack.endpoint,
-            "TOKEN": added["token"],
-            "SECRET": added["signing_secret"],
-            "IMAGE": f"{media}/actor.jpg",
-            "VIDEO": f"{media}/scene.mp4",
-        }
-        return cls(User(stack, added["token"]), exported)
+        own = {"TOKEN": added["token"], "SECRET": added["signing_secret"]}
+        return cls(User(stack, added["token"]), exported | own)
 
     def environment(self, hook: str) -> dict[str, str]:
         """Give what a sample runs with; no proxy of this machine stands between."""
