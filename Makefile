@@ -44,7 +44,7 @@ check: tools ## format, lint, types, import contracts, template, locks
 	for lock in $(LOCKS); do diff -u $$lock $(TOOLS)/locks/$$lock || { echo "$$lock is out of date: run make lock"; exit 1; }; done
 
 .PHONY: bench
-bench: tools ## the figures of README (ARGS="NAME… --json FILE --quick")
+bench: tools ## the figures of tests/README.md (ARGS="NAME… --json FILE --quick")
 	@exec python -m tests.bench $(ARGS)
 
 .PHONY: picture

@@ -51,20 +51,20 @@ def check(value: object, schema: Json) -> None:
 
 def check_answer(method: str, path: str, status: int, body: object) -> None:
     """Assert that an answer is one that the document promises of this call; unknown paths promise nothing."""
-    operation = _operation(method, path)
-    if operation is None:
+    described = operation(method, path)
+    if described is None:
         return
-    assert str(status) in operation["responses"], f"{method} {path} is not said to answer {status}"
-    content = operation["responses"][str(status)].get("content")
+    assert str(status) in described["responses"], f"{method} {path} is not said to answer {status}"
+    content = described["responses"][str(status)].get("content")
     if content is not None:
         check(body, content["application/json"]["schema"])
 
 
-def _operation(method: str, path: str) -> Json | None:
-    # the literal ones first
+def operation(method: str, path: str) -> Json | None:
+    """Find the operation that the document describes for a call, the literal paths first."""
     for template in sorted(document()["paths"], key=lambda template: "{" in template):
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and method.lower() in document()["paths"][template]:
-            operation: Json = document()["paths"][template][method.lower()]
-            return operation
+            found: Json = document()["paths"][template][method.lower()]
+            return found
     return None

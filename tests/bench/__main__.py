@@ -1,4 +1,4 @@
-"""The figures of README: `python -m tests.bench [NAME…] [--json FILE] [--quick]`.
+"""The figures of tests/README.md: `python -m tests.bench [NAME…] [--json FILE] [--quick]`.
 
 Exit code 0 when everything asked for was measured, 1 when something broke; never by a figure.
 """

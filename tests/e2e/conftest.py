@@ -113,6 +113,11 @@ def ready(process: Started) -> Stack:
     return process.address
 
 
+def printed(stack: Stack) -> str:
+    """Give what a stack printed for people when it was ready."""
+    return next(process.said() for process in _living if process.address == stack)
+
+
 @pytest.fixture(autouse=True)
 def _stacks_live() -> None:
     """Say why, where a stack that a test wants has ended meanwhile."""

@@ -139,7 +139,7 @@ def test_a_result_outlives_the_vendors_link(archiving: Archiving, marker: str) -
     assert archiving.download(resource["url"]) == (SIZE, bulk.digest())
     most = max(peak(worker) for worker in archiving.workers())
     figures = f"{SIZE // MB} MB: delivered {took:.1f} s after the submit, worker's peak {most / MB:.0f} MB"
-    print(figures)  # noqa: T201  # for README
+    print(figures)  # noqa: T201  # for tests/README.md
     assert most < MEMORY / 2
 
     for wrong in (

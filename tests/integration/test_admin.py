@@ -279,7 +279,7 @@ def test_a_secret_that_lost_its_form_is_not_written_over(
 
 
 def test_the_command_is_a_script_too(command: Command) -> None:
-    """What README tells to type is there, and is the same program."""
+    """What functions/OPERATE.md tells to type is there, and is the same program."""
     script = subprocess.run(
         [Path(sys.executable).parent / "taskhook", "--help"], capture_output=True, text=True, check=True
     )

@@ -216,7 +216,7 @@ def test_without_a_terminal_it_says_which_variable_to_give(bench: Bench, named: 
 def test_one_architecture_is_built_and_deployed_and_stays(
     bench: Bench, named: dict[str, str], account_url: str
 ) -> None:
-    """Given as README says, or by what the stack has: layer and functions never differ. Nothing is asked."""
+    """Given as functions/OPERATE.md says, or by what the stack has: layer and functions never differ."""
     code, shown, told = bench.run(
         "deploy",
         "Architecture=x86_64",

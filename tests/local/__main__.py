@@ -248,6 +248,8 @@ async def _serve(options: argparse.Namespace) -> None:
         _say(f"A task to submit:\n\n{_curl(endpoint, token, receiver_url, samples)}\n")
         more = _other_curls(endpoint, token, receiver_url, samples)
         _say(f"One of DashScope's, and one of Runway's:\n\n{more}\n")
+        exported = _exported(endpoint, token, signing_secret, samples)
+        _say(f"What the samples in README read, and receive at:\n\n{exported}\n")
         tell(
             {
                 "endpoint": endpoint,
@@ -298,6 +300,15 @@ async def _validate(endpoint: str, token: str) -> None:
     if answer.status != HTTPStatus.OK or '"is_valid":true' not in body.replace(" ", ""):
         msg = f"GET {url} answered {answer.status} {body}"
         raise stack.StackError(msg)
+
+
+def _exported(endpoint: str, token: str, secret: str, samples: tuple[str, str]) -> str:
+    """Write what a shell has to export for the samples in README; the receiver in them listens at HOOK."""
+    image, video = samples
+    return (
+        f"export TASKHOOK={endpoint} TOKEN={token} SECRET={secret} \\\n"
+        f"  IMAGE={image} VIDEO={video} HOOK=http://127.0.0.1:8000/"
+    )
 
 
 def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) -> str:

@@ -60,11 +60,6 @@ def test_the_console_says_no_other_limit() -> None:
     assert f'state: "undelivered", limit: {MAX_REDELIVERED} ' in scripts
 
 
-def test_the_readme_says_no_other_limit() -> None:
-    """Where it says one."""
-    assert f"the same for up to {MAX_REDELIVERED} that are `undelivered`" in (ROOT / "README.md").read_text()
-
-
 @pytest.mark.parametrize("key", [None, "order-17"])
 def test_a_task_gets_an_id_like_the_one_that_is_described(key: str | None) -> None:
     """At random, or from its idempotency key."""

@@ -1,31 +1,91 @@
+"""README: short, in plain sentences, with samples to copy, which `tests/e2e/test_readme.py` runs."""
+
+import ast
 import re
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskhook.core import schedule, signature
-from taskhook.core.record import ErrorCode
-from taskhook.core.reply import DeliveryError
-from tests.contract import document
-from tests.local.stack import template
+from taskhook.core import signature
+from tests import documents
+from tests.documents import ROOT, page
+from tests.unit.test_documents import figure
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = page("README.md")
+# Where each command of README is run, or what it runs.
+RUN = {
+    "make local": "tests/e2e/conftest.py",
+    "make deploy": "tests/e2e/test_deploy.py",
+    "make caller": "tests/e2e/test_deploy.py",
+    "make destroy": "tests/e2e/test_deploy.py",
+}
 
 
-def section(title: str) -> str:
-    """Give one section of the README."""
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def test_readme_is_read_in_two_minutes() -> None:
+    """Code apart."""
+    assert documents.words(README) <= 1000
 
 
-@pytest.fixture
-def verify() -> Any:
-    """Execute the README's verification snippet and give its function."""
-    [snippet] = re.findall(r"```python verify\n(.*?)```", README, re.DOTALL)
+def test_its_sentences_are_short() -> None:
+    """One that has to be read twice is not read."""
+    long = [sentence for sentence in documents.sentences(README) if len(sentence.split()) > 28]
+    assert long == []
+
+
+def test_its_tables_are_read_at_a_glance() -> None:
+    """Few words in a cell."""
+    cells = [cell for rows in documents.tables(README) for row in rows for cell in row]
+    assert cells
+    assert [cell for cell in cells if len(cell.split()) > 20] == []
+
+
+def test_every_block_is_run() -> None:
+    """The samples by `tests/e2e/test_readme.py`; each command by the file that is named here."""
+    blocks = documents.blocks(README)
+    runs = (ROOT / "tests/e2e/test_readme.py").read_text()
+    assert [block.info for block in blocks if block.info] == ["bash", "python", "javascript"]
+    assert all(f'block("README.md", "{block.info}")' in runs for block in blocks if block.info)
+    commands = [
+        line.partition("#")[0] for block in blocks if not block.info for line in block.code.splitlines()
+    ]
+    assert {" ".join(command.split()[:2]) for command in commands} == set(RUN)
+    assert "exec python -m tests.local $(ARGS)" in page("Makefile")
+    for command, where in RUN.items():
+        verb = command.removeprefix("make ")
+        assert ('"-m", "tests.local"' if verb == "local" else f'make(stack, "{verb}"') in page(where), command
+
+
+def test_its_figures_are_measured_ones() -> None:
+    """Each stands in `tests/README.md`, with its command."""
+    text = " ".join(README.split())
+    for words, what in (
+        ("a million tasks cost about {} dollars", "a million tasks, `fast`"),
+        ("a polling loop costs about {} dollars a million tasks", "a million tasks as a Step Functions loop"),
+        ("asks {} times a task where", "a script that asks every 2 s, and delivers nothing: requests a task"),
+    ):
+        assert words.format(re.sub(r" \w+$", "", figure(what))) in text
+    few, many = (float(figure(f"{way}: requests a task")) for way in ("vendor webhooks", "polls by age"))
+    assert f"where taskhook asks {few:.0f} to {many:.0f} times" in text
+    assert 0.4 < float(figure("a month without tasks").removesuffix(" dollars")) < 0.6, "about 50 cents"
+
+
+# --- verification ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["README.md", "functions/README.md"])
+def verify(request: pytest.FixtureRequest) -> Any:
+    """Give the function `verify` of a page, without what stands around it."""
+    info = "python" if request.param == "README.md" else "python verify"
+    tree = ast.parse(documents.block(request.param, info))
+    tree.body = [
+        part
+        for part in tree.body
+        if isinstance(part, ast.Import) or (isinstance(part, ast.FunctionDef) and part.name == "verify")
+    ]
     names: dict[str, Any] = {}
-    exec(snippet, names)  # noqa: S102  # that is the test
+    exec(compile(tree, request.param, "exec"), names)  # noqa: S102  # that is the test
     return names["verify"]
 
 
@@ -80,43 +140,3 @@ def test_the_snippet_refuses_a_strangers_post_without_raising(verify: Any, body:
         for odd in ODD:
             assert verify(secret, good | {name: odd}, body) is False
             assert verify(secret, dict.fromkeys(good, odd), body) is False
-
-
-def test_the_parameters_are_the_templates() -> None:
-    """Names and defaults of the table in Configuration."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section("Configuration"), re.MULTILINE)
-    parameters = template()["Parameters"]
-    assert [name for name, _ in rows] == list(parameters)
-    for name, default in rows:
-        if name != "PublicUrl":
-            assert default.strip("`") == str(parameters[name].get("Default") or "none")
-
-
-def test_every_alarm_has_a_row_in_operate() -> None:
-    """An operator that one wakes finds its name there, and what to do."""
-    resources = template()["Resources"]
-    alarms = {name for name, resource in resources.items() if resource["Type"] == "AWS::CloudWatch::Alarm"}
-    rows = re.findall(r"^\| alarm ((?:`\w+`(?:, )?)+) ", section("Operate"), re.MULTILINE)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(alarms)
-
-
-def test_the_error_codes_and_the_schedule_are_the_codes() -> None:
-    """What receivers read is what they get."""
-    contract = section("The contract")
-    assert set(ErrorCode) == {code for code in ErrorCode if f"`{code}`" in contract}
-    assert len(schedule.RETRY_WAITS) == 10
-    assert "at once, then after 5 s, 5 min, 30 min,\n2 h, 5 h, 10 h, 14 h, 20 h, 24 h" in contract
-
-
-def test_the_words_for_a_missing_status_are_the_codes() -> None:
-    """All of them are named, and the OpenAPI document says what to do about each."""
-    contract = section("The contract")
-    assert set(DeliveryError) == {word for word in DeliveryError if f"`{word}`" in contract}
-    error = document()["components"]["schemas"]["Attempt"]["properties"]["error"]
-    assert error["enum"] == list(DeliveryError)
-    assert all(word.advice and f"`{word}`: {word.advice}" in error["description"] for word in DeliveryError)
-
-
-def test_the_readme_is_short() -> None:
-    """What has to be scrolled is not read."""
-    assert README.count("\n") < 250
