@@ -22,7 +22,7 @@ class _Failure(NamedTuple):
 _UNKNOWN = (
     f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit"
 )
-_REFUSED = "The vendor refused the request for good, and these are its words; nothing was paid."
+_REFUSED = "The vendor refused the request for good, and the message has its words. Nothing was paid."
 _FAILURES = (
     _Failure(
         "400",
@@ -86,7 +86,7 @@ _FAILURES = (
         "429",
         429,
         "429",
-        "As many of your tasks or redeliveries as may wait wait already, or the day's tasks are used up.",
+        "Too many of your tasks or redeliveries wait here already, or the day's tasks are used up.",
         "Repeat after `Retry-After`; `GET /api/v1/limits` tells what is left.",
         "Too many requests: 1000 of your tasks are queued already; wait until some have ended",
     ),

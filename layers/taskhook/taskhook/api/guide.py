@@ -47,6 +47,16 @@ _TASK_ERRORS = {
     ErrorCode.CANCELED: ("It was canceled.", "Nothing."),
 }
 
+# Where each vendor's tasks are submitted here.
+_VENDORS = (
+    ("Modellix", "`POST /api/v1/{provider}/{model}`"),
+    (
+        "DashScope (Alibaba Cloud Model Studio)",
+        "`POST /api/v1/services/{group}/{task}/{function}` with `X-DashScope-Async: enable`",
+    ),
+    ("Runway", "`POST /v1/image_to_video` and the like"),
+)
+
 # What a receiver's answer brings about.
 ANSWERS = (
     ("2xx", f"Delivered, where it comes within {ATTEMPT_TIME.total_seconds():.0f} s."),
@@ -67,6 +77,7 @@ ANSWERS = (
 def facts() -> Json:
     """Give what the OpenAPI document cannot say in its own words: errors, retries and limits."""
     return {
+        "vendors": [{"name": name, "submit": submit} for name, submit in _VENDORS],
         "errors": failures.table(),
         "task_errors": [
             {"anchor": f"error-{code}", "code": str(code), "when": when, "do": do}

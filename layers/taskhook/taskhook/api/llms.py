@@ -28,8 +28,7 @@ def text(server: str, models: tuple[str, ...]) -> str:
 request plus a callback URL, and it posts a signed webhook when the task has ended.
 
 - Origin: {server}
-- Vendors: Modellix, DashScope (Alibaba Cloud Model Studio), Runway. Models that are open here: \
-{", ".join(models)}
+- Models that are open here: {", ".join(models)}
 - Guarantee: at least once (deduplicate on `webhook-id`), in no promised order; never paid twice.
 
 ## Submit
@@ -43,9 +42,10 @@ Content-Type: application/json
 
 answers {minified(answer)}
 
-Any model of Modellix is `POST /api/v1/{{provider}}/{{model}}`; of DashScope \
-`POST /api/v1/services/{{group}}/{{task}}/{{function}}` with `X-DashScope-Async: enable`; of Runway \
-`POST /v1/image_to_video` and the like. There `X-Webhook-URL` and `X-Reference` are headers.
+Any model, by its vendor's own path and in its vendor's own form:
+{_vendors(facts["vendors"])}
+There `X-Webhook-URL` and `X-Reference` are headers; a vendor's SDK works with another base URL.
+
 Always send an `Idempotency-Key` of your own for each task (at most {limits["idempotency_key"]} characters): \
 after a time-out, or an answer without `code`, repeat the same request with the same key; it is not paid \
 twice.
@@ -103,6 +103,10 @@ def _calls(api: Json) -> str:
         for method, operation in item.items()
         if not operation["operationId"].startswith(("submit_", "followLink"))
     )
+
+
+def _vendors(rows: list[Json]) -> str:
+    return "\n".join(f"- {row['name']}: {row['submit']}" for row in rows)
 
 
 def _errors(rows: list[Json]) -> str:
