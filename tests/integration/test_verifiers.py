@@ -140,7 +140,10 @@ def _needed(program: str) -> str:
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """Install what the lock beside the verifiers names where the project keeps its tools: `node_modules`."""
+    """Install what the lock beside the verifiers names where the project keeps its tools: `node_modules`.
+
+    `npm install --package-lock-only --omit-lockfile-registry-resolved` writes the lock, without addresses.
+    """
     npm, folder = _needed("npm"), ROOT / ".tools" / "verifiers"
     locked, installed = PROGRAMS / "package-lock.json", folder / "complete"
     if not installed.exists() or installed.read_bytes() != locked.read_bytes():
