@@ -92,7 +92,7 @@ tools:
 	@$(LOCKED) $(MAKE) installed
 
 .PHONY: installed
-installed: .venv/complete $(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/sdks/complete
+installed: .venv/complete $(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/sdks/complete $(TOOLS)/receivers/complete
 	@:
 
 $(TOOLS)/uv/bin/uv:
@@ -111,7 +111,7 @@ $(TOOLS)/uv/bin/uv:
 	@$(UV) pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/checkov/complete $(TOOLS)/sdks/complete: $(TOOLS)/%/complete: tests/local/%.txt .python-version | $(UV)
+$(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/checkov/complete $(TOOLS)/sdks/complete $(TOOLS)/receivers/complete: $(TOOLS)/%/complete: tests/local/%.txt .python-version | $(UV)
 	@echo "installing $*" >&2
 	@[ -e $@ ] || rm -rf $(@D)
 	@rm -f $@
@@ -121,7 +121,7 @@ $(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/checkov/complete $(TO
 
 # --- locks: names, versions and hashes, never an address ----------------------------------------------------------------
 
-LOCKS := layers/taskhook/requirements.txt requirements-dev.txt tests/local/sam.txt tests/local/ministack.txt tests/local/checkov.txt tests/local/sdks.txt
+LOCKS := layers/taskhook/requirements.txt requirements-dev.txt tests/local/sam.txt tests/local/ministack.txt tests/local/checkov.txt tests/local/sdks.txt tests/local/receivers.txt
 LOCK_TO ?= .
 COMPILE := pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
@@ -134,3 +134,4 @@ lock: | $(UV) ## resolve the locks again, keeping versions that still fit (ARGS=
 	@$(UV) $(COMPILE) $(ARGS) tests/local/ministack.in -o $(LOCK_TO)/tests/local/ministack.txt
 	@$(UV) $(COMPILE) $(ARGS) tests/local/checkov.in -o $(LOCK_TO)/tests/local/checkov.txt
 	@$(UV) $(COMPILE) $(ARGS) tests/local/sdks.in -o $(LOCK_TO)/tests/local/sdks.txt
+	@$(UV) $(COMPILE) $(ARGS) tests/local/receivers.in -o $(LOCK_TO)/tests/local/receivers.txt

@@ -16,12 +16,12 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length[0])) if length else b""
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
         message, sent_at, sent = (self.headers.get(name, "") for name in names)
-        mac = hmac.digest(KEY, f"{message}.{sent_at}.".encode() + body, "sha256")
+        mac = hmac.digest(KEY, f"{message}.{sent_at}.".encode(errors="replace") + body, "sha256")
         signature = b"v1," + base64.b64encode(mac)
-        ours = any(hmac.compare_digest(signature, one.encode()) for one in sent.split())
+        ours = any(hmac.compare_digest(signature, one.encode(errors="replace")) for one in sent.split())
         fresh = sent_at.isascii() and sent_at.isdecimal() and abs(time.time() - float(sent_at)) < 300
         if ours and fresh and inbox.setdefault(message, body) is body:
-            print(body.decode(), flush=True)
+            print(body.decode(errors="replace"), flush=True)
         self.send_response(204 if ours and fresh else 401 if length else 400)
         self.end_headers()
 

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -23,6 +25,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    ViewportSize,
     expect,
     sync_playwright,
 )
@@ -704,29 +707,36 @@ def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marke
 
 # --- the documentation ----------------------------------------------------------------------------
 
+DESK, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=360, height=740)
+LONGEST = 8000  # pixels
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_documentation_shows_everything(
     user: User, visit: Callable[..., Visitor], scheme: Scheme
 ) -> None:
-    """Every operation with its parameters, fields, errors and examples, and every event; without a token."""
+    """Every operation with its parameters, fields and examples, every event and error; without a token."""
     document = user.http.get("/openapi.json").json()
-    visitor = visit(color_scheme=scheme)
+    visitor = visit(color_scheme=scheme, viewport=DESK)
     page = visitor.page
     page.goto("/docs")
     expect(visitor.heading("The API of taskhook")).to_be_visible()
-    items = {**document["paths"], **document["webhooks"]}
-    operations = [(title, operation) for title, item in items.items() for operation in item.values()]
-    expect(page.get_by_role("article")).to_have_count(len(operations))
+    assert page.evaluate("document.documentElement.scrollHeight") < LONGEST
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    items = {path: item for path, item in document["paths"].items() if not path.endswith("/async")}
+    operations = [
+        (title, operation)
+        for title, item in {**items, **document["webhooks"]}.items()
+        for operation in item.values()
+    ]
+    expect(page.locator("details.operation")).to_have_count(len(operations))
     for title, operation in operations:
         text = page.locator(f"#{operation['operationId']}").text_content() or ""
         expected = [title, operation["summary"].replace("`", "")]
         expected += [parameter["name"] for parameter in operation.get("parameters", [])]
-        for status, response in operation["responses"].items():
-            expected += [status] * (status != "200") + [response["description"].replace("`", "")] * (
-                status != "200"
-            )
-        for holder in (operation.get("requestBody", {}), *operation["responses"].values()):
+        if "Events" not in operation["tags"]:  # whose answers are the receiver's, told under Retries
+            expected += [status for status in operation["responses"] if status != "200"]
+        for holder in (operation.get("requestBody", {}), operation["responses"].get("200", {})):
             expected += [
                 json.dumps(one["example"], indent=2, ensure_ascii=False)
                 for one in holder.get("content", {}).values()
@@ -737,6 +747,91 @@ def test_the_documentation_shows_everything(
         name for schema in document["components"]["schemas"].values() for name in schema.get("properties", {})
     }
     assert [name for name in fields - {"code", "message", "data"} if name not in shown] == []
+    assert "where it applies" not in shown
+    facts = document["x-guide"]
+    for row in (*facts["errors"], *facts["task_errors"], *facts["delivery_errors"]):
+        expect(page.locator(f"tr#{row['anchor']}")).to_contain_text(row["do"].replace("`", ""))
     assert_accessible(page)
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    assert_accessible(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_documentation_begins_with_the_guide(visit: Callable[..., Visitor], scheme: Scheme) -> None:
+    """Beside it there is an index on a desk; on a phone nothing stands before it, and nothing is too wide."""
+    visitor = visit(color_scheme=scheme, viewport=DESK)
+    page = visitor.page
+    page.goto("/docs")
+    expect(page.locator("main h2")).to_have_text(
+        ["Submit", "Receive and verify", "Retries", "Errors", "Reference"]
+    )
+    index = page.get_by_role("navigation", name="On this page")
+    for anchor in index.get_by_role("link").evaluate_all("(all) => all.map((one) => one.hash)"):
+        expect(page.locator(anchor)).to_have_count(1)
+    page.set_viewport_size(PHONE)
+    expect(index).to_be_hidden()
+    expect(visitor.heading("The API of taskhook")).to_be_in_viewport()
+    expect(page.get_by_role("tab", name="curl").first).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_a_link_into_the_documentation_shows_what_it_names(visit: Callable[..., Visitor]) -> None:
+    """An error, and a call that is closed else; from elsewhere, and from the page itself."""
+    visitor = visit(viewport=DESK)
+    page = visitor.page
+    page.goto("/docs#error-502-unknown")
+    expect(page.locator("tr#error-502-unknown")).to_be_in_viewport()
+    expect(page.locator("#showTask")).not_to_have_attribute("open", "")
+    page.goto("/docs#showTask")
+    expect(page.locator("#showTask").get_by_text("Call", exact=True)).to_be_in_viewport()
+    page.locator("#showTask").get_by_role("link", name="404").click()
+    expect(page.locator("tr#error-404")).to_be_in_viewport()
+    page.get_by_role("link", name="prediction.task.failed").click()
+    expect(page.locator("#task_failed").get_by_text("Example", exact=True)).to_be_in_viewport()
+    page.goto("/docs#<img src=x onerror='window.broken = 1'>")
+    expect(visitor.heading("The API of taskhook")).to_be_visible()
+    assert page.evaluate("window.broken") is None
+
+
+def test_the_samples_of_the_documentation_work(
+    stack: Stack, user: User, inbox: Inbox, visit: Callable[..., Visitor], marker: str, tmp_path: Path
+) -> None:
+    """As copied, in each language, but for the media: a task comes of each, and its callback verifies."""
+    visitor = visit(viewport=DESK)
+    page = visitor.page
+    page.goto("/docs")
+    samples: dict[str, dict[str, str]] = {"submit": {}, "receive": {}}
+    for language in ("curl", "Python", "JavaScript"):
+        page.locator("#submit").get_by_role("tab", name=language).click()
+        expect(page.locator("#submit").get_by_role("tab", selected=True)).to_have_text(language)
+        for name, texts in samples.items():
+            texts[language] = page.locator(f"#{name} [role=tabpanel]").text_content() or ""
+    page.locator("#submit").get_by_role("tab", selected=True).press("ArrowRight")  # round
+    expect(page.locator("#submit").get_by_role("tab", selected=True)).to_have_text("curl")
+    expect(page.locator("#submit").get_by_role("tab", selected=True)).to_be_focused()
+
+    commands = {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"]}
+    if (node := shutil.which("node")) is not None:
+        commands["JavaScript"] = [node, "--input-type=module", "-e"]
+    for language, command in commands.items():
+        text = samples["submit"][language].replace("https://example.com/", f"https://media.invalid/{marker}/")
+        text = text.replace("https://you.example.com/hook", inbox.url(marker))
+        text = text.replace("order-17", f"{marker}-{language}")
+        ran = subprocess.run(
+            [*command, text],
+            env=os.environ | {"TOKEN": token_of(user)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answer = json.loads(ran.stdout[ran.stdout.index("{") :])
+        assert answer["code"] == 0
+        task_id = answer["data"]["task_id"]
+        assert user.ended(task_id)["reference"] == f"{marker}-{language}"
+        [delivery] = inbox.deliveries(task_id)
+        names: dict[str, Any] = {}
+        exec(samples["receive"]["Python"], names)  # noqa: S102  # that is the test
+        headers = {name.lower(): value for name, value in delivery["headers"].items()}
+        secret = user.http.get("/api/v1/callbacks/secret").json()["data"]["secrets"][0]["secret"]
+        assert names["verify"](secret, headers, delivery["body"].encode())

@@ -860,7 +860,8 @@ def test_every_route_is_described(ask: Ask) -> None:
     for_people = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/docs")}
     assert (
         described
-        == {route for route in served if not route[1].startswith(("/hooks/", "/openapi"))} - for_people
+        == {route for route in served if not route[1].startswith(("/hooks/", "/openapi", "/llms"))}
+        - for_people
     )
 
 
@@ -944,7 +945,7 @@ def test_a_page_is_confined_to_what_it_brings(deployed: None, path: str) -> None
     assert answer["headers"]["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/llms.txt"])
 def test_what_changes_at_a_deployment_only_is_sent_small_and_once(deployed: None, path: str) -> None:
     """Compressed for a browser that takes it, not sent to one that has it."""
     plain, small = page(path), page(path, accept_encoding="br, gzip")
@@ -953,6 +954,14 @@ def test_what_changes_at_a_deployment_only_is_sent_small_and_once(deployed: None
     again = page(path, accept_encoding="gzip", if_none_match=plain["headers"]["etag"])
     assert (again["statusCode"], again["body"]) == (304, "")
     assert page(path, if_none_match='W/"another"')["statusCode"] == 200
+
+
+def test_a_model_is_told_of_this_deployment(deployed: None) -> None:
+    """As plain text, without a token, with the deployment's own origin."""
+    answer = page("/llms.txt")
+    assert (answer["statusCode"], answer["headers"]["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer["body"].startswith("# taskhook\n")
+    assert "https://tasks.example.com/api/v1/alibaba/wan2.2-animate-mix\n" in answer["body"]
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

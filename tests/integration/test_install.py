@@ -20,8 +20,9 @@ FILES = (
     "tests/local/sam.txt",
     "tests/local/ministack.txt",
     "tests/local/sdks.txt",
+    "tests/local/receivers.txt",
 )
-ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack", ".tools/sdks")
+ENVIRONMENTS = (".venv", ".tools/sam", ".tools/ministack", ".tools/sdks", ".tools/receivers")
 
 # Each step may be the last one, of the whole group (a terminal's Ctrl-C, a kill of everything) or of make
 # alone.

@@ -1,62 +1,134 @@
-"""The errors that calls end with, as OpenAPI has them.
+"""The errors that calls end with: when each comes, what to do, its words, and whether a repeat is safe."""
 
-When each comes, in which words, and whether a repeat is safe.
-"""
+from typing import NamedTuple
 
 from taskhook.api import examples, schemas
 from taskhook.api.answers import Error
 from taskhook.core.limits import MAX_BODY
 from taskhook.core.message import Json
 
-_REFUSED = "The vendor refused the request for good, and these are its words; nothing was paid."
-# Of each error: when it comes, and the words of one.
-_ERRORS = {
-    400: (
-        "The request is wrong; the message names the field.",
+
+class _Failure(NamedTuple):
+    """One kind of answer that is an error; `anchor` is where pages explain it, behind `error-`."""
+
+    anchor: str
+    status: int
+    answer: str  # as people tell it from others
+    when: str
+    do: str
+    message: str
+
+
+_UNKNOWN = (
+    f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit"
+)
+_REFUSED = "The vendor refused the request for good, and the message has its words. Nothing was paid."
+_FAILURES = (
+    _Failure(
+        "400",
+        400,
+        "400",
+        "The request is wrong; the message names the field. Nothing was paid.",
+        "Mend it, and send it with a new key.",
         "Invalid parameters: parameter 'mode' must be 'wan-std' or 'wan-pro'",
     ),
-    401: (
+    _Failure(
+        "401",
+        401,
+        "401",
         "The token is missing, malformed, wrong or disabled.",
+        "Send `Authorization: Bearer thk_…`; the operator gives a new token.",
         "Authentication failed: send 'Authorization: Bearer thk_…', a token of this deployment",
     ),
-    403: (_REFUSED, "Forbidden: this model is not open to this key"),
-    404: ("There is no such path, model, task or result.", "Resource not found: there is no such task"),
-    405: (_REFUSED, "Method not allowed"),
-    409: (
-        (
-            "Not now or not ever, and the message says why: the request that this one repeats is in flight, "
-            "there is no callback, …"
-        ),
+    _Failure(
+        "403",
+        403,
+        "403",
+        "The model is not open to you, or the vendor refused the request. Nothing was paid.",
+        "Choose a model of `GET /api/v1/limits`, or ask the operator.",
+        "Forbidden: this model is not open to this key",
+    ),
+    _Failure(
+        "404",
+        404,
+        "404",
+        "There is no such path, model, task or result; another caller's task is none of yours.",
+        "Check path and id.",
+        "Resource not found: there is no such task",
+    ),
+    _Failure("405", 405, "405", _REFUSED, "Read the message.", "Method not allowed"),
+    _Failure(
+        "409",
+        409,
+        "409",
+        "The request that this one repeats is in flight; or what is asked does not fit the task's state.",
+        "Where there is `Retry-After`, repeat then with the same key; else the message says why not.",
         "Conflict: the task has not ended, it is processing; its callback will come by itself",
     ),
-    413: (
+    _Failure(
+        "413",
+        413,
+        "413",
         f"The body is larger than {MAX_BODY >> 10} KB.",
+        "Give files as URLs.",
         f"Invalid parameters: the body is larger than {MAX_BODY} bytes",
     ),
-    415: (_REFUSED, "Unsupported Media Type"),
-    422: (
-        "The Idempotency-Key was used with a different request, or the vendor refused the request.",
+    _Failure("415", 415, "415", _REFUSED, "Read the message.", "Unsupported Media Type"),
+    _Failure(
+        "422",
+        422,
+        "422",
+        "The `Idempotency-Key` was used with a different request, or the vendor refused the request.",
+        "Give each task a key of its own.",
         "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
     ),
-    429: (
-        "As many of your tasks or redeliveries as may wait here wait already, or the API's own throttle.",
+    _Failure(
+        "429",
+        429,
+        "429",
+        "Too many of your tasks or redeliveries wait here already, or the day's tasks are used up.",
+        "Repeat after `Retry-After`; `GET /api/v1/limits` tells what is left.",
         "Too many requests: 1000 of your tasks are queued already; wait until some have ended",
     ),
-    500: ("Our fault; the log has the trace.", "Internal error: see the log of the submit function"),
-    502: (
-        (
-            "The vendor refused this deployment and nothing was paid, or the outcome is unknown and watched; "
-            "see the message."
-        ),
-        f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit",
+    _Failure(
+        "500",
+        500,
+        "500",
+        "Our fault; the log has the trace.",
+        "Repeat once with the same key, and tell the operator.",
+        "Internal error: see the log of the submit function",
     ),
-    503: (
-        (
-            "The task table did not answer, and nothing was sent to the vendor; or, of the balance, "
-            "the vendor did not."
-        ),
+    _Failure(
+        "502",
+        502,
+        '502 "refused …"',
+        "The vendor refused this deployment's key or balance. Nothing was paid.",
+        "Tell the operator; repeat later, the same key may be used again.",
+        _UNKNOWN,
+    ),
+    _Failure(
+        "502-unknown",
+        502,
+        '502 "Outcome unknown"',
+        "The vendor's answer was lost; the task that the message names is watched.",
+        "Do not submit it again: its callback tells the end.",
+        _UNKNOWN,
+    ),
+    _Failure(
+        "503",
+        503,
+        "503",
+        "The task table or the vendor did not answer, or the vendor has no key here. Nothing was paid.",
+        "Repeat after `Retry-After` with the same key; without that header tell the operator.",
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),
+)
+# What API Gateway says by itself: no operation describes it.
+_GATEWAY = {
+    "anchor": "error-gateway",
+    "answer": "429, 500, 503 without `code`, or no answer",
+    "when": "API Gateway's own, or a time-out: the outcome is unknown.",
+    "do": "Repeat with the same `Idempotency-Key`: nothing is paid twice.",
 }
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds after which a repeat is safe.", "schema": {"type": "integer"}}
@@ -75,18 +147,27 @@ _REPEATS = {
 }
 
 
+def table() -> list[Json]:
+    """List every kind of error, each once: its anchor, the answer, when it comes, and what to do."""
+    rows = [
+        {"anchor": f"error-{one.anchor}", "answer": one.answer, "when": one.when, "do": one.do}
+        for one in _FAILURES
+    ]
+    return [*rows, _GATEWAY]
+
+
 def failures(*statuses: int) -> Json:
     """Describe these errors, and the 500 that any call may end with."""
     described: Json = {}
     for status in (*statuses, 500):
-        when, message = _ERRORS[status]
+        kinds = [one for one in _FAILURES if one.status == status]
         described[str(status)] = {
-            "description": when,
+            "description": " Or: ".join(one.when for one in kinds),
             "headers": _REPEATS.get(status, _NO_RETRY),
             "content": {
                 "application/json": {
                     "schema": schemas.reference(Error),
-                    "example": Error(code=status, message=message).body(),
+                    "example": Error(code=status, message=kinds[-1].message).body(),
                 }
             },
         }

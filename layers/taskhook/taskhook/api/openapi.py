@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from taskhook.api import answers, events, examples, schemas
+from taskhook.api import answers, events, examples, guide, schemas
 from taskhook.api.answers import Answer
 from taskhook.api.failures import failures
 from taskhook.core import signature
@@ -95,6 +95,7 @@ def document(server: str) -> Json:
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
         "paths": submits | _tasks() | _many_and_links() | _watch() | _callbacks() | _deployment(),
         "webhooks": {task.event: {"post": _webhook(body, task)} for body, task in ended.items()},
+        "x-guide": guide.facts(),
         "components": {
             "securitySchemes": {"token": token},
             "schemas": schemas.components(_ANSWERS, [model.request for model in MODELS.values()]),

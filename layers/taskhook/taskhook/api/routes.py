@@ -9,7 +9,7 @@ from typing import Any
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from taskhook.api import answers, openapi, pages, strict_json
+from taskhook.api import answers, llms, openapi, pages, strict_json
 from taskhook.archive.copy import link
 from taskhook.core import callers
 from taskhook.core.caller import Caller
@@ -264,6 +264,13 @@ def show_docs() -> Response[str]:
 def describe() -> Response[str]:
     """Describe this API in OpenAPI 3.1."""
     return _cached(content_types.APPLICATION_JSON, openapi.text(_app().settings.public_url), {})
+
+
+@resolver.get("/llms.txt", compress=True)
+def tell_models() -> Response[str]:
+    """Tell a language model what this deployment is and how to use it."""
+    settings = _app().settings
+    return _cached("text/plain; charset=utf-8", llms.text(settings.public_url, settings.open_models), {})
 
 
 # --- by a vendor's own paths ----------------------------------------------------------------------
