@@ -154,6 +154,9 @@ def test_every_error_can_be_linked_to() -> None:
     wanted = {f"error-{name}" for name in (*statuses, *ErrorCode, *DeliveryError)}
     assert documents.anchors(CONTRACT) >= wanted
     rows = table(section(CONTRACT, "Answers"), "answer", "means", "what to do")
+    guide = document()["x-guide"]  # as /docs and /llms.txt have them, in the same order
+    told = [error["anchor"] for kind in ("errors", "task_errors", "delivery_errors") for error in guide[kind]]
+    assert re.findall(r'<a id="(error-[^"]+)">', page(CONTRACT)) == told
     assert all(len(row) == 3 and all(row) for row in rows)
 
 
