@@ -57,8 +57,8 @@ async def tasks() -> MemoryTasks:
 
 async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str | None]:
     """List by query parameters; give the tasks' numbers."""
-    found, cursor = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks)
-    return [int(task.task_id[3:]) for task in found], cursor
+    found = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks, tasks=tasks)
+    return [int(task.task_id[3:]) for task in found.tasks], found.cursor
 
 
 async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
@@ -292,13 +292,14 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
         await tasks.add(
             a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})})
         )
-    found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
-    assert 20 < len(found) < 30
-    rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
-    more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
-    assert [task.task_id for task in found + rest + more] == [
-        a_task(number).task_id for number in reversed(range(60))
-    ]
+    found: list[Task] = []
+    cursor: str | None = None
+    for _ in range(3):
+        wanted = Filter(limit=100, cursor=cursor)
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks)
+        assert len(page.tasks) < 30
+        found, cursor = found + page.tasks, page.cursor
+    assert [task.task_id for task in found] == [a_task(number).task_id for number in reversed(range(60))]
 
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
@@ -619,7 +620,13 @@ def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) ->
         ({"status": "done"}, "'status' must be 'pending', 'processing', 'success' or 'failed'"),
         ({"since": "soon"}, "'since' must be an ISO 8601 time such as 2026-11-23T15:04:05Z"),
         ({"cursor": "x"}, "'cursor' must be the next_cursor of an answer"),
-        ({"page": "2"}, "'page' is not known; a listing takes since, until, cursor, status, callback, limit"),
+        (
+            {"page": "2"},
+            (
+                "'page' is not known; a listing takes since, until, cursor, vendor, model, host, status, "
+                "callback, search, task_id, upstream_task_id, reference, reference_prefix, limit"
+            ),
+        ),
     ],
 )
 def test_the_message_says_what_would_be_right(parameters: dict[str, str], sentence: str) -> None:
