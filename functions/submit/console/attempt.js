@@ -17,8 +17,11 @@ function attemptDetails(task, attempt, number) {
     asked = true;
     place.replaceChildren(el.p({ class: "soft" }, "Loading…"));
     try {
-      const { data } = await ask("GET", `/api/v1/tasks/${encodeURIComponent(task.task_id)}/callback`);
-      place.replaceChildren(...sent(data, number), ...cameBack(attempt));
+      const [{ data }, description] = await Promise.all([
+        ask("GET", `/api/v1/tasks/${encodeURIComponent(task.task_id)}/callback`),
+        attempt.error ? ask("GET", "/openapi.json") : null,
+      ]);
+      place.replaceChildren(...sent(data, number), ...cameBack(attempt, description && adviceOf(description, attempt.error)));
     } catch (error) {
       asked = false;
       place.replaceChildren(notice(judged(error).message, { action: open }), ...cameBack(attempt));
@@ -58,7 +61,14 @@ function parsed(payload) {
   }
 }
 
-function cameBack(attempt) {
+/** Find what the API's description advises about a word for why no status came. */
+function adviceOf(description, word) {
+  const told = description.components.schemas.Attempt.properties.error.description;
+  const [, advice = null] = told.split(`. \`${word}\`: `);
+  return advice && advice.split(". `")[0].replace(/\.$/, "");
+}
+
+function cameBack(attempt, advice) {
   return [
     el.h3("Came back"),
     el.p(
@@ -67,6 +77,7 @@ function cameBack(attempt) {
       el.small(`after ${lasting(attempt.ms)}`),
       attempt.next_at && el.small("the next attempt: ", moment(attempt.next_at)),
     ),
+    advice && el.p(`${advice[0].toUpperCase()}${advice.slice(1)}.`),
     attempt.answer && el.code({ class: "answer" }, attempt.answer),
     el.small("Of an answer its status and its first 160 bytes are kept, and no header but where a redirect leads."),
   ].filter(Boolean);

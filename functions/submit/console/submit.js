@@ -93,7 +93,8 @@ function submitForm(description, models, slug, values) {
   );
   spendable(allowance);
   function fill() {
-    for (const field of fields) field.set(example[field.name] ?? null);
+    // Media that are there; where the callback goes, the example cannot know.
+    for (const field of fields) if (field.name !== "callback_url") field.set(example[field.name] ?? null);
     changed();
   }
   async function send(event) {
@@ -192,6 +193,12 @@ function fieldOf(name, property, required, value, description) {
   const set = (given) =>
     isBox ? (input.checked = given ?? property.default ?? false) : (input.value = plain(given ?? property.default ?? ""));
   set(value);
+  const complain = (text) => {
+    complaint.textContent = text && text[0].toUpperCase() + text.slice(1);
+    input.toggleAttribute("aria-invalid", Boolean(text));
+    if (text) input.setAttribute("aria-invalid", "true");
+  };
+  input.addEventListener("input", () => complain("")); // it was about what stood there before
   return {
     name,
     element: isBox
@@ -204,11 +211,7 @@ function fieldOf(name, property, required, value, description) {
       const number = types.includes("integer") || types.includes("number");
       return number && input.value.trim() !== "" && Number.isFinite(Number(input.value)) ? Number(input.value) : input.value;
     },
-    complain(text) {
-      complaint.textContent = text && text[0].toUpperCase() + text.slice(1);
-      input.toggleAttribute("aria-invalid", Boolean(text));
-      if (text) input.setAttribute("aria-invalid", "true");
-    },
+    complain,
     complained: () => complaint.textContent !== "",
     focus: () => input.focus(),
   };

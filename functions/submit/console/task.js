@@ -114,10 +114,10 @@ function actions(task, looking, told) {
   const path = `/api/v1/tasks/${encodeURIComponent(task.task_id)}`;
   const does = async (button, verb, done) => {
     button.disabled = true;
+    told.about = task.callback.attempts;
     try {
       await ask("POST", `${path}/${verb}`);
       say(done);
-      told.about = task.callback.attempts;
       told.replaceChildren(notice(done, { kind: "good" }));
       looking.now();
     } catch (error) {
