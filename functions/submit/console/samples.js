@@ -74,7 +74,7 @@ console.log(answer.status, await answer.text());
 function samples(request) {
   let language = "curl";
   let written = "";
-  const code = el.pre({ class: "json", tabindex: 0, role: "region", "aria-label": "The same from your code" });
+  const code = el.pre({ class: "json", tabindex: 0, role: "region", "aria-label": "Code" });
   const buttons = Object.keys(LANGUAGES).map((name) =>
     el.button({ type: "button", onclick: () => ((language = name), update()) }, name),
   );

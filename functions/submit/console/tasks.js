@@ -367,7 +367,9 @@ function retryAll(place, parameters, state, counted) {
         : el.span("All of them are on their way already.");
       say(text.textContent);
       place.replaceChildren(el.div({ class: "notice good row" }, text));
-      setTimeout(() => place.isConnected && offer(), 15000); // what it said is old news by then
+      // Once the last one has gone out, what it says is old news.
+      const wait = Math.max(0, new Date(last ?? 0) - Date.now()) + 5000;
+      setTimeout(() => place.isConnected && offer(), wait);
     } catch (error) {
       place.replaceChildren(
         notice(`${judged(error).message}. ${digits.format(count)} are on their way.`, { action: () => run(expected, more) }),
