@@ -25,6 +25,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     expect,
     sync_playwright,
 )
@@ -1031,6 +1032,25 @@ def test_the_form_is_shown_as_code(
     expect(visitor.heading(f'it\'s "{marker}"')).to_be_visible()
     found = user.tasks(search=f"it's \"{marker}")
     assert [task["reference"] for task in found] == [f'it\'s "{marker}"']
+
+
+def test_without_example_media_none_are_offered(user: User, visit: Callable[..., Visitor]) -> None:
+    """A real deployment has none, and its form names nothing that does not exist."""
+    visitor = visit()
+    page = visitor.page
+
+    def real(route: Route) -> None:
+        document = route.fetch().json()
+        del document["info"]["x-example-media"]
+        route.fulfill(json=document)
+
+    page.route(re.compile("/openapi.json"), real)
+    visitor.signed_in(token_of(user), "/#/submit")
+    expect(visitor.button("Submit")).to_be_visible()
+    expect(visitor.button("Fill in the example")).to_have_count(0)
+    assert "example.com" not in page.locator("main").inner_html()
+    page.goto("/#/any?vendor=dashscope")
+    expect(page.get_by_label("Request, as JSON")).to_have_value(re.compile('"image_url": ""'))
 
 
 MANY = 500

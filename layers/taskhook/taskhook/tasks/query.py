@@ -290,8 +290,8 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, ta
         is_own = task is not None and task.caller == caller.caller and after <= task.created_key < until
         if task is not None and is_own and wanted.matches(task):
             return Listing(await history.with_requests([task]), None, 1, task.accepted_at)
-        if wanted.task_id is not None:
-            return Listing([], None, 1, None)
+    if wanted.task_id is not None:
+        return Listing([], None, 0, None)
     found: list[Task] = []
     looked = Looked(until)
     first = wanted.limit if not wanted.is_narrow else PAGE
