@@ -36,7 +36,7 @@ function showTasks(parameters) {
     placeholder: "Reference or id",
     autocomplete: "off",
     spellcheck: "false",
-    maxlength: 255,
+    maxlength: 128,
     value: parameters.get("search") ?? "",
   });
   const find = (event) => {

@@ -19,8 +19,8 @@ from taskhook.core.limits import (
     MAX_LOOKED_AT,
     MAX_REDELIVERED,
     MAX_REFERENCE,
+    MAX_SEARCH,
     MAX_UPSTREAM_ID,
-    MAX_URL,
     TASK_ID,
 )
 from taskhook.core.ports import Clock, TaskHistory, TaskStore
@@ -98,7 +98,10 @@ def _host(value: str) -> str:
     return value.lower()
 
 
-Word = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
+_PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
+Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
+ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
+UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=_PRINTABLE)]
 Time = Annotated[datetime, BeforeValidator(_moment)]
 Cursor = Annotated[str, AfterValidator(_cursor)]
 
@@ -111,7 +114,7 @@ class _Wanted(BaseModel):
     since: Time | None = Field(default=None, description="Accepted then or later.")
     until: Time | None = Field(default=None, description="Accepted before.")
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of the answer before.")
-    vendor: Word | None = Field(default=None, description="Of this vendor.")
+    vendor: ShortWord | None = Field(default=None, description="Of this vendor.")
     model: Word | None = Field(
         default=None, description="Of this model, or of those that a pattern such as `alibaba/*` fits."
     )
@@ -155,21 +158,18 @@ class Filter(_Wanted):
     search: str | None = Field(
         default=None,
         min_length=1,
-        max_length=MAX_UPSTREAM_ID,
+        max_length=MAX_SEARCH,
         description="The task's id or the vendor's, or how its reference begins, in upper or lower case.",
     )
-    task_id: Word | None = Field(default=None, description="The task with this id.")
-    upstream_task_id: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MAX_UPSTREAM_ID,
-        description="Which the vendor knows by this id.",
+    task_id: ShortWord | None = Field(default=None, description="The task with this id.")
+    upstream_task_id: UpstreamId | None = Field(
+        default=None, description="Which the vendor knows by this id."
     )
     reference: str | None = Field(
         default=None, min_length=1, max_length=MAX_REFERENCE, description="With exactly this reference."
     )
     reference_prefix: str | None = Field(
-        default=None, min_length=1, max_length=MAX_REFERENCE, description="Whose reference begins so."
+        default=None, min_length=1, max_length=MAX_SEARCH, description="Whose reference begins so."
     )
     limit: int = Field(default=20, ge=1, le=MAX_LISTED)
 
