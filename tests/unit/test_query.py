@@ -3,6 +3,7 @@ import json
 import math
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -416,6 +417,22 @@ def test_a_task_is_found_by_what_is_asked_for(parameters: dict[str, str], finds:
     """Whole words and beginnings; only `search` does not care about upper and lower case."""
     task = a_task(1).model_copy(update={"callback_url": "https://r.example.com:8443/hook"})
     assert found_by(task, **parameters) is finds
+
+
+def test_all_filters_together_fit_into_a_line_of_http() -> None:
+    """However their characters are written: servers and gateways take 8,190 bytes, or some more."""
+    longest = {"search": 128, "reference": 200, "reference_prefix": 128}
+    words = {"upstream_task_id": 255, "model": 128, "host": 128, "vendor": 32, "task_id": 32}
+    query = {name: "🎬" * most for name, most in longest.items()}
+    query |= {name: "%" * most for name, most in words.items()}
+    query |= {"status": "processing", "callback": "undelivered", "limit": "100"}
+    query |= dict.fromkeys(("since", "until"), "2026-11-23T15:04:05.123456+00:00")
+    query |= {"cursor": a_task(1).created_key}
+    Filter.read(query)
+    assert len(urlencode(query)) < 8000
+    for name, most in (longest | words).items():
+        with pytest.raises(RejectedError, match=f"parameter '{name}'"):
+            Filter.read({name: "x" * (most + 1)})
 
 
 @pytest.mark.parametrize(
