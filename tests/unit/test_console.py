@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from taskhook.api import pages
+from taskhook.vendors import VENDORS
 
 FOLDER = Path(__file__).parents[2] / "functions" / "submit"
 NODE = shutil.which("node")
 # in the order of the page
 FILES = re.findall(r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8"))
-PURE = ("page.js", "console/api.js", "console/widgets.js", "console/time.js", "console/samples.js")
+PURE = (
+    "page.js",
+    *(f"console/{name}.js" for name in ("api", "widgets", "time", "samples", "vendors")),
+)
 NOW = 1_800_000_000_000  # milliseconds
 
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed here")
@@ -208,6 +212,21 @@ def test_a_price_is_written_as_its_vendor_counts() -> None:
     assert [one.replace("\u00a0", " ") for one in told] == [
         *("0.24 USD", "12.00 USD", "1,234.5678 EUR", "25 credits", "1,000 credits")
     ]
+
+
+@needs_node
+def test_the_console_knows_every_vendor() -> None:
+    """By the name that a task has, with a path that is the vendor's and an example that has media or none."""
+    at = "https://a.example"
+    told = evaluated(
+        "Object.entries(VENDORS).map(([name, { path, body, headers = {} }]) => "
+        f"[name, path, body('{at}/i.jpg', '{at}/v.mp4'), body('', ''), headers])"
+    )
+    assert {name for name, *_ in told} == set(VENDORS)
+    for name, path, example, bare, headers in told:
+        assert VENDORS[name].paid_request(path, headers, example).target is not None
+        assert at in json.dumps(example)
+        assert "://" not in json.dumps(bare)
 
 
 # --- requests as code -----------------------------------------------------------------------------
