@@ -645,8 +645,9 @@ def test_an_api_that_is_away_and_comes_back(newcomer: User, visit: Callable[...,
 
 def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]) -> None:
     """Both are said, with a way back."""
-    visitor = visit().signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
+    visitor = visit()
     visitor.expected = {404}
+    visitor.signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
     expect(visitor.heading("No such task")).to_be_visible()
     for address in (
         "nowhere",

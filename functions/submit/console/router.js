@@ -110,7 +110,7 @@ function watch(look) {
 /** A refused token ends the session; anything else is for the view to show. */
 function judged(error) {
   if (!(error instanceof Refusal)) throw error;
-  if (error.status === 401) {
+  if (error.status === 401 && error.bearer === token.get()) {
     token.forget();
     sessionStorage.setItem("why", "Your token is not accepted any more: it was rotated or disabled. Sign in with another one.");
     arrive(); // the address stays: a caller that signs in again goes on there
