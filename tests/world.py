@@ -95,6 +95,7 @@ class MemoryTasks:
         self.items: dict[str, Task] = {}
         self.index: dict[str, tuple[str, str]] = {}  # the sparse index of work
         self.writes = 0
+        self.read = 0  # tasks and requests, by `TaskHistory`
         self.reserved: dict[str, tuple[str, bool, datetime]] = {}
         self.page_size = 1000
 
@@ -190,8 +191,14 @@ class MemoryTasks:
             task for task in self.items.values() if task.caller == caller and after < task.created_key < until
         ]
         found.sort(key=lambda task: task.created_key, reverse=True)
-        page = tuple(found[:limit])
+        page = tuple(task.model_copy(update={"request": None}) for task in found[:limit])
+        self.read += len(page)
         return TaskPage(tasks=page, cursor=page[-1].created_key if len(found) > limit else None)
+
+    async def with_requests(self, tasks: Sequence[Task]) -> list[Task]:
+        """Read the requests of tasks."""
+        self.read += len(tasks)
+        return [await self.with_request(task) for task in tasks]
 
     async def queue_length(self, vendor: str, caller: str, *, at_most: int) -> int:
         """Count a caller's queued tasks."""

@@ -57,12 +57,12 @@ function resolved(document_, schema) {
   return found ?? {};
 }
 
-/** Give a button that copies a text. */
+/** Give a button that copies a text, or what a function gives by then. */
 function copier(text, what) {
   const button = el.button({ type: "button", class: "plain", "aria-label": `Copy ${what}`, onclick: copy }, "Copy");
   async function copy() {
     try {
-      await navigator.clipboard.writeText(text);
+      await navigator.clipboard.writeText(typeof text === "function" ? text() : text);
       button.textContent = "Copied";
     } catch {
       button.textContent = "Not allowed";

@@ -25,10 +25,12 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     ViewportSize,
     expect,
     sync_playwright,
 )
+from standardwebhooks.webhooks import Webhook
 
 from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import request_key, values_of
@@ -157,7 +159,7 @@ def token_of(user: User) -> str:
 
 
 @pytest.fixture
-def stored(stack: Stack) -> Callable[[Task], None]:
+def store_many(stack: Stack) -> Callable[[list[Task]], None]:
     """Put tasks into the table as they are, past the API and its rules."""
     account = boto3.Session(
         aws_access_key_id="test", aws_secret_access_key="test", region_name=stack.aws_region
@@ -170,11 +172,23 @@ def stored(stack: Stack) -> Callable[[Task], None]:
     )
     client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
 
-    def store(task: Task) -> None:
-        for values in ({"task_id": request_key(task), "request": task.request}, values_of(task)):
-            client.put_item(TableName=table, Item=item(values))
+    def store(tasks: list[Task]) -> None:
+        puts = [
+            {"PutRequest": {"Item": item(values)}}
+            for task in tasks
+            for values in ({"task_id": request_key(task), "request": task.request}, values_of(task))
+        ]
+        for start in range(0, len(puts), 25):  # as many as a batch may have
+            answer = client.batch_write_item(RequestItems={table: puts[start : start + 25]})
+            assert answer["UnprocessedItems"] == {}
 
     return store
+
+
+@pytest.fixture
+def stored(store_many: Callable[[list[Task]], None]) -> Callable[[Task], None]:
+    """Put one task into the table."""
+    return lambda task: store_many([task])
 
 
 def a_task(user: User, number: int, **changes: Any) -> Task:
@@ -416,11 +430,32 @@ def test_filters_and_pages(
     expect(rows).to_have_count(5)
     visitor.button("Newest").click()
     expect(rows.first).to_contain_text("number 0")
-    page.get_by_label("Callback").select_option("undelivered")
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Callback").select_option("failed")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("number 29")
     expect(visitor.button("Redeliver all of them")).to_be_visible()
     visitor.button("Clear").click()
+    page.get_by_label("Callback").select_option("retrying")
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    expect(visitor.button("Retry all of them now")).to_have_count(
+        0
+    )  # nothing is offered where there is nothing
+    visitor.button("Clear").click()
+    visitor.button("week").click()
+    expect(rows).to_have_count(25)
+    page.get_by_label("Tasks on a page").select_option("50")
+    expect(rows).to_have_count(30)
+    visitor.button("hour").click()
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    visitor.button("Clear").click()
+    expect(rows).to_have_count(25)
+    page.get_by_label("Model").fill("kling/*")
+    page.get_by_label("Model").press("Enter")
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    visitor.button("Clear").click()
+    page.get_by_label("Vendor").select_option("modellix")
+    expect(rows).to_have_count(25)
     page.get_by_label("Accepted from").fill(
         (datetime.now(ZoneInfo(ZONE)) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M")
     )
@@ -572,7 +607,7 @@ def test_a_wrong_token_and_one_that_ends(
     visitor = visit()
     page = visitor.page
     page.clock.install()
-    page.goto("/#/callbacks")
+    page.goto("/#/tasks")
     page.get_by_label("Caller token").fill("thk_mallory_" + "x" * 43)
     visitor.button("Sign in").click()
     expect(page.get_by_role("alert")).to_have_text("This deployment does not accept that token.")
@@ -611,8 +646,9 @@ def test_an_api_that_is_away_and_comes_back(newcomer: User, visit: Callable[...,
 
 def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]) -> None:
     """Both are said, with a way back."""
-    visitor = visit().signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
+    visitor = visit()
     visitor.expected = {404}
+    visitor.signed_in(token_of(user), "/#/tasks/tk_0000000000000000000000")
     expect(visitor.heading("No such task")).to_be_visible()
     for address in (
         "nowhere",
@@ -654,10 +690,7 @@ def test_every_view_is_accessible(
     page.goto("/")
     expect(visitor.heading("Sign in")).to_be_visible()
     assert_accessible(page)
-    visitor.signed_in(token_of(user), "/#/tasks?callback=undelivered")
-    expect(visitor.button("Redeliver all of them")).to_be_visible()
-    page.keyboard.press("Tab")
-    page.goto("/#/tasks")
+    visitor.signed_in(token_of(user), "/#/tasks")
     expect(page.get_by_role("row").filter(has_text=task_id)).to_be_visible()
     assert_accessible(page)
     page.goto(f"/#/tasks/{task_id}")
@@ -687,7 +720,7 @@ def test_every_view_is_accessible(
 
 
 def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marker: str) -> None:
-    """The first stop skips the header; a task opens by Enter, and its refresh leaves the focus there."""
+    """The list is three stops away, the header before them; a refresh leaves the focus where it is."""
     task_id = user.accepted(marker)
     user.ended(task_id, "none")
     visitor = visit().signed_in(token_of(user))
@@ -695,14 +728,369 @@ def test_the_keyboard_is_enough(user: User, visit: Callable[..., Visitor], marke
     link = page.get_by_role("link", name=marker, exact=True)
     expect(link).to_be_visible()
     page.reload()
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    expect(link).to_be_visible()
+    page.keyboard.press("Shift+Tab")
+    expect(visitor.button("Sign out")).to_be_focused()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    expect(page.locator(".tasks .title").first).to_be_focused()
     link.focus()
     later = user.accepted(f"later-{marker}")
     expect(page.get_by_role("row").filter(has_text=later)).to_be_visible()
     expect(link).to_be_focused()
     page.keyboard.press("Enter")
     expect(visitor.heading(marker)).to_be_visible()
+
+
+# --- what an operator of receivers does ------------------------------------------------------------
+
+
+def fresh(user: User, number: int, callback: str, url: str) -> Task:
+    """Make a task of the last hour whose callback stands so, in the words of the console."""
+    end = datetime.now(UTC) - timedelta(minutes=number)
+    task = a_task(user, number).model_copy(
+        update={
+            "accepted_at": end - timedelta(seconds=70),
+            "submitted_at": end - timedelta(seconds=70),
+            "taken_at": end - timedelta(seconds=69),
+            "ended_at": end,
+            "upstream_task_id": f"task-{os.urandom(16).hex()}",
+            "reference": f"{callback}/{number}",
+            "callback_url": url,
+            "callback": CallbackState.WAITING,
+            "claimed_until": None,
+            "nonce": "stored",  # what is changed must have one
+        }
+    )
+    task = task.model_copy(update={"message": task._render("success", {"billing": {"amount": "0.2400"}})})
+    if callback == "running":
+        return task.model_copy(update={"state": State.WATCHED, "ended_at": None, "message": None})
+    status = 204 if callback == "delivered" else 503
+    later = datetime.now(UTC) + timedelta(hours=1) if callback == "retrying" else None
+    made = Attempt(at=end, status=status, ms=41, answer="" if status == 204 else "deploying", next_at=later)
+    return task.attempted(made, delivered=status == 204, retry_at=later, now=end, retention=timedelta(days=7))
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")]
+)
+def test_where_callbacks_stand_is_seen_at_once(
+    newcomer: User,
+    inbox: Inbox,
+    stored: Callable[[Task], None],
+    visit: Callable[..., Visitor],
+    marker: str,
+    width: int,
+    scheme: Scheme,
+) -> None:
+    """A strip of totals, a word and a colour for each state, ids in one piece, nothing to push aside."""
+    tasks = {
+        word: fresh(newcomer, number, word, inbox.url(marker))
+        for number, word in enumerate(("running", "delivered", "retrying", "failed"))
+    }
+    for task in tasks.values():
+        stored(task)
+    visitor = visit(color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800})
+    page = visitor.signed_in(token_of(newcomer)).page
+    strip = page.get_by_role("region", name="The last 24 hours")
+    for name, value in (("accepted", 4), ("delivered", 1), ("retrying", 1), ("exhausted", 1)):
+        expect(strip.locator("div").filter(has_text=re.compile(f"^{name}{value}$"))).to_have_count(1)
+    expect(strip).to_contain_text("33.3 %")
+    expect(strip).to_contain_text("0.72")
+    row = {word: page.get_by_role("row").filter(has_text=task.task_id) for word, task in tasks.items()}
+    expect(row["running"].locator(".of-callback")).to_contain_text("pendingafter the end")
+    expect(row["retrying"].locator(".of-callback")).to_contain_text("retryinganswered 503")
+    expect(row["retrying"].locator(".of-callback")).to_contain_text("1 attempt, next in")
+    expect(row["failed"].locator(".of-callback")).to_contain_text("failedanswered 503")
+    words = [row[word].locator(".of-callback .word") for word in tasks]
+    assert len({word.evaluate("(it) => getComputedStyle(it).color") for word in words}) == len(words)
+    assert_accessible(page)
+    whole_ids(page, width)
+
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Callback").select_option("retrying")
+    expect(visitor.button("Retry all of them now")).to_be_visible()
+    assert_accessible(page)
+    whole_ids(page, width)
+    page.goto(f"/#/tasks/{tasks['retrying'].task_id}")
+    expect(visitor.button("Retry now")).to_be_visible()
+    expect(page.get_by_text("callback retrying")).to_be_visible()
+    page.get_by_text("What was sent and came back").click()
+    expect(page.get_by_text("signed anew")).to_be_visible()
+    page.keyboard.press("?")
+    expect(visitor.heading("Keys")).to_be_visible()
+    assert_accessible(page)
+    visitor.button("Close").click()
+    whole_ids(page, width)
+    page.goto("/#/submit")
+    expect(visitor.heading("The same from your code")).to_be_visible()
+    assert_accessible(page)
+    whole_ids(page, width)
+    page.goto("/#/tasks?search=retr")
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def whole_ids(page: Page, width: int) -> None:
+    """Assert that no id goes over two lines, and that nothing is wider than the page."""
+    broken = "(all) => all.filter((id) => id.getBoundingClientRect().height > 30).map((id) => id.textContent)"
+    assert page.locator(".id").evaluate_all(broken) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_link_survives_the_sign_in(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor]
+) -> None:
+    """It leads on as soon as the caller is signed in, also where the session ended in between."""
+    task = fresh(newcomer, 1, "delivered", inbox.url("x"))
+    stored(task)
+    visitor = visit()
+    visitor.expected = {401}
+    page = visitor.page
+
+    def sign_in() -> None:
+        page.get_by_label("Caller token").fill(token_of(newcomer))
+        visitor.button("Sign in").click()
+
+    page.goto(f"/#/tasks/{task.task_id}")
+    sign_in()
+    expect(visitor.heading("delivered/1")).to_be_visible()
+    page.goto("/#/tasks?search=deliv&callback=delivered")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.evaluate("sessionStorage.setItem('token', sessionStorage.getItem('token').slice(0, -4) + 'gone')")
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("Your token is not accepted any more")
+    sign_in()
+    expect(page.locator("tbody tr")).to_contain_text("delivered/1")
+    assert "search=deliv" in page.url
+
+
+def test_a_task_is_found_by_what_is_known_of_it(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor]
+) -> None:
+    """By the beginning of its reference, its id, the vendor's id; what is not there is said to be missing."""
+    task = fresh(newcomer, 1, "delivered", inbox.url("x"))
+    stored(task)
+    stored(fresh(newcomer, 2, "failed", inbox.url("x")))
+    visitor = visit().signed_in(token_of(newcomer))
+    page, rows = visitor.page, visitor.page.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    field = page.get_by_role("searchbox", name="Search")
+    for words in ("DELIVERED/", f" {task.upstream_task_id} "):
+        page.locator("h1").click()
+        page.keyboard.press("/")
+        expect(field).to_be_focused()
+        page.keyboard.type(words)
+        page.keyboard.press("Enter")
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text(task.task_id)
+    field.fill("elivered")
+    field.press("Enter")
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    field.fill(task.task_id)
+    field.press("Enter")
+    expect(visitor.heading("delivered/1")).to_be_visible()
+    page.keyboard.press("/")
+    expect(field).to_be_focused()
+    expect(rows).to_have_count(2)
+    page.route(
+        re.compile(r"/api/v1/tasks\?"),
+        lambda route: route.fulfill(
+            json={
+                "code": 0,
+                "message": "success",
+                "data": {
+                    "tasks": [],
+                    "next_cursor": f"1795000000000_{task.task_id}",
+                    "looked_at": {"tasks": 900, "back_to": "2026-11-19T12:00:00.000Z"},
+                },
+            }
+        ),
+    )
+    field.fill("far away")
+    field.press("Enter")
+    expect(page.get_by_text("900 tasks were looked at, back to 19 Nov 2026, 13:00:00")).to_be_visible()
+    visitor.button("Look further back »").click()
+    expect(page).to_have_url(re.compile("cursor=1795000000000"))
+
+
+def test_the_keys(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor]
+) -> None:
+    """`j` and `k` move, Enter opens, `?` tells; in a field they are letters, and they can be switched off."""
+    for number in range(3):
+        stored(fresh(newcomer, number, "delivered", inbox.url("x")))
+    visitor = visit().signed_in(token_of(newcomer))
+    page, links = visitor.page, visitor.page.locator(".tasks .title")
+    expect(links).to_have_count(3)
+    for key, at in (("j", 0), ("j", 1), ("j", 2), ("j", 2), ("k", 1)):
+        page.keyboard.press(key)
+        expect(links.nth(at)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(visitor.heading("delivered/1")).to_be_visible()
+    page.keyboard.press("?")
+    expect(visitor.heading("Keys")).to_be_visible()
+    page.get_by_label("Single keys act in this tab").uncheck()
+    page.keyboard.press("Escape")
+    expect(visitor.heading("Keys")).to_have_count(0)
+    page.keyboard.press("?")
+    page.keyboard.press("/")
+    expect(visitor.heading("Keys")).to_have_count(0)
+    expect(visitor.heading("delivered/1")).to_be_visible()
+    visitor.button("Keys").click()
+    page.get_by_label("Single keys act in this tab").check()
+    visitor.button("Close").click()
+    page.keyboard.press("/")
+    page.keyboard.type("j?/k")
+    expect(page.get_by_role("searchbox", name="Search")).to_have_value("j?/k")
+
+
+def test_an_attempt_can_be_made_again_by_hand(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor], marker: str
+) -> None:
+    """The copied command is the callback: the same bytes, signed so that the receiver takes it."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    task = fresh(newcomer, 1, "retrying", inbox.url(marker))
+    stored(task)
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.signed_in(token_of(newcomer), f"/#/tasks/{task.task_id}").page
+    page.get_by_text("What was sent and came back").click()
+    details = page.locator("details.attempt")
+    expect(details).to_contain_text("x-modellix-retry-count0")
+    expect(details).to_contain_text("answered 503")
+    visitor.button("Copy the request as curl").click()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert "whsec_" not in details.inner_text() + command
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=60)
+    [delivery] = inbox.deliveries(task.task_id)
+    assert delivery["headers"]["webhook-id"] == task.webhook_id
+    assert delivery["body"] == task.message
+    assert verified(newcomer, delivery)
+
+
+def verified(user: User, delivery: Json) -> bool:
+    """Verify a delivery with the user's own secret."""
+    [secret] = user.http.get("/api/v1/callbacks/secret").json()["data"]["secrets"]
+    return bool(Webhook(secret["secret"]).verify(delivery["body"], delivery["headers"]))
+
+
+def test_what_is_retrying_is_sent_now_by_host(
+    newcomer: User, inbox: Inbox, stored: Callable[[Task], None], visit: Callable[..., Visitor], marker: str
+) -> None:
+    """With the count first, and the progress; what another host is to get goes on waiting."""
+    url = inbox.url(marker)
+    mine = [fresh(newcomer, number, "retrying", url) for number in range(2)]
+    for task in (*mine, fresh(newcomer, 3, "retrying", "https://elsewhere.invalid/hook")):
+        stored(task)
+    visitor = visit().signed_in(token_of(newcomer), "/#/tasks?callback=retrying")
+    page, rows = visitor.page, visitor.page.locator("tbody tr")
+    expect(page.get_by_text("3 callbacks waiting for the next attempt.")).to_be_visible()
+    page.get_by_label("Receiver's host").fill(urlsplit(url).netloc.upper())
+    page.get_by_label("Receiver's host").press("Enter")
+    expect(page.get_by_text("2 callbacks waiting for the next attempt.")).to_be_visible()
+    visitor.button("Retry all of them now").click()
+    expect(page.locator(".notice")).to_contain_text("2 on their way again")
+    for task in mine:
+        assert newcomer.ended(task.task_id)["callback"]["attempts"] == 2
+        assert [delivery["status_answered"] for delivery in inbox.deliveries(task.task_id)] == [200]
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    expect(page.locator(".notice")).to_have_count(0)  # what was said is over
+    page.goto("/#/tasks?callback=retrying")
+    expect(rows).to_have_count(1)
+
+
+def test_the_form_is_shown_as_code(
+    stack: Stack, user: User, visit: Callable[..., Visitor], marker: str
+) -> None:
+    """In three languages, each of which runs; with the form's key, so that all of them are one task."""
+    visitor = visit().signed_in(stack.token, "/#/submit")
+    page, code = visitor.page, visitor.page.get_by_role("region", name="Code", exact=True)
+    visitor.button("Fill in the example").click()
+    expect(page.get_by_label("image_url")).to_have_value(f"{stack.upstream}/media/actor.jpg")
+    page.get_by_label("callback_url").fill("")
+    page.get_by_label("reference").fill(f'it\'s "{marker}"')
+    expect(code).to_contain_text(marker)
+    assert stack.token not in page.content()
+    runs = {
+        "curl": ["bash", "-c"],
+        "Python": [sys.executable, "-c"],
+        "JavaScript": ["node", "--input-type=module", "-e"],
+    }
+    environment = {**os.environ, "TASKHOOK_TOKEN": stack.token, "NO_PROXY": "*"}
+    for language, command in runs.items():
+        visitor.button(language).click()
+        if shutil.which(command[0]) is None:
+            continue
+        done = subprocess.run(
+            [*command, code.text_content() or ""],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert '"status":"pending"' in done.stdout
+    visitor.button("Submit").click()
+    expect(visitor.heading(f'it\'s "{marker}"')).to_be_visible()
+    found = user.tasks(search=f"it's \"{marker}")
+    assert [task["reference"] for task in found] == [f'it\'s "{marker}"']
+
+
+def test_without_example_media_none_are_offered(user: User, visit: Callable[..., Visitor]) -> None:
+    """A real deployment has none, and its form names nothing that does not exist."""
+    visitor = visit()
+    page = visitor.page
+
+    def real(route: Route) -> None:
+        document = route.fetch().json()
+        del document["info"]["x-example-media"]
+        route.fulfill(json=document)
+
+    page.route(re.compile("/openapi.json"), real)
+    visitor.signed_in(token_of(user), "/#/submit")
+    expect(visitor.button("Submit")).to_be_visible()
+    expect(visitor.button("Fill in the example")).to_have_count(0)
+    assert "example.com" not in page.locator("main").inner_html()
+    page.goto("/#/any?vendor=dashscope")
+    expect(page.get_by_label("Request, as JSON")).to_have_value(re.compile('"image_url": ""'))
+
+
+MANY = 500
+SLOW_MS = 250  # a long task of the browser's, on a machine that runs the whole stack beside it
+
+
+def test_five_hundred_tasks_make_no_slow_frame(
+    newcomer: User, inbox: Inbox, store_many: Callable[[list[Task]], None], visit: Callable[..., Visitor]
+) -> None:
+    """They are drawn a few at a time, and a refresh touches only the rows whose tasks have changed."""
+    store_many([fresh(newcomer, number, "delivered", inbox.url("x")) for number in range(MANY)])
+    visitor = visit()
+    page = visitor.page
+    page.clock.install()
+    page.add_init_script(
+        "window.long = [];"
+        "new PerformanceObserver((list) => long.push(...list.getEntries().map((one) => one.duration)))"
+        ".observe({type: 'longtask', buffered: true})"
+    )
+    visitor.signed_in(token_of(newcomer), f"/#/tasks?size={MANY}")
+    rows = page.locator("tbody tr")
+
+    def drawn() -> bool:
+        page.clock.run_for(100)
+        return rows.count() == MANY
+
+    eventually(drawn)
+    page.evaluate(
+        "window.touched = 0;"
+        "new MutationObserver((list) => list.forEach((one) => touched += one.addedNodes.length"
+        " + one.removedNodes.length)).observe(document.querySelector('tbody'), {childList: true})"
+    )
+    task_id = newcomer.accepted("one-more")
+    newcomer.ended(task_id, "none")
+    page.clock.run_for(16_000)
+    expect(page.get_by_role("row").filter(has_text=task_id)).to_be_visible()
+    assert page.evaluate("window.touched") == 2  # one came, one left the page
+    assert max(page.evaluate("window.long"), default=0) < SLOW_MS
 
 
 # --- the documentation ----------------------------------------------------------------------------

@@ -798,6 +798,66 @@ def test_what_cannot_be_delivered_again_is_a_conflict_that_says_why(ask: Ask) ->
     )
 
 
+def test_a_callback_is_shown_as_it_is_sent(ask: Ask, inbox: Inbox) -> None:
+    """To its caller alone, once there is one: as the delivery was, with a good signature of its own."""
+    running = ask(callback_url=inbox.url).body["data"]["task_id"]
+    assert ask("task", rawPath=f"/api/v1/tasks/{running}/callback").status == 409
+    poll_handler(sample("tick"), PollContext())
+    path = f"/api/v1/tasks/{running}/callback"
+    heard = ask("task", rawPath=path)
+    shown = heard.body["data"]
+    [(headers, body)] = inbox.received
+    assert (heard.headers["cache-control"], shown["method"], shown["url"]) == ("no-store", "POST", inbox.url)
+    assert shown["payload"] == body
+    changed = {"webhook-timestamp", "webhook-signature", "x-modellix-retry-count"}
+    same = shown["headers"].keys() - changed
+    assert {name: shown["headers"][name] for name in same} == {name: headers[name] for name in same}
+    assert changed < shown["headers"].keys() <= {name.lower() for name in headers}
+    secret = ask("secret").body["data"]["secrets"][0]["secret"]
+    Webhook(secret).verify(shown["payload"], shown["headers"])
+    assert secret not in json.dumps(heard.body)
+    assert ask("task", rawPath=path, token=f"Bearer {token_of('bob')}").status == 404
+    assert ask("task", rawPath=path, token="Bearer x").status == 401
+    unwanted = ask(callback_url=...).body["data"]["task_id"]
+    poll_handler(sample("tick"), PollContext())
+    assert ask("task", rawPath=f"/api/v1/tasks/{unwanted}/callback").status == 409
+
+
+def test_tasks_are_searched_and_counted(ask: Ask, inbox: Inbox) -> None:
+    """By reference, either id, and host; what a receiver refused is retrying, in the totals too."""
+    inbox.status = 503
+    first = ask(callback_url=inbox.url, reference="order-17").body["data"]["task_id"]
+    ask(callback_url=..., reference="order-18")
+    poll_handler(sample("tick"), PollContext())
+    vendors = ask("task", rawPath=f"/api/v1/tasks/{first}").body["data"]["upstream_task_id"]
+
+    def found(**query: str) -> list[str]:
+        listed = ask("list", queryStringParameters=query).body["data"]["tasks"]
+        return [task["reference"] for task in listed]
+
+    assert found(reference_prefix="order-1") == ["order-18", "order-17"]
+    for query in (
+        {"reference": "order-17"},
+        {"search": "ORDER-17"},
+        {"search": vendors},
+        {"upstream_task_id": vendors},
+        {"task_id": first},
+        {"callback": "retrying"},
+        {"callback": "waiting", "host": "127.0.0.1", "vendor": "modellix", "model": "alibaba/*"},
+    ):
+        assert found(**query) == ["order-17"], query
+    path = "/api/v1/tasks/totals"
+    told = ask("list", rawPath=path, queryStringParameters={"since": "2026-01-01"}).body["data"]
+    assert (told["accepted"], told["succeeded"], told["retrying"], told["delivered"]) == (2, 2, 1, 0)
+    assert told["costs"] == [{"amount": "0.4800", "currency": "USD"}]
+    assert (told["looked_at"]["tasks"], told["next_cursor"]) == (2, None)
+    bob = f"Bearer {token_of('bob')}"
+    empty = ask("list", rawPath=path, token=bob, queryStringParameters={}).body["data"]
+    assert (empty["accepted"], empty["callback_success"], empty["looked_at"]["back_to"]) == (0, None, None)
+    bad = ask("list", rawPath=path, queryStringParameters={"limit": "5"})
+    assert (bad.status, "'limit' is not known; a count takes since" in bad.body["message"]) == (400, True)
+
+
 def test_the_secrets_are_the_callers_own(ask: Ask, deployed: None, dynamodb: Any) -> None:
     """With their end where they have one, and never to be kept by a cache."""
     alice, bob = ask("secret"), ask("secret", token=f"Bearer {token_of('bob')}")

@@ -374,7 +374,7 @@ async def test_a_request_that_cannot_be_read_is_none(unreadable: dict[str, Any])
     found = await store.get(task.task_id)
     assert found is not None
     assert (await store.with_request(found)).request is None
-    [listed] = (await store.page("alice", after="", until="~", limit=1)).tasks
+    [listed] = await store.with_requests((await store.page("alice", after="", until="~", limit=1)).tasks)
     assert listed.request is None
     assert table.peek("Tasks", request_key(task)) == odd
 
@@ -576,6 +576,12 @@ async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
     one_more = await store.page("alice", after="", until="~", limit=6)
     assert (len(one_more.tasks), one_more.cursor) == (6, one_more.tasks[-1].created_key)
     assert (await store.page("mallory", after="", until="~", limit=4)).tasks == ()
+    assert {task.request for task in page.tasks} == {None}  # they are read for what is shown alone
+    whole = await store.with_requests(page.tasks[1:3])
+    assert [(task.task_id[-1], task.request) for task in whole] == [
+        (number, a_task().request) for number in "65"
+    ]
+    assert await store.with_requests([]) == []
 
 
 async def test_the_leadership_goes_to_one(control: Control) -> None:

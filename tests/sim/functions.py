@@ -351,8 +351,9 @@ class Functions:
             known = await callers.authenticate(authorization, callers=app.callers, now=self.clock.now())
             if known is None:
                 return []
-            tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=app.tasks)
-            return [answers.task_answer(task).body() for task in tasks]
+            wanted, stored = query.Filter(limit=2), app.tasks
+            listing = await query.list_tasks(wanted, caller=known, history=stored, tasks=stored)
+            return [answers.task_answer(task).body() for task in listing.tasks]
 
         return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
 

@@ -10,6 +10,7 @@ from taskhook.core.record import Attempt, CallbackState, State
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
+from taskhook.tasks.query import Listing
 from tests.contract import check, document
 from tests.world import START
 
@@ -63,7 +64,7 @@ def test_a_result_may_be_nested_as_deeply_as_it_came() -> None:
         nested = [nested]
     assert shown({"result": nested, "metadata": nested})["metadata"] == nested
     ended = a_task().succeeded({"metadata": nested}, START, retention=RETENTION, claim=START)
-    listed = answers.success(answers.task_list([ended, a_task()], None)).body()["data"]
+    listed = answers.success(answers.task_list(Listing([ended, a_task()], None, 2, START))).body()["data"]
     assert [task["status"] for task in listed["tasks"]] == ["success", "processing"]
 
 
@@ -113,7 +114,7 @@ def test_a_time_is_told_in_utc_and_to_the_millisecond() -> None:
 
 def test_null_is_said_where_the_contract_has_it_and_nowhere_else() -> None:
     """`next_cursor` and `next_attempt_at` are always there; what has not happened is not."""
-    listed = answers.task_list([a_task()], None).body()
+    listed = answers.task_list(Listing([a_task()], None, 1, START)).body()
     assert listed["next_cursor"] is None
     [task] = listed["tasks"]
     assert task["callback"]["next_attempt_at"] is None

@@ -4,18 +4,23 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskhook.api import pages
+from taskhook.vendors import VENDORS
 
 FOLDER = Path(__file__).parents[2] / "functions" / "submit"
 NODE = shutil.which("node")
 # in the order of the page
 FILES = re.findall(r"/\* (\S+\.js) \*/", (FOLDER / "console.html").read_text(encoding="utf-8"))
-PURE = ("page.js", "console/api.js", "console/widgets.js", "console/time.js")
+PURE = (
+    "page.js",
+    *(f"console/{name}.js" for name in ("api", "widgets", "time", "samples", "vendors")),
+)
 NOW = 1_800_000_000_000  # milliseconds
 
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed here")
@@ -164,20 +169,141 @@ def test_a_refusal_is_taken_apart_by_field() -> None:
 
 @needs_node
 def test_what_moves_is_looked_at_often() -> None:
-    """A task before its end, a callback due within ten seconds; a callback that waits is ahead till then."""
-    waiting = {"state": "waiting"}
+    """A task before its end, a callback due within ten seconds; what is tried again later is not."""
+    waiting = {"state": "waiting", "log": []}
     tasks = [
         {"stage": "watched", "callback": waiting},
         {"stage": "success", "callback": waiting},
         {"stage": "success", "callback": {**waiting, "next_attempt_at": NOW + 9_000}},
         {"stage": "success", "callback": {**waiting, "next_attempt_at": NOW + 11_000}},
-        {"stage": "failed", "callback": {"state": "delivered"}},
+        {"stage": "failed", "callback": {"state": "delivered", "log": []}},
     ]
     assert evaluated(f"{json.dumps(tasks)}.map(isMoving)") == [True, True, True, False, False]
-    assert evaluated(f"{json.dumps(tasks)}.map(callbackState)") == [
-        "ahead",
-        "waiting",
-        "waiting",
-        "waiting",
-        "delivered",
+
+
+@needs_node
+def test_a_failing_callback_has_a_word_of_its_own() -> None:
+    """Pending before an attempt has failed, retrying after, also where it came once and is sent again."""
+    bad, dead, good = {"status": 503}, {"error": "dns"}, {"status": 204}
+    cases: list[tuple[str, str, list[dict[str, Any]], str]] = [
+        ("watched", "waiting", [], "pending"),
+        ("success", "waiting", [], "pending"),
+        ("success", "waiting", [bad], "retrying"),
+        ("failed", "waiting", [good, dead], "retrying"),
+        ("success", "waiting", [bad, good], "pending"),
+        ("success", "delivered", [bad, good], "delivered"),
+        ("failed", "undelivered", [bad, bad], "undelivered"),
+        ("failed", "none", [], "none"),
     ]
+    tasks = [{"stage": stage, "callback": {"state": state, "log": log}} for stage, state, log, _ in cases]
+    assert evaluated(f"{json.dumps(tasks)}.map(callbackState)") == [said for *_, said in cases]
+    assert evaluated(
+        "['pending', 'retrying', 'delivered', 'undelivered'].map((state) => WORDS[state][1])"
+    ) == [*("pending", "retrying", "delivered", "failed")]
+    colours = evaluated("['pending', 'retrying', 'delivered', 'undelivered'].map((state) => WORDS[state][0])")
+    assert len(set(colours)) == 4
+
+
+@needs_node
+def test_a_price_is_written_as_its_vendor_counts() -> None:
+    """Money with cents, and with the smaller parts that are there; credits as they are."""
+    costs = [("0.2400", "USD"), ("12", "USD"), ("1234.5678", "EUR"), ("25", "credits"), ("1000", "credits")]
+    told = evaluated(f"{json.dumps(costs)}.map(([amount, currency]) => price({{amount, currency}}))")
+    assert [one.replace("\u00a0", " ") for one in told] == [
+        *("0.24 USD", "12.00 USD", "1,234.5678 EUR", "25 credits", "1,000 credits")
+    ]
+
+
+@needs_node
+def test_the_console_knows_every_vendor() -> None:
+    """By the name that a task has, with a path that is the vendor's and an example that has media or none."""
+    at = "https://a.example"
+    told = evaluated(
+        "Object.entries(VENDORS).map(([name, { path, body, headers = {} }]) => "
+        f"[name, path, body('{at}/i.jpg', '{at}/v.mp4'), body('', ''), headers])"
+    )
+    assert {name for name, *_ in told} == set(VENDORS)
+    for name, path, example, bare, headers in told:
+        assert VENDORS[name].paid_request(path, headers, example).target is not None
+        assert at in json.dumps(example)
+        assert "://" not in json.dumps(bare)
+
+
+# --- requests as code -----------------------------------------------------------------------------
+
+NASTY: dict[str, Any] = {
+    "quotes": 'it\'s "here" and `there`',
+    "shell": "$HOME $(touch /tmp/x) `id` !! \\ %s ; & | < > *",
+    "lines": "one\ntwo\r\n\tthree\u2028four",
+    "more": "Grüße, 你好, 🎬, </script>, {x}, ${x}, #{x}, %(x)s",
+    "python": [True, False, None, {}, [], {"nested": [{"deep": [1, -2.5, 1e21]}]}],
+    "": {"@file": "@/etc/passwd"},
+}
+
+
+@needs_node
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_a_request_as_code_sends_what_the_form_would(language: str, tmp_path: Path) -> None:
+    """Whatever is in it, in any of the languages; the token comes from the environment."""
+    headers = {"Idempotency-Key": "console-1", "X-Reference": 'it\'s; "mine" $(id)'}
+    request = {"url": "https://tasks.example.com/api/v1/a/b?c='d'", "headers": headers, "body": NASTY}
+    code = evaluated(f"LANGUAGES[{json.dumps(language)}]({json.dumps(request)})")
+    assert "thk_" not in code
+    heard = json.loads(run_sample(language, code, tmp_path))
+    assert heard["url"] == request["url"]
+    assert json.loads(heard["body"]) == NASTY
+    expected = {"authorization": "Bearer the-token", "content-type": "application/json"}
+    expected |= {name.lower(): value for name, value in headers.items()}
+    sent = {name.lower(): value for name, value in heard["headers"].items()}
+    assert expected.items() <= sent.items() | {("content-type", "application/json")}
+
+
+FAKE_CURL = """\
+#!{python}
+import json, sys
+headers, url, body, words = {{}}, "", "", iter(sys.argv[1:])
+for word in words:
+    if word == "-H":
+        name, _, value = next(words).partition(": ")
+        headers[name] = value
+    elif word == "--data-raw":
+        body = next(words)
+    elif word == "-X":
+        assert next(words) == "POST"
+    else:
+        url = word
+print(json.dumps({{"url": url, "headers": headers, "body": body}}))
+"""
+FAKE_HTTPX = """\
+import json
+class _Answer:
+    status_code, text = "", ""
+def post(url, *, headers, json, timeout):
+    print(globals()["json"].dumps({"url": url, "headers": headers, "body": globals()["json"].dumps(json)}))
+    sys = __import__("sys"); sys.stdout.flush(); __import__("os")._exit(0)
+"""
+FAKE_FETCH = """\
+globalThis.fetch = async (url, { method, headers, body }) => {
+  console.log(JSON.stringify({ url, headers, body }));
+  process.exit(method === "POST" ? 0 : 1);
+};
+"""
+
+
+def run_sample(language: str, code: str, folder: Path) -> str:
+    """Run code in its language, with what sends replaced by what tells; give that."""
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "TASKHOOK_TOKEN": "the-token"}
+    if language == "curl":
+        (folder / "curl").write_text(FAKE_CURL.format(python=sys.executable))
+        (folder / "curl").chmod(0o755)
+        command = ["bash", "-c", code]
+    elif language == "Python":
+        (folder / "httpx.py").write_text(FAKE_HTTPX)
+        (folder / "sample.py").write_text(code, encoding="utf-8")
+        command = [sys.executable, str(folder / "sample.py")]
+    else:
+        (folder / "sample.mjs").write_text(FAKE_FETCH + code, encoding="utf-8")
+        command = [str(NODE), str(folder / "sample.mjs")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

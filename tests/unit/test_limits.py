@@ -10,6 +10,7 @@ from taskhook.core.limits import (
     MAX_LISTED,
     MAX_REDELIVERED,
     MAX_REFERENCE,
+    MAX_SEARCH,
     MAX_URL,
     TASK_ID,
 )
@@ -57,6 +58,7 @@ def test_the_console_says_no_other_limit() -> None:
     """It knows a task's id when it sees one, and asks for as many redeliveries at a time as it may."""
     scripts = "".join(path.read_text() for path in sorted((ROOT / "functions/submit").rglob("*.js")))
     assert f"/^{TASK_ID}$/" in scripts
+    assert f"maxlength: {MAX_SEARCH}," in scripts
     assert f'state: "undelivered", limit: {MAX_REDELIVERED} ' in scripts
 
 

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from taskhook.api import openapi
 from taskhook.core import signature
 from taskhook.core.message import minified
-from tests.contract import Json, check, document
+from tests.contract import SERVER, Json, check, document
 from tests.vectors import naming
 
 
@@ -67,3 +68,16 @@ def test_a_callbacks_example_bears_its_signature(event: str) -> None:
     body = minified(callback["requestBody"]["content"]["application/json"]["example"]).encode()
     signed = signature.sign(secret["secret"], headers["webhook-id"], int(headers["webhook-timestamp"]), body)
     assert headers["webhook-signature"] == signed
+
+
+def test_examples_have_media_that_exist_or_say_nothing_of_any() -> None:
+    """Where the deployment is emulated: its vendor has some. A real one names the standard's own hosts."""
+    at = "http://127.0.0.1:8080/media"
+    emulated, real = openapi.document(SERVER, at), openapi.document(SERVER)
+    assert (emulated["info"]["x-example-media"], "x-example-media" in real["info"]) == (at, False)
+    for described, origin in ((emulated, at), (real, "https://example.com")):
+        for path in ("/api/v1/alibaba/wan2.2-animate-mix", "/api/v1/{provider}/{model}"):
+            body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+            media = [value for name, value in body.items() if name in {"image_url", "video_url"}]
+            assert media
+            assert all(value.startswith(f"{origin}/") for value in media)

@@ -3,19 +3,20 @@ import json
 import math
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
-from taskhook.core.limits import MAX_REDELIVERED
+from taskhook.core.limits import MAX_LOOKED_AT, MAX_REDELIVERED
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import Attempt, CallbackState, State
 from taskhook.core.task import Task
 from taskhook.core.vendor import BalanceOutcome
-from taskhook.tasks import commands, query
+from taskhook.tasks import commands, query, totals
 from taskhook.tasks.account import Account
-from taskhook.tasks.query import Filter, RedeliveryFilter
+from taskhook.tasks.query import Filter, RedeliveryFilter, TotalsFilter
 from tests.world import (
     START,
     FakeVendor,
@@ -57,8 +58,8 @@ async def tasks() -> MemoryTasks:
 
 async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str | None]:
     """List by query parameters; give the tasks' numbers."""
-    found, cursor = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks)
-    return [int(task.task_id[3:]) for task in found], cursor
+    found = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks, tasks=tasks)
+    return [int(task.task_id[3:]) for task in found.tasks], found.cursor
 
 
 async def test_only_a_queued_task_is_taken_back(tasks: MemoryTasks) -> None:
@@ -292,13 +293,14 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
         await tasks.add(
             a_task(number).model_copy(update={"request": json.dumps({"image_url": "x" * 60_000})})
         )
-    found, cursor = await query.list_tasks(Filter(limit=100), caller=ALICE, history=tasks)
-    assert 20 < len(found) < 30
-    rest, end = await query.list_tasks(Filter(limit=100, cursor=cursor), caller=ALICE, history=tasks)
-    more, _ = await query.list_tasks(Filter(limit=100, cursor=end), caller=ALICE, history=tasks)
-    assert [task.task_id for task in found + rest + more] == [
-        a_task(number).task_id for number in reversed(range(60))
-    ]
+    found: list[Task] = []
+    cursor: str | None = None
+    for _ in range(3):
+        wanted = Filter(limit=100, cursor=cursor)
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks)
+        assert len(page.tasks) < 30
+        found, cursor = found + page.tasks, page.cursor
+    assert [task.task_id for task in found] == [a_task(number).task_id for number in reversed(range(60))]
 
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
@@ -368,6 +370,249 @@ def an_ended(number: int, callback: CallbackState, caller: str = "alice") -> Tas
     return ended.attempted(
         made, delivered=callback is DELIVERED, retry_at=retry_at, now=START, retention=RETENTION
     )
+
+
+# --- searched -------------------------------------------------------------------------------------
+
+
+def found_by(task: Task, **parameters: str) -> bool:
+    """Tell whether a listing with these parameters finds a task."""
+    return Filter.read(parameters).matches(task)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "finds"),
+    [
+        ({"reference": "my reference"}, True),
+        ({"reference": "my"}, False),
+        ({"reference": "My reference"}, False),
+        ({"reference_prefix": "my ref"}, True),
+        ({"reference_prefix": "my reference"}, True),
+        ({"reference_prefix": "reference"}, False),
+        ({"reference_prefix": "My"}, False),
+        ({"search": "MY REF"}, True),
+        ({"search": "reference"}, False),
+        ({"search": "task-1"}, True),
+        ({"search": "task-"}, False),
+        ({"search": "tk_0000000000000000000001"}, True),
+        ({"upstream_task_id": "task-1"}, True),
+        ({"upstream_task_id": "TASK-1"}, False),
+        ({"task_id": "tk_0000000000000000000001"}, True),
+        ({"task_id": "tk_0000000000000000000002"}, False),
+        ({"vendor": "modellix"}, True),
+        ({"vendor": "runway"}, False),
+        ({"model": "alibaba/wan2.2-animate-mix"}, True),
+        ({"model": "alibaba/*"}, True),
+        ({"model": "alibaba"}, False),
+        ({"model": "ALIBABA/*"}, False),
+        ({"host": "r.example.com"}, True),
+        ({"host": "R.Example.com:8443"}, True),
+        ({"host": "r.example.com:443"}, False),
+        ({"host": "example.com"}, False),
+        ({"search": "my", "vendor": "runway"}, False),
+        ({"search": "my", "status": "processing", "model": "*"}, True),
+    ],
+)
+def test_a_task_is_found_by_what_is_asked_for(parameters: dict[str, str], finds: bool) -> None:  # noqa: FBT001  # the table's
+    """Whole words and beginnings; only `search` does not care about upper and lower case."""
+    task = a_task(1).model_copy(update={"callback_url": "https://r.example.com:8443/hook"})
+    assert found_by(task, **parameters) is finds
+
+
+def test_all_filters_together_fit_into_a_line_of_http() -> None:
+    """However their characters are written: servers and gateways take 8,190 bytes, or some more."""
+    longest = {"search": 128, "reference": 200, "reference_prefix": 128}
+    words = {"upstream_task_id": 255, "model": 128, "host": 128, "vendor": 32, "task_id": 32}
+    query = {name: "🎬" * most for name, most in longest.items()}
+    query |= {name: "%" * most for name, most in words.items()}
+    query |= {"status": "processing", "callback": "undelivered", "limit": "100"}
+    query |= dict.fromkeys(("since", "until"), "2026-11-23T15:04:05.123456+00:00")
+    query |= {"cursor": a_task(1).created_key}
+    Filter.read(query)
+    assert len(urlencode(query)) < 8000
+    for name, most in (longest | words).items():
+        with pytest.raises(RejectedError, match=f"parameter '{name}'"):
+            Filter.read({name: "x" * (most + 1)})
+
+
+@pytest.mark.parametrize(
+    "name", ["reference", "reference_prefix", "search", "upstream_task_id", "model", "host"]
+)
+def test_a_task_without_it_is_found_by_none(name: str) -> None:
+    """Without reference, vendor's id and URL, nothing that is asked for fits; an empty word is refused."""
+    bare = a_task(1).model_copy(update={"reference": None, "upstream_task_id": None, "model": "x"})
+    assert not found_by(bare, **{name: "y"})
+    with pytest.raises(RejectedError, match=f"parameter '{name}'"):
+        Filter.read({name: ""})
+
+
+def failing(number: int, *statuses: int | None, callback: CallbackState = CallbackState.WAITING) -> Task:
+    """Make an ended task whose receiver has answered so; None is no answer."""
+    log = tuple(Attempt(at=START, status=status, error=None if status else "dns") for status in statuses)
+    return an_ended(number, callback).model_copy(update={"log": log, "attempts": len(log)})
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (a_task(1), {"none"}),
+        (a_task(1).model_copy(update={"callback": CallbackState.WAITING}), {"pending", "waiting"}),
+        (failing(1), {"pending", "waiting"}),
+        (failing(1, 503), {"retrying", "waiting"}),
+        (failing(1, 204, None), {"retrying", "waiting"}),
+        (failing(1, 503, 204), {"pending", "waiting"}),
+        (failing(1, 500, callback=CallbackState.UNDELIVERED), {"failed", "undelivered"}),
+        (failing(1, 500, 200, callback=CallbackState.DELIVERED), {"delivered"}),
+    ],
+)
+def test_where_a_callback_stands_has_peoples_words(task: Task, words: set[str]) -> None:
+    """And the stored ones, which are older."""
+    everything = ("none", "pending", "retrying", "delivered", "failed", "waiting", "undelivered")
+    assert {word for word in everything if found_by(task, callback=word)} == words
+
+
+async def test_a_task_is_read_by_its_id(tasks: MemoryTasks) -> None:
+    """Nothing is looked through for it; another caller's is not there, nor what other filters leave out."""
+    mine, other = a_task(3).task_id, a_task(99, "bob").task_id
+    for name in ("task_id", "search"):
+        tasks.read = 0
+        assert await listed(tasks, **{name: mine}) == ([3], None)
+        assert tasks.read == 1
+        assert await listed(tasks, **{name: mine, "status": "failed"}) == ([], None)
+        assert await listed(tasks, **{name: mine, "until": "2026-11-23T12:00:03Z"}) == ([], None)
+        assert await listed(tasks, **{name: other}) == ([], None)
+    assert await listed(tasks, task_id="tk_nothing") == ([], None)
+
+
+@pytest.mark.parametrize("limit", [1, 20, 100])
+async def test_a_search_reads_a_bounded_number_and_says_so(limit: int) -> None:
+    """At most 1,000 items with the requests; the cursor goes on, and in the end each is found once."""
+    tasks = MemoryTasks()
+    for number in range(2500):
+        rare = number % 200 == 0
+        await tasks.add(
+            a_task(number).model_copy(update={"reference": f"{'rare' if rare else 'other'}/{number}"})
+        )
+    found: list[str | None] = []
+    cursor: str | None = None
+    for _ in range(20):
+        tasks.read = 0
+        wanted = Filter(search="RARE/", limit=limit, cursor=cursor)
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks)
+        assert tasks.read <= 1000
+        assert page.looked_at <= MAX_LOOKED_AT
+        found += [task.reference for task in page.tasks]
+        assert all(task.request == "{}" for task in page.tasks)
+        cursor = page.cursor
+        if cursor is None:
+            break
+        shown = answers.task_list(page).body()
+        assert shown["looked_at"]["tasks"] == page.looked_at
+        assert shown["looked_at"]["back_to"] == answers.iso(page.looked_back_to or START)
+    assert cursor is None
+    assert found == [f"rare/{number}" for number in range(2400, -1, -200)]
+
+
+async def test_a_plain_page_reads_no_more_than_it_shows(tasks: MemoryTasks) -> None:
+    """Each task and its request."""
+    assert len((await listed(tasks, limit="7"))[0]) == 7
+    assert tasks.read == 14
+
+
+# --- counted --------------------------------------------------------------------------------------
+
+
+async def counted(tasks: MemoryTasks, **parameters: str) -> dict[str, Any]:
+    """Count; give the answer."""
+    wanted = TotalsFilter.read(parameters)
+    return answers.totals(await totals.count(wanted, caller=ALICE, history=tasks)).body()
+
+
+async def test_totals_say_where_tasks_stand_and_what_they_cost() -> None:
+    """By state of the task and of the callback, a sum for each currency, and how many were looked at."""
+    tasks = MemoryTasks()
+    billing: list[Any] = [{"amount": "0.2400"}, {"amount": 0.1}, {"credits": 25}, {"amount": "x"}, None, 7]
+    states = [DELIVERED, DELIVERED, UNDELIVERED, CallbackState.WAITING, CallbackState.NONE, DELIVERED]
+    for number, (said, callback) in enumerate(zip(billing, states, strict=True)):
+        task = failing(number) if callback is CallbackState.WAITING else an_ended(number, callback)
+        await tasks.add(task.model_copy(update={"message": json.dumps({"data": {"billing": said}})}))
+    await tasks.add(failing(6, 503).model_copy(update={"state": State.FAILED}))
+    await tasks.add(a_task(7))
+    await tasks.add(a_task(8, "bob"))
+    told = await counted(tasks)
+    assert {name: told[name] for name in ("accepted", "running", "succeeded", "failed")} == {
+        "accepted": 8,
+        "running": 1,
+        "succeeded": 6,
+        "failed": 1,
+    }
+    assert {name: told[name] for name in ("delivered", "pending", "retrying", "exhausted")} == {
+        "delivered": 3,
+        "pending": 1,
+        "retrying": 1,
+        "exhausted": 1,
+    }
+    assert told["callback_success"] == 0.6
+    assert told["costs"] == [
+        {"amount": "0.3400", "currency": "USD"},
+        {"amount": "25", "currency": "credits"},
+    ]
+    assert (told["looked_at"]["tasks"], told["next_cursor"]) == (8, None)
+    some = await counted(tasks, since="2026-11-23T12:00:02Z", until="2026-11-23T12:00:05Z")
+    assert (some["accepted"], some["delivered"], some["callback_success"]) == (3, 0, 0.0)
+    assert (await counted(tasks, since="2027-01-01"))["callback_success"] is None
+    assert (await counted(tasks, host="r.example.com"))["accepted"] == 6
+    assert (await counted(tasks, vendor="runway"))["accepted"] == 0
+
+
+async def test_totals_go_on_where_they_are_cut_off() -> None:
+    """A call reads a bounded number; its parts add up."""
+    tasks = MemoryTasks()
+    for number in range(2000):
+        await tasks.add(an_ended(number, DELIVERED))
+    parts: list[int] = []
+    cursor: str | None = "9" * 13 + "_tk_" + "z" * 22
+    while cursor is not None:
+        tasks.read = 0
+        told = await counted(tasks, cursor=cursor)
+        assert tasks.read == told["looked_at"]["tasks"] <= MAX_LOOKED_AT
+        parts.append(told["delivered"])
+        cursor = told["next_cursor"]
+    assert parts == [900, 900, 200]
+
+
+NO_AMOUNTS: list[Any] = [True, None, "", "NaN", "Infinity", "1e400", "9" * 50, {}, []]
+
+
+@pytest.mark.parametrize(
+    ("billing", "cost"),
+    [
+        ({"amount": "0.2400", "currency": "EUR"}, ("0.2400", "EUR")),
+        ({"amount": "0.2400"}, ("0.2400", "USD")),
+        ({"amount": 3, "status": "succeeded"}, ("3", "USD")),
+        ({"credits": 2.5}, ("2.5", "credits")),
+        ({"amount": "1e-7"}, ("0.0000001", "USD")),
+        *(({"amount": odd}, None) for odd in NO_AMOUNTS),
+        ({"amount": "1", "currency": ""}, None),
+        ({"amount": "1", "currency": {"x": 1}}, None),
+        ({"amount": "1", "currency": "x" * 21}, None),
+        ({}, None),
+        ([], None),
+        ("0.24", None),
+    ],
+)
+def test_a_cost_is_said_where_the_vendor_says_one(billing: Any, cost: tuple[str, str] | None) -> None:
+    """An amount of something; what is none is no cost, and stays in `billing`."""
+    task = an_ended(1, DELIVERED)
+    task = task.model_copy(update={"message": json.dumps({"data": {"billing": billing, "cost": "theirs"}})})
+    data = answers.task_answer(task).body()["data"]
+    assert data["billing"] == billing
+    assert data.get("cost") == (None if cost is None else {"amount": cost[0], "currency": cost[1]})
+    other = answers.task_answer(task.model_copy(update={"vendor": "other"})).body()["data"]
+    assert ("cost" in other) == (cost is not None and cost[1] != "USD")
+
+
+# --- put back to work -----------------------------------------------------------------------------
 
 
 class RedeliveryWorld:
@@ -511,6 +756,38 @@ async def test_many_are_delivered_again_by_state_and_time() -> None:
     assert len(world.wake.task_ids) == 2
 
 
+async def test_what_is_retrying_is_sent_now_once_and_by_host() -> None:
+    """Not what is being delivered right now, was asked for already, or is not due for the first time."""
+    world = RedeliveryWorld()
+    for number in range(4):
+        await world.tasks.add(failing(number, 503))
+    other = {"callback_url": "https://other.example.com/"}
+    await world.tasks.add(failing(4, None).model_copy(update=other))
+    now = world.clock.now() + timedelta(seconds=20)
+    await world.tasks.add(failing(5, 500).model_copy(update={"claimed_until": now}))
+    await world.tasks.add(failing(6))
+    await world.tasks.add(failing(7, 500, callback=UNDELIVERED))
+    assert await world.many(state="retrying", host="OTHER.example.com") == (1, None)
+    assert await world.many(state="retrying") == (4, None)
+    assert await world.many(state="retrying") == (0, None)
+    assert world.due()[:5] == [timedelta(seconds=number) for number in range(5)]
+    assert await world.many(state="failed", host="other.example.com") == (0, None)
+    assert await world.many(state="failed") == (1, None)
+    again = world.tasks.items[failing(0).task_id]
+    assert (again.callback, again.attempts, again.attempts_this_round) == (CallbackState.WAITING, 1, 0)
+    assert world.tasks.items[failing(5).task_id].claimed_until == now
+
+
+async def test_a_redelivery_reads_a_bounded_number() -> None:
+    """However rare what is asked for."""
+    world = RedeliveryWorld()
+    for number in range(1500):
+        await world.tasks.add(an_ended(number, DELIVERED))
+    world.tasks.read = 0
+    await world.many()
+    assert world.tasks.read <= 1000
+
+
 async def test_redeliveries_go_out_a_second_apart() -> None:
     """However many calls ask: nine bulk calls are no burst; each says when its last message is due."""
     world = RedeliveryWorld()
@@ -619,7 +896,13 @@ def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) ->
         ({"status": "done"}, "'status' must be 'pending', 'processing', 'success' or 'failed'"),
         ({"since": "soon"}, "'since' must be an ISO 8601 time such as 2026-11-23T15:04:05Z"),
         ({"cursor": "x"}, "'cursor' must be the next_cursor of an answer"),
-        ({"page": "2"}, "'page' is not known; a listing takes since, until, cursor, status, callback, limit"),
+        (
+            {"page": "2"},
+            (
+                "'page' is not known; a listing takes since, until, cursor, vendor, model, host, status, "
+                "callback, search, task_id, upstream_task_id, reference, reference_prefix, limit"
+            ),
+        ),
     ],
 )
 def test_the_message_says_what_would_be_right(parameters: dict[str, str], sentence: str) -> None:

@@ -4,8 +4,9 @@ const ID = /^tk_[A-Za-z0-9_-]{22}$/;
 
 /** What the API refused, or that it did not answer (status 0). */
 class Refusal extends Error {
-  constructor(status, message, wait, unknown) {
+  constructor(status, message, wait, unknown, bearer) {
     super(message);
+    this.bearer = bearer; // with which it was asked
     this.status = status;
     this.wait = wait; // seconds until it makes sense to try again
     this.unknown = unknown; // whether it was done all the same cannot be told
@@ -42,6 +43,7 @@ async function ask(method, path, { body, headers = {}, bearer = token.get() } = 
       answer ? `The answer (${answer.status}) was not JSON` : "No answer: the network, or this deployment, is away",
       5,
       true,
+      bearer,
     );
   }
   if (!answer.ok)
@@ -50,6 +52,7 @@ async function ask(method, path, { body, headers = {}, bearer = token.get() } = 
       told.message ?? `Status ${answer.status}`,
       Number(answer.headers.get("retry-after")) || 5,
       told.code === undefined, // API Gateway's own words
+      bearer,
     );
   return told;
 }

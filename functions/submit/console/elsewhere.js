@@ -1,40 +1,18 @@
 // Two more ways to a task: any request of any vendor, as JSON, and a task that was submitted elsewhere.
 
-// Where each vendor's submits go, and what one looks like.
-const VENDORS = {
-  modellix: {
-    path: "/api/v1/kling/kling-v2.6-i2v",
-    body: { prompt: "A lighthouse in a storm", image_url: "https://example.com/sea.jpg" },
-  },
-  dashscope: {
-    path: "/api/v1/services/aigc/image2video/video-synthesis",
-    body: {
-      model: "wan2.2-animate-mix",
-      input: { image_url: "https://example.com/new_actor.jpg", video_url: "https://example.com/original_scene.mp4" },
-      parameters: { mode: "wan-std" },
-    },
-    headers: { "x-dashscope-async": "enable" },
-  },
-  runway: {
-    path: "/v1/image_to_video",
-    body: { model: "gen4_turbo", promptImage: "https://example.com/sea.jpg", ratio: "1280:720" },
-  },
-};
-
 /** A form for what is not described here: the vendor's own path and request. */
 function showAny(parameters) {
   const like = parameters.get("from");
   const place = el.div({ class: "stack form" }, el.h1("Submit any model"), el.p({ class: "soft" }, "Loading…"));
   main.append(place);
   const show = (part) => place.replaceChildren(el.h1("Submit any model"), part);
-  if (!like) {
-    show(anyForm(parameters.get("vendor"), null));
-    return;
-  }
   watch(async () => {
     try {
-      const { data } = await ask("GET", `/api/v1/tasks/${encodeURIComponent(like)}`);
-      show(anyForm(data.vendor, data));
+      const [description, from] = await Promise.all([
+        ask("GET", "/openapi.json"),
+        like ? ask("GET", `/api/v1/tasks/${encodeURIComponent(like)}`) : null,
+      ]);
+      show(anyForm(from?.data.vendor ?? parameters.get("vendor"), from?.data ?? null, exampleMedia(description)));
     } catch (error) {
       show(notice(judged(error).message, { action: route }));
     }
@@ -42,19 +20,35 @@ function showAny(parameters) {
   });
 }
 
-function anyForm(wanted, task) {
+function anyForm(wanted, task, media) {
   const name = Object.hasOwn(VENDORS, wanted ?? "") ? wanted : "modellix";
   const vendor = VENDORS[name];
-  const text = (label, value, hint) => fieldOf(label, { type: "string", description: hint }, false, value);
+  const text = (label, value, hint, required = false) => fieldOf(label, { type: "string", description: hint }, required, value);
   const itsPath = task && name === "modellix" ? `/api/v1/${task.model_id}` : vendor.path;
-  const path = text("path", itsPath, "The vendor's own path.");
+  const path = text("path", itsPath, "The vendor's own path.", true);
   const hook = text("callback_url", task?.callback_url ?? "", "Where the signed result is posted; empty: the default, or nowhere.");
   const reference = text("reference", task?.reference ?? "", "Yours; comes back in answers and callback.");
   const request = el.textarea({ id: "field-request", rows: 10, spellcheck: "false" });
-  request.value = JSON.stringify(task?.request ?? vendor.body, null, 2);
+  const example = vendor.body(media ? `${media}/actor.jpg` : "", media ? `${media}/scene.mp4` : "");
+  request.value = JSON.stringify(task?.request ?? example, null, 2);
   const told = el.div();
   const button = el.button({ type: "submit", class: "first" }, "Submit");
   let key = newKey();
+  const headers = () => {
+    const own = { "idempotency-key": key, "x-webhook-url": hook.get(), "x-reference": reference.get() };
+    return Object.fromEntries(Object.entries({ ...vendor.headers, ...own }).filter(([, value]) => value !== undefined));
+  };
+  const code = samples(() => {
+    try {
+      return { url: `${location.origin}${path.get() ?? ""}`, headers: headers(), body: JSON.parse(request.value) };
+    } catch {
+      return "The request is not JSON.";
+    }
+  });
+  const changed = () => {
+    key = newKey();
+    code.update();
+  };
   async function send(event) {
     event.preventDefault();
     told.replaceChildren();
@@ -67,10 +61,8 @@ function anyForm(wanted, task) {
       return;
     }
     button.disabled = true;
-    const own = { "x-webhook-url": hook.get(), "x-reference": reference.get(), "idempotency-key": key };
-    const headers = Object.fromEntries(Object.entries({ ...vendor.headers, ...own }).filter(([, value]) => value !== undefined));
     try {
-      const answer = await ask("POST", path.get() ?? "", { body, headers });
+      const answer = await ask("POST", path.get() ?? "", { body, headers: headers() });
       say("Accepted");
       go(`#/tasks/${/tk_[A-Za-z0-9_-]{22}/.exec(JSON.stringify(answer))[0]}`);
     } catch (error) {
@@ -79,8 +71,9 @@ function anyForm(wanted, task) {
     }
     button.disabled = false;
   }
-  return el.form(
-    { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: () => (key = newKey()) },
+  code.update();
+  const form = el.form(
+    { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: changed },
     el.div(
       { class: "tight" },
       el.label({ for: "vendor" }, "Vendor"),
@@ -97,6 +90,7 @@ function anyForm(wanted, task) {
     told,
     el.div({ class: "row" }, button),
   );
+  return el.div({ class: "stack beside" }, form, code.element);
 }
 
 /** A form for a task that its vendor has already. */

@@ -10,8 +10,9 @@ let left = () => {}; // stops what the view before had under way
 /** Show what the address asks for, now and whenever it changes; of the `given` views, `named` are by an address's first word. */
 function start(given) {
   views = given;
+  addEventListener("keydown", pressed);
   addEventListener("hashchange", arrive);
-  route();
+  arrive();
 }
 
 /** Show what the address asks for; without a token, the way in. */
@@ -30,7 +31,11 @@ function route() {
       ...(signedIn
         ? [
             el.small({ class: "mono" }, token.caller()),
-            el.button({ type: "button", class: "plain", onclick: () => leave() }, "Sign out"),
+            el.button(
+              { type: "button", class: "plain keys", "aria-label": "Keys", "aria-keyshortcuts": "?", onclick: showKeys },
+              el.kbd("?"),
+            ),
+            el.button({ type: "button", class: "plain", onclick: signOut }, "Sign out"),
           ]
         : [el.a({ href: "/docs" }, "API")]),
     );
@@ -53,9 +58,8 @@ function arrive() {
   if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
 }
 
-function leave(why = "") {
+function signOut() {
   token.forget();
-  if (why) sessionStorage.setItem("why", why);
   go("#/");
 }
 
@@ -106,6 +110,10 @@ function watch(look) {
 /** A refused token ends the session; anything else is for the view to show. */
 function judged(error) {
   if (!(error instanceof Refusal)) throw error;
-  if (error.status === 401) leave("Your token is not accepted any more: it was rotated or disabled. Sign in with another one.");
+  if (error.status === 401 && error.bearer === token.get()) {
+    token.forget();
+    sessionStorage.setItem("why", "Your token is not accepted any more: it was rotated or disabled. Sign in with another one.");
+    arrive(); // the address stays: a caller that signs in again goes on there
+  }
   return error;
 }

@@ -23,7 +23,7 @@ function showSignIn() {
       const good = value !== "" && (await ask("GET", "/api/v1/apikey/validate", { bearer: value })).data.is_valid;
       if (good) {
         token.set(value);
-        go("#/tasks");
+        go(/^#\/./.test(location.hash) ? location.hash : "#/tasks"); // to where the link led that was followed
         return;
       }
       complaint.textContent = value ? "This deployment does not accept that token." : "A token is needed.";

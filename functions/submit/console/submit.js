@@ -52,7 +52,15 @@ function submitForm(description, models, slug, values) {
   const button = el.button({ type: "submit", class: "first" }, "Submit");
   // One key for one filled-in form: whatever the network does, pressing Submit again never pays a second time.
   let key = newKey();
-  const changed = () => (key = newKey());
+  const code = samples(() => ({
+    url: `${location.origin}/api/v1/${slug}`,
+    headers: { "Idempotency-Key": key },
+    body: filledIn(fields),
+  }));
+  const changed = () => {
+    key = newKey();
+    code.update();
+  };
   const form = el.form(
     { class: "sheet padded stack", novalidate: true, onsubmit: send, oninput: changed },
     el.div(
@@ -66,7 +74,11 @@ function submitForm(description, models, slug, values) {
     ),
     fields.map((field) => field.element),
     told,
-    el.div({ class: "row" }, button, el.button({ type: "button", onclick: fill }, "Fill in the example")),
+    el.div(
+      { class: "row" },
+      button,
+      exampleMedia(description) && el.button({ type: "button", onclick: fill }, "Fill in the example"),
+    ),
     el.small(
       "This costs what the vendor asks for it, once, however often you press: the form carries an ",
       el.code("Idempotency-Key"),
@@ -81,7 +93,8 @@ function submitForm(description, models, slug, values) {
   );
   spendable(allowance);
   function fill() {
-    for (const field of fields) field.set(example[field.name] ?? null);
+    // Media that are there; where the callback goes, the example cannot know.
+    for (const field of fields) if (field.name !== "callback_url") field.set(example[field.name] ?? null);
     changed();
   }
   async function send(event) {
@@ -110,7 +123,8 @@ function submitForm(description, models, slug, values) {
         ...(task ? [el.p(el.a({ href: `#/tasks/${task}` }, "To the task"))] : []),
       );
   }
-  return form;
+  code.update();
+  return el.div({ class: "stack beside" }, form, code.element);
 }
 
 const newKey = () =>
@@ -170,7 +184,7 @@ function fieldOf(name, property, required, value, description) {
             : null,
       autocomplete: "off",
       spellcheck: "false",
-      placeholder: property.examples?.[0] ?? null,
+      placeholder: isWeb(property.examples?.[0]) ? "https://…" : (property.examples?.[0] ?? null),
     });
   const complaint = el.p({ id: `${id}-complaint`, class: "complaint" });
   const hint = el.small({ id: `${id}-hint` }, prose(property.description ?? ""));
@@ -179,6 +193,12 @@ function fieldOf(name, property, required, value, description) {
   const set = (given) =>
     isBox ? (input.checked = given ?? property.default ?? false) : (input.value = plain(given ?? property.default ?? ""));
   set(value);
+  const complain = (text) => {
+    complaint.textContent = text && text[0].toUpperCase() + text.slice(1);
+    input.toggleAttribute("aria-invalid", Boolean(text));
+    if (text) input.setAttribute("aria-invalid", "true");
+  };
+  input.addEventListener("input", () => complain("")); // it was about what stood there before
   return {
     name,
     element: isBox
@@ -191,11 +211,7 @@ function fieldOf(name, property, required, value, description) {
       const number = types.includes("integer") || types.includes("number");
       return number && input.value.trim() !== "" && Number.isFinite(Number(input.value)) ? Number(input.value) : input.value;
     },
-    complain(text) {
-      complaint.textContent = text && text[0].toUpperCase() + text.slice(1);
-      input.toggleAttribute("aria-invalid", Boolean(text));
-      if (text) input.setAttribute("aria-invalid", "true");
-    },
+    complain,
     complained: () => complaint.textContent !== "",
     focus: () => input.focus(),
   };

@@ -42,6 +42,7 @@ function showNoTask(page) {
 function frame(page, trouble, task) {
   const names = ["head", "actions", "told", "timeline", "result", "callback", "request", "raw"];
   const parts = Object.fromEntries(names.map((name) => [name, el.div({ class: "part" })]));
+  parts.attempts = new Map(); // by number: what is open stays open, and is not asked for again
   page.replaceChildren(
     parts.head,
     parts.actions,
@@ -69,27 +70,35 @@ function draw(parts, task, looking) {
     if (focused) parts[name].querySelector("button, a, summary")?.focus({ preventScroll: true });
   };
   const { stage, error, callback } = task;
-  part("head", stage, () =>
+  const state = callbackState(task);
+  part("head", [stage, state, task.cost], () =>
     el.div(
       { class: "tight" },
-      el.div({ class: "row" }, el.h1(task.reference || "Task"), word(task.stage)),
+      el.div(
+        { class: "row" },
+        el.h1(task.reference || "Task"),
+        word(task.stage),
+        hasEnded(task) && state !== "none" && word(state, `callback ${WORDS[state]?.[1] ?? state}`),
+      ),
       el.p(
         { class: "row soft" },
-        el.span(el.code(task.task_id), " ", copier(task.task_id, "the task's id")),
+        el.span({ class: "row" }, idOf(task.task_id), copier(task.task_id, "the task's id")),
         el.span(task.vendor),
         el.span(task.model_id),
+        task.cost && el.span(`cost ${price(task.cost)}`),
       ),
     ),
   );
-  part("actions", [stage, callback.state], () => actions(task, looking, parts.told));
+  if (parts.told.about !== undefined && parts.told.about !== callback.attempts) parts.told.replaceChildren(); // it has come to pass
+  part("actions", [stage, callbackState(task)], () => actions(task, looking, parts.told));
   part("timeline", [stage, error, task.submitted_at, task.taken_at, task.ended_at, callback], () =>
     el.section(
       { class: "sheet padded stack", "aria-labelledby": "h-timeline" },
       el.h2({ id: "h-timeline" }, "Timeline"),
-      timeline(task),
+      timeline(task, parts.attempts),
     ),
   );
-  part("callback", [task.callback_url, callbackState(task), callback.attempts], () => callbackFacts(task));
+  part("callback", [task.callback_url, callbackState(task), callback], () => callbackFacts(task));
   part("result", [task.result, task.error, task.billing, task.truncated], () => resultOf(task));
   part("request", [task.request, task.unchecked], () => requestOf(task));
   part("raw", task, () => {
@@ -105,6 +114,7 @@ function actions(task, looking, told) {
   const path = `/api/v1/tasks/${encodeURIComponent(task.task_id)}`;
   const does = async (button, verb, done) => {
     button.disabled = true;
+    told.about = task.callback.attempts;
     try {
       await ask("POST", `${path}/${verb}`);
       say(done);
@@ -120,7 +130,7 @@ function actions(task, looking, told) {
     task.callback.state !== "none" &&
     el.button(
       { type: "button", class: "first", onclick: (event) => does(event.target, "redeliver", "The callback is on its way again.") },
-      task.callback.state === "waiting" ? "Deliver now" : "Redeliver callback",
+      { pending: "Deliver now", retrying: "Retry now" }[callbackState(task)] ?? "Redeliver callback",
     );
   const cancel =
     task.stage === "queued" &&
@@ -138,7 +148,7 @@ function actions(task, looking, told) {
   return el.div({ class: "row" }, redeliver, cancel, again);
 }
 
-function timeline(task) {
+function timeline(task, attempts) {
   const { callback } = task;
   const { log } = callback;
   const item = (kind, what, at, detail, ahead) =>
@@ -172,9 +182,8 @@ function timeline(task) {
         "Processing",
         task.taken_at,
         task.upstream_task_id && [
-          "At the vendor as ",
-          el.code(task.upstream_task_id),
-          task.ended_at ? `, for ${lasting(task.ended_at - task.taken_at)}.` : ".",
+          `At the vendor${task.ended_at ? ` for ${lasting(task.ended_at - task.taken_at)}` : ""}, as `,
+          idOf(task.upstream_task_id),
         ],
       ),
     );
@@ -193,14 +202,14 @@ function timeline(task) {
   const kept = callback.attempts - log.length;
   if (kept > 0) list.push(item("none", `${kept} earlier attempts`, null, "Only the last 20 are kept."));
   log.forEach((attempt, index) => {
-    const good = attempt.status >= 200 && attempt.status < 300;
-    const said = attempt.status ? `answered ${attempt.status}` : `no answer: ${attempt.error ?? "?"}`;
+    const number = kept + index + 1;
+    if (!attempts.has(number)) attempts.set(number, attemptDetails(task, attempt, number));
     list.push(
       item(
-        good ? "good" : "bad",
-        `Callback, attempt ${kept + index + 1}: ${said} after ${lasting(attempt.ms)}`,
+        isDelivered(attempt) ? "good" : "bad",
+        `Callback, attempt ${number}: ${answered(attempt)} after ${lasting(attempt.ms)}`,
         attempt.at,
-        attempt.answer && el.code({ class: "answer" }, attempt.answer),
+        [attempt.answer && el.code({ class: "answer" }, attempt.answer), attempts.get(number)],
       ),
     );
   });
@@ -221,6 +230,7 @@ function timeline(task) {
 
 function callbackFacts(task) {
   const { callback } = task;
+  const state = callbackState(task);
   if (callback.state === "none" && !task.callback_url)
     return el.section(
       { class: "sheet padded tight" },
@@ -235,9 +245,12 @@ function callbackFacts(task) {
       el.dt("Goes to"),
       el.dd({ class: "url" }, task.callback_url),
       el.dt("State"),
-      el.dd(word(callbackState(task), callback.state === "none" ? "none, for the submit itself was refused" : undefined)),
+      el.dd(word(state, callback.state === "none" ? "none, for the submit itself was refused" : undefined)),
       el.dt("Attempts"),
       el.dd(String(callback.attempts)),
+      callback.log.length > 0 && [el.dt("Last"), el.dd(`${answered(callback.log.at(-1))}, `, moment(callback.log.at(-1).at, { near: true }))],
+      hasEnded(task) && callback.next_attempt_at && [el.dt("Next"), el.dd(moment(callback.next_attempt_at, { near: true }))],
+      state === "undelivered" && [el.dt("Next"), el.dd("none: the schedule is through")],
     ),
   );
 }
@@ -251,9 +264,9 @@ function resultOf(task) {
     el.h2("Result"),
     resources.length === 0 && el.p({ class: "soft" }, "The vendor named no file."),
     resources.map(resourceOf),
-    (task.billing?.amount || expires || task.truncated) &&
+    (task.cost || expires || task.truncated) &&
       el.small([
-        task.billing?.amount && `Billed ${plain(task.billing.amount)}. `,
+        task.cost && `Cost ${price(task.cost)}. `,
         expires && ["Kept by the vendor until ", moment(expires), ". "],
         task.truncated && "The vendor's answer was too large and is shortened.",
       ]),

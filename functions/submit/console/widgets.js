@@ -11,18 +11,33 @@ const WORDS = {
   archiving: ["busy live", "archiving"],
   success: ["good", "success"],
   failed: ["bad", "failed"],
-  waiting: ["wait", "waiting"],
+  pending: ["none", "pending"],
+  retrying: ["again", "retrying"],
   delivered: ["good", "delivered"],
-  undelivered: ["bad", "undelivered"],
+  undelivered: ["bad stop", "failed"],
   none: ["none", "no callback"],
-  ahead: ["none", "after the end"],
 };
 const word = (state, said) => el.span({ class: `word ${WORDS[state]?.[0] ?? "none"}` }, said ?? WORDS[state]?.[1] ?? String(state));
 
 const hasEnded = (task) => task.stage === "success" || task.stage === "failed";
 
-/** A callback that waits is remarkable only once its task has ended. */
-const callbackState = (task) => (task.callback.state === "waiting" && !hasEnded(task) ? "ahead" : task.callback.state);
+const isDelivered = (attempt) => attempt.status >= 200 && attempt.status < 300;
+
+/** A callback that waits is remarkable only once an attempt has failed: it is retrying then, and pending before. */
+function callbackState(task) {
+  const { state, log } = task.callback;
+  if (state !== "waiting") return state;
+  return hasEnded(task) && log.length > 0 && !isDelivered(log.at(-1)) ? "retrying" : "pending";
+}
+
+/** Say what a receiver answered, or why it did not. */
+const answered = (attempt) => (attempt.status ? `answered ${attempt.status}` : `no answer: ${attempt.error ?? "?"}`);
+
+const amounts = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 4 });
+const digits = new Intl.NumberFormat("en");
+
+/** Write what something has cost, as its vendor says. */
+const price = ({ amount, currency }) => `${(currency === "credits" ? digits : amounts).format(Number(amount))}\u00a0${currency}`;
 
 const isMoving = (task) => !hasEnded(task) || isDueSoon(task.callback);
 const isDueSoon = (callback) =>
@@ -35,7 +50,19 @@ const link = (url, text = url) =>
   isWeb(url)
     ? el.a({ href: url, target: "_blank", rel: "noopener noreferrer", class: "url" }, text)
     : el.span({ class: "url" }, plain(url));
-const say = (text) => (document.getElementById("said").textContent = text);
+
+let silence;
+
+/** Say something to screen readers, once. */
+function say(text) {
+  const said = document.getElementById("said");
+  said.textContent = text;
+  clearTimeout(silence);
+  silence = setTimeout(() => (said.textContent = ""), 5000);
+}
+
+/** Show an id in one piece: where there is no room for all of it, its end is cut off. */
+const idOf = (id) => el.code({ class: "id", title: id }, id);
 
 function notice(text, { kind = "bad", action, label = "Try again" } = {}) {
   return el.div(

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     aws_lambda_function_name: str = ""  # set by Lambda itself
     archive_function: str = ""  # poll's alone, and empty where results are not archived
     results_bucket: str = ""  # empty likewise
+    example_media: str = ""  # where media for examples are, in the emulated account alone
     callback_targets: CallbackTargets
     callback_latency: CallbackLatency
     first_poll: FirstPoll

@@ -18,8 +18,9 @@ from taskhook.core.models import Model
 from taskhook.core.record import CallbackState, ErrorCode, Moment, State
 from taskhook.core.reply import DeliveryError
 from taskhook.delivery.samples import TestResult
+from taskhook.tasks import totals as stored_totals
 from taskhook.tasks.commands import Redelivery
-from taskhook.tasks.query import STATUSES, Status
+from taskhook.tasks.query import STATUSES, Listing, Status
 
 _NO_STATUS = (
     f"Why no status came, and what to do. "
@@ -135,6 +136,13 @@ class Callback(Answer):
     log: list[Attempt]
 
 
+class Cost(Answer):
+    """What the vendor says that something has cost."""
+
+    amount: str = Field(description="A decimal number.")
+    currency: str = Field(description="`USD`, `credits`, or as the vendor says.")
+
+
 class Task(Answer):
     """A task as its vendor answers, with what only taskhook knows.
 
@@ -153,6 +161,7 @@ class Task(Answer):
     result: SkipValidation[Result] | None = None
     duration: Any = Field(default=None, description="The vendor's: how long it took, in milliseconds.")
     billing: SkipValidation[Json] | None = Field(default=None, description="The vendor's.")
+    cost: Cost | None = Field(default=None, description="What `billing` says, where that is an amount.")
     result_expires_at: Any = Field(
         default=None, description="Until when the vendor keeps the result, in its own form."
     )
@@ -176,11 +185,52 @@ class Task(Answer):
     request: Json | None = Field(default=None, description="What the vendor was sent.")
 
 
+class LookedAt(Answer):
+    """How far the tasks were looked through: by most filters there is no index."""
+
+    tasks: int = Field(description="How many were looked at, the newest first.")
+    back_to: Time | None = Field(description="When the oldest of them was accepted; null: there was none.")
+
+
 class TaskList(Answer):
     """A page of tasks, newest first."""
 
     tasks: list[Task]
     next_cursor: Cursor
+    looked_at: LookedAt | None = Field(
+        default=None, description="Where there may be more: it is what a filter was held against so far."
+    )
+
+
+class Totals(Answer):
+    """How many of the newest tasks stand where."""
+
+    accepted: int = Field(description="All of them.")
+    running: int = Field(description="Not ended.")
+    succeeded: int
+    failed: int
+    delivered: int = Field(description="Callbacks that were delivered,")
+    pending: int = Field(description="that are not due yet, or were not tried yet,")
+    retrying: int = Field(description="whose last attempt failed and another one follows,")
+    exhausted: int = Field(description="and that ended undelivered.")
+    callback_success: float | None = Field(
+        description="`delivered` over all that were tried, 0 to 1; null: none was."
+    )
+    costs: list[Cost] = Field(description="What vendors say that they cost, one sum for each currency.")
+    looked_at: LookedAt
+    next_cursor: Annotated[str | None, Field(description="null: all of the time were counted.")]
+
+
+class Message(Answer):
+    """A callback as its next attempt would send it."""
+
+    method: Literal["POST"]
+    url: str
+    headers: dict[str, str] = Field(
+        description="As on every attempt but for the signature and its time, which are of now, and "
+        "`x-modellix-retry-count`, which counts the attempts before. What HTTP itself needs is left out."
+    )
+    payload: str = Field(description="The body, the very bytes that every attempt sends, as text in UTF-8.")
 
 
 class Redelivered(Answer):
@@ -282,9 +332,38 @@ def task_answer(task: stored.Task) -> Success:
     return success(_shown(task, said), said.get("message", "success"))
 
 
-def task_list(tasks: Sequence[stored.Task], cursor: str | None) -> TaskList:
+def task_list(listing: Listing) -> TaskList:
     """Give a page of tasks, each as it is answered alone."""
-    return TaskList(tasks=[_shown(task, _said(task)) for task in tasks], next_cursor=cursor)
+    page: Json = {
+        "tasks": [_shown(task, _said(task)) for task in listing.tasks],
+        "next_cursor": listing.cursor,
+    }
+    if listing.cursor is not None:
+        page["looked_at"] = LookedAt(tasks=listing.looked_at, back_to=listing.looked_back_to)
+    return TaskList.model_validate(page)
+
+
+def totals(counted: stored_totals.Totals) -> Totals:
+    """Tell how many tasks stand where."""
+    return Totals(
+        accepted=counted.accepted,
+        running=counted.running,
+        succeeded=counted.tasks[State.SUCCESS],
+        failed=counted.tasks[State.FAILED],
+        delivered=counted.callbacks[CallbackState.DELIVERED],
+        pending=counted.callbacks[CallbackState.WAITING] - counted.retrying,
+        retrying=counted.retrying,
+        exhausted=counted.callbacks[CallbackState.UNDELIVERED],
+        callback_success=counted.callback_success,
+        costs=[Cost(amount=f"{amount:f}", currency=name) for name, amount in sorted(counted.costs.items())],
+        looked_at=LookedAt(tasks=counted.looked.at, back_to=counted.looked.back_to),
+        next_cursor=counted.looked.cursor,
+    )
+
+
+def message(task: stored.Task, headers: dict[str, str]) -> Message:
+    """Show a callback as it is sent."""
+    return Message(method="POST", url=task.callback_url or "", headers=headers, payload=task.message or "")
 
 
 def _said(task: stored.Task) -> Json:
@@ -316,9 +395,15 @@ def _shown(task: stored.Task, said: Json) -> Task:
         "ended_at": task.ended_at,
         "stage": task.state,
         "request": json.loads(task.request) if task.request is not None else None,
+        "cost": _cost(task, said.get("data", {})),
     }
     theirs = {name: value for name, value in said.get("data", {}).items() if name not in ours}
     return Task.model_validate(theirs | _given(ours))
+
+
+def _cost(task: stored.Task, data: Json) -> Cost | None:
+    cost = stored_totals.cost_of(task, data)
+    return None if cost is None else Cost(amount=f"{cost.amount:f}", currency=cost.currency)
 
 
 def redelivered(done: Redelivery) -> Redelivered:

@@ -1,14 +1,19 @@
 """Examples for the description of the API, made by the code that makes the real ones."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from taskhook.api.answers import Limits
+from taskhook.core.caller import Caller, Credential
 from taskhook.core.message import Json
 from taskhook.core.models import Model
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.tasks import commands
+from taskhook.tasks.query import Looked
+from taskhook.tasks.totals import Totals
 from taskhook.vendors.modellix import MODELS
 
 SUBMITTED = datetime(2026, 11, 23, 15, 2, 40, 120000, tzinfo=UTC)
@@ -25,6 +30,14 @@ _NO_TIME = timedelta(0)  # nothing of this is kept
 def request(model: Model) -> Json:
     """Give the vendor's own example of a request."""
     return {name: field.examples[0] for name, field in model.request.model_fields.items() if field.examples}
+
+
+def media(request: Json, origin: str) -> Json:
+    """Give a request with media at `origin` in the place of those that exist nowhere."""
+    there = {"image": f"{origin}/actor.jpg", "video": f"{origin}/scene.mp4"}
+    return request | {
+        name: there[name.removesuffix("_url")] for name in request if name.removesuffix("_url") in there
+    }
 
 
 def accepted(model: Model) -> Task:
@@ -79,6 +92,26 @@ def canceled() -> Task:
     busy = SubmitOutcome(submission=Submission.BUSY)
     queued = accepted(next(iter(MODELS.values()))).submitted(busy, SUBMITTED, retention=_NO_TIME)
     return queued.failed(ErrorCode.CANCELED, commands.CANCELED, ENDED, retention=_NO_TIME, claim=ENDED)
+
+
+def totals() -> Totals:
+    """Give a count of some tasks."""
+    return Totals(
+        Looked(None, 58, SUBMITTED),
+        accepted=58,
+        tasks=Counter({State.SUCCESS: 50, State.FAILED: 3}),
+        callbacks=Counter(
+            {CallbackState.DELIVERED: 49, CallbackState.WAITING: 7, CallbackState.UNDELIVERED: 1}
+        ),
+        retrying=2,
+        costs={"USD": Decimal("12.0000")},
+    )
+
+
+def you() -> Caller:
+    """Give a caller with its secret."""
+    secret = Credential(value=SECRET)
+    return Caller(caller="you", tokens=(), secrets=(secret,), created_at=SUBMITTED)
 
 
 def _watched() -> Task:

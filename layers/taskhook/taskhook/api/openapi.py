@@ -19,17 +19,25 @@ from taskhook.api.answers import Answer
 from taskhook.api.failures import failures
 from taskhook.core import signature
 from taskhook.core.caller import Credential
-from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REDELIVERED, MAX_REFERENCE, MAX_URL, TASK_ID
+from taskhook.core.limits import (
+    MAX_IDEMPOTENCY_KEY,
+    MAX_LOOKED_AT,
+    MAX_REDELIVERED,
+    MAX_REFERENCE,
+    MAX_URL,
+    TASK_ID,
+)
 from taskhook.core.message import Json, minified
 from taskhook.core.models import Model
 from taskhook.core.record import State
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
+from taskhook.delivery.attempt import signed_headers
 from taskhook.delivery.samples import ReceiverTest, TestResult
 from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.submit.takeover import Takeover
 from taskhook.tasks.commands import Redelivery
-from taskhook.tasks.query import Filter, RedeliveryFilter, ShowQuery
+from taskhook.tasks.query import Filter, Listing, RedeliveryFilter, ShowQuery, TotalsFilter
 from taskhook.vendors.modellix import MODELS
 
 _DESCRIPTION = """\
@@ -55,6 +63,7 @@ _TAGS = {
 
 _ANSWERS = (
     *(answers.Error, answers.Submitted, answers.Task, answers.TaskList, answers.Redelivered, answers.Secrets),
+    *(answers.Totals, answers.Message),
     *(
         answers.Samples,
         answers.KeyValidity,
@@ -68,16 +77,19 @@ _ANSWERS = (
 
 
 @cache
-def text(server: str) -> str:
+def text(server: str, media: str = "") -> str:
     """Write the document, once in the life of a process."""
-    return minified(document(server))
+    return minified(document(server, media))
 
 
-def document(server: str) -> Json:
-    """Describe every route; `server` is the origin that callers use."""
+def document(server: str, media: str = "") -> Json:
+    """Describe every route; `server` is the origin that callers use.
+
+    `media` is where media for examples are, in an emulated deployment; none exist where it is empty.
+    """
     submits = {
         f"/api/v1/{model.slug if model is not None else '{provider}/{model}'}{suffix}": {
-            "post": _submit(model, suffix, server)
+            "post": _submit(model, suffix, server, media)
         }
         for model in (*MODELS.values(), None)
         for suffix in ("", "/async")
@@ -89,7 +101,8 @@ def document(server: str) -> Json:
     token = {"type": "http", "scheme": "bearer", "description": "`thk_<caller>_<43 characters>`"}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "taskhook", "version": "1", "description": _DESCRIPTION},
+        "info": {"title": "taskhook", "version": "1", "description": _DESCRIPTION}
+        | ({"x-example-media": media} if media else {}),
         "servers": [{"url": server}],
         "security": [{"token": []}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
@@ -98,7 +111,7 @@ def document(server: str) -> Json:
         "x-guide": guide.facts(),
         "components": {
             "securitySchemes": {"token": token},
-            "schemas": schemas.components(_ANSWERS, [model.request for model in MODELS.values()]),
+            "schemas": schemas.components(_ANSWERS, [Filter, *(model.request for model in MODELS.values())]),
         },
     }
 
@@ -152,18 +165,19 @@ _NAME: Json = {"type": "string", "pattern": "^[a-z0-9][A-Za-z0-9._-]{0,127}$"}
 _ANY_SLUG = {"provider": ("kling", _NAME), "model": ("kling-v2.6-i2v", _NAME)}
 
 
-def _submit(model: Model | None, suffix: str, server: str) -> Json:
+def _submit(model: Model | None, suffix: str, server: str, media: str) -> Json:
     """Describe the submit of a model, or (None) of any that is not described here."""
     own, of_ours = schemas.inline(OwnFields)["properties"], {"callback_url": examples.URL}
     if model is None:
         name, about, taken = "any_model", _ANY_MODEL, examples.passed_through()
         schema: Json = {"type": "object", "properties": own, "additionalProperties": True}
-        example = examples.ANY_REQUEST | of_ours
+        sent = examples.ANY_REQUEST
     else:
         name, about, taken = model.slug, model.description, examples.accepted(model)
         schema = schemas.inline(model.request)
         schema = schema | {"properties": schema["properties"] | own}
-        example = examples.request(model) | of_ours | {"reference": examples.REFERENCE}
+        sent, of_ours = examples.request(model), of_ours | {"reference": examples.REFERENCE}
+    example = (examples.media(sent, media) if media else sent) | of_ours
     return _operation(
         "submit_" + re.sub(r"\W", "_", name + suffix),
         "Submit" if not suffix else "Deployment",
@@ -219,9 +233,24 @@ def _tasks() -> Json:
                 "listTasks",
                 "Tasks",
                 "List your tasks, newest first. A rare filter may give few or none and a `next_cursor`: go "
-                "on with it.",
-                _done(answers.success(answers.task_list([shown], None))) | failures(400, 401, 503),
+                f"on with it. A call looks at {MAX_LOOKED_AT} tasks at most, and says how far it looked.",
+                _done(
+                    answers.success(
+                        answers.task_list(Listing([shown], shown.created_key, 1, shown.accepted_at))
+                    )
+                )
+                | failures(400, 401, 503),
                 parameters=_query(Filter),
+            )
+        },
+        "/api/v1/tasks/totals": {
+            "get": _operation(
+                "showTotals",
+                "Tasks",
+                f"Count your newest tasks, {MAX_LOOKED_AT} at most; nothing is counted before you ask. "
+                "Go on with `next_cursor` for older ones, and add them up.",
+                _done(answers.success(answers.totals(examples.totals()))) | failures(400, 401, 503),
+                parameters=_query(TotalsFilter),
             )
         },
         "/api/v1/tasks/{task_id}": {
@@ -231,6 +260,20 @@ def _tasks() -> Json:
                 "Show one task: the vendor's answer, and what became of its callback.",
                 _done(answers.task_answer(shown)) | failures(401, 404, 400, 503),
                 parameters=_in_path(task_id=_TASK_ID) + _query(ShowQuery),
+            )
+        },
+        "/api/v1/tasks/{task_id}/callback": {
+            "get": _operation(
+                "showCallback",
+                "Tasks",
+                "Show the callback of an ended task as it is sent, signed anew.",
+                _done(
+                    answers.success(
+                        answers.message(shown, signed_headers(shown, examples.you(), examples.LATER))
+                    )
+                )
+                | failures(401, 404, 409, 503),
+                parameters=_in_path(task_id=_TASK_ID),
             )
         },
         "/api/v1/tasks/{task_id}/cancel": {

@@ -17,14 +17,15 @@ from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.message import Json, minified
 from taskhook.core.task import Task
 from taskhook.core.vendor import Action, Form, Route, Vendor
+from taskhook.delivery.attempt import signed_headers
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.spending import left_today, next_midnight
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME, submit
 from taskhook.submit.takeover import take_over
 from taskhook.submit.vendor_webhook import check_webhook
-from taskhook.tasks import commands, query
-from taskhook.tasks.query import Filter, RedeliveryFilter
+from taskhook.tasks import commands, query, totals
+from taskhook.tasks.query import Filter, RedeliveryFilter, TotalsFilter
 from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
@@ -72,6 +73,15 @@ def _submit(vendor: Vendor) -> Response[str]:
     return _success(answers.submitted(result.task, _app().settings.public_url))
 
 
+@resolver.get("/api/v1/tasks/totals")
+def show_totals() -> Response[str]:
+    """Count the caller's newest tasks."""
+    caller = _caller()
+    wanted = TotalsFilter.read(resolver.current_event.query_string_parameters or {})
+    counted = _app().run(totals.count(wanted, caller=caller, history=_app().tasks))
+    return _success(answers.totals(counted))
+
+
 @resolver.get("/api/v1/tasks/<task_id>")
 def show_task(task_id: str) -> Response[str]:
     """Answer as the vendor does about a task, with `wait=true` as soon as it has ended."""
@@ -96,8 +106,17 @@ def list_tasks() -> Response[str]:
         return _in_form(*routed)
     caller = _caller()
     wanted = Filter.read(resolver.current_event.query_string_parameters or {})
-    tasks, cursor = _app().run(query.list_tasks(wanted, caller=caller, history=_app().tasks))
-    return _success(answers.task_list(tasks, cursor))
+    stored = _app().tasks
+    listing = _app().run(query.list_tasks(wanted, caller=caller, history=stored, tasks=stored))
+    return _success(answers.task_list(listing))
+
+
+@resolver.get("/api/v1/tasks/<task_id>/callback")
+def show_message(task_id: str) -> Response[str]:
+    """Show a callback as it is sent."""
+    caller, app = _signing_caller(), _app()
+    task = app.run(commands.with_callback(task_id, caller=caller, tasks=app.tasks))
+    return _success(answers.message(task, signed_headers(task, caller, app.clock.now())))
 
 
 @resolver.post("/api/v1/tasks/<task_id>/cancel")
@@ -263,7 +282,8 @@ def show_docs() -> Response[str]:
 @resolver.get("/openapi.json", compress=True)
 def describe() -> Response[str]:
     """Describe this API in OpenAPI 3.1."""
-    return _cached(content_types.APPLICATION_JSON, openapi.text(_app().settings.public_url), {})
+    text = openapi.text(_app().settings.public_url, _app().settings.example_media)
+    return _cached(content_types.APPLICATION_JSON, text, {})
 
 
 @resolver.get("/llms.txt", compress=True)

@@ -116,7 +116,7 @@ class WorkIndex(Protocol):
 
 
 class TaskPage(BaseModel):
-    """A page of a caller's tasks, newest first, each with its request; `cursor` is None on the last."""
+    """A page of a caller's tasks, newest first, without their requests; `cursor` is None on the last."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -129,6 +129,9 @@ class TaskHistory(Protocol):
 
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read up to `limit` tasks whose sort key is above `after` and below `until`, newest first."""
+
+    async def with_requests(self, tasks: Sequence[Task]) -> list[Task]:
+        """Give tasks with their requests, where those are still kept."""
 
 
 class LeadershipStore(Protocol):

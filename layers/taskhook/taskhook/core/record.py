@@ -103,6 +103,11 @@ class Attempt(BaseModel):
     answer: str = ""
     next_at: Moment | None = None  # of the attempt after this one
 
+    @property
+    def delivered(self) -> bool:
+        """Whether the receiver has the message: any 2xx says so."""
+        return self.status is not None and HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
 
 class Copy(BaseModel):
     """One result file on its way into the archive, as far as it has come."""
@@ -268,6 +273,12 @@ class TaskRecord(BaseModel):
         return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED
 
     @property
+    def retrying(self) -> bool:
+        """Whether the last attempt at its callback failed, and another one follows."""
+        waits = self.state.final and self.callback is CallbackState.WAITING
+        return waits and bool(self.log) and not self.log[-1].delivered
+
+    @property
     def host(self) -> str:
         """The host that the callback goes to, with its port."""
         return urlsplit(self.callback_url or "").netloc.lower()
@@ -278,6 +289,11 @@ class TaskRecord(BaseModel):
         if self.asked_again:
             return 3
         return 2 if self.attempts else 1
+
+    @property
+    def round_begins(self) -> bool:
+        """Whether it was asked for again, and no attempt was made since."""
+        return self.asked_again and self.attempts == self.attempts_before_round
 
     @property
     def attempts_this_round(self) -> int:

@@ -161,7 +161,13 @@ async def _caller(task: Task, ports: DeliveryPorts) -> Caller | None:
 async def send_attempt(task: Task, caller: Caller, now: datetime, callbacks: CallbackSender) -> Reply:
     """Sign a task's message afresh and send it once."""
     body = (task.message or "").encode()
-    headers = {
+    return await callbacks.send(task.callback_url or "", signed_headers(task, caller, now), body)
+
+
+def signed_headers(task: Task, caller: Caller, now: datetime) -> dict[str, str]:
+    """Give the headers of the next attempt at a task's message, signed now."""
+    body = (task.message or "").encode()
+    return {
         "content-type": "application/json",
         "user-agent": "taskhook",
         **signature.headers((secret.value for secret in caller.signing(now)), task.webhook_id, now, body),
@@ -170,7 +176,6 @@ async def send_attempt(task: Task, caller: Caller, now: datetime, callbacks: Cal
         "x-modellix-delivery-id": task.webhook_id,
         "x-modellix-retry-count": str(task.attempts),
     }
-    return await callbacks.send(task.callback_url or "", headers, body)
 
 
 # --- a receiver tried out -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.limits import MAX_LOOKED_AT
 from taskhook.core.message import MAX_NOTE
 from taskhook.core.ports import (
     EXTRA_DELIVERY_GAP,
@@ -23,7 +24,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
-from taskhook.tasks.query import AGAIN_PAGE, PAGES, STATUSES, RedeliveryFilter, show
+from taskhook.tasks.query import PAGE, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -95,6 +96,23 @@ async def _canceled_at_vendor(
     )
 
 
+async def with_callback(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
+    """Read a task that has a callback to deliver. Raises RejectedError: 404, or 409."""
+    task = await show(task_id, caller=caller, tasks=tasks)
+    if not task.state.final:
+        raise RejectedError(
+            HTTPStatus.CONFLICT,
+            f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by "
+            "itself",
+        )
+    if task.callback is CallbackState.NONE:
+        why = (
+            "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
+        )
+        raise RejectedError(HTTPStatus.CONFLICT, f"Conflict: there is no callback to deliver, the task {why}")
+    return task
+
+
 async def redeliver(
     task_id: str,
     *,
@@ -110,18 +128,7 @@ async def redeliver(
     Also where it waits for its next attempt: a caller that has mended its receiver need not wait for hours.
     Raises RejectedError: 404, 409, or 429.
     """
-    task = await show(task_id, caller=caller, tasks=tasks)
-    if not task.state.final:
-        raise RejectedError(
-            HTTPStatus.CONFLICT,
-            f"Conflict: the task has not ended, it is {STATUSES[task.state]}; its callback will come by "
-            "itself",
-        )
-    if task.callback is CallbackState.NONE:
-        why = (
-            "has no callback URL" if task.callback_url is None else "was refused in the answer to its submit"
-        )
-        raise RejectedError(HTTPStatus.CONFLICT, f"Conflict: there is no callback to deliver, the task {why}")
+    task = await with_callback(task_id, caller=caller, tasks=tasks)
     now = clock.now()
     again = None
     if not task.claimed(now):
@@ -158,21 +165,22 @@ async def redeliver_many(
 ) -> Redelivery:
     """Have up to `wanted.limit` stored messages delivered again, newest first, at the caller's rate.
 
-    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. Raises
-    RejectedError (429) where it cannot even begin.
+    Where the rate is reserved for an hour ahead it stops, and the cursor goes on from there. What is being
+    delivered right now is left alone. Raises RejectedError (429) where it cannot even begin.
     """
     after, until = wanted.span
     done: list[Task] = []
     cursor: str | None = until
-    for _ in range(PAGES):
+    for _ in range(MAX_LOOKED_AT // PAGE):
         room = wanted.limit - len(done)
         if cursor is None or after >= cursor or room == 0:
             break
-        page = await history.page(caller.caller, after=after, until=cursor, limit=AGAIN_PAGE)
-        matching = [task for task in page.tasks if wanted.matches(task)]
+        page = await history.page(caller.caller, after=after, until=cursor, limit=PAGE)
+        now = clock.now()
+        matching = [task for task in page.tasks if wanted.matches(task) and not task.claimed(now)]
         chosen = matching[:room]
         try:
-            moments = await _moments(len(chosen), caller=caller, rate=rate, now=clock.now())
+            moments = await _moments(len(chosen), caller=caller, rate=rate, now=now)
         except RejectedError:
             if not done:
                 raise

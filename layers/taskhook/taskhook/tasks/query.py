@@ -1,25 +1,34 @@
 """What a caller may see of its own tasks, take back, and have delivered again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError
-from taskhook.core.limits import MAX_LISTED, MAX_REDELIVERED, TASK_ID
+from taskhook.core.limits import (
+    MAX_LISTED,
+    MAX_LOOKED_AT,
+    MAX_REDELIVERED,
+    MAX_REFERENCE,
+    MAX_SEARCH,
+    MAX_UPSTREAM_ID,
+    TASK_ID,
+)
 from taskhook.core.ports import Clock, TaskHistory, TaskStore
 from taskhook.core.record import CallbackState, State, milliseconds
 from taskhook.core.task import Task
 
 _MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
-PAGES = 10  # read at most for one answer; a rare filter goes on with the cursor
-AGAIN_PAGE = 100  # tasks read at a time to have callbacks delivered again
+PAGE = 100  # tasks read at a time, of MAX_LOOKED_AT at most; a rare filter goes on with the cursor
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
 
 
@@ -43,6 +52,34 @@ STATUSES = {
 }
 
 
+class CallbackStatus(StrEnum):
+    """Where a callback stands, in the words of people; the last two are the stored words for some of them.
+
+    `pending`: it is not due yet, or has not been tried yet. `retrying`: the last attempt failed, and another
+    one follows. `failed`: the schedule is through. `waiting` is the first two, `undelivered` is `failed`.
+    """
+
+    NONE = "none"
+    PENDING = "pending"
+    RETRYING = "retrying"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    WAITING = "waiting"
+    UNDELIVERED = "undelivered"
+
+    def matches(self, task: Task) -> bool:
+        """Tell whether a task's callback stands so."""
+        match self:
+            case CallbackStatus.PENDING:
+                return task.callback is CallbackState.WAITING and not task.retrying
+            case CallbackStatus.RETRYING:
+                return task.retrying
+            case CallbackStatus.FAILED:
+                return task.callback is CallbackState.UNDELIVERED
+            case _:
+                return task.callback == self.value
+
+
 def _moment(value: object) -> datetime:
     try:
         moment = datetime.fromisoformat(value)  # type: ignore[arg-type]  # anything may be sent
@@ -57,6 +94,14 @@ def _cursor(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    return value.lower()
+
+
+_PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
+Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
+ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
+UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=_PRINTABLE)]
 Time = Annotated[datetime, BeforeValidator(_moment)]
 Cursor = Annotated[str, AfterValidator(_cursor)]
 
@@ -69,6 +114,13 @@ class _Wanted(BaseModel):
     since: Time | None = Field(default=None, description="Accepted then or later.")
     until: Time | None = Field(default=None, description="Accepted before.")
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of the answer before.")
+    vendor: ShortWord | None = Field(default=None, description="Of this vendor.")
+    model: Word | None = Field(
+        default=None, description="Of this model, or of those that a pattern such as `alibaba/*` fits."
+    )
+    host: Annotated[Word, AfterValidator(_host)] | None = Field(
+        default=None, description="Whose callback goes to this host, with its port or without."
+    )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -82,6 +134,14 @@ class _Wanted(BaseModel):
         until = _listed(self.until) if self.until else "~"
         return after, min(until, self.cursor or until)
 
+    def matches(self, task: Task) -> bool:
+        """Tell whether a task of the right time is wanted."""
+        return (
+            (self.vendor is None or task.vendor == self.vendor)
+            and (self.model is None or fnmatchcase(task.model, self.model))
+            and (self.host is None or self.host in {task.host, task.host.rpartition(":")[0]})
+        )
+
 
 class Filter(_Wanted):
     """Which of the caller's tasks to list."""
@@ -89,14 +149,65 @@ class Filter(_Wanted):
     what = "a listing"
 
     status: Status | None = None
-    callback: CallbackState | None = Field(default=None, description="The state of the callback.")
+    callback: CallbackStatus | None = Field(
+        default=None,
+        description="Where the callback stands. `pending`: not due yet; `retrying`: the last attempt failed, "
+        "another one follows; `failed`: the schedule is through. `waiting` is `pending` or `retrying`, "
+        "`undelivered` is `failed`.",
+    )
+    search: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_SEARCH,
+        description="The task's id or the vendor's, or how its reference begins, in upper or lower case.",
+    )
+    task_id: ShortWord | None = Field(default=None, description="The task with this id.")
+    upstream_task_id: UpstreamId | None = Field(
+        default=None, description="Which the vendor knows by this id."
+    )
+    reference: str | None = Field(
+        default=None, min_length=1, max_length=MAX_REFERENCE, description="With exactly this reference."
+    )
+    reference_prefix: str | None = Field(
+        default=None, min_length=1, max_length=MAX_SEARCH, description="Whose reference begins so."
+    )
     limit: int = Field(default=20, ge=1, le=MAX_LISTED)
+
+    @property
+    def id(self) -> str | None:
+        """The id of the one task that can be meant, if one is given."""
+        word = self.task_id or self.search or ""
+        return word if re.fullmatch(TASK_ID, word) else None
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether some tasks of the right time may not match."""
+        return bool(self.model_dump(exclude_none=True, exclude={"since", "until", "cursor", "limit"}))
 
     def matches(self, task: Task) -> bool:
         """Tell whether a task of the right time is wanted."""
-        return (self.status is None or STATUSES[task.state] == self.status) and (
-            self.callback is None or task.callback == self.callback
+        reference = task.reference or ""
+        return (
+            super().matches(task)
+            and (self.status is None or STATUSES[task.state] == self.status)
+            and (self.callback is None or self.callback.matches(task))
+            and self.task_id in {None, task.task_id}
+            and self.upstream_task_id in {None, task.upstream_task_id}
+            and self.reference in {None, reference}
+            and reference.startswith(self.reference_prefix or "")
+            and self._finds(task)
         )
+
+    def _finds(self, task: Task) -> bool:
+        if self.search is None or self.search in {task.task_id, task.upstream_task_id}:
+            return True
+        return (task.reference or "").casefold().startswith(self.search.casefold())
+
+
+class TotalsFilter(_Wanted):
+    """Which of the caller's tasks to count."""
+
+    what = "a count"
 
 
 class RedeliveryFilter(_Wanted):
@@ -104,12 +215,17 @@ class RedeliveryFilter(_Wanted):
 
     what = "a redelivery"
 
-    state: Literal[CallbackState.UNDELIVERED, CallbackState.DELIVERED] = CallbackState.UNDELIVERED
-    limit: int = Field(default=AGAIN_PAGE, ge=1, le=MAX_REDELIVERED, strict=True)
+    state: Literal["undelivered", "failed", "retrying", "delivered"] = Field(
+        default="undelivered",
+        description="Where their callbacks stand; `retrying` ones go out now and not at their time. "
+        "`failed` is `undelivered`.",
+    )
+    limit: int = Field(default=PAGE, ge=1, le=MAX_REDELIVERED, strict=True)
 
     def matches(self, task: Task) -> bool:
-        """Tell whether a task of the right time is wanted."""
-        return task.callback == self.state
+        """Tell whether a task of the right time is wanted; one that was asked for already is on its way."""
+        is_on_its_way = task.callback is CallbackState.WAITING and task.round_begins
+        return super().matches(task) and CallbackStatus(self.state).matches(task) and not is_on_its_way
 
 
 class ShowQuery(BaseModel):
@@ -153,40 +269,80 @@ async def _own(task_id: str, *, caller: Caller, tasks: TaskStore) -> Task:
     return task
 
 
-async def list_tasks(
-    wanted: Filter, *, caller: Caller, history: TaskHistory
-) -> tuple[list[Task], str | None]:
-    """List the caller's tasks, newest first, with the cursor of the next page."""
+class Listing(NamedTuple):
+    """A page of tasks, newest first: how many were looked at for it, and back to when."""
+
+    tasks: list[Task]
+    cursor: str | None
+    looked_at: int
+    looked_back_to: datetime | None
+
+
+async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore) -> Listing:
+    """List the caller's tasks, newest first.
+
+    There is no index by anything but time: of at most MAX_LOOKED_AT tasks those are found that match. Only
+    what has a task's id is read by that.
+    """
     after, until = wanted.span
-    if after >= until:  # no time at all, which a table may refuse to look for
-        return [], None
+    if wanted.id is not None:
+        task = await tasks.get(wanted.id)
+        is_own = task is not None and task.caller == caller.caller and after <= task.created_key < until
+        if task is not None and is_own and wanted.matches(task):
+            return Listing(await history.with_requests([task]), None, 1, task.accepted_at)
+    if wanted.task_id is not None:
+        return Listing([], None, 0, None)
     found: list[Task] = []
-    size = 0
-    for _ in range(PAGES):
-        page = await history.page(caller.caller, after=after, until=until, limit=wanted.limit)
+    looked = Looked(until)
+    first = wanted.limit if not wanted.is_narrow else PAGE
+    async for task in look(looked, after, caller=caller, history=history, first=first):
+        if wanted.matches(task):
+            found.append(task)
+        if len(found) == wanted.limit:
+            looked.cursor = task.created_key
+            break
+    listed, size = await history.with_requests(found), 0
+    for number, task in enumerate(listed, start=1):
+        size += len(task.message or "") + len(task.request or "")
+        if size > _MAX_SIZE and number < len(listed):
+            return Listing(listed[:number], task.created_key, looked.at, task.accepted_at)
+    return Listing(listed, looked.cursor, looked.at, looked.back_to)
+
+
+@dataclass
+class Looked:
+    """How far a look at a caller's tasks has come; `cursor` is None once there are no more."""
+
+    cursor: str | None
+    at: int = 0
+    back_to: datetime | None = None
+
+
+async def look(
+    looked: Looked, after: str, *, caller: Caller, history: TaskHistory, first: int = PAGE
+) -> AsyncIterator[Task]:
+    """Go through a caller's tasks from `looked.cursor` back to `after`, MAX_LOOKED_AT of them at most.
+
+    `first` is how many are read first: where each is likely to be wanted, no more need be read.
+    """
+    limit = first
+    while looked.cursor is not None and after < looked.cursor and looked.at < MAX_LOOKED_AT:
+        limit = min(limit, MAX_LOOKED_AT - looked.at)
+        page = await history.page(caller.caller, after=after, until=looked.cursor, limit=limit)
+        limit = PAGE
+        looked.cursor = page.cursor
         for task in page.tasks:
-            if wanted.matches(task):
-                found.append(task)
-                size += len(task.message or "") + len(task.request or "")
-            if len(found) == wanted.limit or size > _MAX_SIZE:
-                return found, task.created_key
-        if page.cursor is None:
-            return found, None
-        until = page.cursor
-    return found, until
+            looked.at += 1
+            looked.back_to = task.accepted_at
+            yield task
+    if looked.cursor is not None and after >= looked.cursor:  # no time at all
+        looked.cursor = None
 
 
 async def newest(vendor: str, *, caller: Caller, history: TaskHistory) -> list[Task]:
-    """List the newest of the caller's tasks of one vendor, of PAGES pages at most."""
-    found: list[Task] = []
-    until: str | None = "~"
-    for _ in range(PAGES):
-        if until is None:
-            break
-        page = await history.page(caller.caller, after="0", until=until, limit=MAX_LISTED)
-        found += [task for task in page.tasks if task.vendor == vendor]
-        until = page.cursor
-    return found
+    """List the newest of the caller's tasks of one vendor, of MAX_LOOKED_AT at most."""
+    everything = look(Looked("~"), "0", caller=caller, history=history)
+    return [task async for task in everything if task.vendor == vendor]
 
 
 def _listed(moment: datetime) -> str:

@@ -315,12 +315,13 @@ class DynamoTasks:
         more = len(rows) > limit or cursor is not None
         page = rows[:limit]
         tasks = await self._tasks([row["task_id"] for row in page], all_of_them=True)
+        return TaskPage(tasks=tuple(tasks), cursor=page[-1]["listed"] if page and more else None)
+
+    async def with_requests(self, tasks: Sequence[Task]) -> list[Task]:
+        """Give tasks with their requests, where those are still kept."""
         kept = await self._get_many([request_key(task) for task in tasks], all_of_them=True)
         requests = {values["task_id"]: values for values in kept}
-        return TaskPage(
-            tasks=tuple(_with(task, requests.get(request_key(task))) for task in tasks),
-            cursor=page[-1]["listed"] if page and more else None,
-        )
+        return [_with(task, requests.get(request_key(task))) for task in tasks]
 
     def _read(self, values: Attributes | None) -> Task | None:
         try:
