@@ -38,7 +38,8 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 
 
 async def _measured(tasks: int, looks: int) -> dict[str, Any]:
-    # The vendor tells by held polls alone: 100 webhooks at once would be 100 cold starts on the cores that all share.
+    # Held polls tell of the ends. With webhooks, which come beside them, 100 at once would be 100 cold
+    # starts on the few cores of this machine; in Lambda each has its own.
     flags = ("--rpm", "100000", "--concurrent", "1000", "--parameter", "VendorWebhooks=off")
     async with running_stack(*flags) as (ready, deliveries), httpx.AsyncClient(timeout=120) as client:
         functions = await asyncio.to_thread(Functions, ready, ("submit", "poll"))
