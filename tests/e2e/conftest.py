@@ -122,7 +122,13 @@ def _stacks_live() -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def history_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stack's history is written."""
+    return tmp_path_factory.mktemp("history") / "stack.jsonl"
+
+
+@pytest.fixture(scope="session")
+def stack(history_file: Path) -> Iterator[Stack]:
     """One stack for all tests, watched; its vendor works two seconds on a task and is generous.
 
     Its functions have whole processors: a verdict on media must not hang on how busy the machine is. Lambda's
@@ -130,7 +136,7 @@ def stack() -> Iterator[Stack]:
     """
     watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
     with started(
-        *("--cpu", "full", "--task-seconds", "2", "--rpm", "100000"),
+        *("--cpu", "full", "--task-seconds", "2", "--rpm", "100000", "--history", str(history_file)),
         *(f"--parameter={switch}" for switch in watching),
     ) as process:
         yield ready(process)

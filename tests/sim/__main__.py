@@ -30,7 +30,7 @@ from unittest import mock
 from taskhook.archive import copy
 from taskhook.core import ports
 from taskhook.poller import invocation
-from tests.sim import checks, trouble
+from tests.sim import checks, trouble, witness
 from tests.sim.injector import FaultInjector, Point, methods_of
 from tests.sim.lasting import TROUBLES
 from tests.sim.loop import seeded
@@ -305,8 +305,14 @@ def main() -> int:
         action="store_true",
         help="play --scenario once with anything going wrong, and print its trace",
     )
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="play --scenario once, and write what vendor, receivers and callers say, for tests.judge",
+    )
     options = parser.parse_args()
-    if options.point or options.storm:
+    if options.point or options.storm or options.history:
         return _show(parser, options)
     began = time.monotonic()
     names = [options.scenario] if options.scenario else list(SCENARIOS)
@@ -341,10 +347,12 @@ def main() -> int:
 
 def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not options.scenario:
-        parser.error("--point and --storm need --scenario")
+        parser.error("--point, --storm and --history need --scenario")
     number, _, outcome = (options.point or "").partition(":")
     plan = Point(int(number) if outcome else -1, "", outcome) if options.point else None
     scene = play(options.scenario, options.seed, plan=plan, storm=STORM_SHARE if options.storm else 0.0)
+    if options.history:
+        options.history.write_text("\n".join(witness.lines(scene)) + "\n")
     found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
     with contextlib.suppress(BrokenPipeError):
         print("\n".join([*scene.injector.trace, "", *(found or ["nothing is broken"])]))

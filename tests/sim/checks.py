@@ -15,6 +15,8 @@ from taskhook.core.record import ARCHIVE_TIME, ErrorCode, State, Submission, mil
 from taskhook.core.schedule import RETRY_WAITS
 from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import SubmitResult
+from tests.judge import judge
+from tests.sim import witness
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
 from tests.sim.receivers import Visit
 from tests.sim.scene import QUIET_WITHIN, Scene
@@ -54,7 +56,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for invocation in scene.invocations:
         if isinstance(invocation.answer, Exception) and type(invocation.answer).__module__ == "builtins":
             found.append(f"{invocation.name} crashed: {invocation.answer!r}")
-    return found
+    return [*found, *judge(witness.lines(scene))]
 
 
 def ends(scene: Scene, wanted: dict[str, str]) -> list[str]:

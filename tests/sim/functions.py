@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from taskhook.adapters.dynamodb.callers import DynamoCallers
@@ -12,6 +13,7 @@ from taskhook.api import answers
 from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
 from taskhook.core.caller import Caller
+from taskhook.core.errors import RejectedError
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState
 from taskhook.core.targets import TargetPolicy
@@ -26,6 +28,7 @@ from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.vendors import VENDORS
 from taskhook.wiring import App
+from tests import history
 from tests.sim.bucket import MemoryS3
 from tests.sim.containers import as_client, own_key, start_container
 from tests.sim.deployment import (
@@ -47,7 +50,7 @@ from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
 from tests.sim.table import Item, MemoryDynamo
 from tests.sim.vendor import SimVendor
-from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
+from tests.world import SETTINGS, START, RecordingReporter, a_caller, as_stored
 
 
 @dataclass
@@ -65,6 +68,7 @@ class Functions:
     # by task's name: what its submitter heard
     answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
+    calls: list[history.Event] = field(default_factory=list)  # what callers asked, and were told
 
     def __post_init__(self) -> None:
         self.loop: VirtualLoop = self.injector.loop
@@ -131,19 +135,32 @@ class Functions:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
+        url = body["callback_url"]
         request = self._request(body, caller, {"idempotency-key": key, "x-stainless-retry-count": count})
         self.names[request.task_id].add(name)
 
+        repeated = name if count is not None else None
+        intent = f"{caller} {key or repeated or request.task_id}"
+
         async def run(app: App) -> Any:
-            return await submit(
-                request,
-                caller=self.people[caller],
-                arrived_at=self.loop.now() - timedelta(seconds=late),
-                claim=SUBMIT_CLAIM,
-                inspection=app.inspection,
-                payment=app.payment,
-                admitting=app.admitting,
-            )
+            call = self._asks(caller, "submit", intent=intent, work=name, url=url)
+            try:
+                answer = await submit(
+                    request,
+                    caller=self.people[caller],
+                    arrived_at=self.loop.now() - timedelta(seconds=late),
+                    claim=SUBMIT_CLAIM,
+                    inspection=app.inspection,
+                    payment=app.payment,
+                    admitting=app.admitting,
+                )
+            except RejectedError as error:
+                self._told(call, status=int(error.status))
+                raise
+            unknown = "refused" if "Outcome unknown" not in answer.message else "unknown"
+            state = "accepted" if answer.status == HTTPStatus.OK else unknown
+            self._told(call, status=answer.status, task=answer.task.task_id, state=state)
+            return answer
 
         def start() -> Invocation:
             # an API call is not made twice
@@ -153,6 +170,13 @@ class Functions:
             )
 
         return start()
+
+    def _asks(self, caller: str, what: str, **facts: Any) -> history.Event:
+        self.calls.append(history.callers(START.timestamp() + self.loop.time(), caller, what, **facts))
+        return self.calls[-1]
+
+    def _told(self, call: history.Event, **facts: Any) -> None:
+        call |= {"until": START.timestamp() + self.loop.time(), **facts}
 
     def _request(self, body: Json, caller: str, headers: Mapping[str, str | None]) -> SubmitRequest:
         """Read a submit in the form of the deployment's vendor; others have what is ours as headers."""
@@ -242,6 +266,7 @@ class Functions:
         }
 
         async def run(app: App) -> Any:
+            call = self._asks(caller, "watch", intent=f"{caller} {vendor} {name}", url=body["callback_url"])
             task = await take_over(
                 body,
                 caller=self.people[caller],
@@ -254,6 +279,7 @@ class Functions:
                 reporter=self.reporter,
             )
             self.names[task.task_id].add(name)
+            self._told(call, status=HTTPStatus.OK, task=task.task_id, state="accepted")
             return task
 
         return self.runner.invoke(
@@ -351,7 +377,9 @@ class Functions:
             known = await callers.authenticate(authorization, callers=app.callers, now=self.clock.now())
             if known is None:
                 return []
+            call = self._asks(caller, "other")
             tasks, _ = await query.list_tasks(query.Filter(limit=2), caller=known, history=app.tasks)
+            self._told(call, status=HTTPStatus.OK, tasks=[task.task_id for task in tasks])
             return [answers.task_answer(task).body() for task in tasks]
 
         return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)

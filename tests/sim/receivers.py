@@ -20,9 +20,10 @@ class Visit:
     headers: dict[str, str]
     body: bytes
     sender: str
-    status: int | None
+    status: int | None  # as its sender saw it
     stored: Item | None  # the task's item at that moment
     until: float = 0.0
+    answered: int | None = None  # by the receiver, whether or not that arrived
 
 
 class SimReceivers:
@@ -47,6 +48,7 @@ class SimReceivers:
             await asyncio.sleep(0.1)
             reply = self._reply(url, visits)
             visit.status, visit.until = reply.status, self._loop.time()
+            visit.answered = reply.status
             return reply
 
         async def strike(outcome: str) -> Reply:
@@ -57,7 +59,7 @@ class SimReceivers:
                 return Reply(error="timeout", elapsed=timedelta(seconds=15))
             if outcome == "error":
                 visits.append(visit)
-                visit.status = 500
+                visit.status = visit.answered = 500
                 return Reply(status=500, elapsed=timedelta(milliseconds=10))
             if outcome == "slow":
                 await asyncio.sleep(14)

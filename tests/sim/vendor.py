@@ -12,9 +12,17 @@ from taskhook.core import ports
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
+from tests import history
 from tests.sim.deployment import MODEL, PATHS, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
-from tests.world import AtModellix, a_success
+from tests.world import START, AtModellix, a_success
+
+_STATES = {
+    PollKind.PENDING: "pending",
+    PollKind.SUCCEEDED: "success",
+    PollKind.FAILED: "failed",
+    PollKind.MISSING: "missing",
+}
 
 
 @dataclass
@@ -65,6 +73,7 @@ class SimVendor(AtModellix):
         self.posts: list[Post] = []
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
+        self.exchanges: list[history.Event] = []
         self.told: list[str] = []  # what is odd at the moment it happens
         # by name: what becomes of its POSTs
         self.script: dict[str, list[Submission | str]] = defaultdict(list)
@@ -89,7 +98,7 @@ class SimVendor(AtModellix):
         name = json.loads(request)["image_url"].rpartition("/")[2]
         post = Post(name, self._loop.now(), running())
         self.posts.append(post)
-        self.requests.append(self._loop.time())
+        exchange = self._asked("submit", work=name)
         if limit <= timedelta(0):
             self.told.append(f"{name} was posted with no time left")
         states = self._states_of(name)
@@ -105,7 +114,21 @@ class SimVendor(AtModellix):
 
         answer: SubmitOutcome = await self._injector.interact("submit", effect, strike)
         post.seen = answer.submission
+        exchange["sent"] = post.seen is not Submission.NOT_SENT
+        waits = answer.retry_after.total_seconds() if answer.retry_after is not None else None
+        self._answered(
+            exchange, status=answer.status, task=answer.upstream_task_id or None, retry_after=waits
+        )
         return answer
+
+    def _asked(self, what: str, **facts: Any) -> history.Event:
+        self.requests.append(self._loop.time())
+        at = START.timestamp() + self._loop.time()
+        self.exchanges.append(history.vendors(at, self.vendor.name, what, **facts))
+        return self.exchanges[-1]
+
+    def _answered(self, exchange: history.Event, **facts: Any) -> None:
+        exchange |= {"until": START.timestamp() + self._loop.time(), **facts}
 
     def has(self, name: str) -> None:
         """Have a task that was submitted elsewhere."""
@@ -168,7 +191,7 @@ class SimVendor(AtModellix):
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Tell how far a task is."""
-        self.requests.append(self._loop.time())
+        exchange = self._asked("poll", task=upstream_task_id)
 
         async def effect() -> PollOutcome:
             await asyncio.sleep(0.2)
@@ -186,12 +209,13 @@ class SimVendor(AtModellix):
             return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
         answer: PollOutcome = await self._injector.interact("poll", effect, strike)
+        self._answered(exchange, status=200, state=_STATES.get(answer.kind))
         return answer
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """End a task that runs: it fails at once."""
         del operation
-        self.requests.append(self._loop.time())
+        self._asked("other")
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
@@ -208,7 +232,7 @@ class SimVendor(AtModellix):
 
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, where the vendor answers."""
-        self.requests.append(self._loop.time())
+        self._asked("other")
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
