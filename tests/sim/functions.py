@@ -1,5 +1,6 @@
 """A deployment in memory: its functions over the real adapters of the table, and the world around them."""
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
@@ -48,7 +49,7 @@ from tests.sim.injector import FaultInjector, InjectedClock, Invocation
 from tests.sim.loop import VirtualLoop
 from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
-from tests.sim.table import Item, MemoryDynamo
+from tests.sim.table import Item, MemoryDynamo, NewerVersion
 from tests.sim.vendor import SimVendor
 from tests.world import SETTINGS, START, RecordingReporter, a_caller, as_stored
 
@@ -102,7 +103,14 @@ class Functions:
         )
         rules = App(self.settings).rules
         self.rules = replace(rules, max_task_age=on.max_task_age, max_queue_age=on.max_queue_age)
-        self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
+        self.vendors = {on.vendor: self.vendor}
+        for name in on.others:
+            self.vendors[name] = self.vendor.beside(name)
+        self._vendor_ports = {
+            name: self.injector.port(vendor, ports.TaskApi) for name, vendor in self.vendors.items()
+        }
+        self._clocks = itertools.cycle(on.clocks)
+        self._newer = itertools.cycle((False, on.newer))
         self._media_port = self.injector.port(self.media, ports.MediaProbe)
         self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
         admin = DynamoCallers(
@@ -122,6 +130,7 @@ class Functions:
         key: str | None = None,
         count: str | None = None,
         late: float = 0.0,
+        vendor: str | None = None,
         **changes: Any,
     ) -> Invocation:
         """Invoke the submit function as its API does; what the submitter hears is kept under the task's name.
@@ -136,7 +145,8 @@ class Functions:
             **changes,
         }
         url = body["callback_url"]
-        request = self._request(body, caller, {"idempotency-key": key, "x-stainless-retry-count": count})
+        headers = {"idempotency-key": key, "x-stainless-retry-count": count}
+        request = self._request(body, caller, headers, vendor or self.deployment.vendor)
         self.names[request.task_id].add(name)
 
         repeated = name if count is not None else None
@@ -148,7 +158,7 @@ class Functions:
                 answer = await submit(
                     request,
                     caller=self.people[caller],
-                    arrived_at=self.loop.now() - timedelta(seconds=late),
+                    arrived_at=app.clock.now() - timedelta(seconds=late),
                     claim=SUBMIT_CLAIM,
                     inspection=app.inspection,
                     payment=app.payment,
@@ -178,9 +188,11 @@ class Functions:
     def _told(self, call: history.Event, **facts: Any) -> None:
         call |= {"until": START.timestamp() + self.loop.time(), **facts}
 
-    def _request(self, body: Json, caller: str, headers: Mapping[str, str | None]) -> SubmitRequest:
-        """Read a submit in the form of the deployment's vendor; others have what is ours as headers."""
-        vendor = VENDORS[self.deployment.vendor]
+    def _request(
+        self, body: Json, caller: str, headers: Mapping[str, str | None], vendor_name: str
+    ) -> SubmitRequest:
+        """Read a submit in the form of its vendor; others than Modellix have what is ours as headers."""
+        vendor = VENDORS[vendor_name]
         if vendor.form is not None:
             body = {"model": "a-video-model", **body}
             own = {
@@ -206,7 +218,7 @@ class Functions:
                 accepted=accepted,
                 ended=ended,
                 scheduled=not (accepted or ended),
-                hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
+                hard_stop=app.clock.now() + timedelta(seconds=POLL_TIME) - RESERVE,
                 rules=app.rules,
                 ports=app.poller,
             )
@@ -224,7 +236,7 @@ class Functions:
         async def run(app: App) -> ArchiveReport:
             return await archive(
                 event["archive"],
-                hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
+                hard_stop=app.clock.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
                 ports=app.archiving("poll" if self.deployment.wakes else None),
             )
 
@@ -393,19 +405,21 @@ class Functions:
         return self.runner.invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
 
     def _start_container(self) -> App:
+        ahead, newer = next(self._clocks), next(self._newer)
+        clock = self.injector.port(InjectedClock(self.injector, ahead), ports.Clock) if ahead else self.clock
         return start_container(
             self.injector,
             self.settings,
-            table=self.table,
+            table=NewerVersion(self.table) if newer else self.table,
             bucket=self.bucket,
             start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
             rules=self.rules,
-            vendors={self.deployment.vendor: self._vendor_port},
+            vendors=self._vendor_ports,
             callbacks=self._receivers_port,
             test_callbacks=self._receivers_port,
             media_probe=self._media_port,
             originals=self.injector.port(self.originals, ports.Originals),
-            clock=self.clock,
+            clock=clock,
             reporter=self.reporter,
         )
 

@@ -1,6 +1,7 @@
 """A vendor that keeps the truth: what was posted and taken, and what it has told of it."""
 
 import asyncio
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
@@ -79,7 +80,15 @@ class SimVendor(AtModellix):
         self.script: dict[str, list[Submission | str]] = defaultdict(list)
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
         self.misses: list[PollKind] = []  # what becomes of the next polls
+        self.down = False  # it answers 503 to everything
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
+
+    def beside(self, name: str) -> "SimVendor":
+        """Make another vendor beside this one, in the same world; requests and moods are its own."""
+        other = copy.copy(self)
+        other.vendor, other.requests = VENDORS[name], []
+        other.refuses, other.misses = [], []
+        return other
 
     async def submit(
         self,
@@ -138,6 +147,8 @@ class SimVendor(AtModellix):
 
     def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
         now = self._loop.time()
+        if self.down:
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="down")
         planned: Submission | str | None = None
         if self.script[post.name]:
             planned = self.script[post.name].pop(0)
@@ -236,6 +247,8 @@ class SimVendor(AtModellix):
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
+            if self.down:
+                return BalanceOutcome(answered=False, status=503)
             return BalanceOutcome(
                 answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}}
             )
@@ -255,6 +268,8 @@ class SimVendor(AtModellix):
 
     async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
         task = self.tasks.get(upstream_task_id)
+        if self.down:
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="down")
         if self.misses:
             return PollOutcome(kind=self.misses.pop(0), message="no")
         if task is None or not task.known:
