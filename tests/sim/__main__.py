@@ -78,8 +78,11 @@ def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0)
     return scene
 
 
-def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
-    """Play a scenario as it should go; give what may go wrong in it, and what did without being asked to."""
+type Calm = tuple[float, float]  # when the last task ended where nothing went wrong, and the last callback
+
+
+def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str], Calm]:
+    """Play a scenario as it should go; give what may go wrong in it, what did unasked, and when it ended."""
     scene = play(name, seed)
     sites: dict[tuple[str, str], list[int]] = {}
     for (kind, site, _), number in scene.injector.seen.items():
@@ -95,11 +98,12 @@ def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
         )
         for outcome in OUTCOMES[kind]
     ]
-    return sorted(points), [*checks.violations(scene), *checks.ends(scene, SCENARIOS[name].ends)]
+    broken = [*checks.violations(scene), *checks.ends(scene, SCENARIOS[name].ends)]
+    return sorted(points), broken, checks.ended_by(scene)
 
 
-def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
-    """Play a scenario once for each point."""
+def replay(name: str, seed: int, points: Iterable[Point], calm: Calm) -> Result:
+    """Play a scenario once for each point; `calm` is when it was through without any."""
     result = Result()
     for point in points:
         command = (
@@ -113,7 +117,7 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
             )
             continue
         result.replays += 1
-        found = checks.violations(scene, point.outcome)
+        found = checks.violations(scene, point.outcome) + checks.too_late(scene, calm)
         if point.outcome in checks.HARMLESS:
             found += checks.ends(scene, SCENARIOS[name].ends)
         if scene.injector.diverged or not scene.injector.struck:
@@ -195,8 +199,9 @@ def explore(
     """
     result, points_there = Result(), 0
     recorded: dict[str, list[Point]] = {}
+    calm: dict[str, Calm] = {}
     for name in names:
-        recorded[name], broken = record(name, seed, each=each)
+        recorded[name], broken, calm[name] = record(name, seed, each=each)
         if broken:
             command = f"python -m tests.sim --seed {seed} --scenario {name} --point 0:"
             result.violations.append(
@@ -214,7 +219,7 @@ def explore(
     for name, there in recorded.items():
         points = there[seed % QUICK :: QUICK] if quick else there
         points_there += len({(point.site, point.outcome) for point in points})
-        jobs += [(replay, name, seed, points[start::8]) for start in range(8)]
+        jobs += [(replay, name, seed, points[start::8], calm[name]) for start in range(8)]
         if not quick:
             jobs.append((_storms_of, name, seed, range(STORMS)))
     for number, part in enumerate(_work(jobs, workers), start=1):
@@ -354,6 +359,8 @@ def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.history:
         options.history.write_text("\n".join(witness.lines(scene)) + "\n")
     found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
+    if options.point:
+        found += checks.too_late(scene, record(options.scenario, options.seed, each=EACH)[2])
     with contextlib.suppress(BrokenPipeError):
         print("\n".join([*scene.injector.trace, "", *(found or ["nothing is broken"])]))
     return 1 if found else 0

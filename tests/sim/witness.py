@@ -22,7 +22,7 @@ def lines(scene: Scene) -> list[str]:
     if any(scene.deployment.clocks):  # a window of the budget is then each process's own
         limits = dict.fromkeys(limits, 1_000_000)
     events = [history.deployment(began, limits), *scene.vendor.exchanges, *_visits(scene), *scene.calls]
-    events += _last_looks(scene)
+    events += last_looks(scene)
     quiet = scene.ended_at < QUIET_WITHIN
     events.append(history.end(began + scene.loop.time(), quiet=quiet))
     return [json.dumps(event) for event in sorted(events, key=lambda event: float(event["at"]))]
@@ -55,7 +55,7 @@ def _signer(visit: Visit, secrets: dict[str, str]) -> str:
     )
 
 
-def _last_looks(scene: Scene) -> Iterator[history.Event]:
+def last_looks(scene: Scene) -> Iterator[history.Event]:
     """Let each caller ask for each of its tasks."""
     at = START.timestamp() + scene.loop.time()
     for item in scene.table.everything(TASKS):
