@@ -24,10 +24,10 @@ from tests.sim.table import Item
 from tests.sim.vendor import Upstream
 from tests.world import MATERIAL, START
 
-# By how much one fault makes the last task of a scenario end later, and the last attempt of its callbacks, in
-# virtual seconds: a quarter of an hour for an unknown outcome and five minutes for a frozen process, and as
-# much again for the ticks that are left out while nothing changes; one more step of a receiver's schedule.
-TASK_LATER, ATTEMPT_LATER = 3600.0, 12 * 3600.0
+# By how much one fault makes the last task of a scenario end later, and the last attempt of its callbacks:
+# a quarter of an hour for an unknown outcome, five minutes for a frozen process, some for the ticks that are
+# left out while nothing changes; one more step of a receiver's schedule. Virtual seconds.
+TASK_LATER, ATTEMPT_LATER = 1800.0, 2 * 3600.0
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
 
 # Where no process dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.

@@ -271,7 +271,7 @@ def _add_audit(areas: Any, common: argparse.ArgumentParser) -> None:
             "Read the stack's table of tasks: count them, and list every task that breaks a promise, with "
             "what to do.\n"
             "Exit code 1 where there is one. It reads the whole table: a million tasks of 2 KB cost about "
-            "$0.04."
+            "$0.03."
         ),
         examples="""\
   taskhook audit --since 30d

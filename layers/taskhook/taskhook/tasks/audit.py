@@ -128,7 +128,8 @@ def _of_callback(task: Task, now: datetime) -> Iterator[_Words]:
     if task.callback is CallbackState.WAITING:
         due = task.next_attempt_at or task.claimed_until or task.ended_at
         if _over(due, now):
-            yield f"has a message that was due at {_at(due)}, and was not sent", _POLLER
+            advice = f"{_POLLER}; or its receiver throttles or fails, and its own messages wait for it"
+            yield f"has a message that was due at {_at(due)}, and was not sent", advice
     given_up = task.callback is CallbackState.UNDELIVERED and not task.answered_gone
     if given_up and task.attempts_this_round < len(RETRY_WAITS):
         what = f"was given up after {task.attempts_this_round} attempts"
