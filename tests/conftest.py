@@ -29,6 +29,8 @@ LONGEST = (
     "tests/e2e/test_operations.py",
     "tests/e2e/",
     "tests/unit/test_trouble.py",
+    "tests/unit/test_swarm.py",
+    "tests/unit/test_model.py",
     "tests/integration/",
     "",
 )

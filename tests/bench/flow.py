@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
+import os
 import random
 import re
+import shutil
 import sys
 import time
 from collections import Counter, defaultdict
@@ -17,6 +20,7 @@ from typing import Any
 import httpx
 from standardwebhooks.webhooks import Webhook
 
+from tests.judge import judge
 from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
 
@@ -259,6 +263,20 @@ def _has_a_long_way(task: Json) -> bool:
         or callback.get("state") in {"none", "undelivered"}
         or callback.get("attempts", 0) > 1
     )
+
+
+def judged(file: Path) -> dict[str, Any]:
+    """Have a history judged by code that knows nothing of this: its hash, and what does not hold in it.
+
+    Where HISTORY names a folder, the history is kept there.
+    """
+    found = judge(file.read_text().splitlines())
+    for words in found:
+        print(words, file=sys.stderr)
+    if folder := os.environ.get("HISTORY"):
+        shutil.copy(file, folder)
+    with file.open("rb") as content:
+        return {"judged": len(found), "history_sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
 @dataclass

@@ -5,6 +5,7 @@ import contextlib
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import boto3
 import psutil
 
-from tests.bench.flow import ROOT, Audit, Flow, add_callers, own_stack
+from tests.bench.flow import ROOT, Audit, Flow, add_callers, judged, own_stack
 from tests.local.stack import EMULATOR
 
 # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
@@ -29,7 +30,15 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 
 async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
     tasks, kills = (60, 15) if quick else (300, 60)
-    async with own_stack("--task-seconds", "5", "--rpm", "100000") as (ready, deliveries, _):
+    with tempfile.TemporaryDirectory() as folder:
+        history = Path(folder) / "kills.jsonl"
+        figures = await _under_kills(tasks, kills, history, quick=quick, seed=seed)
+        return figures | judged(history)
+
+
+async def _under_kills(tasks: int, kills: int, history: Path, *, quick: bool, seed: int) -> dict[str, Any]:
+    flags = ("--task-seconds", "5", "--rpm", "100000", "--history", str(history))
+    async with own_stack(*flags) as (ready, deliveries, _):
         ticks = asyncio.create_task(hurry(ready["aws_endpoint_url"], ready["aws_region"], ready["stack"]))
         callers = await add_callers(ready, ("kim", "lee"))
         flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)

@@ -7,10 +7,12 @@ them.
 import asyncio
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.bench.flow import KEY_FAULTS, Flow, add_callers, own_stack
+from tests.bench.flow import KEY_FAULTS, Flow, add_callers, judged, own_stack
 from tests.bench.kills import UNKNOWN_S, summary
 
 TASKS, QUICK = 10_000, 500
@@ -35,8 +37,17 @@ def measure(*, quick: bool, seed: int) -> dict[str, Any]:
 async def run(tasks: int, seed: int, *, patience_s: float, fault_every: int = FAULT_EVERY) -> dict[str, Any]:
     """Let so many tasks flow through a stack of its own, the vendor failing once for every `fault_every`.
 
-    Gives the receipt when all are through, or nothing moves any more.
+    Gives the receipt when all are through, or nothing moves any more; its history is judged.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        history = Path(folder) / "load.jsonl"
+        receipt = await _flow(tasks, seed, history, patience_s=patience_s, fault_every=fault_every)
+        return receipt | judged(history)
+
+
+async def _flow(
+    tasks: int, seed: int, history: Path, *, patience_s: float, fault_every: int
+) -> dict[str, Any]:
     flags = (
         "--task-seconds",
         "5",
@@ -46,6 +57,8 @@ async def run(tasks: int, seed: int, *, patience_s: float, fault_every: int = FA
         "1000",
         "--parameter",
         "MediaChecks=off",
+        "--history",
+        str(history),
     )
     async with own_stack(*flags) as (ready, deliveries, _):
         callers = await add_callers(ready, ("kim", "lee", "max"))

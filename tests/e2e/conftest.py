@@ -127,7 +127,13 @@ def _stacks_live() -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def history_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stack's history is written."""
+    return tmp_path_factory.mktemp("history") / "stack.jsonl"
+
+
+@pytest.fixture(scope="session")
+def stack(history_file: Path) -> Iterator[Stack]:
     """One stack for all tests, watched; its vendor works two seconds on a task and is generous.
 
     Its functions have whole processors: a verdict on media must not hang on how busy the machine is. Lambda's
@@ -135,10 +141,29 @@ def stack() -> Iterator[Stack]:
     """
     watching = ("Dashboard=on", "Alarms=on", f"AlarmEmail={ALARM_EMAIL}")
     with started(
-        *("--cpu", "full", "--task-seconds", "2", "--rpm", "100000"),
+        *("--cpu", "full", "--task-seconds", "2", "--rpm", "100000", "--history", str(history_file)),
         *(f"--parameter={switch}" for switch in watching),
     ) as process:
-        yield ready(process)
+        address = ready(process)
+        yield address
+        assert audited(address)["findings"] == [], "a task breaks a promise when all tests are through"
+
+
+def audited(stack: Stack) -> "Json":
+    """Run `taskhook audit` on a stack, as its operator does; every finding is one too many."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": stack.aws_endpoint_url,
+        "AWS_DEFAULT_REGION": stack.aws_region,
+        "PATH": "/usr/bin:/bin",
+    }
+    command = [sys.executable, "-m", "taskhook", "audit", "--since", "7d", "--stack", stack.stack, "--json"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout, run.stderr
+    found: Json = json.loads(run.stdout)
+    assert run.returncode == (1 if found["findings"] else 0)
+    return found
 
 
 # --- what a user of it has: a client, the vendor's controls, a receiver ---------------------------

@@ -2,17 +2,20 @@
 
 import asyncio
 import random
+from pathlib import Path
 
+from tests import history
 from tests.bench.flow import Flow
 from tests.bench.kills import Killer, hurry
 from tests.e2e.conftest import Inbox, Stack, Vendor
+from tests.judge import judge
 
 TASKS, KILLS = 40, 12
 PATIENCE_S = 20.0
 
 
 async def test_no_kill_loses_a_task_or_pays_for_one_twice(
-    stack: Stack, vendor: Vendor, inbox: Inbox, marker: str
+    stack: Stack, vendor: Vendor, inbox: Inbox, marker: str, history_file: Path
 ) -> None:
     """SIGKILL while tasks flow, the vendor goes wrong in every way, and one attempt in three fails."""
     callers = {"local": (stack.token, stack.signing_secret)}
@@ -49,5 +52,8 @@ async def test_no_kill_loses_a_task_or_pays_for_one_twice(
     assert set(killer.killed) == {"submit", "poll"}
     assert audit.accepted + audit.refused == TASKS
     assert (audit.lost, audit.double_paid, audit.broken) == (0, 0, [])
+    lines = history.about(history_file, f"m{marker}")
+    assert len(lines) > 3 * TASKS
+    assert judge(lines) == []
     # What is left waits until it is unknown, or for its next attempt: most, where processors are slow.
     assert audit.delivered > TASKS / 6

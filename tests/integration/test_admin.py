@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ LEVELS: tuple[list[str], ...] = (
     ["vendors", "list"],
     ["vendors", "set"],
     ["vendors", "remove"],
+    ["audit"],
 )
 NO_CONFIGURATION = {
     "AWS_CONFIG_FILE": os.devnull,
@@ -69,7 +71,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def deployed(account_url: str) -> Iterator[str]:
-    """Deploy a stack that has nothing but the table of callers and the secret."""
+    """Deploy a stack that has nothing but its tables and the secret."""
     name = f"admin-{uuid.uuid4().hex[:8]}"
     client = boto3.client(
         "cloudformation",
@@ -78,7 +80,7 @@ def deployed(account_url: str) -> Iterator[str]:
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    resources = {name: stack.template()["Resources"][name] for name in ("Callers", "Secret")}
+    resources = {name: stack.template()["Resources"][name] for name in ("Callers", "Secret", "Tasks")}
     body = {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
     client.create_stack(StackName=name, TemplateBody=json.dumps(body))
     client.get_waiter("stack_create_complete").wait(
@@ -440,3 +442,44 @@ def test_a_key_is_asked_for_and_the_terminal_left_as_it_was(
     assert b"mdlx_typed" not in shown
     assert (keys.read() == before) == (code != 0)
     keys.write(before)
+
+
+def test_an_audit_counts_and_lists_what_breaks_a_promise(
+    command: Command, deployed: str, account_url: str
+) -> None:
+    """Exit code 0 and counts where all is well, 1 and what to do where a task is not as it should be."""
+    environment = {**ACCOUNT, "AWS_ENDPOINT_URL": account_url}
+    session = boto3.Session(region_name=stack.REGION, aws_access_key_id="test", aws_secret_access_key="test")
+    cloudformation, table = (
+        session.client(name, endpoint_url=account_url) for name in ("cloudformation", "dynamodb")
+    )
+    described = cloudformation.describe_stack_resource(StackName=deployed, LogicalResourceId="Tasks")
+    name = described["StackResourceDetail"]["PhysicalResourceId"]
+    now = round(time.time() * 1000)
+    fields: dict[str, Any] = {
+        "caller": {"S": "shop"},
+        "model": {"S": "alibaba/wan2.2-animate-mix"},
+        "fingerprint": {"S": "f"},
+        "accepted_at": {"N": str(now - 60_000)},
+        "state": {"S": "watched"},
+        "upstream_task_id": {"S": "up"},
+        "work": {"S": "watch"},
+        "work_at": {"S": f"{now}_tk_good"},
+    }
+    table.put_item(TableName=name, Item={"task_id": {"S": "tk_good"}, **fields})
+    table.put_item(TableName=name, Item={"task_id": {"S": "budget#modellix#1"}, "used": {"N": "1"}})
+    code, shown, note = command("audit", "--since", "1h", "--stack", deployed, "--json", **environment)
+    assert (code, note) == (0, "")
+    counts = {"running": 1, "ended": 0, "delivered": 0, "exhausted": 0, "unknown": 0, "findings": []}
+    assert json.loads(shown) == {"accepted": 1, **counts}
+    old = {"taken_at": {"N": str(now - 30 * 3_600_000)}}
+    table.put_item(TableName=name, Item={"task_id": {"S": "tk_old"}, **fields, **old})
+    table.put_item(TableName=name, Item={"task_id": {"S": "tk_odd"}, **fields, "state": {"S": "dreaming"}})
+    code, shown, note = command("audit", "--stack", deployed, **environment)
+    assert (code, note) == (1, "2 task(s) break a promise\n")
+    assert "tk_odd cannot be read; " in shown
+    assert re.search(
+        r"tk_old is watched since before .*, past MaxTaskHours; its vendor does not answer", shown
+    )
+    for task_id in ("tk_good", "tk_old", "tk_odd"):
+        table.delete_item(TableName=name, Key={"task_id": {"S": task_id}})

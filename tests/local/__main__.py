@@ -23,10 +23,13 @@ from pathlib import Path
 
 import aiohttp
 
+from taskhook.vendors import VENDORS
+from tests import history
 from tests.local import stack
 from tests.local.dashscope import DashScopeEmulator
 from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
+from tests.local.recorder import Recorder
 from tests.local.runway import RunwayEmulator
 from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
@@ -100,9 +103,15 @@ def arguments() -> argparse.ArgumentParser:
     )
     add(
         "--meter",
-        type=_meter,
+        type=_file,
         metavar="FILE",
         help="count into a file what the functions ask of DynamoDB, in units that AWS bills",
+    )
+    add(
+        "--history",
+        type=_file,
+        metavar="FILE",
+        help="write what vendors, receiver and callers were asked and answered, for `python -m tests.judge`",
     )
     add(
         "--real-vendor",
@@ -137,7 +146,7 @@ def _number[T: (int, float)](kind: Callable[[str], T], least: T, most: T) -> Cal
     return read
 
 
-def _meter(text: str) -> Path:
+def _file(text: str) -> Path:
     """Prove, before minutes are spent, that a file can be made there: it is written beside it, and moved."""
     file = Path(text).absolute()
     try:
@@ -201,19 +210,28 @@ async def _serve(options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as room:
         tell = room.enter_context(_lines())
         front = Front()
-        receiver = Receiver(on_delivery=lambda delivery: _show(delivery, tell))
+        recorder = Recorder(options.history) if options.history else None
+        if recorder is not None:
+            room.callback(recorder.close)
+
+        def received(delivery: Delivery) -> None:
+            _show(delivery, tell)
+            if recorder is not None:
+                recorder.delivered(delivery, receiver_url)
+
+        receiver = Receiver(on_delivery=received)
+        at_the_door = [recorder.of_callers()] if recorder is not None else []
         try:
-            endpoint = await room.enter_async_context(serving(front.app(), port=options.port))
+            endpoint = await room.enter_async_context(serving(front.app(*at_the_door), port=options.port))
         except OSError as error:
             msg = f"port {options.port} cannot be had: choose another --port, or any free one with --port 0"
             raise stack.StackError(msg) from error
-        media = await room.enter_async_context(serving(VendorEmulator(profile).app()))
+        media, others, profiles = await _emulated_vendors(room, profile, recorder)
+        if recorder is not None:
+            limits = {name: VENDORS[name].requests_per_minute for name in OTHERS}
+            limits["modellix"] = int(parameters["RequestsPerMinute"])
+            recorder.write(history.deployment(time.time(), limits))
         upstream = REAL_VENDOR if options.real_vendor else media
-        profiles = {name: replace(profile, api_keys=(new_key(),)) for name in OTHERS}
-        others = {
-            name: await room.enter_async_context(serving(OTHERS[name](theirs).app()))
-            for name, theirs in profiles.items()
-        }
         samples = (
             PUBLIC_SAMPLES
             if options.real_vendor
@@ -266,6 +284,22 @@ async def _serve(options: argparse.Namespace) -> None:
         await account.supervisor.wait()
         msg = "the emulated account is gone"
         raise stack.StackError(msg)
+
+
+async def _emulated_vendors(
+    room: contextlib.AsyncExitStack, profile: VendorProfile, recorder: Recorder | None
+) -> tuple[str, dict[str, str], dict[str, VendorProfile]]:
+    """Serve Modellix and the others, recorded; give where they are, and what the others are like."""
+    profiles = {name: replace(profile, api_keys=(new_key(),)) for name in OTHERS}
+    emulators = {"modellix": VendorEmulator(profile)}
+    emulators |= {name: OTHERS[name](theirs) for name, theirs in profiles.items()}
+    served = {
+        name: await room.enter_async_context(
+            serving(emulator.app(*([recorder.of_vendor(name)] if recorder is not None else [])))
+        )
+        for name, emulator in emulators.items()
+    }
+    return served["modellix"], {name: served[name] for name in OTHERS}, profiles
 
 
 async def _set_keys(account: stack.Account, key: str, others: Mapping[str, VendorProfile]) -> None:

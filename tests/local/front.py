@@ -4,6 +4,7 @@ import json
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -37,9 +38,9 @@ class Front:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
-    def app(self) -> web.Application:
-        """Build the application that serves this door."""
-        app = web.Application(client_max_size=BODY_LIMIT)
+    def app(self, *listening: Middleware) -> web.Application:
+        """Build the application that serves this door, and `listening` at it."""
+        app = web.Application(middlewares=listening, client_max_size=BODY_LIMIT)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._pass_on)  # a path may hold line breaks
         app.on_startup.append(self._start)
         app.on_cleanup.append(self._end)

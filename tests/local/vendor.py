@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from tests.local.bulk import Bulk
 from tests.local.server import ANSWER_HEADERS, DroppedError, control_body, enveloping, json_response, serving
@@ -43,9 +44,10 @@ class VendorEmulator:
         self._webhooks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
-    def app(self) -> web.Application:
-        """Build the application that serves this state."""
-        app = web.Application(middlewares=[enveloping(self.refusal)], client_max_size=16 * 2**20)
+    def app(self, *listening: Middleware) -> web.Application:
+        """Build the application that serves this state, and `listening` to it."""
+        middlewares = [*listening, enveloping(self.refusal)]
+        app = web.Application(middlewares=middlewares, client_max_size=16 * 2**20)
         app.router.add_post("/_control/faults", self._add_fault)
         app.router.add_delete("/_control/faults", self._clear_faults)
         app.router.add_post("/_control/results", self._set_results)

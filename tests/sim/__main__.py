@@ -30,7 +30,7 @@ from unittest import mock
 from taskhook.archive import copy
 from taskhook.core import ports
 from taskhook.poller import invocation
-from tests.sim import checks, trouble
+from tests.sim import checks, trouble, witness
 from tests.sim.injector import FaultInjector, Point, methods_of
 from tests.sim.lasting import TROUBLES
 from tests.sim.loop import seeded
@@ -78,8 +78,11 @@ def play(name: str, seed: int, *, plan: Point | None = None, storm: float = 0.0)
     return scene
 
 
-def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
-    """Play a scenario as it should go; give what may go wrong in it, and what did without being asked to."""
+type Calm = tuple[float, float]  # when the last task ended where nothing went wrong, and the last callback
+
+
+def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str], Calm]:
+    """Play a scenario as it should go; give what may go wrong in it, what did unasked, and when it ended."""
     scene = play(name, seed)
     sites: dict[tuple[str, str], list[int]] = {}
     for (kind, site, _), number in scene.injector.seen.items():
@@ -95,11 +98,12 @@ def record(name: str, seed: int, *, each: int) -> tuple[list[Point], list[str]]:
         )
         for outcome in OUTCOMES[kind]
     ]
-    return sorted(points), [*checks.violations(scene), *checks.ends(scene, SCENARIOS[name].ends)]
+    broken = [*checks.violations(scene), *checks.ends(scene, SCENARIOS[name].ends)]
+    return sorted(points), broken, checks.ended_by(scene)
 
 
-def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
-    """Play a scenario once for each point."""
+def replay(name: str, seed: int, points: Iterable[Point], calm: Calm) -> Result:
+    """Play a scenario once for each point; `calm` is when it was through without any."""
     result = Result()
     for point in points:
         command = (
@@ -113,7 +117,7 @@ def replay(name: str, seed: int, points: Iterable[Point]) -> Result:
             )
             continue
         result.replays += 1
-        found = checks.violations(scene, point.outcome)
+        found = checks.violations(scene, point.outcome) + checks.too_late(scene, calm)
         if point.outcome in checks.HARMLESS:
             found += checks.ends(scene, SCENARIOS[name].ends)
         if scene.injector.diverged or not scene.injector.struck:
@@ -195,8 +199,9 @@ def explore(
     """
     result, points_there = Result(), 0
     recorded: dict[str, list[Point]] = {}
+    calm: dict[str, Calm] = {}
     for name in names:
-        recorded[name], broken = record(name, seed, each=each)
+        recorded[name], broken, calm[name] = record(name, seed, each=each)
         if broken:
             command = f"python -m tests.sim --seed {seed} --scenario {name} --point 0:"
             result.violations.append(
@@ -214,7 +219,7 @@ def explore(
     for name, there in recorded.items():
         points = there[seed % QUICK :: QUICK] if quick else there
         points_there += len({(point.site, point.outcome) for point in points})
-        jobs += [(replay, name, seed, points[start::8]) for start in range(8)]
+        jobs += [(replay, name, seed, points[start::8], calm[name]) for start in range(8)]
         if not quick:
             jobs.append((_storms_of, name, seed, range(STORMS)))
     for number, part in enumerate(_work(jobs, workers), start=1):
@@ -305,8 +310,14 @@ def main() -> int:
         action="store_true",
         help="play --scenario once with anything going wrong, and print its trace",
     )
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="play --scenario once, and write what vendor, receivers and callers say, for tests.judge",
+    )
     options = parser.parse_args()
-    if options.point or options.storm:
+    if options.point or options.storm or options.history:
         return _show(parser, options)
     began = time.monotonic()
     names = [options.scenario] if options.scenario else list(SCENARIOS)
@@ -341,11 +352,15 @@ def main() -> int:
 
 def _show(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not options.scenario:
-        parser.error("--point and --storm need --scenario")
+        parser.error("--point, --storm and --history need --scenario")
     number, _, outcome = (options.point or "").partition(":")
     plan = Point(int(number) if outcome else -1, "", outcome) if options.point else None
     scene = play(options.scenario, options.seed, plan=plan, storm=STORM_SHARE if options.storm else 0.0)
+    if options.history:
+        options.history.write_text("\n".join(witness.lines(scene)) + "\n")
     found = checks.violations(scene, outcome or ("thaw storm" if options.storm else ""))
+    if options.point:
+        found += checks.too_late(scene, record(options.scenario, options.seed, each=EACH)[2])
     with contextlib.suppress(BrokenPipeError):
         print("\n".join([*scene.injector.trace, "", *(found or ["nothing is broken"])]))
     return 1 if found else 0

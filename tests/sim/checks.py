@@ -15,6 +15,8 @@ from taskhook.core.record import ARCHIVE_TIME, ErrorCode, State, Submission, mil
 from taskhook.core.schedule import RETRY_WAITS
 from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import SubmitResult
+from tests.judge import judge
+from tests.sim import witness
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS, TICK
 from tests.sim.receivers import Visit
 from tests.sim.scene import QUIET_WITHIN, Scene
@@ -22,6 +24,10 @@ from tests.sim.table import Item
 from tests.sim.vendor import Upstream
 from tests.world import MATERIAL, START
 
+# By how much one fault makes the last task of a scenario end later, and the last attempt of its callbacks:
+# a quarter of an hour for an unknown outcome, five minutes for a frozen process, some for the ticks that are
+# left out while nothing changes; one more step of a receiver's schedule. Virtual seconds.
+TASK_LATER, ATTEMPT_LATER = 1800.0, 2 * 3600.0
 SLACK = 4.0  # seconds: a hand-over takes two, a few calls the rest
 
 # Where no process dies, freezes or loses an answer, a receiver that said 2xx hears nothing more.
@@ -54,6 +60,42 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
     for invocation in scene.invocations:
         if isinstance(invocation.answer, Exception) and type(invocation.answer).__module__ == "builtins":
             found.append(f"{invocation.name} crashed: {invocation.answer!r}")
+    return [*found, *judge(witness.lines(scene))]
+
+
+def of_anything(scene: Scene) -> list[str]:
+    """List what should not be, whatever went wrong, and however often; TTL may have deleted some tasks."""
+    found = [*_of_quiet(scene), *_of_payments(scene), *_of_messages(scene, "thaw")]
+    for name, heard in scene.answers.items():
+        told = [answer for answer in heard if isinstance(answer, SubmitResult)]
+        if told and not scene.items_of(name) and not {one.task.task_id for one in told} <= scene.expired:
+            found.append(f"{name} was answered, and is not there")
+    crashed = [f"{event} {facts}" for event, facts in scene.told.events if event == "task.crashed"]
+    failed = [
+        f"{one.name} crashed: {one.answer!r}"
+        for one in scene.invocations
+        if isinstance(one.answer, Exception) and type(one.answer).__module__ == "builtins"
+    ]
+    return [*found, *crashed, *failed]
+
+
+def ended_by(scene: Scene) -> tuple[float, float]:
+    """Tell when the last task ended, and when the last attempt of a callback was made."""
+    items = [item for names in scene.names.values() for name in names for item in scene.items_of(name)]
+    tasks = [float(item["ended_at"]["N"]) / 1000 - START.timestamp() for item in items if "ended_at" in item]
+    attempts = [age(visit.at) for visit in scene.receivers.visits]
+    return max(tasks, default=0.0), max(attempts, default=0.0)
+
+
+def too_late(scene: Scene, calm: tuple[float, float]) -> list[str]:
+    """Compare with when all was through where nothing went wrong; one fault costs a stated time at most."""
+    (task, attempt), (calm_task, calm_attempt) = ended_by(scene), calm
+    found = []
+    if task > calm_task + TASK_LATER:
+        found.append(f"a task ended {task - calm_task:.0f} s later for it, not {TASK_LATER:.0f} s at most")
+    if attempt > calm_attempt + ATTEMPT_LATER:
+        late = attempt - calm_attempt
+        found.append(f"a callback was through {late:.0f} s later for it, not {ATTEMPT_LATER:.0f} s at most")
     return found
 
 

@@ -19,7 +19,7 @@ from taskhook.wiring import App
 from tests.sim.bucket import MemoryS3
 from tests.sim.deployment import CALLERS, ORIGIN, TASKS
 from tests.sim.injector import FaultInjector
-from tests.sim.table import MemoryDynamo
+from tests.sim.table import MemoryDynamo, NewerVersion
 from tests.world import MATERIAL
 
 type Start = Callable[[str, Json], object]  # of a function, by its name, with an event
@@ -60,7 +60,7 @@ def start_container(
     injector: FaultInjector,
     settings: Settings,
     *,
-    table: MemoryDynamo,
+    table: MemoryDynamo | NewerVersion,
     bucket: MemoryS3,
     start: Start,
     **ports_of_the_world: Any,

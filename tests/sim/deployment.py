@@ -25,6 +25,9 @@ class Deployment:
     """What the deployment and its vendor are like."""
 
     vendor: str = "modellix"
+    others: tuple[str, ...] = ()  # vendors beside it
+    clocks: tuple[float, ...] = (0.0,)  # seconds by which those of processes are ahead, in turn
+    newer: bool = False  # every other process is of a newer version, which writes attributes of its own
     requests_per_minute: int = 1000  # to Modellix; of other vendors their files say it
     max_task_age: timedelta = timedelta(hours=24)
     max_queue_age: timedelta = timedelta(hours=24)

@@ -1,10 +1,12 @@
 """A deployment in memory: its functions over the real adapters of the table, and the world around them."""
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from taskhook.adapters.dynamodb.callers import DynamoCallers
@@ -12,6 +14,7 @@ from taskhook.api import answers
 from taskhook.archive.copy import ArchiveReport, archive, link
 from taskhook.core import callers, ports
 from taskhook.core.caller import Caller
+from taskhook.core.errors import RejectedError
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState
 from taskhook.core.targets import TargetPolicy
@@ -26,6 +29,7 @@ from taskhook.submit.vendor_webhook import check_webhook
 from taskhook.tasks import commands, query
 from taskhook.vendors import VENDORS
 from taskhook.wiring import App
+from tests import history
 from tests.sim.bucket import MemoryS3
 from tests.sim.containers import as_client, own_key, start_container
 from tests.sim.deployment import (
@@ -45,9 +49,9 @@ from tests.sim.injector import FaultInjector, InjectedClock, Invocation
 from tests.sim.loop import VirtualLoop
 from tests.sim.receivers import SimReceivers
 from tests.sim.runner import Runner
-from tests.sim.table import Item, MemoryDynamo
+from tests.sim.table import Item, MemoryDynamo, NewerVersion
 from tests.sim.vendor import SimVendor
-from tests.world import SETTINGS, RecordingReporter, a_caller, as_stored
+from tests.world import SETTINGS, START, RecordingReporter, a_caller, as_stored
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Functions:
     # by task's name: what its submitter heard
     answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
+    calls: list[history.Event] = field(default_factory=list)  # what callers asked, and were told
 
     def __post_init__(self) -> None:
         self.loop: VirtualLoop = self.injector.loop
@@ -98,7 +103,14 @@ class Functions:
         )
         rules = App(self.settings).rules
         self.rules = replace(rules, max_task_age=on.max_task_age, max_queue_age=on.max_queue_age)
-        self._vendor_port = self.injector.port(self.vendor, ports.TaskApi)
+        self.vendors = {on.vendor: self.vendor}
+        for name in on.others:
+            self.vendors[name] = self.vendor.beside(name)
+        self._vendor_ports = {
+            name: self.injector.port(vendor, ports.TaskApi) for name, vendor in self.vendors.items()
+        }
+        self._clocks = itertools.cycle(on.clocks)
+        self._newer = itertools.cycle((False, on.newer))
         self._media_port = self.injector.port(self.media, ports.MediaProbe)
         self._receivers_port = self.injector.port(self.receivers, ports.CallbackSender)
         admin = DynamoCallers(
@@ -118,6 +130,7 @@ class Functions:
         key: str | None = None,
         count: str | None = None,
         late: float = 0.0,
+        vendor: str | None = None,
         **changes: Any,
     ) -> Invocation:
         """Invoke the submit function as its API does; what the submitter hears is kept under the task's name.
@@ -131,19 +144,33 @@ class Functions:
             "callback_url": f"https://r.example.com/{name}/ok",
             **changes,
         }
-        request = self._request(body, caller, {"idempotency-key": key, "x-stainless-retry-count": count})
+        url = body["callback_url"]
+        headers = {"idempotency-key": key, "x-stainless-retry-count": count}
+        request = self._request(body, caller, headers, vendor or self.deployment.vendor)
         self.names[request.task_id].add(name)
 
+        repeated = name if count is not None else None
+        intent = f"{caller} {key or repeated or request.task_id}"
+
         async def run(app: App) -> Any:
-            return await submit(
-                request,
-                caller=self.people[caller],
-                arrived_at=self.loop.now() - timedelta(seconds=late),
-                claim=SUBMIT_CLAIM,
-                inspection=app.inspection,
-                payment=app.payment,
-                admitting=app.admitting,
-            )
+            call = self._asks(caller, "submit", intent=intent, work=name, url=url)
+            try:
+                answer = await submit(
+                    request,
+                    caller=self.people[caller],
+                    arrived_at=app.clock.now() - timedelta(seconds=late),
+                    claim=SUBMIT_CLAIM,
+                    inspection=app.inspection,
+                    payment=app.payment,
+                    admitting=app.admitting,
+                )
+            except RejectedError as error:
+                self._told(call, status=int(error.status))
+                raise
+            unknown = "refused" if "Outcome unknown" not in answer.message else "unknown"
+            state = "accepted" if answer.status == HTTPStatus.OK else unknown
+            self._told(call, status=answer.status, task=answer.task.task_id, state=state)
+            return answer
 
         def start() -> Invocation:
             # an API call is not made twice
@@ -154,9 +181,18 @@ class Functions:
 
         return start()
 
-    def _request(self, body: Json, caller: str, headers: Mapping[str, str | None]) -> SubmitRequest:
-        """Read a submit in the form of the deployment's vendor; others have what is ours as headers."""
-        vendor = VENDORS[self.deployment.vendor]
+    def _asks(self, caller: str, what: str, **facts: Any) -> history.Event:
+        self.calls.append(history.callers(START.timestamp() + self.loop.time(), caller, what, **facts))
+        return self.calls[-1]
+
+    def _told(self, call: history.Event, **facts: Any) -> None:
+        call |= {"until": START.timestamp() + self.loop.time(), **facts}
+
+    def _request(
+        self, body: Json, caller: str, headers: Mapping[str, str | None], vendor_name: str
+    ) -> SubmitRequest:
+        """Read a submit in the form of its vendor; others than Modellix have what is ours as headers."""
+        vendor = VENDORS[vendor_name]
         if vendor.form is not None:
             body = {"model": "a-video-model", **body}
             own = {
@@ -182,7 +218,7 @@ class Functions:
                 accepted=accepted,
                 ended=ended,
                 scheduled=not (accepted or ended),
-                hard_stop=self.loop.now() + timedelta(seconds=POLL_TIME) - RESERVE,
+                hard_stop=app.clock.now() + timedelta(seconds=POLL_TIME) - RESERVE,
                 rules=app.rules,
                 ports=app.poller,
             )
@@ -200,7 +236,7 @@ class Functions:
         async def run(app: App) -> ArchiveReport:
             return await archive(
                 event["archive"],
-                hard_stop=self.loop.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
+                hard_stop=app.clock.now() + timedelta(seconds=ARCHIVE_TIME) - RESERVE,
                 ports=app.archiving("poll" if self.deployment.wakes else None),
             )
 
@@ -242,6 +278,7 @@ class Functions:
         }
 
         async def run(app: App) -> Any:
+            call = self._asks(caller, "watch", intent=f"{caller} {vendor} {name}", url=body["callback_url"])
             task = await take_over(
                 body,
                 caller=self.people[caller],
@@ -254,6 +291,7 @@ class Functions:
                 reporter=self.reporter,
             )
             self.names[task.task_id].add(name)
+            self._told(call, status=HTTPStatus.OK, task=task.task_id, state="accepted")
             return task
 
         return self.runner.invoke(
@@ -351,8 +389,10 @@ class Functions:
             known = await callers.authenticate(authorization, callers=app.callers, now=self.clock.now())
             if known is None:
                 return []
+            call = self._asks(caller, "other")
             wanted, stored = query.Filter(limit=2), app.tasks
             listing = await query.list_tasks(wanted, caller=known, history=stored, tasks=stored)
+            self._told(call, status=HTTPStatus.OK, tasks=[task.task_id for task in listing.tasks])
             return [answers.task_answer(task).body() for task in listing.tasks]
 
         return self.runner.invoke(f"list {caller}", "submit", run, lambda: self.listing(caller), SUBMIT_TIME)
@@ -366,19 +406,21 @@ class Functions:
         return self.runner.invoke(name, "admin", act, lambda: self.command(name, run), 60.0)
 
     def _start_container(self) -> App:
+        ahead, newer = next(self._clocks), next(self._newer)
+        clock = self.injector.port(InjectedClock(self.injector, ahead), ports.Clock) if ahead else self.clock
         return start_container(
             self.injector,
             self.settings,
-            table=self.table,
+            table=NewerVersion(self.table) if newer else self.table,
             bucket=self.bucket,
             start=lambda function, event: {"poll": self.poll, "archive": self.archive}[function](event),
             rules=self.rules,
-            vendors={self.deployment.vendor: self._vendor_port},
+            vendors=self._vendor_ports,
             callbacks=self._receivers_port,
             test_callbacks=self._receivers_port,
             media_probe=self._media_port,
             originals=self.injector.port(self.originals, ports.Originals),
-            clock=self.clock,
+            clock=clock,
             reporter=self.reporter,
         )
 

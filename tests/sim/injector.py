@@ -318,12 +318,15 @@ class FaultInjector:
 class InjectedClock:
     """`Clock`: the loop's own, whose sleepers may never wake."""
 
-    def __init__(self, injector: FaultInjector) -> None:
+    def __init__(self, injector: FaultInjector, ahead: float = 0.0) -> None:
+        """Be a process's own, which may be ahead by so many seconds."""
         self._injector = injector
+        self._ahead = timedelta(seconds=ahead)
 
     def now(self) -> datetime:
         """Tell the virtual time."""
-        return self._injector.loop.now()
+        moment = self._injector.loop.now()
+        return moment + self._ahead if self._ahead else moment
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait in virtual time."""

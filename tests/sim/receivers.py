@@ -10,6 +10,8 @@ from tests.sim.deployment import TASKS
 from tests.sim.injector import FaultInjector, impossible, nothing, running
 from tests.sim.table import Item, MemoryDynamo
 
+SLOW = 10.0  # seconds
+
 
 @dataclass
 class Visit:
@@ -20,9 +22,10 @@ class Visit:
     headers: dict[str, str]
     body: bytes
     sender: str
-    status: int | None
+    status: int | None  # as its sender saw it
     stored: Item | None  # the task's item at that moment
     until: float = 0.0
+    answered: int | None = None  # by the receiver, whether or not that arrived
 
 
 class SimReceivers:
@@ -44,9 +47,10 @@ class SimReceivers:
         async def effect() -> Reply:
             visits.append(visit)
             visit.at, visit.stored = self._loop.now(), self._table.peek(TASKS, task_id)
-            await asyncio.sleep(0.1)
-            reply = self._reply(url, visits)
+            await asyncio.sleep(SLOW if url.endswith("-slow") else 0.1)
+            reply = self._reply(url.removesuffix("-slow"), url, visits)
             visit.status, visit.until = reply.status, self._loop.time()
+            visit.answered = reply.status
             return reply
 
         async def strike(outcome: str) -> Reply:
@@ -57,7 +61,7 @@ class SimReceivers:
                 return Reply(error="timeout", elapsed=timedelta(seconds=15))
             if outcome == "error":
                 visits.append(visit)
-                visit.status = 500
+                visit.status = visit.answered = 500
                 return Reply(status=500, elapsed=timedelta(milliseconds=10))
             if outcome == "slow":
                 await asyncio.sleep(14)
@@ -70,9 +74,12 @@ class SimReceivers:
         answer: Reply = await self._injector.interact("send", effect, strike)
         return answer
 
-    def _reply(self, url: str, visits: list[Visit]) -> Reply:
-        """Behave: `https://r.example.com/500-503+40-ok` is 500, 503 with `Retry-After: 40`, then 200s."""
-        words = url.rpartition("/")[2].split("-")
+    def _reply(self, behaviour: str, url: str, visits: list[Visit]) -> Reply:
+        """Behave: `https://r.example.com/500-503+40-ok` is 500, 503 with `Retry-After: 40`, then 200s.
+
+        With `-slow` behind it, each of them takes long.
+        """
+        words = behaviour.rpartition("/")[2].split("-")
         before = sum(visit.url == url for visit in visits) - 1
         word, _, retry_after = words[min(before, len(words) - 1)].partition("+")
         elapsed = timedelta(milliseconds=100)

@@ -22,6 +22,7 @@ class Scene(Functions):
     """A deployment, and its course of time."""
 
     poison: set[str] = field(default_factory=set)  # ids of items that no version of ours can read
+    expired: set[str] = field(default_factory=set)  # ids of tasks that TTL has deleted
     ended_at: float = 0.0
     acting: bool = True  # the scenario's script still runs
     patient: bool = False  # it waits for something that takes long

@@ -1,6 +1,7 @@
 """A vendor that keeps the truth: what was posted and taken, and what it has told of it."""
 
 import asyncio
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,9 +13,17 @@ from taskhook.core import ports
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
+from tests import history
 from tests.sim.deployment import MODEL, PATHS, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import START, AtModellix, a_success
+
+_STATES = {
+    PollKind.PENDING: "pending",
+    PollKind.SUCCEEDED: "success",
+    PollKind.FAILED: "failed",
+    PollKind.MISSING: "missing",
+}
 
 
 @dataclass
@@ -65,12 +74,21 @@ class SimVendor(AtModellix):
         self.posts: list[Post] = []
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
+        self.exchanges: list[history.Event] = []
         self.told: list[str] = []  # what is odd at the moment it happens
         # by name: what becomes of its POSTs
         self.script: dict[str, list[Submission | str]] = defaultdict(list)
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
         self.misses: list[PollKind] = []  # what becomes of the next polls
+        self.down = False  # it answers 503 to everything
         self.times: dict[str, float] = {}  # by name: how long it works, where not as long as on any other
+
+    def beside(self, name: str) -> "SimVendor":
+        """Make another vendor beside this one, in the same world; requests and moods are its own."""
+        other = copy.copy(self)
+        other.vendor, other.requests = VENDORS[name], []
+        other.refuses, other.misses = [], []
+        return other
 
     async def submit(
         self,
@@ -89,7 +107,7 @@ class SimVendor(AtModellix):
         name = json.loads(request)["image_url"].rpartition("/")[2]
         post = Post(name, self._loop.now(), running())
         self.posts.append(post)
-        self.requests.append(self._loop.time())
+        exchange = self._asked("submit", work=name)
         if limit <= timedelta(0):
             self.told.append(f"{name} was posted with no time left")
         states = self._states_of(name)
@@ -105,7 +123,21 @@ class SimVendor(AtModellix):
 
         answer: SubmitOutcome = await self._injector.interact("submit", effect, strike)
         post.seen = answer.submission
+        exchange["sent"] = post.seen is not Submission.NOT_SENT
+        waits = answer.retry_after.total_seconds() if answer.retry_after is not None else None
+        self._answered(
+            exchange, status=answer.status, task=answer.upstream_task_id or None, retry_after=waits
+        )
         return answer
+
+    def _asked(self, what: str, **facts: Any) -> history.Event:
+        self.requests.append(self._loop.time())
+        at = START.timestamp() + self._loop.time()
+        self.exchanges.append(history.vendors(at, self.vendor.name, what, **facts))
+        return self.exchanges[-1]
+
+    def _answered(self, exchange: history.Event, **facts: Any) -> None:
+        exchange |= {"until": START.timestamp() + self._loop.time(), **facts}
 
     def has(self, name: str) -> None:
         """Have a task that was submitted elsewhere."""
@@ -115,6 +147,8 @@ class SimVendor(AtModellix):
 
     def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
         now = self._loop.time()
+        if self.down:
+            return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="down")
         planned: Submission | str | None = None
         if self.script[post.name]:
             planned = self.script[post.name].pop(0)
@@ -168,7 +202,7 @@ class SimVendor(AtModellix):
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Tell how far a task is."""
-        self.requests.append(self._loop.time())
+        exchange = self._asked("poll", task=upstream_task_id)
 
         async def effect() -> PollOutcome:
             await asyncio.sleep(0.2)
@@ -186,12 +220,13 @@ class SimVendor(AtModellix):
             return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
         answer: PollOutcome = await self._injector.interact("poll", effect, strike)
+        self._answered(exchange, status=200, state=_STATES.get(answer.kind))
         return answer
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """End a task that runs: it fails at once."""
         del operation
-        self.requests.append(self._loop.time())
+        self._asked("other")
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
@@ -210,7 +245,7 @@ class SimVendor(AtModellix):
         """List what runs, where the vendor has a list."""
         if self.vendor.listing is None:
             return None
-        self.requests.append(self._loop.time())
+        self._asked("other")
 
         async def effect() -> list[str] | None:
             await asyncio.sleep(0.2)
@@ -230,10 +265,12 @@ class SimVendor(AtModellix):
 
     async def balance(self) -> BalanceOutcome:
         """Tell the balance, where the vendor answers."""
-        self.requests.append(self._loop.time())
+        self._asked("other")
 
         async def effect() -> BalanceOutcome:
             await asyncio.sleep(0.2)
+            if self.down:
+                return BalanceOutcome(answered=False, status=503)
             return BalanceOutcome(
                 answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}}
             )
@@ -253,6 +290,8 @@ class SimVendor(AtModellix):
 
     async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
         task = self.tasks.get(upstream_task_id)
+        if self.down:
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message="down")
         if self.misses:
             return PollOutcome(kind=self.misses.pop(0), message="no")
         if task is None or not task.known:

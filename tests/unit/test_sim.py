@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.progress import Progress
-from tests.sim.__main__ import SEED, play
+from tests.sim import checks
+from tests.sim.__main__ import SEED, play, record, replay
 from tests.sim.histories import Histories
 from tests.sim.injector import Point
 
@@ -48,6 +49,21 @@ def test_nothing_that_may_go_wrong_breaks_anything(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["violations"], figures["never_injected"], figures["missed"]) == (0, [], 0)
     assert figures["points"] > 2_500
+
+
+def test_what_ends_too_late_is_told_with_the_command_that_plays_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After one fault tasks and callbacks are through within a stated time."""
+    points, broken, calm = record("is_never_known", SEED, each=1)
+    assert broken == []
+    point = next(point for point in points if point.outcome == "thaw before")
+    assert replay("is_never_known", SEED, [point], calm).violations == []
+    monkeypatch.setattr(checks, "TASK_LATER", -1000.0)
+    [violation] = replay("is_never_known", SEED, [point], calm).violations
+    assert any("later for it, not" in words for words in violation["broken"])
+    where = f"--scenario is_never_known --point '{point.number}:thaw before'"
+    assert violation["command"] == f"python -m tests.sim --seed {SEED} {where}"
 
 
 def test_no_history_of_many_callers_breaks_anything() -> None:

@@ -1,6 +1,6 @@
 """The admin command `taskhook`, also `python -m taskhook`.
 
-Callers, written with the operator's own AWS credentials.
+Callers and vendors' keys, written with the operator's own AWS credentials; and an audit of the tasks.
 """
 
 import argparse
@@ -11,16 +11,18 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from taskhook.adapters.aws.secrets import DEPLOYMENT_KEY, StackSecret, StoredKey
 from taskhook.adapters.clock import SystemClock
+from taskhook.adapters.dynamodb.audit import expiry, stored_tasks
 from taskhook.adapters.dynamodb.callers import DynamoCallers
-from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, resource
+from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, parameters, resource
 from taskhook.core import callers
 from taskhook.core.caller import Caller
 from taskhook.grammar import parser
+from taskhook.tasks.audit import Audit, Limits, StoredTask
 from taskhook.vendors import VENDORS
 
 FAILED, INTERRUPTED = 1, 130
@@ -31,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 1 (failed) or 2 (usage)."""
     grammar = parser()
     options = grammar.parse_args(arguments)
-    if options.command == "update" and not _changes(options):
+    if options.area == "callers" and options.command == "update" and not _changes(options):
         grammar.error(
             "callers update: nothing to change; give --callback-url, --no-callback-url, --models or --per-day"
         )
     try:
+        if options.area == "audit":
+            return FAILED if asyncio.run(_audit(options)) else 0
         asyncio.run(_vendors(options) if options.area == "vendors" else _callers(options))
     except EXPECTED as error:
         print(f"taskhook: {explain(error)}", file=sys.stderr)
@@ -174,6 +178,28 @@ async def _remove(options: argparse.Namespace, admin: DynamoCallers) -> None:
         "and a caller added under the same name would see them."
     )
     _show(options, {"caller": caller.caller, "removed": True}, note=note)
+
+
+async def _audit(options: argparse.Namespace) -> bool:
+    """Print counts and findings; tell whether there are any."""
+    table, given = resource(options.stack, "Tasks"), parameters(options.stack)
+    limits = Limits(
+        max_task_age=timedelta(hours=int(given.get("MaxTaskHours", "24"))),
+        max_queue_age=timedelta(hours=int(given.get("MaxQueueHours", "24"))),
+    )
+    audit, began = Audit(), datetime.now(UTC)
+    async for task_id, task, values in stored_tasks(client("dynamodb"), table):
+        stored = StoredTask(task_id, task, "work" in values, "work_at" in values, expiry(values))
+        audit.add(stored, since=began - options.since, now=began, limits=limits)
+    if options.json:
+        print(json.dumps({**audit.counts, "findings": [one._asdict() for one in audit.findings]}))
+        return bool(audit.findings)
+    for name, count in audit.counts.items():
+        print(f"{name.ljust(9)}  {count}")
+    for finding in audit.findings:
+        print(f"{finding.task_id} {finding.problem}; {finding.advice}")
+    print(f"{len(audit.findings) or 'no'} task(s) break a promise", file=sys.stderr)
+    return bool(audit.findings)
 
 
 async def _vendors(options: argparse.Namespace) -> None:

@@ -19,9 +19,9 @@ _TIME_OUTS = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standa
 # answer.
 _LOG_IN = "log in with the AWS CLI, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _DENIED = (
-    "these credentials need cloudformation:DescribeStackResource; GetItem, PutItem, DeleteItem and Scan on "
-    "the stack's "
-    "Callers table; GetSecretValue and PutSecretValue on its secret"
+    "these credentials need cloudformation:DescribeStackResource and DescribeStacks; GetItem, PutItem, "
+    "DeleteItem and Scan on the stack's Callers table; Scan on its Tasks table; GetSecretValue and "
+    "PutSecretValue on its secret"
 )
 _REACH = "check the network, the region's name and AWS_ENDPOINT_URL"
 _REGION = "set AWS_DEFAULT_REGION to the stack's region, or give the profile one"
@@ -74,7 +74,7 @@ def explain(error: Exception) -> str:
     match error:
         case StoreUnavailableError():
             what, advice = (
-                f"the table of callers did not answer: {error}",
+                f"a table of the stack did not answer: {error}",
                 _ADVICE.get(str(error), "try again"),
             )
         case KeyUnusableError() | KeyUnavailableError():
@@ -119,6 +119,13 @@ def resource(stack: str, name: str) -> str:
         raise AdminError(f"there is no taskhook stack {stack!r} {where}; {advice}") from error
     physical: str = described["StackResourceDetail"]["PhysicalResourceId"]
     return physical
+
+
+def parameters(stack: str) -> dict[str, str]:
+    """Read the parameters of a stack that there is. Raises botocore's errors."""
+    [described] = client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    given = described.get("Parameters", [])
+    return {one["ParameterKey"]: one["ParameterValue"] for one in given}
 
 
 def checked_key(text: str) -> str:

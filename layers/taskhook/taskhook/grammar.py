@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         examples="""\
   taskhook callers add shop
   taskhook callers list --json
+  taskhook audit --since 7d
 
 exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 interrupted""",
     )
@@ -84,6 +85,7 @@ exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 
     common.add_argument("--json", action="store_true", help="print JSON, for programs")
     _add_callers(areas, common)
     _add_vendors(areas, common)
+    _add_audit(areas, common)
     return whole
 
 
@@ -257,4 +259,29 @@ def _add_vendors(areas: Any, common: argparse.ArgumentParser) -> None:
         help="forget a vendor's key",
         description="Forget a vendor's key. Its tasks wait until there is one again.",
         examples="  taskhook vendors remove modellix",
+    )
+
+
+def _add_audit(areas: Any, common: argparse.ArgumentParser) -> None:
+    area = areas.add_parser(
+        "audit",
+        parents=[common],
+        help="count the tasks, and find what breaks a promise",
+        description=(
+            "Read the stack's table of tasks: count them, and list every task that breaks a promise, with "
+            "what to do.\n"
+            "Exit code 1 where there is one. It reads the whole table: a million tasks of 2 KB cost about "
+            "$0.03."
+        ),
+        examples="""\
+  taskhook audit --since 30d
+  taskhook audit --since 24h --json | jq .findings""",
+    )
+    area.add_argument(
+        "--since",
+        type=_duration,
+        default=timedelta(days=7),
+        metavar="7d",
+        help="count what was accepted since then: a number with s, m, h or d (default: 7d); "
+        "what breaks a promise is listed however old it is",
     )
