@@ -98,7 +98,7 @@ def said_by_vendor(body: bytes) -> tuple[str | None, str | None]:
 
 def asked_by_caller(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Event | None:
     """Read what a caller asks; None for what is no caller's. Header names are in small letters."""
-    token = re.match(r"thk_(.+)_", headers.get("authorization", "").removeprefix("Bearer ").strip())
+    token = re.match(r"thk_([a-z0-9-]+)_", headers.get("authorization", "").removeprefix("Bearer ").strip())
     if token is None:
         return None
     caller, parts, fields = token[1], path.strip("/").split("/"), read_json(body)
@@ -128,7 +128,8 @@ def told_to_caller(what: str, status: int, body: bytes) -> Event:
             "task": named[0],
             "state": "accepted" if status == 200 else "unknown" if unknown else "refused",
         }
-    elif what == "task" and status == 200 and isinstance(data, dict):
+    elif what == "task" and status == 200 and isinstance(data, dict) and "callback" in data:
+        # In another vendor's form it does not say what became of the callback, nor whose task it is.
         _, state = said_by_vendor(body)
         callback, error = data.get("callback") or {}, data.get("error") or {}
         told |= {

@@ -102,7 +102,7 @@ class History:
             if len({end[1:] for end in ends}) > 1:
                 yield f"4: {task} ended in several ways"
             for at, state, error, vendor_task in ends[:1]:
-                silent = error == "expired" and at > self.accepted.get(task, {"at": at})["at"] + SILENT_S
+                silent = error == "expired" and at > self.accepted.get(task, self.calls[0])["at"] + SILENT_S
                 if any(view["at"] > at and view["state"] not in FINAL for view in self.views[task]):
                     yield f"4: {task} was called back before its end was stored"
                 if error in SAID and self.reported(vendor_task, SAID[error]) > at and not silent:

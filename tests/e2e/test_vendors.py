@@ -1,6 +1,7 @@
 """Three vendors side by side: their official clients, one receiver for all, one of them down."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import history
 from tests.e2e.conftest import (
     ANSWERED_WITHIN_S,
     ROOT,
@@ -18,6 +20,7 @@ from tests.e2e.conftest import (
     User,
     eventually,
 )
+from tests.judge import judge
 
 PYTHON = ROOT / ".tools/sdks/bin/python"
 CLIENTS = Path(__file__).parent / "sdks"
@@ -89,6 +92,27 @@ def submit(http: httpx.Client, vendor: str, marker: str, hook: str, **headers: s
             return http.post("/v1/image_to_video", json=turbo, headers=headers)
     mix = {"image_url": image, "video_url": image, "mode": "wan-std"}
     return http.post("/api/v1/alibaba/wan2.2-animate-mix", json=mix, headers=headers)
+
+
+def test_the_history_of_three_vendors_holds(
+    http: httpx.Client, inbox: Inbox, marker: str, history_file: Path
+) -> None:
+    """What all of them saw is judged by code that knows nothing of taskhook; a lie in it is found."""
+    ids = {}
+    for vendor in VENDORS:
+        answer = submit(http, vendor, marker, inbox.url(marker), **{"Idempotency-Key": f"{vendor}-{marker}"})
+        ids[vendor] = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)[0]  # type: ignore[index]
+    for vendor, task_id in ids.items():
+        assert eventually(lambda task_id=task_id: inbox.deliveries(task_id))  # type: ignore[misc]
+        assert http.get(f"{'/v1' if vendor == 'runway' else '/api/v1'}/tasks/{task_id}").status_code == 200
+    lines = history.about(history_file, marker)
+    events = [json.loads(line) for line in lines]
+    polled = {one["vendor"] for one in events if one["event"] == "vendor" and one["state"] == "success"}
+    assert polled == set(VENDORS)
+    assert judge(lines) == []
+    [first, *_] = [one for one in events if one.get("what") == "submit" and one["event"] == "vendor"]
+    again = json.dumps(first | {"at": first["at"] + 1})
+    assert any(words.startswith("1: ") for words in judge([*lines, again]))
 
 
 def test_the_official_dashscope_client_works(
