@@ -52,6 +52,11 @@ def about(file: Path, mark: str) -> list[str]:
     """Choose what a history says of the tasks whose work, or whose callback URL, has a mark."""
     events = [json.loads(line) for line in file.read_text().splitlines()]
     tasks = {one["task"] for one in events if mark in f"{one.get('work')} {one.get('url')}"} - {None}
+    # Of a submit whose answer was lost only what came later names the vendor's task.
+    for one in events:
+        if one.get("task") in tasks:
+            said = (read_json(one["body"]) or {}).get("data", {}) if one["event"] == "receiver" else {}
+            tasks |= {one.get("vendor_task"), said.get("upstream_task_id")} - {None}
     return [
         json.dumps(one)
         for one in events

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 STEP_WITHIN_S = 400.0  # of its start, the longest of which is `sam build`: a minute on a quiet machine
 ENDED_WITHIN_S = 120.0  # seconds on a quiet machine
 ALARM_EMAIL = "ops@example.com"
+MADE_UP: set[str] = set()  # tasks that a test put into the table itself: no audit can be right about them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +147,8 @@ def stack(history_file: Path) -> Iterator[Stack]:
     ) as process:
         address = ready(process)
         yield address
-        assert audited(address)["findings"] == [], "a task breaks a promise when all tests are through"
+        findings = [one for one in audited(address)["findings"] if one["task_id"] not in MADE_UP]
+        assert findings == [], "a task breaks a promise when all tests are through"
 
 
 def audited(stack: Stack) -> "Json":

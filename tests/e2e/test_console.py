@@ -36,7 +36,7 @@ from taskhook.adapters.dynamodb.items import item
 from taskhook.adapters.dynamodb.tasks import request_key, values_of
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State
 from taskhook.core.task import Task
-from tests.e2e.conftest import Admin, Inbox, Json, Stack, User, Vendor, eventually
+from tests.e2e.conftest import MADE_UP, Admin, Inbox, Json, Stack, User, Vendor, eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
@@ -173,6 +173,7 @@ def store_many(stack: Stack) -> Callable[[list[Task]], None]:
     client = account.client("dynamodb", endpoint_url=stack.aws_endpoint_url)
 
     def store(tasks: list[Task]) -> None:
+        MADE_UP.update(task.task_id for task in tasks)
         puts = [
             {"PutRequest": {"Item": item(values)}}
             for task in tasks
@@ -204,6 +205,7 @@ def a_task(user: User, number: int, **changes: Any) -> Task:
         reference=f"number {number}",
         accepted_at=then,
         submitted_at=then,
+        upstream_task_id=f"task-{number}",
         state=State.WATCHED,
     )
     ended = task.succeeded(
