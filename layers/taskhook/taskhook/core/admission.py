@@ -82,7 +82,7 @@ class AdmissionState(BaseModel):
         known = self.answered().model_copy(update={"served": served})
         if self.slots is None or running < self.slots:
             return known
-        return known.model_copy(update={"probed_at": now} if running == self.slots else {"slots": None})
+        return known.model_copy(update={"probed_at": now} if 0 < running == self.slots else {"slots": None})
 
     def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
