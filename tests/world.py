@@ -317,7 +317,7 @@ class AtModellix:
         del upstream_task_id, operation
         return BalanceOutcome(answered=False)
 
-    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
         """List what it was told to, if its vendor has a list."""
         del model, since, until
         return self.lists if self.vendor.listing is not None else None

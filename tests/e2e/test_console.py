@@ -1094,9 +1094,9 @@ def test_five_hundred_tasks_make_no_slow_frame(
     page.clock.run_for(16_000)
     expect(page.get_by_role("row").filter(has_text=task_id)).to_be_visible()
     assert page.evaluate("window.touched") == 2  # one came, one left the page
-    drawn = page.evaluate("window.drawn")
-    assert sum(drawn) >= MANY
-    assert max(drawn) <= AT_ONCE
+    steps: list[int] = page.evaluate("window.drawn")
+    assert sum(steps) >= MANY
+    assert max(steps) <= AT_ONCE
 
 
 # --- the documentation ----------------------------------------------------------------------------

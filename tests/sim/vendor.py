@@ -241,8 +241,8 @@ class SimVendor(AtModellix):
         answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
-    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
-        """List what runs, where the vendor has a list."""
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List what was made, where the vendor has a list."""
         if self.vendor.listing is None:
             return None
         self._asked("other")
@@ -250,11 +250,7 @@ class SimVendor(AtModellix):
         async def effect() -> list[str] | None:
             await asyncio.sleep(0.2)
             first, last = ((moment - START).total_seconds() for moment in (since, until))
-            return [
-                upstream
-                for upstream, task in self.tasks.items()
-                if first <= task.since <= last and self._loop.time() < task.ends
-            ]
+            return [upstream for upstream, task in self.tasks.items() if first <= task.since <= last]
 
         async def strike(_outcome: str) -> list[str] | None:
             return None

@@ -70,7 +70,7 @@ class OneSlot(AtModellix):
 
 @pytest.mark.parametrize(("queued", "about_s"), [(200, 30), (8, 600)])
 async def test_queued_tasks_pass_through_one_slot(queued: int, about_s: int) -> None:
-    """All are delivered, in time and for few requests; a refused submit a minute at most."""
+    """All are delivered, in time and for few requests; about one submit a minute is refused."""
     world = PollerWorld()
     vendor = OneSlot(world.clock, timedelta(seconds=about_s))
     ports = App(
@@ -112,4 +112,5 @@ async def test_queued_tasks_pass_through_one_slot(queued: int, about_s: int) -> 
     late = mean((vendor.seen[name] - vendor.ends[name]) / vendor.took[name] for name in vendor.ends)
     assert late <= 0.1
     assert mean(vendor.polls.values()) <= 20
-    assert len(vendor.refused) <= minutes
+    # A task may be taken for one that has ended and was not asked about yet: then the next is tried at once.
+    assert len(vendor.refused) <= 1.1 * minutes

@@ -593,6 +593,13 @@ NO_AMOUNTS: list[Any] = [True, None, "", "NaN", "Infinity", "1e400", "9" * 50, {
         ({"credits": 2.5}, ("2.5", "credits")),
         ({"amount": "1e-7"}, ("0.0000001", "USD")),
         *(({"amount": odd}, None) for odd in NO_AMOUNTS),
+        *(
+            ({"amount": f"{sign}1e-{zeros}"}, None)
+            for sign in ("", "-")
+            for zeros in (40, 50_000_000, 10**15)
+        ),
+        ({"amount": "0e-50000000"}, None),
+        ({"amount": "1." + "0" * 100_000}, None),
         ({"amount": "1", "currency": ""}, None),
         ({"amount": "1", "currency": {"x": 1}}, None),
         ({"amount": "1", "currency": "x" * 21}, None),

@@ -73,16 +73,13 @@ class AdmissionState(BaseModel):
         known = self.answered().model_copy(update={"waiting": True, "slots": running, "probed_at": now})
         return known if retry_after is None else known.pause(now + retry_after)
 
-    def taken(self, running: int, now: datetime, *, served: str) -> "AdmissionState":
+    def taken(self, running: int, *, served: str) -> "AdmissionState":
         """Learn from an acceptance while `running` others ran.
 
-        One more than was known may be a task that has ended and was not asked about yet: the next try is the
-        next probe. With two more, the limit is not known.
+        Where that is more than was known, the limit is not known.
         """
-        known = self.answered().model_copy(update={"served": served})
-        if self.slots is None or running < self.slots:
-            return known
-        return known.model_copy(update={"probed_at": now} if 0 < running == self.slots else {"slots": None})
+        slots = self.slots if self.slots is None or running < self.slots else None
+        return self.answered().model_copy(update={"slots": slots, "served": served})
 
     def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.

@@ -313,8 +313,8 @@ class TaskApi(Protocol):
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Ask a vendor that has a way to, to cancel a task: free, and safe to repeat."""
 
-    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
-        """List the account's tasks of a model that were made then and still run, by the vendor's ids.
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List the account's tasks of a model that were made then, ended ones too, by the vendor's ids.
 
         None where the vendor has no list, does not answer, or has more than it lists at once.
         """

@@ -208,8 +208,8 @@ class Listing(Protocol):
     def request(self, model: str, *, since: datetime, until: datetime) -> HttpRequest:
         """Ask for the tasks of a model that were made then."""
 
-    def running(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
-        """Read which of them still run, by their ids; None where the answer may lack one."""
+    def made(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """Read their ids, of ended ones too; None where the answer may lack one."""
 
 
 class Vendor(Protocol):

@@ -1,9 +1,12 @@
 """A submit whose outcome is unknown, looked for in the vendor's own list of tasks, where it has one.
 
-Adopted is the only task that can be it: of the same model, made while the request was on its way, still
-running, and none of the deployment's own. The order of the looks is what makes this safe: a task of ours
-stands in the index before its POST and until its end was stored, so that one which is not there, and which
-the vendor says afterwards is still running, was not ours.
+Adopted is the only task that can be it: of the same model, made while the request was on its way, none of the
+deployment's own, and still running. One that has ended counts as well, for it may be the one; it is not
+adopted itself, for it may as well be one of ours.
+
+The order of the looks is what makes this safe: a task of ours stands in the index before its POST and until
+its end was stored, so that one which is not there, and which the vendor says afterwards is still running, was
+not ours.
 """
 
 from datetime import datetime, timedelta
@@ -36,7 +39,7 @@ async def found(task: Task, *, api: TaskApi, tasks: TaskStore, work: WorkIndex) 
     own = await _own(task, tasks=tasks, work=work)
     if own is None or any(_is_rival(other, task.model, task.submitted_at) for other in own):
         return None
-    listed = await api.running_tasks(task.model, since=since, until=until)
+    listed = await api.tasks_made(task.model, since=since, until=until)
     ours = {other.upstream_task_id for other in own}
     candidates = [upstream for upstream in listed or () if upstream not in ours]
     if len(candidates) != 1:

@@ -263,7 +263,7 @@ class Queue:
                 await self._pacing.store(admission.outcome_unknown(now, served=served))
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, now, served=served))
+                await self._pacing.store(admission.taken(running, served=served))
                 return True
             case Submission.REFUSED:
                 await self._pacing.store(admission.answered())

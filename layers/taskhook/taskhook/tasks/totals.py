@@ -19,6 +19,7 @@ from taskhook.tasks.query import Looked, TotalsFilter, look
 
 _CURRENCIES = {"modellix": "USD"}  # of vendors whose documentation names it, and whose answers do not
 _MOST = 10**12  # of an amount: what is more is none, and its sum would lose digits
+_MOST_OF_A_NUMBER = 40  # characters, and digits behind the point
 _MOST_OF_A_NAME = 20  # characters of a currency
 
 
@@ -93,7 +94,11 @@ def _amount(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
+        text = str(value)  # which fails for an integer of thousands of digits
+        amount = Decimal(text) if len(text) <= _MOST_OF_A_NUMBER else None
+    except (InvalidOperation, ValueError):
         return None
-    return amount if amount.is_finite() and abs(amount) < _MOST else None
+    if amount is None or not amount.is_finite() or abs(amount) >= _MOST:
+        return None
+    # Written out, 1e-50000000 would be as long as that.
+    return amount if int(amount.as_tuple().exponent) > -_MOST_OF_A_NUMBER else None

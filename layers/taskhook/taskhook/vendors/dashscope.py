@@ -275,7 +275,7 @@ class _DashScopeListing:
         }
         return HttpRequest("GET", f"{_TASKS}/?{urlencode(query)}")
 
-    def running(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    def made(self, body: Json, model: str, *, since: datetime, until: datetime) -> list[str] | None:
         """Read the page; with a row that cannot be read nothing is certain."""
         rows, total = body.get("data"), body.get("total")
         if not isinstance(rows, list) or not isinstance(total, int) or total > len(rows):
@@ -283,10 +283,9 @@ class _DashScopeListing:
         found = []
         for row in rows:
             match row:
-                case {"task_id": str(task_id), "status": str(status), "gmt_create": int(made_at), **more}:
+                case {"task_id": str(task_id), "gmt_create": int(made_at), **more}:
                     is_wanted = milliseconds(since) <= made_at <= milliseconds(until)
-                    is_of_model = more.get("model_name") == model
-                    if is_wanted and is_of_model and kind_of(status) is PollKind.PENDING:
+                    if is_wanted and more.get("model_name") == model:
                         found.append(task_id)
                 case _:
                     return None

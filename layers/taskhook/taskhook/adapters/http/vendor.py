@@ -197,15 +197,15 @@ class HttpTaskApi:
             return BalanceOutcome(answered=False, message="the vendor cancels no task")
         return await self._ask(made)
 
-    async def running_tasks(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
-        """List the account's tasks of a model that were made then and still run."""
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+        """List the account's tasks of a model that were made then."""
         listing = self.vendor.listing
         if listing is None:
             return None
         answer = await self._ask(listing.request(model, since=since, until=until))
         if answer.status != HTTPStatus.OK:
             return None
-        return listing.running(answer.body, model, since=since, until=until)
+        return listing.made(answer.body, model, since=since, until=until)
 
     async def balance(self) -> BalanceOutcome:
         """Ask for what is free."""
