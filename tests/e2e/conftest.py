@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -279,13 +280,17 @@ class User:
         return found
 
     def ended(self, task_id: str, callback: str = "delivered") -> Json:
-        """Wait until a task has ended and its callback too."""
-        return (
-            eventually(
-                lambda: task if (task := self.task(task_id))["callback"]["state"] == callback else None
-            )
-            or {}
-        )
+        """Wait until a task has ended and its callback too; after a 503 ask again, as the contract says."""
+
+        def look() -> Json | None:
+            answer = self.http.get(f"/api/v1/tasks/{task_id}")
+            if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+                return None
+            assert answer.status_code == HTTPStatus.OK, answer.text
+            task: Json = answer.json()["data"]
+            return task if task["callback"]["state"] == callback else None
+
+        return eventually(look) or {}
 
 
 class Vendor:
