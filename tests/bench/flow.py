@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,6 @@ from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
 
 ROOT = Path(__file__).parents[2]
-SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
 FRONT_S = 60.0  # the front door answers after 30 s at the latest
 # Of the submits that the account serves when it does nothing else; the rest is for polls and callbacks.
@@ -55,6 +55,7 @@ class Sent:
 
     number: int
     caller: str
+    vendor: str
     task_id: str | None = None  # of an accepted one
     refused: bool = False
     tries: int = 0
@@ -63,10 +64,10 @@ class Sent:
 
 @dataclass
 class Flow:
-    """N tasks of several callers, through one stack."""
+    """N tasks of several callers at several vendors, through one stack."""
 
     endpoint: str
-    upstream: str
+    vendors: dict[str, str]  # origins, by name
     receiver: str
     callers: dict[str, tuple[str, str]]  # token and signing secret, by name
     mark: str
@@ -90,8 +91,11 @@ class Flow:
         at `most_per_second`.
         """
         slots = asyncio.Semaphore(SUBMITS_AT_ONCE)
-        names = sorted(self.callers)
-        self.sent = [Sent(number, names[number % len(names)]) for number in range(tasks)]
+        callers, vendors = sorted(self.callers), sorted(self.vendors)
+        self.sent = [
+            Sent(number, callers[number % len(callers)], vendors[number // len(callers) % len(vendors)])
+            for number in range(tasks)
+        ]
         seconds = [round(self.dice.uniform(*self.task_seconds), 2) for _ in self.sent]
 
         async def one(sent: Sent, at: float) -> None:
@@ -113,13 +117,11 @@ class Flow:
         return per_second
 
     async def _submit(self, sent: Sent, seconds: float, slots: asyncio.Semaphore) -> None:
-        body = {
-            "image_url": f"{self.upstream}/media/actor.jpg?{self.mark}={sent.number}&task_seconds={seconds}",
-            "video_url": f"{self.upstream}/media/scene.mp4",
-            "mode": "wan-std",
-            "callback_url": f"{self.receiver}/{self.mark}/{sent.number}",
-        }
-        headers = {
+        hook = f"{self.receiver}/{self.mark}/{sent.number}"
+        media = f"{self.vendors[sent.vendor]}/media"
+        image = f"{media}/actor.jpg?{self.mark}={sent.number}&task_seconds={seconds}"
+        path, own, body = _request(sent.vendor, image, f"{media}/scene.mp4", hook)
+        headers = own | {
             "Authorization": f"Bearer {self.callers[sent.caller][0]}",
             "Idempotency-Key": f"{self.mark}-{sent.number}",
         }
@@ -127,7 +129,7 @@ class Flow:
             sent.tries += 1
             with contextlib.suppress(httpx.TransportError):
                 async with slots:
-                    answer = await self.http.post(f"{self.endpoint}{SUBMIT}", json=body, headers=headers)
+                    answer = await self.http.post(f"{self.endpoint}{path}", json=body, headers=headers)
                 named = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)
                 if named and (answer.status_code == 200 or "Outcome unknown" in answer.text):
                     sent.task_id = named[0]
@@ -149,7 +151,7 @@ class Flow:
     async def inject(
         self, rounds: int, *, every_tasks: float, after: int = 0, spare: frozenset[str] = frozenset()
     ) -> Counter[str]:
-        """Let the vendor go wrong in every way it knows, one after another, but for those that are spared.
+        """Let the vendors in turn go wrong in every way they know, one after another, but for those spared.
 
         Once for every so many tasks that have been answered, from the task `after` on: a slow machine meets
         as many as a fast one.
@@ -158,6 +160,7 @@ class Flow:
         due: float = after
         faults = [("submit", fault) for fault in SUBMIT_FAULTS] + [("task", fault) for fault in POLL_FAULTS]
         faults = [(on, fault) for on, fault in faults if fault not in spare]
+        turns = itertools.cycle(sorted(self.vendors))
         for _ in range(rounds):
             self.dice.shuffle(faults)
             # Key faults come before any task is queued, which they would hold up for a minute.
@@ -166,13 +169,19 @@ class Flow:
                 while len(self.answered_at) < due:  # noqa: ASYNC110  # a count is no event
                     await asyncio.sleep(0.05)
                 more = {"seconds": 3.0} if fault == "slow" else {}
+                origin = self.vendors[next(turns)]
                 answer = await self.http.post(
-                    f"{self.upstream}/_control/faults", json={"on": on, "fault": fault, **more}
+                    f"{origin}/_control/faults", json={"on": on, "fault": fault, **more}
                 )
                 answer.raise_for_status()
                 injected[f"{on} {fault}"] += 1
                 due += 0 if fault in KEY_FAULTS else every_tasks
         return injected
+
+    async def heal(self) -> None:
+        """Take back the faults that no vendor has met yet."""
+        for origin in self.vendors.values():
+            (await self.http.delete(f"{origin}/_control/faults")).raise_for_status()
 
     async def settled(self, deliveries: Listing, *, patience_s: float, look_s: float = 2.0) -> None:
         """Wait for every accepted task's callback for as long as anything moves.
@@ -187,8 +196,10 @@ class Flow:
             came = await deliveries()
             called = {delivery["task_id"] for delivery in came if delivery["status_answered"] == 200}
             left = [sent for task_id, sent in accepted.items() if task_id not in called]
-            counts = (await self.http.get(f"{self.upstream}/_control/counts")).json()
-            seen = len(came), len(left), counts["submits"], counts["running"]
+            counts = [
+                (await self.http.get(f"{origin}/_control/counts")).json() for origin in self.vendors.values()
+            ]
+            seen = len(came), len(left), *((one["submits"], one["running"]) for one in counts)
             if not left or not progress.goes_on(seen):
                 return
             if progress.still(seen) >= patience_s and all(
@@ -199,11 +210,7 @@ class Flow:
 
     async def audit(self, deliveries: Listing) -> "Audit":
         """Look from outside: what the vendor was paid, what receivers got, what the API says of the rest."""
-        control = (await self.http.get(f"{self.upstream}/_control", timeout=120)).json()
-        upstream: dict[int, list[Json]] = defaultdict(list)
-        for task in control["tasks"]:
-            if found := re.search(rf"[?&]{self.mark}=(\d+)&", task["request"]["image_url"]):
-                upstream[int(found[1])].append(task)
+        upstream = await self._paid()
         messages: dict[str, list[Json]] = defaultdict(list)
         for delivery in await deliveries():
             messages[delivery["task_id"]].append(delivery)
@@ -225,7 +232,7 @@ class Flow:
                 body = json.loads(taken[0]["body"])
                 audit.outcomes[body["data"].get("error", {}).get("code", "success")] += 1
                 if ended is not None and body["data"]["status"] == "success":
-                    audit.late.append(taken[0]["answered_at"] - ended)
+                    audit.late[sent.vendor].append(taken[0]["answered_at"] - ended)
                 if body["data"]["status"] == "success" and not upstream[sent.number]:
                     audit.broken.append(f"{sent.task_id} is a success that the vendor does not know")
                 continue
@@ -237,6 +244,16 @@ class Flow:
         audit.delivered += sum(task.get("task_id") in reached for task in audit.left)
         audit.left = [task for task in audit.left if task.get("task_id") not in reached]
         return audit
+
+    async def _paid(self) -> dict[int, list[Json]]:
+        """List what each vendor took, by the number of the task."""
+        paid: dict[int, list[Json]] = defaultdict(list)
+        for origin in self.vendors.values():
+            control = (await self.http.get(f"{origin}/_control", timeout=120)).json()
+            for task in control["tasks"]:
+                if found := re.search(rf"[?&]{self.mark}=(\d+)&", json.dumps(task["request"])):
+                    paid[int(found[1])].append(task)
+        return paid
 
     def _refute(self, sent: Sent, delivery: Json) -> str | None:
         """Say what is wrong with a message; its age is that at which it came."""
@@ -254,6 +271,21 @@ class Flow:
         answer = await self.http.get(f"{self.endpoint}/api/v1/tasks/{sent.task_id}", headers=headers)
         shown: Json = answer.json().get("data", {"status": f"answered {answer.status_code}"})
         return shown
+
+
+def _request(vendor: str, image: str, video: str, hook: str) -> tuple[str, dict[str, str], Json]:
+    """Write a submit in a vendor's own form: path, headers, body."""
+    called_back = {"X-Webhook-URL": hook}
+    match vendor:
+        case "dashscope":
+            animate = {"model": "wan2.2-animate-mix", "input": {"image_url": image, "video_url": video}}
+            path = "/api/v1/services/aigc/image2video/video-synthesis"
+            return path, {"X-DashScope-Async": "enable", **called_back}, animate
+        case "runway":
+            turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
+            return "/v1/image_to_video", called_back, turbo
+    mix = {"image_url": image, "video_url": video, "mode": "wan-std", "callback_url": hook}
+    return "/api/v1/alibaba/wan2.2-animate-mix", {}, mix
 
 
 def _has_a_long_way(task: Json) -> bool:
@@ -290,7 +322,8 @@ class Audit:
     double_paid: int = 0
     broken: list[str] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
-    late: list[float] = field(default_factory=list)  # seconds from the vendor's end to the first 2xx
+    # seconds from each vendor's end to the first 2xx
+    late: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     left: list[Json] = field(default_factory=list)  # accepted and not called back, as the API shows them
 
     @property
@@ -342,6 +375,11 @@ async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveri
         process.terminate()
         await process.wait()
     await reading
+
+
+def vendors_of(ready: dict[str, str]) -> dict[str, str]:
+    """Name the emulated vendors of a stack, and where they are."""
+    return {"modellix": ready["upstream"]} | {name: ready[name] for name in ("dashscope", "runway")}
 
 
 async def add_callers(ready: dict[str, str], names: tuple[str, ...]) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,7 @@
-"""Both functions are killed with SIGKILL, again and again, while tasks flow, vendor and receivers fail."""
+"""All functions are killed with SIGKILL, again and again, while tasks of three vendors flow and are archived.
+
+Vendors and receivers fail meanwhile.
+"""
 
 import asyncio
 import contextlib
@@ -15,7 +18,7 @@ from urllib.parse import urlsplit
 import boto3
 import psutil
 
-from tests.bench.flow import ROOT, Audit, Flow, add_callers, judged, own_stack
+from tests.bench.flow import ROOT, Audit, Flow, add_callers, judged, own_stack, vendors_of
 from tests.local.stack import EMULATOR
 
 # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
@@ -37,11 +40,12 @@ async def _measure(*, quick: bool, seed: int) -> dict[str, Any]:
 
 
 async def _under_kills(tasks: int, kills: int, history: Path, *, quick: bool, seed: int) -> dict[str, Any]:
-    flags = ("--task-seconds", "5", "--rpm", "100000", "--history", str(history))
+    served = ("--task-seconds", "5", "--rpm", "100000", "--parameter", "ArchiveResults=on")
+    flags = (*served, "--history", str(history))
     async with own_stack(*flags) as (ready, deliveries, _):
         ticks = asyncio.create_task(hurry(ready["aws_endpoint_url"], ready["aws_region"], ready["stack"]))
         callers = await add_callers(ready, ("kim", "lee"))
-        flow = Flow(ready["endpoint"], ready["upstream"], ready["receiver"], callers, "n", seed)
+        flow = Flow(ready["endpoint"], vendors_of(ready), ready["receiver"], callers, "n", seed)
         killer = Killer(
             ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0)
         )
@@ -50,6 +54,7 @@ async def _under_kills(tasks: int, kills: int, history: Path, *, quick: bool, se
             flow.submit_all(tasks, most_per_second=5 if quick else 2),
             killer.run(kills, in_flight=0 if quick else 35),
         )
+        await flow.heal()
         await flow.settled(deliveries.listed, patience_s=60 if quick else UNKNOWN_S)
         audit = await flow.audit(deliveries.listed)
         await flow.http.aclose()

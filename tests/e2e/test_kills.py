@@ -21,7 +21,7 @@ async def test_no_kill_loses_a_task_or_pays_for_one_twice(
     callers = {"local": (stack.token, stack.signing_secret)}
     flow = Flow(
         stack.endpoint,
-        stack.upstream,
+        {"modellix": stack.upstream},
         stack.receiver,
         callers,
         f"m{marker}",
