@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 MODEL = "alibaba/wan2.2-animate-mix"
+LATER_MODEL = "alibaba/wan9"  # which another version's task names
 # Where a submit goes in the form of each vendor.
 PATHS = {
     "modellix": f"/api/v1/{MODEL}",

@@ -13,7 +13,7 @@ from taskhook.core.record import CallbackState, State, Submission, milliseconds
 from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import REPEATED_WITHIN, SubmitResult
 from taskhook.vendors import VENDORS
-from tests.sim.deployment import TASKS, TICK, Deployment
+from tests.sim.deployment import LATER_MODEL, TASKS, TICK, Deployment
 from tests.sim.scene import Scene
 
 Script = Callable[[Scene], Awaitable[None]]
@@ -480,7 +480,7 @@ async def is_deployed(scene: Scene) -> None:
     for item in scene.items_of("a"):
         scene.table.write(TASKS, item | {"novelty": {"S": "kept"}})
     for item in scene.items_of("b"):
-        scene.table.write(TASKS, item | {"model": {"S": "alibaba/wan9"}, "novelty": {"S": "kept"}})
+        scene.table.write(TASKS, item | {"model": {"S": LATER_MODEL}, "novelty": {"S": "kept"}})
     now = scene.loop.now()
     for number, (partition, state) in enumerate(
         (("watch", "dreaming"), ("queue", "queued"), ("retry", "success"))

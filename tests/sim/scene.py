@@ -27,6 +27,7 @@ class Scene(Functions):
     acting: bool = True  # the scenario's script still runs
     patient: bool = False  # it waits for something that takes long
     tick: asyncio.Event = field(default_factory=asyncio.Event)  # the first one has come
+    left_out_s: float = 0.0  # of ticks at once, while nothing changed; what is due waits as long
     _plays: asyncio.Task[None] = field(init=False)
     _acts: asyncio.Task[None] | None = None
 
@@ -77,9 +78,9 @@ class Scene(Functions):
             now = self.fingerprint()
             unchanged = unchanged + 1 if now == before and (self.patient or not self.acting) else 0
             misses, before = min(misses * 2, MISS) if unchanged >= PATIENCE else 1, now
-            await asyncio.sleep(
-                TICK * (self._idle_ticks() if self._only_retries() else min(misses - 1, self._idle_ticks()))
-            )
+            left_out = self._idle_ticks() if self._only_retries() else min(misses - 1, self._idle_ticks())
+            self.left_out_s = max(self.left_out_s, 0.0 if self._only_retries() else left_out * TICK)
+            await asyncio.sleep(left_out * TICK)
         self.ended_at = self.loop.time()
         if self._acts is not None:
             await self._acts
