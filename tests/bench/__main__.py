@@ -15,6 +15,7 @@ from typing import Any
 
 BENCHES = (
     "archive",
+    "arrivals",
     "burst",
     "coldstart",
     "cost",
