@@ -193,7 +193,7 @@ function failing() {
   return chapter(
     "errors",
     "Errors",
-    el.p(prose('An error is `{"code": <HTTP status>, "message": "…"}`, in the form of the vendor on its own paths. It says `x-should-retry: false`, or `Retry-After` where a repeat is safe.')),
+    el.p(prose('An error is `{"code": <HTTP status>, "message": "…"}`, in the form of the vendor on its own paths. It says `x-should-retry: false`, or `Retry-After` where a repeat is safe. Its header `Link` leads to its row here.')),
     table(
       "Errors of a call",
       ["Answer", "Means", "What to do"],
