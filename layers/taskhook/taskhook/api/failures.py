@@ -103,8 +103,8 @@ _FAILURES = (
     _Failure(
         "502",
         502,
-        '502 "refused …"',
-        "The vendor refused this deployment's key or balance. Nothing was paid.",
+        '502 "refused …", "failed …"',
+        "The vendor refused this deployment's key or balance, or told no balance. Nothing was paid.",
         "Tell the operator; repeat later, the same key may be used again.",
         "Upstream refused: this deployment's key or balance",
     ),
