@@ -383,6 +383,8 @@ function page() {
 /** Go to what the address names, and open what it is in. */
 function arrive() {
   const wanted = document.getElementById(location.hash.slice(1));
+  document.querySelector(".arrived")?.classList.remove("arrived"); // `:target` knows nothing of what is drawn after the load
+  wanted?.classList.add("arrived");
   for (let place = wanted; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
   wanted?.scrollIntoView();
 }

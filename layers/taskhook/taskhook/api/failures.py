@@ -54,7 +54,7 @@ _FAILURES = (
         "404",
         404,
         "404",
-        "There is no such path, model, task or result; another caller's task is none of yours.",
+        "There is no such path, model, task or result, or it is another caller's task.",
         "Check path and id.",
         "Resource not found: there is no such task",
     ),

@@ -41,7 +41,7 @@ from taskhook.tasks.query import Filter, Listing, RedeliveryFilter, ShowQuery, T
 from taskhook.vendors.modellix import MODELS
 
 _DESCRIPTION = """\
-Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.
+Send the vendor's own request plus a callback URL; the result comes as a signed webhook.
 
 Every answer is `{"code": 0, "message": "success", "data": …}`, \
 every error `{"code": <HTTP status>, "message": "…"}`. \
