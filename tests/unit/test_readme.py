@@ -27,7 +27,7 @@ RUN = {
 }
 
 
-def test_readme_is_read_in_two_minutes() -> None:
+def test_readme_is_short() -> None:
     """Samples, tables and all, as `wc -w` counts."""
     assert len(README.split()) <= 1000
 
