@@ -62,11 +62,6 @@ def prose(text: str) -> str:
     return _FENCED.sub("", text)
 
 
-def words(text: str) -> int:
-    """Count the words of a text, code blocks left out."""
-    return len(_INDENTED.sub("", prose(text)).split())
-
-
 def tables(text: str) -> Iterator[list[list[str]]]:
     """Give each table as rows of cells: the head, then what stands below the line of dashes."""
     for table in re.findall(r"(?:^\|.*\|\n)+", prose(text), re.MULTILINE):

@@ -193,7 +193,7 @@ function failing() {
   return chapter(
     "errors",
     "Errors",
-    el.p(prose('An error is `{"code": <HTTP status>, "message": "…"}`, in the form of the vendor on its own paths. It says `x-should-retry: false`, or `Retry-After` where a repeat is safe.')),
+    el.p(prose('An error is `{"code": <HTTP status>, "message": "…"}`, in the form of the vendor on its own paths. It says `x-should-retry: false`, or `Retry-After` where a repeat is safe. Its header `Link` leads to its row here.')),
     table(
       "Errors of a call",
       ["Answer", "Means", "What to do"],
@@ -383,6 +383,8 @@ function page() {
 /** Go to what the address names, and open what it is in. */
 function arrive() {
   const wanted = document.getElementById(location.hash.slice(1));
+  document.querySelector(".arrived")?.classList.remove("arrived"); // `:target` knows nothing of what is drawn after the load
+  wanted?.classList.add("arrived");
   for (let place = wanted; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
   wanted?.scrollIntoView();
 }

@@ -437,25 +437,25 @@ def test_filters_and_pages(
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("number 29")
     expect(visitor.button("Redeliver all of them")).to_be_visible()
-    visitor.button("Clear").click()
+    visitor.button("Clear filters").click()
     page.get_by_label("Callback").select_option("retrying")
     expect(page.get_by_text("No task matches.")).to_be_visible()
     expect(visitor.button("Retry all of them now")).to_have_count(
         0
     )  # nothing is offered where there is nothing
-    visitor.button("Clear").click()
+    visitor.button("Clear filters").click()
     visitor.button("week").click()
     expect(rows).to_have_count(25)
     page.get_by_label("Tasks on a page").select_option("50")
     expect(rows).to_have_count(30)
     visitor.button("hour").click()
     expect(page.get_by_text("No task matches.")).to_be_visible()
-    visitor.button("Clear").click()
+    visitor.button("Clear filters").click()
     expect(rows).to_have_count(25)
     page.get_by_label("Model").fill("kling/*")
     page.get_by_label("Model").press("Enter")
     expect(page.get_by_text("No task matches.")).to_be_visible()
-    visitor.button("Clear").click()
+    visitor.button("Clear filters").click()
     page.get_by_label("Vendor").select_option("modellix")
     expect(rows).to_have_count(25)
     page.get_by_label("Accepted from").fill(
@@ -795,7 +795,7 @@ def test_where_callbacks_stand_is_seen_at_once(
     visitor = visit(color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 800})
     page = visitor.signed_in(token_of(newcomer)).page
     strip = page.get_by_role("region", name="The last 24 hours")
-    for name, value in (("accepted", 4), ("delivered", 1), ("retrying", 1), ("exhausted", 1)):
+    for name, value in (("accepted", 4), ("delivered", 1), ("retrying", 1), ("undelivered", 1)):
         expect(strip.locator("div").filter(has_text=re.compile(f"^{name}{value}$"))).to_have_count(1)
     expect(strip).to_contain_text("33.3 %")
     expect(strip).to_contain_text("0.72")
@@ -1018,7 +1018,7 @@ def test_the_form_is_shown_as_code(
         "Python": [sys.executable, "-c"],
         "JavaScript": ["node", "--input-type=module", "-e"],
     }
-    environment = {**os.environ, "TASKHOOK_TOKEN": stack.token, "NO_PROXY": "*"}
+    environment = {**os.environ, "TOKEN": stack.token, "NO_PROXY": "*"}
     for language, command in runs.items():
         visitor.button(language).click()
         if shutil.which(command[0]) is None:
@@ -1176,11 +1176,13 @@ def test_a_link_into_the_documentation_shows_what_it_names(visit: Callable[..., 
     page = visitor.page
     page.goto("/docs#error-502-unknown")
     expect(page.locator("tr#error-502-unknown")).to_be_in_viewport()
+    expect(page.locator("tr#error-502-unknown")).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")
     expect(page.locator("#showTask")).not_to_have_attribute("open", "")
     page.goto("/docs#showTask")
     expect(page.locator("#showTask").get_by_text("Call", exact=True)).to_be_in_viewport()
     page.locator("#showTask").get_by_role("link", name="404").click()
     expect(page.locator("tr#error-404")).to_be_in_viewport()
+    expect(page.locator("tr#error-502-unknown")).to_have_css("background-color", "rgba(0, 0, 0, 0)")
     page.get_by_role("link", name="prediction.task.failed").click()
     expect(page.locator("#task_failed").get_by_text("Example", exact=True)).to_be_in_viewport()
     page.goto("/docs#<img src=x onerror='window.broken = 1'>")

@@ -48,7 +48,8 @@ class Reader:
 
     def environment(self, hook: str) -> dict[str, str]:
         """Give what a sample runs with; no proxy of this machine stands between."""
-        return os.environ | self.exported | {"HOOK": hook, "no_proxy": "*", "NO_PROXY": "*"}
+        unbuffered = {"PYTHONUNBUFFERED": "1"}  # as in a terminal, where each line is seen at once
+        return os.environ | self.exported | unbuffered | {"HOOK": hook, "no_proxy": "*", "NO_PROXY": "*"}
 
 
 class Sample:
@@ -174,3 +175,5 @@ def test_curl_submits_once_and_the_shell_verifies(
     assert verify(signed, delivery["body"])
     assert not verify(signed, delivery["body"] + " ")
     assert not any(verify(headers, delivery["body"]) for headers in (*changed, *odd))
+    environment["SECRET"] = ""  # with which no signature can be made
+    assert not verify([*signed[:2], "v1,"], delivery["body"])

@@ -24,7 +24,7 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from standardwebhooks.webhooks import Webhook
 
-from taskhook.api import routes
+from taskhook.api import guide, routes
 from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
 from tests.contract import check_answer, document
@@ -194,6 +194,13 @@ async def close(app: App) -> None:
     await app.test_callbacks.close()
 
 
+def explained(heard: Heard) -> str:
+    """Give the header that leads from an error to the row of `/docs` that explains it."""
+    anchor = "502-unknown" if "Outcome unknown" in str(heard.body) else heard.status
+    assert f"error-{anchor}" in {row["anchor"] for row in guide.facts()["errors"]}
+    return f'<https://tasks.example.com/docs#error-{anchor}>; rel="help"'
+
+
 @pytest.fixture
 def ask(deployed: None) -> Ask:
     """Send the submit function a sample event, changed."""
@@ -224,6 +231,7 @@ def ask(deployed: None) -> Ask:
         check_answer(event["requestContext"]["http"]["method"], event["rawPath"], heard.status, heard.body)
         repeat = [heard.headers.get("x-should-retry") == "false", "retry-after" in heard.headers]
         assert sum(repeat) == (heard.status >= 400), "an error says either not to repeat or when to"
+        assert heard.headers.get("link") == (explained(heard) if heard.status >= 400 else None)
         return heard
 
     return send

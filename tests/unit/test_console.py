@@ -292,7 +292,7 @@ globalThis.fetch = async (url, { method, headers, body }) => {
 
 def run_sample(language: str, code: str, folder: Path) -> str:
     """Run code in its language, with what sends replaced by what tells; give that."""
-    environment = {"PATH": f"{folder}:/usr/bin:/bin", "TASKHOOK_TOKEN": "the-token"}
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "TOKEN": "the-token"}
     if language == "curl":
         (folder / "curl").write_text(FAKE_CURL.format(python=sys.executable))
         (folder / "curl").chmod(0o755)

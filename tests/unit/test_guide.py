@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from taskhook.api import guide, llms
+from taskhook.api import failures, guide, llms
 from taskhook.core import signature
 from taskhook.core.limits import MAX_BODY, MAX_IDEMPOTENCY_KEY, MAX_REFERENCE, MAX_URL
 from taskhook.core.ports import ATTEMPT_TIME
@@ -23,6 +23,7 @@ from taskhook.core.reply import DeliveryError
 from taskhook.core.schedule import RETRY_JITTER, RETRY_WAITS
 from taskhook.core.vendor import Action
 from taskhook.vendors import VENDORS
+from tests import documents
 from tests.contract import SERVER, document
 
 type Case = tuple[str, dict[str, str], bytes]  # secret, headers, body
@@ -66,6 +67,28 @@ def test_every_error_is_told_once() -> None:
     assert [row["code"] for row in facts["delivery_errors"]] == list(DeliveryError)
     rows = [*facts["errors"], *facts["task_errors"]]
     assert all(row["when"].endswith(".") and row["do"].endswith(".") for row in rows)
+
+
+def test_every_error_answer_links_to_where_it_is_explained() -> None:
+    """From each example of the OpenAPI document to a row of `/docs` and of the contract."""
+    rows = {row["anchor"] for row in guide.facts()["errors"]}
+    led = set()
+    for one in operations().values():
+        for status, response in one["responses"].items():
+            if status < "4":
+                continue
+            assert "Link" in response["headers"]
+            error = response["content"]["application/json"]["example"]
+            link = failures.help_link(SERVER, error["code"], error["message"])
+            [anchor] = re.findall(rf'^<{SERVER}/docs#([^>]+)>; rel="help"$', link)
+            assert anchor.startswith(f"error-{status}")
+            led.add(anchor)
+    refused = failures.help_link(SERVER, 502, "Upstream refused: this deployment's key or balance")
+    assert refused == f'<{SERVER}/docs#error-502>; rel="help"'
+    verbatim = failures.help_link(SERVER, 400, "Outcome unknown to this vendor")
+    assert verbatim == f'<{SERVER}/docs#error-400>; rel="help"'
+    assert led | {"error-502", "error-gateway"} == rows
+    assert rows <= documents.anchors("functions/README.md")
 
 
 def test_the_schedule_is_the_schedule() -> None:

@@ -131,7 +131,7 @@ function watchForm(description) {
   }
   return el.form(
     { class: "sheet padded stack", novalidate: true, onsubmit: send },
-    el.small("A task that was submitted elsewhere, with this deployment's key of the vendor. Nothing is paid for it."),
+    el.small("For a task that was submitted elsewhere with the same vendor key: taskhook watches it and calls back. Nothing is paid for it."),
     fields.map((field) => field.element),
     told,
     el.div({ class: "row" }, button),

@@ -1,6 +1,6 @@
 // A request as code: for a shell, in Python, in JavaScript. The token is never part of it.
 
-const TOKEN = "TASKHOOK_TOKEN"; // the variable of the environment that holds it
+const TOKEN = "TOKEN"; // the variable of the environment that holds it
 
 /** Quote a text for a shell: nothing between single quotes means anything. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

@@ -131,16 +131,14 @@ const newKey = () =>
   `console-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
 /** Make the fields of an object's schema, with the values that are given. */
-const fieldsOf = (schema, values, description) =>
-  Object.entries(schema.properties).map(([name, property]) =>
-    fieldOf(
-      name,
-      { ...resolved(description, property), ...property },
-      schema.required?.includes(name),
-      values[name] ?? null,
-      description,
-    ),
-  );
+function fieldsOf(schema, values, description) {
+  const isRequired = (name) => Boolean(schema.required?.includes(name));
+  return Object.entries(schema.properties)
+    .sort(([one], [other]) => isRequired(other) - isRequired(one)) // what must be filled in comes first
+    .map(([name, property]) =>
+      fieldOf(name, { ...resolved(description, property), ...property }, isRequired(name), values[name] ?? null, description),
+    );
+}
 
 /** Give what is filled in, by name. */
 const filledIn = (fields) =>

@@ -187,7 +187,7 @@ function filters(parameters, filtered, size, want) {
           el.div({ class: "choice", role: "group", "aria-labelledby": "h-range" }, Object.keys(RANGES).map(range)),
         ),
         bound("since", "Accepted from"),
-        bound("until", "until"),
+        bound("until", "Accepted before"),
         el.div(
           { class: "tight" },
           el.label({ for: "filter-size" }, "Tasks on a page"),
@@ -196,7 +196,7 @@ function filters(parameters, filtered, size, want) {
             SIZES.map((one) => el.option({ value: one, selected: one === size }, String(one))),
           ),
         ),
-        el.button({ type: "button", hidden: !filtered.length, onclick: () => go("#/tasks") }, "Clear"),
+        el.button({ type: "button", hidden: !filtered.length, onclick: () => go("#/tasks") }, "Clear filters"),
       ),
     ),
   );

@@ -1,11 +1,13 @@
 """The errors that calls end with: when each comes, what to do, its words, and whether a repeat is safe."""
 
+from http import HTTPStatus
 from typing import NamedTuple
 
 from taskhook.api import examples, schemas
 from taskhook.api.answers import Error
 from taskhook.core.limits import MAX_BODY
 from taskhook.core.message import Json
+from taskhook.core.task import OUTCOME_UNKNOWN
 
 
 class _Failure(NamedTuple):
@@ -20,7 +22,7 @@ class _Failure(NamedTuple):
 
 
 _UNKNOWN = (
-    f"Outcome unknown: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit"
+    f"{OUTCOME_UNKNOWN}: whether the vendor took task {examples.TASK_ID} is being watched; do not resubmit"
 )
 _REFUSED = "The vendor refused the request for good, and the message has its words. Nothing was paid."
 _FAILURES = (
@@ -52,7 +54,7 @@ _FAILURES = (
         "404",
         404,
         "404",
-        "There is no such path, model, task or result; another caller's task is none of yours.",
+        "There is no such path, model, task or result, or it is another caller's task.",
         "Check path and id.",
         "Resource not found: there is no such task",
     ),
@@ -101,15 +103,15 @@ _FAILURES = (
     _Failure(
         "502",
         502,
-        '502 "refused …"',
-        "The vendor refused this deployment's key or balance. Nothing was paid.",
+        '502 "refused …", "failed …"',
+        "The vendor refused this deployment's key or balance, or told no balance. Nothing was paid.",
         "Tell the operator; repeat later, the same key may be used again.",
-        _UNKNOWN,
+        "Upstream refused: this deployment's key or balance",
     ),
     _Failure(
         "502-unknown",
         502,
-        '502 "Outcome unknown"',
+        f'502 "{OUTCOME_UNKNOWN}"',
         "The vendor's answer was lost; the task that the message names is watched.",
         "Do not submit it again: its callback tells the end.",
         _UNKNOWN,
@@ -129,6 +131,12 @@ _GATEWAY = {
     "answer": "429, 500, 503 without `code`, or no answer",
     "when": "API Gateway's own, or a time-out: the outcome is unknown.",
     "do": "Repeat with the same `Idempotency-Key`: nothing is paid twice.",
+}
+_LINK = {
+    "Link": {
+        "description": 'Where this error is explained: `<…/docs#error-…>; rel="help"`.',
+        "schema": {"type": "string"},
+    }
 }
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds after which a repeat is safe.", "schema": {"type": "integer"}}
@@ -156,6 +164,13 @@ def table() -> list[Json]:
     return [*rows, _GATEWAY]
 
 
+def help_link(server: str, status: int, message: str) -> str:
+    """Give the header `Link` of an error answer: where `/docs` explains it."""
+    is_unknown = status == HTTPStatus.BAD_GATEWAY and message.startswith(OUTCOME_UNKNOWN)
+    anchor = "502-unknown" if is_unknown else str(int(status))
+    return f'<{server}/docs#error-{anchor}>; rel="help"'
+
+
 def failures(*statuses: int) -> Json:
     """Describe these errors, and the 500 that any call may end with."""
     described: Json = {}
@@ -163,7 +178,7 @@ def failures(*statuses: int) -> Json:
         kinds = [one for one in _FAILURES if one.status == status]
         described[str(status)] = {
             "description": " Or: ".join(one.when for one in kinds),
-            "headers": _REPEATS.get(status, _NO_RETRY),
+            "headers": _LINK | _REPEATS.get(status, _NO_RETRY),
             "content": {
                 "application/json": {
                     "schema": schemas.reference(Error),

@@ -77,7 +77,8 @@ Try a receiver: POST /api/v1/callbacks/test {{"callback_url":"https://…"}}
 
 ## Errors
 
-`{{"code":<HTTP status>,"message":"…"}}`; `x-should-retry: false`, or `Retry-After` where a repeat is safe.
+`{{"code":<HTTP status>,"message":"…"}}`; `x-should-retry: false`, or `Retry-After` where a repeat is safe. \
+The header `Link` leads to where the error is explained.
 {_errors(facts["errors"])}
 
 `data.error.code` of a failed task:

@@ -41,12 +41,12 @@ from taskhook.tasks.query import Filter, Listing, RedeliveryFilter, ShowQuery, T
 from taskhook.vendors.modellix import MODELS
 
 _DESCRIPTION = """\
-Submit as to the vendor, plus a callback URL; the result comes as a signed webhook.
+Send the vendor's own request plus a callback URL; the result comes as a signed webhook.
 
 Every answer is `{"code": 0, "message": "success", "data": …}`, \
 every error `{"code": <HTTP status>, "message": "…"}`. \
 An error carries `x-should-retry: false` where a repeat would be wrong or useless, \
-and `Retry-After` where it is safe.
+and `Retry-After` where it is safe; its header `Link` leads to what it means and what to do.
 
 An answer without `code` (`{"message": "…"}` with status 429, 500 or 503) is API Gateway's own, \
 and so is none at all: the outcome is unknown. Send the same request again with the same `Idempotency-Key`; \

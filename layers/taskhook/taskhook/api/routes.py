@@ -9,7 +9,7 @@ from typing import Any
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response, content_types
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from taskhook.api import answers, llms, openapi, pages, strict_json
+from taskhook.api import answers, failures, llms, openapi, pages, strict_json
 from taskhook.archive.copy import link
 from taskhook.core import callers
 from taskhook.core.caller import Caller
@@ -444,6 +444,7 @@ def _error(status: int, message: str, *, retry_after: int | None = None) -> Resp
     Official SDKs repeat 408, 409, 429 and 5xx by themselves: only what names a time is to be repeated.
     """
     headers = {"x-should-retry": "false"} if retry_after is None else {"Retry-After": str(retry_after)}
+    headers["Link"] = failures.help_link(_app().settings.public_url, status, message)
     form: Form | None = resolver.context.get("form")
     body = (
         form.error(status, message)

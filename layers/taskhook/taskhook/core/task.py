@@ -40,6 +40,7 @@ LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a t
 EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
 MAX_COPIES = 10  # result files of one task that are archived; no known model has more
 MAX_LOG = 20
+OUTCOME_UNKNOWN = "Outcome unknown"  # how the message begins by which this 502 is told from others
 MAX_EXCERPT = 160  # bytes of an answer kept in the log; a whole entry stays within 256
 
 
@@ -97,11 +98,9 @@ class Task(TaskRecord):
     def mark_unknown(self) -> Self:
         """Submitting → unknown: whether the vendor took the task is not known, and must not be tried out."""
         self._require(State.SUBMITTING)
-        message = (
-            f"Outcome unknown: whether the vendor took task {self.task_id} is being watched; do not resubmit"
-        )
+        watched = f"whether the vendor took task {self.task_id} is being watched; do not resubmit"
         told = self.told_unknown or self.answer_status is None
-        return self._answered(HTTPStatus.BAD_GATEWAY, message)._to(
+        return self._answered(HTTPStatus.BAD_GATEWAY, f"{OUTCOME_UNKNOWN}: {watched}")._to(
             state=State.UNKNOWN, claimed_until=None, told_unknown=told
         )
 

@@ -24,7 +24,7 @@ class Takeover(OwnFields):
 
     model_config = ConfigDict(extra="forbid")
 
-    vendor: str = Field(description="Whose task it is.", examples=["modellix"])
+    vendor: str = Field(description="The vendor that has the task.", examples=["modellix"])
     task_id: str = Field(
         min_length=1,
         max_length=MAX_UPSTREAM_ID,
@@ -32,7 +32,9 @@ class Takeover(OwnFields):
         description="The vendor's own id of it.",
         examples=["task-17c0ffee"],
     )
-    model: str = Field(default="", max_length=128, description="What made it, to be told again.")
+    model: str = Field(
+        default="", max_length=128, description="The model's name; it comes back in answers and callback."
+    )
 
 
 async def take_over(
