@@ -224,7 +224,7 @@ class SimVendor(AtModellix):
         return answer
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
-        """End a task that runs: it fails at once."""
+        """End a task that runs: it fails at once; remove one that has ended, where the vendor does that."""
         del operation
         self._asked("other")
 
@@ -233,6 +233,10 @@ class SimVendor(AtModellix):
             task = self.tasks[upstream_task_id]
             if self._loop.time() < task.ends:
                 task.ends, task.fails = self._loop.time(), True
+            elif self.vendor.cancel_removes:
+                task.known = False
+                if not task.fails and task.reported is None:
+                    self.told.append(f"the result of {task.name} was removed before anyone had seen it")
             return BalanceOutcome(answered=True, status=200)
 
         async def strike(outcome: str) -> BalanceOutcome:

@@ -240,6 +240,10 @@ class Vendor(Protocol):
         """Whether it can be given an address to tell of a task's end."""
 
     @property
+    def cancel_removes(self) -> bool:
+        """Whether its cancel removes a task that has ended, and with it a result that was paid for."""
+
+    @property
     def models(self) -> Mapping[str, Model]:
         """The models that are described here, by name; all others are passed through."""
 

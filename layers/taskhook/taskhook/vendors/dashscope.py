@@ -95,6 +95,7 @@ class DashScope:
     requests_per_minute = 1200  # 20 a second, of reads
     long_poll = False
     webhooks = False
+    cancel_removes = False
     models: Mapping[str, Model] = MappingProxyType({})
 
     @property

@@ -150,6 +150,7 @@ class Modellix:
     requests_per_minute = 1000
     long_poll = True
     webhooks = True
+    cancel_removes = False
     listing: Listing | None = None
     models = MODELS
     form = None

@@ -111,6 +111,7 @@ class Runway:
     requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
     long_poll = False
     webhooks = False
+    cancel_removes = True
     listing: Listing | None = None
     models: Mapping[str, Model] = MappingProxyType({})
     form = RunwayForm()
