@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -14,17 +13,16 @@ from taskhook.core.record import Submission
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
-from taskhook.vendors.runway import RUNWAY
-from tests.local.runway import RunwayEmulator
+from taskhook.vendors import VENDORS
+from tests.local.emulators import EMULATORS
 from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
 from tests.modellix.vendor import VendorProfile
-from tests.unit.test_vendors import a_task
+from tests.unit.test_vendors import a_task, headers_of
 from tests.world import MemoryControl, MemoryTasks, RecordingReporter, RecordingWake, VirtualClock, a_caller
 
-EMULATORS: list[tuple[Vendor, type[VendorEmulator], str, dict[str, Any]]] = [
-    (RUNWAY, RunwayEmulator, "/v1/image_to_video", {"model": "gen4_turbo", "promptImage": "https://x/a.jpg"})
-]
+REMOVING = [vendor for vendor in VENDORS.values() if vendor.cancel_removes]
+EACH = pytest.mark.parametrize("vendor", REMOVING, ids=[vendor.name for vendor in REMOVING])
 
 
 async def a_key(*, fresh: bool) -> str:
@@ -65,39 +63,38 @@ class Course:
 
 
 @asynccontextmanager
-async def course(
-    vendor: Vendor, emulator: type[VendorEmulator], path: str, body: dict[str, Any]
-) -> AsyncIterator[Course]:
+async def course(vendor: Vendor) -> AsyncIterator[Course]:
     """Submit a task to an emulator of the vendor."""
-    served = emulator(VendorProfile(api_keys=("k",), task_seconds=60.0))
-    async with serving(served.app()) as origin:
+    emulator = EMULATORS[vendor.name](VendorProfile(api_keys=("k",), task_seconds=60.0))
+    async with serving(emulator.app()) as origin:
         api = HttpTaskApi(origin, a_key, vendor=vendor, least=timedelta(0))
         try:
-            paid = vendor.paid_request(path, {}, body)
+            body = vendor.example.with_media("https://x.invalid/a.jpg", "https://x.invalid/b.mp4")
+            paid = vendor.paid_request(vendor.example.path, headers_of(vendor), body)
             taken = await api.submit(
                 paid.target, paid.body.encode(), hook=None, limit=timedelta(seconds=30), headers=paid.headers
             )
             assert taken.submission is Submission.TAKEN, taken
             ours = {"upstream_task_id": taken.upstream_task_id, "operation": taken.operation}
-            yield Course(api, served, a_task(vendor).model_copy(update=ours), RecordingWake())
+            yield Course(api, emulator, a_task(vendor).model_copy(update=ours), RecordingWake())
         finally:
             await api.close()
 
 
-@pytest.mark.parametrize("at", EMULATORS, ids=[at[0].name for at in EMULATORS])
-async def test_a_result_outlives_a_cancel_that_comes_too_late(at: Any) -> None:
+@EACH
+async def test_a_result_outlives_a_cancel_that_comes_too_late(vendor: Vendor) -> None:
     """The task has ended a moment ago, and nobody has seen it yet."""
-    async with course(*at) as one:
+    async with course(vendor) as one:
         one.emulator.vendor.end(one.emulator.vendor.known(one.task.upstream_task_id or ""))
         await one.cancel()
         assert (await one.poll()).kind is PollKind.SUCCEEDED
         assert one.woken.ended == [one.task.task_id]
 
 
-@pytest.mark.parametrize("at", EMULATORS, ids=[at[0].name for at in EMULATORS])
-async def test_what_has_not_ended_is_canceled(at: Any) -> None:
+@EACH
+async def test_what_has_not_ended_is_canceled(vendor: Vendor) -> None:
     """It has failed from then on."""
-    async with course(*at) as one:
+    async with course(vendor) as one:
         await one.cancel()
         assert (await one.poll()).kind is PollKind.FAILED
         assert one.woken.ended == []

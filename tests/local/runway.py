@@ -84,3 +84,6 @@ class RunwayEmulator(VendorEmulator):
         self.vendor.end(task, Fault(on="task", fault="canceled"))
         self.see_end(task)
         return web.Response(status=204)
+
+
+EMULATOR = RunwayEmulator

@@ -14,7 +14,7 @@ from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
 from tests import history
-from tests.sim.deployment import MODEL, PATHS, Deployment
+from tests.sim.deployment import MODEL, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import START, AtModellix, a_success
 
@@ -101,7 +101,7 @@ class SimVendor(AtModellix):
         **_: object,
     ) -> SubmitOutcome:
         """Take the task, or refuse it."""
-        assert model in {MODEL, PATHS[self.vendor.name]}
+        assert model in {MODEL, self.vendor.example.path}
         if admit is not None and not await admit():
             return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
         name = json.loads(request)["image_url"].rpartition("/")[2]

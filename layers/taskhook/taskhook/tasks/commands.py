@@ -97,7 +97,7 @@ async def _canceled_at_vendor(
         return True
     if said.answered:
         why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
-        raise _not_canceled(str(why))
+        raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
     raise _no_answer()
 
 
