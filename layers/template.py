@@ -37,6 +37,13 @@ def kept(*, archive: bool = False) -> dict[str, Any]:
     return {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
 
 
+def url_parameter(vendor: str) -> str:
+    """Name the parameter that says where a vendor's API is."""
+    variables = load()["Globals"]["Function"]["Environment"]["Variables"]
+    name: str = variables[f"{vendor.upper()}_VENDOR_URL"]["Ref"]
+    return name
+
+
 class _Loader(yaml.SafeLoader):
     pass
 

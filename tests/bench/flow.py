@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 from standardwebhooks.webhooks import Webhook
 
+from taskhook.vendors import VENDORS
 from tests.judge import judge
 from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
@@ -120,16 +121,21 @@ class Flow:
         hook = f"{self.receiver}/{self.mark}/{sent.number}"
         media = f"{self.vendors[sent.vendor]}/media"
         image = f"{media}/actor.jpg?{self.mark}={sent.number}&task_seconds={seconds}"
-        path, own, body = _request(sent.vendor, image, f"{media}/scene.mp4", hook)
-        headers = own | {
+        example = VENDORS[sent.vendor].example
+        url, body = f"{self.endpoint}{example.path}", example.with_media(image, f"{media}/scene.mp4")
+        headers = {
+            **example.headers,
             "Authorization": f"Bearer {self.callers[sent.caller][0]}",
             "Idempotency-Key": f"{self.mark}-{sent.number}",
+            "X-Webhook-URL": hook,
         }
         while self._answers.goes_on(len(self.answered_at)):
             sent.tries += 1
             with contextlib.suppress(httpx.TransportError):
                 async with slots:
-                    answer = await self.http.post(f"{self.endpoint}{path}", json=body, headers=headers)
+                    answer = await self.http.post(
+                        f"{self.endpoint}{example.path}", json=body, headers=headers
+                    )
                 named = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)
                 if named and (answer.status_code == 200 or "Outcome unknown" in answer.text):
                     sent.task_id = named[0]
@@ -273,21 +279,6 @@ class Flow:
         return shown
 
 
-def _request(vendor: str, image: str, video: str, hook: str) -> tuple[str, dict[str, str], Json]:
-    """Write a submit in a vendor's own form: path, headers, body."""
-    called_back = {"X-Webhook-URL": hook}
-    match vendor:
-        case "dashscope":
-            animate = {"model": "wan2.2-animate-mix", "input": {"image_url": image, "video_url": video}}
-            path = "/api/v1/services/aigc/image2video/video-synthesis"
-            return path, {"X-DashScope-Async": "enable", **called_back}, animate
-        case "runway":
-            turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
-            return "/v1/image_to_video", called_back, turbo
-    mix = {"image_url": image, "video_url": video, "mode": "wan-std", "callback_url": hook}
-    return "/api/v1/alibaba/wan2.2-animate-mix", {}, mix
-
-
 def _has_a_long_way(task: Json) -> bool:
     callback = task.get("callback", {})
     return (
@@ -354,7 +345,7 @@ class Deliveries:
 
 
 @contextlib.asynccontextmanager
-async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveries, int]]:
+async def own_stack(*flags: str) -> AsyncIterator[tuple[Json, Deliveries, int]]:
     """Start an embedded stack; give its first line, what it says of callbacks, and its process id."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
@@ -377,12 +368,7 @@ async def own_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveri
     await reading
 
 
-def vendors_of(ready: dict[str, str]) -> dict[str, str]:
-    """Name the emulated vendors of a stack, and where they are."""
-    return {"modellix": ready["upstream"]} | {name: ready[name] for name in ("dashscope", "runway")}
-
-
-async def add_callers(ready: dict[str, str], names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+async def add_callers(ready: Json, names: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """Add callers beside the one that the stack comes with; give each one's token and signing secret."""
     known = {"local": (ready["token"], ready["signing_secret"])}
     environment = {

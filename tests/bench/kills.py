@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import boto3
 import psutil
 
-from tests.bench.flow import ROOT, Audit, Flow, add_callers, judged, own_stack, vendors_of
+from tests.bench.flow import ROOT, Audit, Flow, add_callers, judged, own_stack
 from tests.local.stack import EMULATOR
 
 # an ambiguous submit is given up after a quarter of an hour, and its callback comes at the third attempt
@@ -45,7 +45,7 @@ async def _under_kills(tasks: int, kills: int, history: Path, *, quick: bool, se
     async with own_stack(*flags) as (ready, deliveries, _):
         ticks = asyncio.create_task(hurry(ready["aws_endpoint_url"], ready["aws_region"], ready["stack"]))
         callers = await add_callers(ready, ("kim", "lee"))
-        flow = Flow(ready["endpoint"], vendors_of(ready), ready["receiver"], callers, "n", seed)
+        flow = Flow(ready["endpoint"], ready["vendors"], ready["receiver"], callers, "n", seed)
         killer = Killer(
             ready["aws_endpoint_url"], random.Random(seed), gap_s=(0.2, 1.0) if quick else (0.5, 4.0)
         )

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.flow import KEY_FAULTS, Flow, add_callers, judged, own_stack, vendors_of
+from tests.bench.flow import KEY_FAULTS, Flow, add_callers, judged, own_stack
 from tests.bench.kills import UNKNOWN_S, summary
 
 TASKS, QUICK = 10_000, 500
@@ -62,7 +62,7 @@ async def _flow(
     )
     async with own_stack(*flags) as (ready, deliveries, _):
         callers = await add_callers(ready, ("kim", "lee", "max"))
-        flow = Flow(ready["endpoint"], vendors_of(ready), ready["receiver"], callers, "n", seed)
+        flow = Flow(ready["endpoint"], ready["vendors"], ready["receiver"], callers, "n", seed)
         began = time.monotonic()
         rounds = asyncio.create_task(
             flow.inject(rounds=10_000, every_tasks=fault_every, after=MEASURED, spare=KEY_FAULTS)

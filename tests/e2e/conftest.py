@@ -38,8 +38,7 @@ class Stack:
     signing_secret: str
     receiver: str
     upstream: str
-    dashscope: str
-    runway: str
+    vendors: dict[str, str]  # where each is, by name
     aws_endpoint_url: str
     aws_region: str
     stack: str

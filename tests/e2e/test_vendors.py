@@ -1,4 +1,4 @@
-"""Three vendors side by side: their official clients, one receiver for all, one of them down."""
+"""All vendors side by side: their official clients, one receiver for all, one of them down."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from taskhook.vendors import VENDORS
 from tests import history
 from tests.e2e.conftest import (
     ANSWERED_WITHIN_S,
@@ -24,8 +25,7 @@ from tests.judge import judge
 
 PYTHON = ROOT / ".tools/sdks/bin/python"
 CLIENTS = Path(__file__).parent / "sdks"
-VENDORS = ("modellix", "dashscope", "runway")
-ANIMATE = "/api/v1/services/aigc/image2video/video-synthesis"
+ANIMATE = VENDORS["dashscope"].example.path
 
 
 class Control:
@@ -52,8 +52,7 @@ class Control:
 @pytest.fixture
 def controls(stack: Stack) -> Iterator[dict[str, Control]]:
     """Give the controls of each vendor; no fault is left."""
-    origins = {"modellix": stack.upstream, "dashscope": stack.dashscope, "runway": stack.runway}
-    controls = {name: Control(origin) for name, origin in origins.items()}
+    controls = {name: Control(origin) for name, origin in stack.vendors.items()}
     yield controls
     for control in controls.values():
         control.http.delete("/_control/faults")
@@ -82,19 +81,12 @@ def run(client: str, *arguments: str) -> dict[str, Json]:
 def submit(http: httpx.Client, vendor: str, marker: str, hook: str, **headers: str) -> httpx.Response:
     """Submit a task in the vendor's own form."""
     image = f"https://media.invalid/actor.jpg?{marker}"
-    headers |= {"X-Webhook-URL": hook, "X-Reference": marker}
-    match vendor:
-        case "dashscope":
-            body: Json = {"model": "wan2.2-animate-mix", "input": {"image_url": image, "video_url": image}}
-            return http.post(ANIMATE, json=body, headers={"X-DashScope-Async": "enable", **headers})
-        case "runway":
-            turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
-            return http.post("/v1/image_to_video", json=turbo, headers=headers)
-    mix = {"image_url": image, "video_url": image, "mode": "wan-std"}
-    return http.post("/api/v1/alibaba/wan2.2-animate-mix", json=mix, headers=headers)
+    example = VENDORS[vendor].example
+    headers = {**example.headers, "X-Webhook-URL": hook, "X-Reference": marker, **headers}
+    return http.post(example.path, json=example.with_media(image, image), headers=headers)
 
 
-def test_the_history_of_three_vendors_holds(
+def test_the_history_of_all_vendors_holds(
     http: httpx.Client, inbox: Inbox, marker: str, history_file: Path
 ) -> None:
     """What all of them saw is judged by code that knows nothing of taskhook; a lie in it is found."""
@@ -104,7 +96,7 @@ def test_the_history_of_three_vendors_holds(
         ids[vendor] = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)[0]  # type: ignore[index]
     for vendor, task_id in ids.items():
         assert eventually(lambda task_id=task_id: inbox.deliveries(task_id))  # type: ignore[misc]
-        assert http.get(f"{'/v1' if vendor == 'runway' else '/api/v1'}/tasks/{task_id}").status_code == 200
+        assert http.get(VENDORS[vendor].operation(task_id)).status_code == 200  # its own path of a task
     lines = history.about(history_file, marker)
     events = [json.loads(line) for line in lines]
     polled = {one["vendor"] for one in events if one["event"] == "vendor" and one["state"] == "success"}
@@ -128,7 +120,7 @@ def test_the_official_dashscope_client_works(
         "SUCCEEDED",
         task_id,
     )
-    assert said["wait"]["output"]["results"]["video_url"].startswith(stack.dashscope)
+    assert said["wait"]["output"]["results"]["video_url"].startswith(stack.vendors["dashscope"])
     assert said["wait"]["usage"]["video_ratio"] == "standard"
     assert said["list"]["status"] == 200
     assert said["cancel"]["status"] == 200
@@ -151,7 +143,7 @@ def test_the_official_runway_client_works(
     task_id = said["submit"]["id"]
     assert task_id.startswith("tk_")
     assert (said["wait"]["status"], said["wait"]["id"]) == ("SUCCEEDED", task_id)
-    assert said["wait"]["output"][0].startswith(stack.runway)
+    assert said["wait"]["output"][0].startswith(stack.vendors["runway"])
     [delivery] = eventually(lambda: inbox.deliveries(task_id))
     assert delivery["verified"]
     deleted = eventually(lambda: inbox.deliveries(said["delete"]["id"]))[0]
@@ -205,7 +197,7 @@ def test_one_receiver_serves_all_vendors(
         assert ("raw" in data) is (vendor != "modellix")
 
 
-@pytest.mark.parametrize("down", ["dashscope", "runway"])
+@pytest.mark.parametrize("down", [name for name in VENDORS if name != "modellix"])
 def test_one_vendor_down_leaves_the_others_as_they_are(
     http: httpx.Client, inbox: Inbox, user: User, controls: dict[str, Control], marker: str, down: str
 ) -> None:

@@ -20,6 +20,7 @@ import boto3
 import pytest
 
 from taskhook.__main__ import main
+from taskhook.vendors import VENDORS
 from tests.local import stack
 
 LEVELS: tuple[list[str], ...] = (
@@ -247,8 +248,7 @@ def test_a_vendors_key_goes_into_the_secret_from_standard_input(
     """Beside the deployment's own key, which stays; no command shows a key."""
     own = json.loads(keys.read())["deployment_key"]
     assert len(own) >= 32
-    names = ("modellix", "dashscope", "runway")
-    assert json.loads(vendors("list", "--json")[1]) == [{"vendor": name, "key": False} for name in names]
+    assert json.loads(vendors("list", "--json")[1]) == [{"vendor": name, "key": False} for name in VENDORS]
     for text, complaint in (
         ("", "is empty"),
         ("two\nlines", "one line"),

@@ -23,20 +23,19 @@ from pathlib import Path
 
 import aiohttp
 
+from layers import template
 from taskhook.vendors import VENDORS
 from tests import history
 from tests.local import stack
-from tests.local.dashscope import DashScopeEmulator
+from tests.local.emulators import EMULATORS
 from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
 from tests.local.recorder import Recorder
-from tests.local.runway import RunwayEmulator
 from tests.local.server import serving
-from tests.local.vendor import VendorEmulator
 from tests.modellix.vendor import VendorProfile, new_key
 
 # Always emulated: no money is spent at them.
-OTHERS: dict[str, type[VendorEmulator]] = {"dashscope": DashScopeEmulator, "runway": RunwayEmulator}
+OTHERS = tuple(name for name in VENDORS if name != "modellix")
 REAL_VENDOR = "https://api.modellix.ai"
 KEY_VARIABLE = "MODELLIX_API_KEY"
 # The real vendor cannot fetch from loopback: these are to be replaced.
@@ -249,9 +248,8 @@ async def _serve(options: argparse.Namespace) -> None:
             _timed("emulated account started", stack.answering(account)),
         )
         parameters = {
+            **{template.url_parameter(name): origin for name, origin in others.items()},
             "VendorUrl": upstream,
-            "DashScopeUrl": others["dashscope"],
-            "RunwayUrl": others["runway"],
             "PublicUrl": endpoint,
         } | parameters
         front.upstream = await _timed("stack deployed", stack.deploy(account, built, parameters))
@@ -265,7 +263,7 @@ async def _serve(options: argparse.Namespace) -> None:
         _say(f"console  {endpoint}/\ndocs     {endpoint}/docs\ntoken    {token}\n")
         _say(f"A task to submit:\n\n{_curl(endpoint, token, receiver_url, samples)}\n")
         more = _other_curls(endpoint, token, receiver_url, samples)
-        _say(f"One of DashScope's, and one of Runway's:\n\n{more}\n")
+        _say(f"One of each other vendor's:\n\n{more}\n")
         exported = _exported(endpoint, token, signing_secret, samples)
         _say(f"What the samples in README read, and receive at:\n\n{exported}\n")
         tell(
@@ -275,7 +273,7 @@ async def _serve(options: argparse.Namespace) -> None:
                 "signing_secret": signing_secret,
                 "receiver": receiver_url,
                 "upstream": upstream,
-                **others,
+                "vendors": {"modellix": upstream, **others},
                 "aws_endpoint_url": account.endpoint_url,
                 "aws_region": stack.REGION,
                 "stack": stack.STACK,
@@ -291,8 +289,7 @@ async def _emulated_vendors(
 ) -> tuple[str, dict[str, str], dict[str, VendorProfile]]:
     """Serve Modellix and the others, recorded; give where they are, and what the others are like."""
     profiles = {name: replace(profile, api_keys=(new_key(),)) for name in OTHERS}
-    emulators = {"modellix": VendorEmulator(profile)}
-    emulators |= {name: OTHERS[name](theirs) for name, theirs in profiles.items()}
+    emulators = {name: made(profiles.get(name, profile)) for name, made in EMULATORS.items()}
     served = {
         name: await room.enter_async_context(
             serving(emulator.app(*([recorder.of_vendor(name)] if recorder is not None else [])))
@@ -364,23 +361,13 @@ def _curl(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) ->
 
 def _other_curls(endpoint: str, token: str, receiver: str, samples: tuple[str, str]) -> str:
     """Submit in the form of each other vendor: callback URL and key are headers."""
-    image, video = samples
-    headers = (
-        f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
-        f"-H 'X-Webhook-URL: {receiver}/callbacks'"
-    )
-    animate = {
-        "model": "wan2.2-animate-mix",
-        "input": {"image_url": image, "video_url": video},
-        "parameters": {"mode": "wan-std"},
-    }
-    turbo = {"model": "gen4_turbo", "promptImage": image, "ratio": "1280:720"}
-    return (
-        f"curl -sS {endpoint}/api/v1/services/aigc/image2video/video-synthesis \\\n"
-        f"  -H 'X-DashScope-Async: enable' {headers} \\\n"
-        f"  -H \"Idempotency-Key: d$(date +%s)\" -d '{json.dumps(animate)}'\n\n"
-        f"curl -sS {endpoint}/v1/image_to_video \\\n  {headers} \\\n"
-        f"  -H \"Idempotency-Key: r$(date +%s)\" -d '{json.dumps(turbo)}'"
+    return "\n\n".join(
+        f"curl -sS {endpoint}{example.path} \\\n"
+        f"  -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
+        f"-H 'X-Webhook-URL: {receiver}/callbacks' \\\n"
+        + "".join(f"  -H '{name}: {value}' \\\n" for name, value in example.headers.items())
+        + f"  -H \"Idempotency-Key: {vendor}-$(date +%s)\" -d '{json.dumps(example.with_media(*samples))}'"
+        for vendor, example in ((name, VENDORS[name].example) for name in OTHERS)
     )
 
 

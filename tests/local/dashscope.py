@@ -217,3 +217,6 @@ def _whole(query: Mapping[str, str], name: str, otherwise: int, most: int) -> in
 
 def _beijing(timestamp: float) -> str:
     return datetime.fromtimestamp(timestamp, _BEIJING).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+EMULATOR = DashScopeEmulator

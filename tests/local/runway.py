@@ -77,9 +77,13 @@ class RunwayEmulator(VendorEmulator):
         return json_response(minified({"creditBalance": 1000}))
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Cancel a task that runs."""
+        """Cancel a task that runs; remove one that has ended, and its result."""
         self.admit(request)
         task = self.vendor.known(request.match_info["task_id"])
+        task.removed = self.vendor.has_ended(task)
         self.vendor.end(task, Fault(on="task", fault="canceled"))
         self.see_end(task)
         return web.Response(status=204)
+
+
+EMULATOR = RunwayEmulator

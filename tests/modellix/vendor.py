@@ -76,6 +76,7 @@ class VendorTask:
     result_bytes: int | None = None  # None: the sample
     # Rendered once, at the first look after its end: terminal answers stay byte-identical until they expire.
     answer: bytes = b""
+    removed: bool = False  # and its result with it
 
 
 class Modellix:
@@ -295,7 +296,7 @@ class Modellix:
         return task
 
     def _has_expired(self, task: VendorTask) -> bool:
-        return self.now() >= task.ends_at + self.profile.retention_s
+        return task.removed or self.now() >= task.ends_at + self.profile.retention_s
 
     # --- what is said of a task -------------------------------------------------------------------
 

@@ -5,12 +5,6 @@ from datetime import timedelta
 
 MODEL = "alibaba/wan2.2-animate-mix"
 LATER_MODEL = "alibaba/wan9"  # which another version's task names
-# Where a submit goes in the form of each vendor.
-PATHS = {
-    "modellix": f"/api/v1/{MODEL}",
-    "dashscope": "/api/v1/services/aigc/image2video/video-synthesis",
-    "runway": "/v1/image_to_video",
-}
 TASKS, CALLERS = "tasks", "callers"
 ORIGIN = "https://tasks.example.com"
 # the functions' own timeouts, as template.yaml has them

@@ -36,7 +36,6 @@ from tests.sim.deployment import (
     ARCHIVE_TIME,
     CALLERS,
     ORIGIN,
-    PATHS,
     POLL_TIME,
     RESERVE,
     SUBMIT_CLAIM,
@@ -199,10 +198,11 @@ class Functions:
                 "x-webhook-url": body.pop("callback_url", None),
                 "x-reference": body.pop("reference", None),
             }
-            headers = {**headers, **own, "x-dashscope-async": "enable"}
+            theirs = {name.lower(): value for name, value in vendor.example.headers.items()}
+            headers = {**headers, **own, **theirs}
         return SubmitRequest.read(
             vendor,
-            PATHS[vendor.name],
+            vendor.example.path,
             body,
             caller=self.people[caller],
             targets=TargetPolicy(),

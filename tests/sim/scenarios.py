@@ -135,6 +135,14 @@ async def cancels(scene: Scene) -> None:
         await scene.cancel(name).ended.wait()
 
 
+@_scenario({"a": "success delivered"}, task_time=90.0)
+async def cancels_too_late(scene: Scene) -> None:
+    """A task that has just ended at its vendor, which nobody has seen yet: its result is not lost."""
+    await scene.submit("a").ended.wait()
+    await asyncio.sleep(90)
+    await scene.cancel("a").ended.wait()
+
+
 @_scenario({"a": "success delivered", "bad": "failed delivered"})
 async def takes_over(scene: Scene) -> None:
     """Tasks that were submitted elsewhere, one of them twice."""

@@ -14,7 +14,7 @@ from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
 from tests import history
-from tests.sim.deployment import LATER_MODEL, MODEL, PATHS, Deployment
+from tests.sim.deployment import LATER_MODEL, MODEL, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import START, AtModellix, a_success
 
@@ -101,7 +101,7 @@ class SimVendor(AtModellix):
         **_: object,
     ) -> SubmitOutcome:
         """Take the task, or refuse it."""
-        assert model in {MODEL, PATHS[self.vendor.name], LATER_MODEL}
+        assert model in {MODEL, self.vendor.example.path, LATER_MODEL}
         if admit is not None and not await admit():
             return SubmitOutcome(submission=Submission.NOT_SENT, message="no request was left")
         name = json.loads(request)["image_url"].rpartition("/")[2]
@@ -224,7 +224,7 @@ class SimVendor(AtModellix):
         return answer
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
-        """End a task that runs: it fails at once."""
+        """End a task that runs: it fails at once; remove one that has ended, where the vendor does that."""
         del operation
         self._asked("other")
 
@@ -233,6 +233,10 @@ class SimVendor(AtModellix):
             task = self.tasks[upstream_task_id]
             if self._loop.time() < task.ends:
                 task.ends, task.fails = self._loop.time(), True
+            elif self.vendor.cancel_removes:
+                task.known = False
+                if not task.fails and task.reported is None:
+                    self.told.append(f"the result of {task.name} was removed before anyone had seen it")
             return BalanceOutcome(answered=True, status=200)
 
         async def strike(outcome: str) -> BalanceOutcome:

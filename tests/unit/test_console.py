@@ -34,7 +34,13 @@ def source(name: str) -> str:
 def evaluated(expression: str) -> Any:
     """Let node evaluate an expression beside the files that draw nothing by themselves, at the time `NOW`."""
     surroundings = f"globalThis.document = {{getElementById: () => null}}; Date.now = () => {NOW};"
-    script = "\n".join([surroundings, *map(source, PURE), f"console.log(JSON.stringify({expression}))"])
+    script = "\n".join(
+        [
+            surroundings,
+            *(pages.with_vendors(source(name)) for name in PURE),
+            f"console.log(JSON.stringify({expression}))",
+        ]
+    )
     done = subprocess.run([str(NODE), "-"], input=script, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -219,12 +225,14 @@ def test_the_console_knows_every_vendor() -> None:
     """By the name that a task has, with a path that is the vendor's and an example that has media or none."""
     at = "https://a.example"
     told = evaluated(
-        "Object.entries(VENDORS).map(([name, { path, body, headers = {} }]) => "
-        f"[name, path, body('{at}/i.jpg', '{at}/v.mp4'), body('', ''), headers])"
+        "Object.entries(VENDORS).map(([name, vendor]) => [name, vendor.path, "
+        f"exampleOf(vendor, '{at}/i.jpg', '{at}/v.mp4'), exampleOf(vendor, '', ''), vendor.headers])"
     )
-    assert {name for name, *_ in told} == set(VENDORS)
+    assert [name for name, *_ in told] == list(VENDORS)
     for name, path, example, bare, headers in told:
-        assert VENDORS[name].paid_request(path, headers, example).target is not None
+        vendor = VENDORS[name]
+        assert (path, headers) == (vendor.example.path, vendor.example.headers)
+        assert example == vendor.example.with_media(f"{at}/i.jpg", f"{at}/v.mp4")
         assert at in json.dumps(example)
         assert "://" not in json.dumps(bare)
 

@@ -133,20 +133,16 @@ def test_a_model_is_told_the_facts(told: str) -> None:
 
 def test_the_vendors_ways_are_those_that_are_taken(told: str) -> None:
     """Each vendor is named, and the path that a model is told is one at which it takes tasks."""
-    for vendor in VENDORS:
-        assert vendor in told.lower()
-    ways = {
-        "modellix": "/api/v1/{provider}/{model}",
-        "dashscope": "/api/v1/services/{group}/{task}/{function}",
-        "runway": "/v1/image_to_video",
-    }
-    assert ways.keys() == VENDORS.keys()
-    for vendor, path in ways.items():
-        assert f"`POST {path}`" in told
-        routed = VENDORS[vendor].route("POST", re.sub(r"[{}]", "", path), {})
-        assert routed is not None
-        assert routed.action is Action.SUBMIT
     assert "`X-DashScope-Async: enable`" in told
+    for vendor in VENDORS.values():
+        assert vendor.name in vendor.title.lower()
+        assert f"- {vendor.title}: {vendor.example.way}" in told
+        way = re.match(r"`POST (/[^`]+)`", vendor.example.way)
+        assert way is not None
+        for path in (re.sub(r"[{}]", "", way[1]), vendor.example.path):
+            routed = vendor.route("POST", path, {})
+            assert routed is not None
+            assert routed.action is Action.SUBMIT
 
 
 # --- the samples of /docs -------------------------------------------------------------------------

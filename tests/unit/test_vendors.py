@@ -16,6 +16,7 @@ from taskhook.vendors import VENDORS
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from taskhook.vendors.runway import RUNWAY
+from tests.vendor_answers import answer_of, golden, upstream_of
 from tests.world import START
 
 ID = "0385dc79-5ff8-4d82-bcb6-000000000001"
@@ -34,13 +35,24 @@ NAMES = (
 
 
 def told(vendor: Vendor, status: object, **more: Any) -> dict[str, Any]:
-    """Give an answer of the vendor about a task, in its form."""
-    match vendor.name:
-        case "modellix":
-            return {"code": 0, "data": {"task_id": ID, "status": status, **more}}
-        case "dashscope":
-            return {"request_id": "r", "output": {"task_id": ID, "task_status": status, **more}}
-    return {"id": ID, "status": status, **more}
+    """Give an answer of the vendor about a task, in its form: a golden one with this status, and more."""
+    answer = answer_of(vendor.name, PollKind.PENDING)
+    about: dict[str, Any] = json.loads(json.dumps(answer).replace(upstream_of(vendor.name), ID))
+    inner = inner_of(about)
+    [word] = {"status", "task_status"} & inner.keys()
+    inner |= {word: status, **more}
+    return about
+
+
+def headers_of(vendor: Vendor) -> dict[str, str]:
+    """Give the headers of its example, as they arrive here."""
+    return {name.lower(): value for name, value in vendor.example.headers.items()}
+
+
+def inner_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Find the part of an answer that is about the task."""
+    inner: dict[str, Any] = answer.get("data", answer.get("output", answer))
+    return inner
 
 
 def taken(vendor: Vendor) -> dict[str, Any]:
@@ -139,13 +151,42 @@ def test_no_answer_is_too_odd(vendor: Vendor, data: st.DataObject) -> None:
     """Whatever its parts are, an answer is read, and what is kept of it can be written as JSON."""
     parts = data.draw(st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=5))
     ended = told(vendor, data.draw(st.sampled_from(["SUCCEEDED", "FAILED"])))
-    inner = ended.get("data", ended.get("output", ended))
-    inner.update({name: value for name, value in parts.items() if name not in {"task_id", "id"}})
+    inner_of(ended).update({name: value for name, value in parts.items() if name not in {"task_id", "id"}})
     for body in (parts, ended):
         outcome = vendor.read_poll(body, ID)
         json.dumps(outcome.data, allow_nan=False)
         vendor.read_submission(200, body)
         vendor.read_submission(400, body)
+
+
+@EACH
+def test_its_example_is_taken(vendor: Vendor) -> None:
+    """As it stands, with the media in it; and it makes a task."""
+    body = vendor.example.with_media("https://example.com/a.jpg", "https://example.com/b.mp4")
+    paid = vendor.paid_request(vendor.example.path, headers_of(vendor), body)
+    assert json.loads(paid.body) == body
+    assert "https://example.com/a.jpg" in paid.body
+    assert vendor.route("POST", vendor.example.path, {}) == (Action.SUBMIT, "")
+
+
+@EACH
+def test_its_golden_submits_are_passed_on(vendor: Vendor) -> None:
+    """With their model, as they came."""
+    for submit in golden(vendor.name)["submits"]:
+        paid = vendor.paid_request(submit["path"], headers_of(vendor), submit["body"])
+        assert (paid.model, json.loads(paid.body)) == (submit["model"], submit["body"])
+
+
+@EACH
+def test_its_golden_answers_are_read(vendor: Vendor) -> None:
+    """A task that goes on, one that has files, and one that has failed and says why."""
+    read, upstream = vendor.read_poll, upstream_of(vendor.name)
+    success, failure = (answer_of(vendor.name, kind) for kind in (PollKind.SUCCEEDED, PollKind.FAILED))
+    assert read(answer_of(vendor.name, PollKind.PENDING), upstream).data == {}
+    files = read(success, upstream).data["result"]["resources"]
+    assert files
+    assert all(file["url"].startswith("https://") and file["type"] for file in files)
+    assert "without a reason" not in read(failure, upstream).message
 
 
 @EACH
@@ -160,18 +201,17 @@ def test_its_key_goes_into_one_header(vendor: Vendor) -> None:
     assert vendor.free_request().method == "GET"
 
 
-@pytest.mark.parametrize(
-    ("vendor", "path"),
-    [(MODELLIX, "/api/v1/kling/any"), (DASHSCOPE, ANIMATE), (RUNWAY, "/v1/image_to_video")],
-)
-def test_what_cannot_be_passed_on_is_refused(vendor: Vendor, path: str) -> None:
+@EACH
+def test_what_cannot_be_passed_on_is_refused(vendor: Vendor) -> None:
     """By the field's name: no one could store it, or send it."""
+    path = vendor.example.path if vendor is not MODELLIX else "/api/v1/kling/any"  # one that is not described
+    headers = headers_of(vendor)
     deep = json.loads("[" * 64 + "]" * 64)
     for odd in ("\ud800", [float("inf")], {"a": {"b": ["\udfff"]}}, deep):
         with pytest.raises(RejectedError, match="'input'") as rejected:
-            vendor.paid_request(path, ASYNC, {"model": "m", "input": odd})
+            vendor.paid_request(path, headers, {"model": "m", "input": odd})
         assert rejected.value.status == 400
-    vendor.paid_request(path, ASYNC, {"model": "m", "input": "\U0001f600"})
+    vendor.paid_request(path, headers, {"model": "m", "input": "\U0001f600"})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ function anyForm(wanted, task, media) {
   const hook = text("callback_url", task?.callback_url ?? "", "Where the signed result is posted; empty: the default, or nowhere.");
   const reference = text("reference", task?.reference ?? "", "Yours; comes back in answers and callback.");
   const request = el.textarea({ id: "field-request", rows: 10, spellcheck: "false" });
-  const example = vendor.body(media ? `${media}/actor.jpg` : "", media ? `${media}/scene.mp4` : "");
+  const example = exampleOf(vendor, media ? `${media}/actor.jpg` : "", media ? `${media}/scene.mp4` : "");
   request.value = JSON.stringify(task?.request ?? example, null, 2);
   const told = el.div();
   const button = el.button({ type: "submit", class: "first" }, "Submit");

@@ -16,6 +16,7 @@ from taskhook.core.ports import ATTEMPT_TIME
 from taskhook.core.record import ErrorCode
 from taskhook.core.reply import DeliveryError
 from taskhook.core.schedule import GONE_WAIT, MOST_PATIENCE, MOST_SOON, RETRY_JITTER, RETRY_WAITS, SOON_WAIT
+from taskhook.vendors import VENDORS
 
 FRESH = timedelta(minutes=5)  # what receivers are told to take, as Standard Webhooks' libraries do
 
@@ -47,16 +48,6 @@ _TASK_ERRORS = {
     ErrorCode.CANCELED: ("It was canceled.", "Nothing."),
 }
 
-# Where each vendor's tasks are submitted here.
-_VENDORS = (
-    ("Modellix", "`POST /api/v1/{provider}/{model}`"),
-    (
-        "DashScope (Alibaba Cloud Model Studio)",
-        "`POST /api/v1/services/{group}/{task}/{function}` with `X-DashScope-Async: enable`",
-    ),
-    ("Runway", "`POST /v1/image_to_video` and the like"),
-)
-
 # What a receiver's answer brings about.
 ANSWERS = (
     ("2xx", f"Delivered, where it comes within {ATTEMPT_TIME.total_seconds():.0f} s."),
@@ -77,7 +68,7 @@ ANSWERS = (
 def facts() -> Json:
     """Give what the OpenAPI document cannot say in its own words: errors, retries and limits."""
     return {
-        "vendors": [{"name": name, "submit": submit} for name, submit in _VENDORS],
+        "vendors": vendors(),
         "errors": failures.table(),
         "task_errors": [
             {"anchor": f"error-{code}", "code": str(code), "when": when, "do": do}
@@ -103,6 +94,21 @@ def facts() -> Json:
             "redelivered": MAX_REDELIVERED,
         },
     }
+
+
+def vendors() -> list[Json]:
+    """Say where each vendor's tasks are submitted here, with an example that has `{image}` and `{video}`."""
+    return [
+        {
+            "vendor": vendor.name,
+            "name": vendor.title,
+            "submit": vendor.example.way,
+            "path": vendor.example.path,
+            "headers": dict(vendor.example.headers),
+            "body": vendor.example.body,
+        }
+        for vendor in VENDORS.values()
+    ]
 
 
 def waits() -> list[str]:

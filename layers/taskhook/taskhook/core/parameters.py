@@ -54,6 +54,14 @@ def wrong(name: str, complaint: object) -> RejectedError:
     return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: parameter '{name}' {complaint}")
 
 
+def number(query: Mapping[str, str], name: str, otherwise: int, most: int) -> int:
+    """Read a number of a query, from 1 up. Raises RejectedError."""
+    value = query.get(name, str(otherwise))
+    if re.fullmatch(r"[0-9]{1,6}", value) is None or not 1 <= int(value) <= most:
+        raise wrong(name, f"must be 1 to {most}")
+    return int(value)
+
+
 def header(headers: Mapping[str, str], name: str, *, otherwise: str = "") -> str:
     """Read a header that is passed on to a vendor; names are lower-case. Raises RejectedError."""
     value = headers.get(name.lower(), otherwise)

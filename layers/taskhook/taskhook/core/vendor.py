@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -183,6 +183,35 @@ class PaidRequest:
     validated: bool = True  # False: the vendor alone knows what its model takes
 
 
+IMAGE, VIDEO = "{image}", "{video}"  # where media stand in the body of an example
+
+
+@dataclass(frozen=True)
+class Example:
+    """A submit of the vendor's, as /docs and the console show it, and as tests and the simulator send it."""
+
+    way: str  # how any submit goes, in Markdown, for /docs and /llms.txt; begins with `POST …`
+    path: str
+    body: Json
+    headers: Mapping[str, str] = NO_HEADERS
+
+    def with_media(self, image: str, video: str) -> Json:
+        """Give the body with these URLs in it."""
+        filled: Json = _filled(self.body, {IMAGE: image, VIDEO: video})
+        return filled
+
+
+def _filled(value: Any, media: Mapping[str, str]) -> Any:
+    match value:
+        case dict():
+            return {name: _filled(entry, media) for name, entry in value.items()}
+        case list():
+            return [_filled(entry, media) for entry in value]
+        case str():
+            return media.get(value, value)
+    return value
+
+
 class Form(Protocol):
     """The form of a vendor's answers, where it is not the deployment's own, which is Modellix's."""
 
@@ -220,6 +249,14 @@ class Vendor(Protocol):
         """Its name in settings, keys, items and callbacks: lower-case letters and digits."""
 
     @property
+    def title(self) -> str:
+        """Its name for people."""
+
+    @property
+    def example(self) -> Example:
+        """What a submit looks like."""
+
+    @property
     def origin(self) -> str:
         """Where its API is, where a deployment says nothing else."""
 
@@ -238,6 +275,10 @@ class Vendor(Protocol):
     @property
     def webhooks(self) -> bool:
         """Whether it can be given an address to tell of a task's end."""
+
+    @property
+    def cancel_removes(self) -> bool:
+        """Whether its cancel removes a task that has ended, and with it a result that was paid for."""
 
     @property
     def models(self) -> Mapping[str, Model]:

@@ -24,6 +24,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind
 from taskhook.tasks.query import PAGE, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
@@ -52,8 +53,13 @@ async def cancel(
     task, now = await show(task_id, caller=caller, tasks=tasks), clock.now()
     if also_ended and task.state.final:
         return task
-    if task.state is State.WATCHED and await _canceled_at_vendor(task, now, vendors, allowances):
-        return task
+    api = vendors.get(task.vendor)
+    if task.state is State.WATCHED and api is not None and api.vendor.cancel("") is not None:
+        if await _canceled_at_vendor(task, now, api, allowances[task.vendor], wake) or also_ended:
+            return task
+        raise RejectedError(
+            HTTPStatus.CONFLICT, "Conflict: the task has ended at the vendor; its callback tells how"
+        )
     try:
         if task.state is not State.QUEUED:
             raise RejectedError(
@@ -73,25 +79,54 @@ async def cancel(
 
 
 async def _canceled_at_vendor(
-    task: Task, now: datetime, vendors: Mapping[str, TaskApi], allowances: Mapping[str, Allowance]
+    task: Task, now: datetime, api: TaskApi, allowance: Allowance, wake: Wake | None
 ) -> bool:
-    """Ask the vendor to cancel a task, within its budget; False where it has no way to.
+    """Ask the vendor to cancel a task, within its budget; False where it has ended, and would be removed.
 
     What becomes of the task, polls tell. Raises RejectedError where the vendor refuses, or does not answer.
     """
-    api = vendors.get(task.vendor)
-    if api is None or api.vendor.cancel("") is None:
-        return False
-    await allowances[task.vendor].require(now)
+    await allowance.require(now)
+    if api.vendor.cancel_removes:
+        await allowance.require(now)
+        # A task that ends after this answer and before the cancel is removed all the same, within the time
+        # that two requests take: no vendor cancels only what still runs.
+        if await _has_ended(task, api, wake):
+            return False
     said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
     if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
         return True
     if said.answered:
         why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
-        raise RejectedError(
-            HTTPStatus.CONFLICT, f"Conflict: the vendor does not cancel the task: {why}"[:MAX_NOTE]
-        )
-    raise RejectedError(
+        raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
+    raise _no_answer()
+
+
+async def _has_ended(task: Task, api: TaskApi, wake: Wake | None) -> bool:
+    """Ask how a task stands; of an end that nobody has seen yet the poller is told at once.
+
+    Raises RejectedError where the vendor does not say.
+    """
+    outcome = await api.poll(task.upstream_task_id or "", operation=task.operation)
+    match outcome.kind:
+        case PollKind.PENDING:
+            return False
+        case PollKind.SUCCEEDED | PollKind.FAILED:
+            if wake is not None:
+                await wake.wake(task.task_id, ended=True, told=outcome)
+            return True
+        case PollKind.MISSING:
+            raise _not_canceled("it does not know it")
+    raise _no_answer()
+
+
+def _not_canceled(why: str) -> RejectedError:
+    return RejectedError(
+        HTTPStatus.CONFLICT, f"Conflict: the vendor does not cancel the task: {why}"[:MAX_NOTE]
+    )
+
+
+def _no_answer() -> RejectedError:
+    return RejectedError(
         HTTPStatus.SERVICE_UNAVAILABLE, "Service unavailable: the vendor does not answer", retry_after=5
     )
 

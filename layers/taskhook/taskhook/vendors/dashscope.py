@@ -1,5 +1,7 @@
 """DashScope (Alibaba Cloud Model Studio): its paths, requests, answers and form.
 
+More than 400 lines, for it alone has a list of its own and results in many places.
+
 It calls no webhook that a request could name. An answer about a task comes with status 200 whatever has
 become of it; times are Beijing's, without a zone.
 """
@@ -23,7 +25,10 @@ from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
+    IMAGE,
+    VIDEO,
     Action,
+    Example,
     Form,
     HttpRequest,
     Listing,
@@ -85,6 +90,17 @@ class DashScope:
     """The vendor."""
 
     name = "dashscope"
+    title = "DashScope (Alibaba Cloud Model Studio)"
+    example = Example(
+        f"`POST {_SERVICES}{{group}}/{{task}}/{{function}}` with `X-DashScope-Async: enable`",
+        f"{_SERVICES}aigc/image2video/video-synthesis",
+        {
+            "model": "wan2.2-animate-mix",
+            "input": {"image_url": IMAGE, "video_url": VIDEO},
+            "parameters": {"mode": "wan-std"},
+        },
+        {"X-DashScope-Async": "enable"},
+    )
     origin = "https://dashscope-intl.aliyuncs.com"
     hosts: Sequence[str] = (
         "dashscope.aliyuncs.com",
@@ -95,6 +111,7 @@ class DashScope:
     requests_per_minute = 1200  # 20 a second, of reads
     long_poll = False
     webhooks = False
+    cancel_removes = False
     models: Mapping[str, Model] = MappingProxyType({})
 
     @property
@@ -333,7 +350,8 @@ class _DashScopeForm:
             if name in query and re.fullmatch("[0-9]{14}", query[name]) is None:
                 raise parameters.wrong(name, "must be a time of Beijing's as YYYYMMDDhhmmss")
         wanted = [task for task in tasks if _is_wanted(task, query)]
-        size, number = _number(query, "page_size", 10, 100), _number(query, "page_no", 1, 10_000)
+        size = parameters.number(query, "page_size", 10, 100)
+        number = parameters.number(query, "page_no", 1, 10_000)
         page = wanted[size * (number - 1) : size * number]
         return {
             "request_id": "list",
@@ -378,14 +396,6 @@ def _is_wanted(task: Task, query: Mapping[str, str]) -> bool:
         and query.get("status", _status(task)) == _status(task)
         and query.get("start_time", "") <= accepted <= query.get("end_time", "9")
     )
-
-
-def _number(query: Mapping[str, str], name: str, otherwise: int, most: int) -> int:
-    """Read a number of the query. Raises RejectedError."""
-    value = query.get(name, str(otherwise))
-    if re.fullmatch(r"[0-9]{1,6}", value) is None or not 1 <= int(value) <= most:
-        raise parameters.wrong(name, f"must be 1 to {most}")
-    return int(value)
 
 
 def _beijing(moment: datetime) -> str:

@@ -19,8 +19,11 @@ from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.vendor import (
+    IMAGE,
     OWN_FIELDS,
+    VIDEO,
     Action,
+    Example,
     HttpRequest,
     Listing,
     PaidRequest,
@@ -145,11 +148,18 @@ class Modellix:
     """The vendor. What its form lacks, the deployment's own answers have: they are the same form."""
 
     name = "modellix"
+    title = "Modellix"
+    example = Example(
+        "`POST /api/v1/{provider}/{model}`",
+        "/api/v1/alibaba/wan2.2-animate-mix",
+        {"image_url": IMAGE, "video_url": VIDEO, "mode": "wan-std"},
+    )
     origin = "https://api.modellix.ai"
     hosts: Sequence[str] = ()
     requests_per_minute = 1000
     long_poll = True
     webhooks = True
+    cancel_removes = False
     listing: Listing | None = None
     models = MODELS
     form = None

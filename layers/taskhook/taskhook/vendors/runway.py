@@ -18,7 +18,9 @@ from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
+    IMAGE,
     Action,
+    Example,
     HttpRequest,
     Listing,
     PaidRequest,
@@ -106,11 +108,18 @@ class Runway:
     """The vendor. Only it knows what its models take: all are passed through."""
 
     name = "runway"
+    title = "Runway"
+    example = Example(
+        "`POST /v1/image_to_video` and the like",
+        f"{_BELOW}image_to_video",
+        {"model": "gen4_turbo", "promptImage": IMAGE, "ratio": "1280:720"},
+    )
     origin = "https://api.dev.runwayml.com"
     hosts: Sequence[str] = ()
     requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
     long_poll = False
     webhooks = False
+    cancel_removes = True
     listing: Listing | None = None
     models: Mapping[str, Model] = MappingProxyType({})
     form = RunwayForm()
