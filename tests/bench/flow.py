@@ -133,9 +133,7 @@ class Flow:
             sent.tries += 1
             with contextlib.suppress(httpx.TransportError):
                 async with slots:
-                    answer = await self.http.post(
-                        f"{self.endpoint}{example.path}", json=body, headers=headers
-                    )
+                    answer = await self.http.post(url, json=body, headers=headers)
                 named = re.search(r"tk_[A-Za-z0-9_-]{22}", answer.text)
                 if named and (answer.status_code == 200 or "Outcome unknown" in answer.text):
                     sent.task_id = named[0]
