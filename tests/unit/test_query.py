@@ -809,8 +809,23 @@ async def test_redeliveries_go_out_a_second_apart() -> None:
             count=0, last_attempt_at=None, cursor=None
         )
     again = await world.one(world.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
-    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=120)
-    assert world.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
+    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=119)
+    assert world.due() == [timedelta(seconds=number) for number in range(120)]
+
+
+async def test_what_waits_is_never_sent_later_for_being_asked_for() -> None:
+    """One by one or in bulk, where an hour of the caller's rate is taken: the earlier time holds."""
+    world = RedeliveryWorld()
+    now, minute = world.clock.now(), timedelta(minutes=1)
+    for number in range(2):
+        await world.tasks.add(failing(number, 503).model_copy(update={"next_attempt_at": now + minute}))
+    dead = failing(2, 503).model_copy(update={"next_attempt_at": None, "claimed_until": now - minute})
+    await world.tasks.add(dead)  # of a process that died: due since its claim is over
+    await world.tasks.add(failing(3, 503))  # at its own time in 20 hours
+    await world.control.reserve_deliveries("alice", 1800, now=now, latest=now)
+    assert (await world.one(world.tasks.items[failing(0).task_id])).next_attempt_at == now + minute
+    assert (await world.redelivery(state="retrying")).count == 3
+    assert world.due() == [-minute, minute, minute, timedelta(seconds=1801)]
 
 
 async def test_a_rate_that_was_not_used_gives_no_burst() -> None:

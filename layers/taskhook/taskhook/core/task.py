@@ -228,9 +228,14 @@ class Task(TaskRecord):
         return recorded
 
     def redelivered(self, at: datetime) -> Self:
-        """Put the stored message to work again, through a fresh round of the schedule that begins at `at`."""
+        """Put the stored message to work again, through a fresh round of the schedule that begins at `at`.
+
+        What waits already is never sent later than it was due.
+        """
         if self.callback is CallbackState.NONE or not self.state.final:
             raise IllegalTransitionError(f"{self.state}/{self.callback} has nothing to deliver again")
+        if self.callback is CallbackState.WAITING:  # without a time it is due since its claim is over
+            at = min(at, self.next_attempt_at or self.claimed_until or at)
         return self._to(
             callback=CallbackState.WAITING,
             asked_again=True,
