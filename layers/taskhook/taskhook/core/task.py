@@ -34,7 +34,6 @@ from taskhook.core.record import (
     TaskRecord,
 )
 
-UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
 EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through

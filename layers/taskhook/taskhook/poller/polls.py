@@ -10,7 +10,7 @@ from datetime import datetime
 from taskhook.core import schedule
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.record import ErrorCode, State, Submission
-from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, Task
+from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller import adoption
 from taskhook.poller.endings import Endings
@@ -82,8 +82,7 @@ class Polls:
             case State.SUBMITTING:
                 return self._started
             case State.UNKNOWN:
-                ends_at = (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
-                return self._next_look(task, after=after) or ends_at
+                return self._next_look(task, after=after) or task.unknown_until
             case _ if entry is None:
                 return self._pacing.next_poll(task, after=after)
             case _ if entry.plain_next:
@@ -104,7 +103,7 @@ class Polls:
                 return await self._look_again(task)
             case State.SUBMITTING:
                 return await self._mark_unknown(task)
-            case State.UNKNOWN if self._clock.now() < (task.submitted_at or task.accepted_at) + UNKNOWN_TIME:
+            case State.UNKNOWN if self._clock.now() < task.unknown_until:
                 return await self._look_for(task)
             case State.UNKNOWN:
                 return await self._endings.failed(

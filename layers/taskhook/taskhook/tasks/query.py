@@ -94,10 +94,6 @@ def _cursor(value: str) -> str:
     return value
 
 
-def _host(value: str) -> str:
-    return value.lower()
-
-
 _PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
 Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
 ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
@@ -118,7 +114,7 @@ class _Wanted(BaseModel):
     model: Word | None = Field(
         default=None, description="Of this model, or of those that a pattern such as `alibaba/*` fits."
     )
-    host: Annotated[Word, AfterValidator(_host)] | None = Field(
+    host: Annotated[Word, AfterValidator(str.lower)] | None = Field(
         default=None, description="Whose callback goes to this host, with its port or without."
     )
 

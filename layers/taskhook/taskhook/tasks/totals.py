@@ -6,7 +6,6 @@ a listing with a filter, writes nothing, and says how far it has looked.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
@@ -52,11 +51,6 @@ class Totals:
         delivered = self.callbacks[CallbackState.DELIVERED]
         tried = delivered + self.retrying + self.callbacks[CallbackState.UNDELIVERED]
         return round(delivered / tried, 4) if tried else None
-
-    @property
-    def back_to(self) -> datetime | None:
-        """Where the count ends although there are older tasks of the time; None where it is whole."""
-        return self.looked.back_to if self.looked.cursor is not None else None
 
 
 async def count(wanted: TotalsFilter, *, caller: Caller, history: TaskHistory) -> Totals:
