@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from taskhook.core.caller import Caller
 from taskhook.core.message import Json
-from taskhook.core.ports import TaskHistory
+from taskhook.core.ports import Clock, TaskHistory
 from taskhook.core.record import CallbackState, State
 from taskhook.core.task import Task
 from taskhook.tasks.query import Looked, TotalsFilter, look
@@ -53,11 +53,11 @@ class Totals:
         return round(delivered / tried, 4) if tried else None
 
 
-async def count(wanted: TotalsFilter, *, caller: Caller, history: TaskHistory) -> Totals:
+async def count(wanted: TotalsFilter, *, caller: Caller, history: TaskHistory, clock: Clock) -> Totals:
     """Count the newest of the caller's tasks that match."""
     after, until = wanted.span
     totals = Totals(Looked(until))
-    async for task in look(totals.looked, after, caller=caller, history=history):
+    async for task in look(totals.looked, after, caller=caller, history=history, clock=clock):
         if not wanted.matches(task):
             continue
         totals.accepted += 1
