@@ -291,8 +291,7 @@ def describe() -> Response[str]:
 @resolver.get("/llms.txt", compress=True)
 def tell_models() -> Response[str]:
     """Tell a language model what this deployment is and how to use it."""
-    settings = _app().settings
-    return _cached("text/plain; charset=utf-8", llms.text(settings.public_url, settings.open_models), {})
+    return _cached("text/plain; charset=utf-8", llms.text(_app().settings.public_url), {})
 
 
 # --- by a vendor's own paths ----------------------------------------------------------------------
