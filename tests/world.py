@@ -29,7 +29,7 @@ from taskhook.core.record import Submission, SubmitOutcome, milliseconds, partit
 from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, Vendor
+from taskhook.core.vendor import BalanceOutcome, ListOutcome, PollKind, PollOutcome, Vendor
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELLIX
@@ -310,6 +310,8 @@ class AtModellix:
     vendor: Vendor = MODELLIX
     origin = "https://vendor.example.com"
     lists: list[str] | None = None
+    list_outcomes: list[ListOutcome] = []  # noqa: RUF012  # each fake that needs some sets its own
+    listings = 0
     answers: Mapping[str, PollKind] = MappingProxyType({})  # by the vendor's id: what polls are told
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
@@ -317,10 +319,16 @@ class AtModellix:
         del upstream_task_id, operation
         return BalanceOutcome(answered=False)
 
-    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
         """List what it was told to, if its vendor has a list."""
         del model, since, until
-        return self.lists if self.vendor.listing is not None else None
+        self.listings += 1
+        if self.list_outcomes:
+            return self.list_outcomes.pop(0)
+        listed = self.lists if self.vendor.listing is not None else None
+        return ListOutcome(
+            kind=PollKind.SUCCEEDED, upstream_task_ids=None if listed is None else tuple(listed)
+        )
 
 
 @dataclass

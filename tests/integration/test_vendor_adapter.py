@@ -1359,3 +1359,27 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
         await api.close()
     assert outcome.submission is Submission.TAKEN
     assert outcome.operation == f"{listener.origin}/api/v1/tasks/task-1"
+
+
+# --- the list of the account's tasks --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (429, PollKind.THROTTLED),
+        (503, PollKind.UNAVAILABLE),
+        (401, PollKind.KEY_REFUSED),
+        (200, PollKind.SUCCEEDED),
+    ],
+)
+async def test_the_list_tells_what_pause_is_asked_for(status: int, kind: PollKind) -> None:
+    """As a poll does, whatever the status; and tasks only where there is a whole list."""
+    page = json.dumps({"data": [], "total": 0}).encode()
+    async with listening(answering(answer(status, page, retry_after="120"))) as listener:
+        api = HttpTaskApi(listener.origin, Keys(), vendor=DASHSCOPE)
+        now = datetime.now(UTC)
+        listed = await api.tasks_made("wan2.2-animate-mix", since=now, until=now)
+        await api.close()
+    assert (listed.kind, listed.retry_after) == (kind, timedelta(seconds=120))
+    assert listed.upstream_task_ids == (() if status == 200 else None)

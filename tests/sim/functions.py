@@ -391,7 +391,9 @@ class Functions:
                 return []
             call = self._asks(caller, "other")
             wanted, stored = query.Filter(limit=2), app.tasks
-            listing = await query.list_tasks(wanted, caller=known, history=stored, tasks=stored)
+            listing = await query.list_tasks(
+                wanted, caller=known, history=stored, tasks=stored, clock=app.clock
+            )
             self._told(call, status=HTTPStatus.OK, tasks=[task.task_id for task in listing.tasks])
             return [answers.task_answer(task).body() for task in listing.tasks]
 

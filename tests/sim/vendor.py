@@ -11,13 +11,18 @@ from typing import Any
 
 from taskhook.core import ports
 from taskhook.core.record import State, Submission, SubmitOutcome
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import BalanceOutcome, ListOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
 from tests import history
 from tests.sim.deployment import LATER_MODEL, MODEL, Deployment
 from tests.sim.injector import FaultInjector, Invocation, running
 from tests.world import START, AtModellix, a_success
 
+_STRUCK = {
+    "throttled": PollKind.THROTTLED,
+    "key refused": PollKind.KEY_REFUSED,
+    "missing": PollKind.MISSING,
+}
 _STATES = {
     PollKind.PENDING: "pending",
     PollKind.SUCCEEDED: "success",
@@ -212,12 +217,7 @@ class SimVendor(AtModellix):
             if outcome == "slow":
                 await asyncio.sleep(10)
                 return await effect()
-            kinds = {
-                "throttled": PollKind.THROTTLED,
-                "key refused": PollKind.KEY_REFUSED,
-                "missing": PollKind.MISSING,
-            }
-            return PollOutcome(kind=kinds.get(outcome, PollKind.UNAVAILABLE), message=outcome)
+            return PollOutcome(kind=_STRUCK.get(outcome, PollKind.UNAVAILABLE), message=outcome)
 
         answer: PollOutcome = await self._injector.interact("poll", effect, strike)
         self._answered(exchange, status=200, state=_STATES.get(answer.kind))
@@ -245,22 +245,23 @@ class SimVendor(AtModellix):
         answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
-    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
         """List what was made, where the vendor has a list."""
         if self.vendor.listing is None:
-            return None
+            return ListOutcome(kind=PollKind.UNAVAILABLE)
         self._asked("other")
 
-        async def effect() -> list[str] | None:
+        async def effect() -> ListOutcome:
             await asyncio.sleep(0.2)
             first, last = ((moment - START).total_seconds() for moment in (since, until))
-            return [upstream for upstream, task in self.tasks.items() if first <= task.since <= last]
+            made = [upstream for upstream, task in self.tasks.items() if first <= task.since <= last]
+            return ListOutcome(kind=PollKind.SUCCEEDED, upstream_task_ids=tuple(made))
 
-        async def strike(_outcome: str) -> list[str] | None:
-            return None
+        async def strike(outcome: str) -> ListOutcome:
+            return ListOutcome(kind=_STRUCK.get(outcome, PollKind.UNAVAILABLE))
 
         del model
-        listed: list[str] | None = await self._injector.interact("poll", effect, strike)
+        listed: ListOutcome = await self._injector.interact("poll", effect, strike)
         return listed
 
     async def balance(self) -> BalanceOutcome:

@@ -36,7 +36,7 @@ UNITS = {"h": timedelta(hours=1), "min": timedelta(minutes=1), "s": timedelta(se
 @pytest.fixture
 def told() -> str:
     """Give the text for models."""
-    return llms.text(SERVER, ("alibaba/*", "runway/*"))
+    return llms.text(SERVER)
 
 
 def operations() -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_a_model_is_told_the_facts(told: str) -> None:
     for row in [*guide.facts()["errors"], *guide.facts()["task_errors"]]:
         assert row["when"] in told
         assert row["do"] in told
-    assert "alibaba/*, runway/*" in told
+    assert "open to your token: GET /api/v1/limits" in told  # strangers are not told of any restriction
 
 
 def test_the_vendors_ways_are_those_that_are_taken(told: str) -> None:

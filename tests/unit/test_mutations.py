@@ -44,7 +44,7 @@ NAMED = {
         "poller/queue.py Queue._serve: write-ahead: await self._ports.tasks.swap(task,"
         " task.claim_submit(now, until=now + PAY_CLAIM))"
     ),
-    "poller/polls.py Polls.due: time: task.submitted_at or task.accepted_at",
+    "core/record.py TaskRecord.unknown_until: time: self.submitted_at or self.accepted_at",
     "poller/polls.py Polls._polled: time: asked_at",
     "poller/watch_index.py WatchIndex._since: time: self._newest - INDEX_LAG",
     "submit/submit.py _accept: write-ahead: await tasks.add(wanted)",

@@ -1,6 +1,6 @@
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -17,7 +17,7 @@ from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import Listing, PollKind, PollOutcome
+from taskhook.core.vendor import Listing, ListOutcome, PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings
@@ -45,6 +45,11 @@ from tests.world import (
 
 RETENTION = timedelta(days=7)
 STOP = timedelta(seconds=120)
+
+
+def minutes(number: float) -> timedelta:
+    """Give so many minutes."""
+    return timedelta(minutes=number)
 
 
 @dataclass
@@ -290,6 +295,119 @@ async def test_an_unknown_submit_is_adopted_where_the_vendors_list_leaves_no_dou
     )
     await poller.run(timedelta(minutes=20))
     assert poller.now_of(task).error == (None if adopted else ErrorCode.SUBMISSION_UNKNOWN)
+
+
+def look_asked(poller: PollerWorld) -> Callable[[], list[timedelta]]:
+    """Let the vendor have a list, and give what tells how long after now it was asked."""
+    began, times = poller.clock.now(), []
+    poller.vendor.vendor, listed = Listed(), poller.vendor.tasks_made
+
+    async def tasks_made(model: str, *, since: datetime, until: datetime) -> ListOutcome:
+        times.append(poller.clock.now() - began)
+        return await listed(model, since=since, until=until)
+
+    poller.vendor.tasks_made = tasks_made  # type: ignore[method-assign]
+    return lambda: times
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_a_look_waits_for_the_end_of_a_pause(poller: PollerWorld, *, leads: bool) -> None:
+    """Through however many invocations; it is made once, and what it finds is adopted."""
+    asked = look_asked(poller)
+    poller.rules = replace(poller.rules, leads=leads)
+    task = await poller.add(State.UNKNOWN)
+    poller.vendor.taken["up-1"] = poller.clock.now()
+    poller.vendor.task_time, poller.vendor.lists = minutes(30), ["up-1"]
+    pause = poller.clock.now() + minutes(4)
+    poller.control.the_admission = AdmissionState(polls_paused_until=pause)
+    await poller.run(minutes(6))
+    [at] = asked()
+    assert minutes(4) <= at <= minutes(5)
+    assert poller.now_of(task).upstream_task_id == "up-1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "retry_after", "pause"),
+    [
+        (PollKind.THROTTLED, minutes(3), minutes(3)),
+        (PollKind.UNAVAILABLE, minutes(3), minutes(3)),  # 503 with a time
+        (PollKind.THROTTLED, None, PAUSE_SHORT),
+        (PollKind.KEY_REFUSED, None, minutes(1)),
+    ],
+)
+async def test_a_list_that_asks_for_a_pause_is_obeyed(
+    poller: PollerWorld, kind: PollKind, retry_after: timedelta | None, pause: timedelta
+) -> None:
+    """By all that would ask this vendor, and by those that come after; then it is looked at again."""
+    asked = look_asked(poller)
+    task = await poller.add(State.UNKNOWN)
+    poller.vendor.taken["up-1"] = poller.clock.now()
+    poller.vendor.task_time, poller.vendor.lists = minutes(30), ["up-1"]
+    poller.vendor.list_outcomes = [ListOutcome(kind=kind, retry_after=retry_after)]
+    await poller.run(minutes(6))
+    assert [facts["seconds"] for facts in poller.facts("vendor.paused")] == [pause.total_seconds()]
+    first, second = asked()
+    assert pause <= second - first <= pause + minutes(1)
+    assert poller.now_of(task).upstream_task_id == "up-1"
+
+
+async def test_a_pause_past_the_last_moment_ends_an_unknown_submit_in_time(poller: PollerWorld) -> None:
+    """It is not looked for, and ends after its quarter of an hour."""
+    asked = look_asked(poller)
+    task = await poller.add(State.UNKNOWN)
+    poller.control.the_admission = AdmissionState(polls_paused_until=poller.clock.now() + minutes(60))
+    await poller.run(minutes(17))
+    ended = poller.now_of(task)
+    assert (ended.error, asked()) == (ErrorCode.SUBMISSION_UNKNOWN, [])
+    assert ended.ended_at is not None
+    assert ended.ended_at - task.accepted_at < minutes(16)
+
+
+async def test_a_look_for_which_no_request_is_left_is_made_in_the_next_window(
+    poller: PollerWorld,
+) -> None:
+    """With one request left it waits; it is not lost."""
+    asked = look_asked(poller)
+    poller.rules = replace(poller.rules, requests_per_minute=44)
+    task = await poller.add(State.UNKNOWN)
+    poller.vendor.taken["up-1"] = poller.clock.now()
+    poller.vendor.task_time, poller.vendor.lists = minutes(30), ["up-1"]
+    due = poller.clock.now() + timedelta(seconds=60)
+    for number in range(2):
+        poller.control.used["modellix", window(due) + number] = 2  # of three, less a reserve
+    await poller.run(minutes(2))
+    [at] = asked()
+    assert timedelta(seconds=66) <= at < timedelta(seconds=80)
+    assert poller.now_of(task).upstream_task_id == "up-1"
+
+
+async def test_no_more_than_two_looks_run_at_once(poller: PollerWorld) -> None:
+    """Of twenty that are due, and all of them are made; the others' polls do not wait for them."""
+    look_asked(poller)
+    running, most, looked = 0, 0, 0
+
+    async def tasks_made(*_: object, **__: object) -> ListOutcome:
+        nonlocal running, most, looked
+        running, looked = running + 1, looked + 1
+        most = max(most, running)
+        await poller.clock.sleep(timedelta(seconds=8))
+        running -= 1
+        return ListOutcome(kind=PollKind.UNAVAILABLE)
+
+    poller.vendor.tasks_made = tasks_made  # type: ignore[method-assign]
+    now = poller.clock.now()
+    for number in range(20):
+        unknown = await poller.add(State.UNKNOWN, f"u{number}")
+        apart = now + timedelta(seconds=number / 10)
+        other_model = {"submitted_at": apart, "model": f"maker/model-{number}"}
+        await poller.tasks.swap(unknown, unknown.model_copy(update=other_model))
+    poller.vendor.task_time = minutes(2)
+    watched = await poller.add(State.WATCHED)
+    await poller.run(minutes(4))
+    assert (most, looked >= 20) == (2, True)
+    ended = poller.now_of(watched).ended_at
+    assert ended is not None
+    assert ended - now < minutes(2) + timedelta(seconds=15)
 
 
 async def test_a_delivery_that_died_is_made_again(poller: PollerWorld) -> None:
@@ -1522,11 +1640,6 @@ async def test_what_lies_beyond_a_page_is_found(poller: PollerWorld) -> None:
 
 
 # --- trouble that lasts ---------------------------------------------------------------------------
-
-
-def minutes(number: float) -> timedelta:
-    """Give so many minutes."""
-    return timedelta(minutes=number)
 
 
 async def ticks(poller: PollerWorld, duration: timedelta) -> None:

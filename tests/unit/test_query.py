@@ -10,6 +10,7 @@ import pytest
 from taskhook.api import answers
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_LOOKED_AT, MAX_REDELIVERED
+from taskhook.core.ports import TaskPage
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import Attempt, CallbackState, State
 from taskhook.core.task import Task
@@ -58,7 +59,9 @@ async def tasks() -> MemoryTasks:
 
 async def listed(tasks: MemoryTasks, **parameters: str) -> tuple[list[int], str | None]:
     """List by query parameters; give the tasks' numbers."""
-    found = await query.list_tasks(Filter.read(parameters), caller=ALICE, history=tasks, tasks=tasks)
+    found = await query.list_tasks(
+        Filter.read(parameters), caller=ALICE, history=tasks, tasks=tasks, clock=VirtualClock()
+    )
     return [int(task.task_id[3:]) for task in found.tasks], found.cursor
 
 
@@ -297,10 +300,72 @@ async def test_a_page_ends_where_its_answer_would_grow_too_large() -> None:
     cursor: str | None = None
     for _ in range(3):
         wanted = Filter(limit=100, cursor=cursor)
-        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks)
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks, clock=VirtualClock())
         assert len(page.tasks) < 30
         found, cursor = found + page.tasks, page.cursor
     assert [task.task_id for task in found] == [a_task(number).task_id for number in reversed(range(60))]
+
+
+def large(number: int) -> Task:
+    """Make an ended task whose message takes 250 KB."""
+    message = json.dumps({"data": {"result": {"x": "\u00e9" * 125_000}}}, ensure_ascii=False)
+    return an_ended(number, DELIVERED).model_copy(update={"message": message})
+
+
+async def test_where_a_page_is_cut_by_size_only_what_was_looked_at_for_it_counts() -> None:
+    """Bytes count, not characters; following the cursor counts each task once."""
+    tasks = MemoryTasks()
+    for number in range(20):
+        await tasks.add(large(number))
+    looked_at, found, cursor = 0, 0, None
+    for _ in range(10):
+        wanted = Filter(limit=100, cursor=cursor, model="alibaba/*")
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks, clock=VirtualClock())
+        assert sum(len((task.message or "").encode()) for task in page.tasks) < 2_000_000
+        assert page.looked_at == len(page.tasks)
+        looked_at, found, cursor = looked_at + page.looked_at, found + len(page.tasks), page.cursor
+        if cursor is None:
+            break
+    assert (looked_at, found) == (20, 20)
+
+
+async def test_large_tasks_are_looked_at_no_further_than_can_be_read() -> None:
+    """A count or a rare filter reads 8 MB and a page, and says how far it came."""
+    tasks = MemoryTasks()
+    for number in range(120):
+        await tasks.add(large(number))
+    told = await counted(tasks)
+    assert 30 <= tasks.read <= 60
+    assert (told["accepted"], told["looked_at"]["tasks"]) == (tasks.read, tasks.read)
+    assert told["next_cursor"] is not None
+    tasks.read = 0
+    wanted = Filter(search="none")
+    page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks, clock=VirtualClock())
+    assert 30 <= tasks.read <= 60
+    assert (page.looked_at, page.looked_back_to) == (tasks.read, a_task(120 - tasks.read).accepted_at)
+
+
+async def test_a_slow_table_is_looked_at_for_a_few_seconds() -> None:
+    """Then the answer is what was found so far; the cursor goes on, also of a redelivery."""
+    world = RedeliveryWorld()
+    for number in range(800):
+        await world.tasks.add(an_ended(number, UNDELIVERED))
+    read = world.tasks.page
+
+    async def slowly(*where: str, **limits: Any) -> TaskPage:
+        world.clock.pass_by(timedelta(seconds=1.5))
+        return await read(*where, **limits)
+
+    world.tasks.page = slowly  # type: ignore[method-assign]
+    stored, clock = world.tasks, world.clock
+    listed = await query.list_tasks(
+        Filter(search="none"), caller=ALICE, history=stored, tasks=stored, clock=clock
+    )
+    assert (listed.cursor is not None, listed.looked_at) == (True, 225)
+    told = await totals.count(TotalsFilter(), caller=ALICE, history=stored, clock=clock)
+    assert (told.looked.cursor is not None, told.looked.at) == (True, 225)
+    count, cursor = await world.many(limit=500)
+    assert (count, cursor is not None) == (300, True)
 
 
 async def test_the_answer_is_the_vendors_plus_what_only_we_know() -> None:
@@ -498,7 +563,7 @@ async def test_a_search_reads_a_bounded_number_and_says_so(limit: int) -> None:
     for _ in range(20):
         tasks.read = 0
         wanted = Filter(search="RARE/", limit=limit, cursor=cursor)
-        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks)
+        page = await query.list_tasks(wanted, caller=ALICE, history=tasks, tasks=tasks, clock=VirtualClock())
         assert tasks.read <= 1000
         assert page.looked_at <= MAX_LOOKED_AT
         found += [task.reference for task in page.tasks]
@@ -517,6 +582,11 @@ async def test_a_plain_page_reads_no_more_than_it_shows(tasks: MemoryTasks) -> N
     """Each task and its request."""
     assert len((await listed(tasks, limit="7"))[0]) == 7
     assert tasks.read == 14
+    for number in range(25, 60):
+        await tasks.add(a_task(number))
+    tasks.read = 0
+    assert len((await listed(tasks, limit="40"))[0]) == 40
+    assert tasks.read == 80
 
 
 # --- counted --------------------------------------------------------------------------------------
@@ -525,7 +595,9 @@ async def test_a_plain_page_reads_no_more_than_it_shows(tasks: MemoryTasks) -> N
 async def counted(tasks: MemoryTasks, **parameters: str) -> dict[str, Any]:
     """Count; give the answer."""
     wanted = TotalsFilter.read(parameters)
-    return answers.totals(await totals.count(wanted, caller=ALICE, history=tasks)).body()
+    return answers.totals(
+        await totals.count(wanted, caller=ALICE, history=tasks, clock=VirtualClock())
+    ).body()
 
 
 async def test_totals_say_where_tasks_stand_and_what_they_cost() -> None:
@@ -809,8 +881,23 @@ async def test_redeliveries_go_out_a_second_apart() -> None:
             count=0, last_attempt_at=None, cursor=None
         )
     again = await world.one(world.tasks.items["tk_" + "0" * 22])  # waits, and is asked for again
-    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=120)
-    assert world.due() == [timedelta(seconds=number) for number in (*range(119), 120)]
+    assert again.next_attempt_at == world.clock.now() + timedelta(seconds=119)
+    assert world.due() == [timedelta(seconds=number) for number in range(120)]
+
+
+async def test_what_waits_is_never_sent_later_for_being_asked_for() -> None:
+    """One by one or in bulk, where an hour of the caller's rate is taken: the earlier time holds."""
+    world = RedeliveryWorld()
+    now, minute = world.clock.now(), timedelta(minutes=1)
+    for number in range(2):
+        await world.tasks.add(failing(number, 503).model_copy(update={"next_attempt_at": now + minute}))
+    dead = failing(2, 503).model_copy(update={"next_attempt_at": None, "claimed_until": now - minute})
+    await world.tasks.add(dead)  # of a process that died: due since its claim is over
+    await world.tasks.add(failing(3, 503))  # at its own time in 20 hours
+    await world.control.reserve_deliveries("alice", 1800, now=now, latest=now)
+    assert (await world.one(world.tasks.items[failing(0).task_id])).next_attempt_at == now + minute
+    assert (await world.redelivery(state="retrying")).count == 3
+    assert world.due() == [-minute, minute, minute, timedelta(seconds=1801)]
 
 
 async def test_a_rate_that_was_not_used_gives_no_burst() -> None:

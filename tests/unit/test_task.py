@@ -336,7 +336,10 @@ class TaskMachine(RuleBasedStateMachine):
             self.through = False
             assert self.task.work_key is not None
             assert self.task.work_key[0] == "retry"
-            expected = (self.now, before.caller, before.host, 3)
+            waited_for = before.next_attempt_at or before.claimed_until
+            waits = before.callback is CallbackState.WAITING
+            due = min(self.now, waited_for) if waits and waited_for is not None else self.now
+            expected = (due, before.caller, before.host, 3)
             assert RetryKey.read(self.task.work_key[1]) == expected
             assert (
                 self.task.attempts_this_round,

@@ -116,7 +116,7 @@ async function pageOf(query, cursor, size) {
     came = data.tasks.length;
     page.tasks.push(...data.tasks);
     page.next_cursor = data.next_cursor;
-    page.looked_at = data.looked_at;
+    page.looked_at = data.looked_at && { ...data.looked_at, tasks: data.looked_at.tasks + (page.looked_at?.tasks ?? 0) };
   } while (page.next_cursor && came === limit && page.tasks.length < size);
   return page;
 }

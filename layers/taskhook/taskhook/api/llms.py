@@ -9,8 +9,8 @@ _SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"  # the one that is shown
 
 
 @cache
-def text(server: str, models: tuple[str, ...]) -> str:
-    """Write it; `server` is the origin that callers use, `models` the patterns of those that are open."""
+def text(server: str) -> str:
+    """Write it; `server` is the origin that callers use. It tells strangers nothing else of the deployment."""
     api = openapi.document(server)
     facts = api["x-guide"]
     retries, limits = facts["retries"], facts["limits"]
@@ -28,7 +28,7 @@ def text(server: str, models: tuple[str, ...]) -> str:
 request plus a callback URL, and it posts a signed webhook when the task has ended.
 
 - Origin: {server}
-- Models that are open here: {", ".join(models)}
+- Models that are open to your token: GET /api/v1/limits
 - Guarantee: at least once (deduplicate on `webhook-id`), in no promised order; never paid twice.
 
 ## Submit

@@ -22,6 +22,7 @@ from taskhook.core.caller import Credential
 from taskhook.core.limits import (
     MAX_IDEMPOTENCY_KEY,
     MAX_LOOKED_AT,
+    MAX_LOOKED_MB,
     MAX_REDELIVERED,
     MAX_REFERENCE,
     MAX_URL,
@@ -233,7 +234,8 @@ def _tasks() -> Json:
                 "listTasks",
                 "Tasks",
                 "List your tasks, newest first. A rare filter may give few or none and a `next_cursor`: go "
-                f"on with it. A call looks at {MAX_LOOKED_AT} tasks at most, and says how far it looked.",
+                f"on with it. A call looks at {MAX_LOOKED_AT} tasks at most, fewer where they are large "
+                f"({MAX_LOOKED_MB} MB) or slow to read, and says how far it looked.",
                 _done(
                     answers.success(
                         answers.task_list(Listing([shown], shown.created_key, 1, shown.accepted_at))
@@ -247,8 +249,8 @@ def _tasks() -> Json:
             "get": _operation(
                 "showTotals",
                 "Tasks",
-                f"Count your newest tasks, {MAX_LOOKED_AT} at most; nothing is counted before you ask. "
-                "Go on with `next_cursor` for older ones, and add them up.",
+                f"Count your newest tasks, {MAX_LOOKED_AT} at most and no more than {MAX_LOOKED_MB} MB; "
+                "nothing is counted before you ask. Go on with `next_cursor` for older ones; add them up.",
                 _done(answers.success(answers.totals(examples.totals()))) | failures(400, 401, 503),
                 parameters=_query(TotalsFilter),
             )

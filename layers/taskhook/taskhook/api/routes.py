@@ -78,7 +78,7 @@ def show_totals() -> Response[str]:
     """Count the caller's newest tasks."""
     caller = _caller()
     wanted = TotalsFilter.read(resolver.current_event.query_string_parameters or {})
-    counted = _app().run(totals.count(wanted, caller=caller, history=_app().tasks))
+    counted = _app().run(totals.count(wanted, caller=caller, history=_app().tasks, clock=_app().clock))
     return _success(answers.totals(counted))
 
 
@@ -107,7 +107,9 @@ def list_tasks() -> Response[str]:
     caller = _caller()
     wanted = Filter.read(resolver.current_event.query_string_parameters or {})
     stored = _app().tasks
-    listing = _app().run(query.list_tasks(wanted, caller=caller, history=stored, tasks=stored))
+    listing = _app().run(
+        query.list_tasks(wanted, caller=caller, history=stored, tasks=stored, clock=_app().clock)
+    )
     return _success(answers.task_list(listing))
 
 
@@ -289,8 +291,7 @@ def describe() -> Response[str]:
 @resolver.get("/llms.txt", compress=True)
 def tell_models() -> Response[str]:
     """Tell a language model what this deployment is and how to use it."""
-    settings = _app().settings
-    return _cached("text/plain; charset=utf-8", llms.text(settings.public_url, settings.open_models), {})
+    return _cached("text/plain; charset=utf-8", llms.text(_app().settings.public_url), {})
 
 
 # --- by a vendor's own paths ----------------------------------------------------------------------
@@ -357,7 +358,7 @@ def _cancel(task_id: str, *, also_ended: bool = False) -> Response[str]:
 def _listed(vendor: Vendor) -> Response[str]:
     """List the caller's tasks of one vendor, as that does."""
     assert vendor.form is not None  # noqa: S101  # its own path asked for it
-    tasks = _app().run(query.newest(vendor.name, caller=_caller(), history=_app().tasks))
+    tasks = _app().run(query.newest(vendor.name, caller=_caller(), history=_app().tasks, clock=_app().clock))
     return _json(vendor.form.listed(tasks, resolver.current_event.query_string_parameters or {}))
 
 

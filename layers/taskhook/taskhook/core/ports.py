@@ -19,7 +19,7 @@ from taskhook.core.models import MediaFacts
 from taskhook.core.record import SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import NO_HEADERS, BalanceOutcome, PollOutcome, Vendor
+from taskhook.core.vendor import NO_HEADERS, BalanceOutcome, ListOutcome, PollOutcome, Vendor
 
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 # Of a delivery, in all; what a claim must still cover when the first byte is sent.
@@ -313,10 +313,10 @@ class TaskApi(Protocol):
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Ask a vendor that has a way to, to cancel a task: free, and safe to repeat."""
 
-    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
         """List the account's tasks of a model that were made then, ended ones too, by the vendor's ids.
 
-        None where the vendor has no list, does not answer, or has more than it lists at once.
+        None are listed where the vendor has no list, does not answer, or has more than it lists at once.
         """
 
     async def balance(self) -> BalanceOutcome:

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
+from taskhook.core.reply import is_delivered
+
+UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 ARCHIVE_TIME = timedelta(minutes=15)  # how long a callback waits for its results to be archived
 
 
@@ -105,8 +108,8 @@ class Attempt(BaseModel):
 
     @property
     def delivered(self) -> bool:
-        """Whether the receiver has the message: any 2xx says so."""
-        return self.status is not None and HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+        """Whether the receiver has the message."""
+        return is_delivered(self.status)
 
 
 class Copy(BaseModel):
@@ -304,6 +307,11 @@ class TaskRecord(BaseModel):
     def age_since(self) -> datetime:
         """From when on its age counts: the vendor's acceptance, where that is known."""
         return self.taken_at or self.accepted_at
+
+    @property
+    def unknown_until(self) -> datetime:
+        """How long the vendor's own word about an unknown outcome is waited for."""
+        return (self.submitted_at or self.accepted_at) + UNKNOWN_TIME
 
     @property
     def archive_by(self) -> datetime:

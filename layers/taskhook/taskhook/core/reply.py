@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -75,6 +76,11 @@ class DeliveryError(StrEnum):
         "this deployment cannot read the signing secret: tell its operator",
     )
     CONNECTION = "connection", "it failed in another way: look into the log of the receiver or its proxy"
+
+
+def is_delivered(status: int | None) -> bool:
+    """Whether an answer says that the receiver has the message: any 2xx does."""
+    return status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
 class Reply(BaseModel):

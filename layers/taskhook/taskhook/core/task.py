@@ -34,7 +34,6 @@ from taskhook.core.record import (
     TaskRecord,
 )
 
-UNKNOWN_TIME = timedelta(minutes=15)  # how long an ambiguous submit is watched for the vendor's own word
 LOST_AGE = timedelta(seconds=60)  # a younger task that the vendor does not know may still appear
 LOST_CONFIRMATION = timedelta(seconds=30)  # between the two 404s that prove a task lost
 EXPIRY_GRACE = timedelta(hours=48)  # past its deadline a task ends even if no poll gets through
@@ -227,9 +226,14 @@ class Task(TaskRecord):
         return recorded
 
     def redelivered(self, at: datetime) -> Self:
-        """Put the stored message to work again, through a fresh round of the schedule that begins at `at`."""
+        """Put the stored message to work again, through a fresh round of the schedule that begins at `at`.
+
+        What waits already is never sent later than it was due.
+        """
         if self.callback is CallbackState.NONE or not self.state.final:
             raise IllegalTransitionError(f"{self.state}/{self.callback} has nothing to deliver again")
+        if self.callback is CallbackState.WAITING:  # without a time it is due since its claim is over
+            at = min(at, self.next_attempt_at or self.claimed_until or at)
         return self._to(
             callback=CallbackState.WAITING,
             asked_again=True,

@@ -62,6 +62,13 @@ class BalanceOutcome(BaseModel):
     status: int = 0  # 0: no answer came
     body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
     message: str = ""  # why there is no answer
+    retry_after: timedelta | None = None
+
+
+class ListOutcome(PollOutcome):
+    """What the vendor said when it was asked for the account's tasks; `kind` as of a poll, or SUCCEEDED."""
+
+    upstream_task_ids: tuple[str, ...] | None = None  # None: no list, or not all of it
 
 
 # Words for the end of a task, of all vendors and in lower case; any other word keeps a task polling.

@@ -3,14 +3,13 @@
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from http import HTTPStatus
 
 from taskhook.core import schedule, signature
 from taskhook.core.caller import Caller
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, CallerDirectory, Clock, Reporter, TaskStore
 from taskhook.core.record import Attempt, CallbackState
-from taskhook.core.reply import Reply
+from taskhook.core.reply import Reply, is_delivered
 from taskhook.core.task import Task
 from taskhook.delivery.hosts import Hosts, host_of
 
@@ -87,7 +86,7 @@ async def _claimed(task: Task, ports: DeliveryPorts) -> Task:
 
 def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -> Task:
     """Say what follows from one attempt: delivered, again at its time, or given up."""
-    delivered = is_delivered(reply)
+    delivered = is_delivered(reply.status)
     soon = schedule.means_soon(reply.status, task.uncounted)
     wait = None
     if not delivered:
@@ -123,11 +122,6 @@ def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | 
     if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
     return round((now - ended_at).total_seconds(), 2)
-
-
-def is_delivered(reply: Reply) -> bool:
-    """Whether the receiver has the message: any 2xx says so."""
-    return reply.status is not None and HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:

@@ -14,10 +14,10 @@ from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json
 from taskhook.core.ports import CallbackSender, Clock, DeliveryRate, Reporter
 from taskhook.core.record import CallbackState, ErrorCode, State
-from taskhook.core.reply import Reply
+from taskhook.core.reply import Reply, is_delivered
 from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import Task
-from taskhook.delivery.attempt import TESTS_AHEAD, is_delivered, send_attempt
+from taskhook.delivery.attempt import TESTS_AHEAD, send_attempt
 from taskhook.vendors.modellix import MODELS
 
 
@@ -39,7 +39,7 @@ class TestResult:
     @property
     def delivered(self) -> bool:
         """Whether a callback that is answered so counts as delivered."""
-        return is_delivered(self.reply)
+        return is_delivered(self.reply.status)
 
 
 async def send_test_callbacks(

@@ -9,30 +9,48 @@ its end was stored, so that one which is not there, and which the vendor says af
 not ours.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from taskhook.core.ports import TaskApi, TaskStore, WorkIndex
 from taskhook.core.record import State
 from taskhook.core.task import Task
-from taskhook.core.vendor import PollKind
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.work import INDEX_LAG
 
 SKEW = timedelta(seconds=5)  # between the vendor's clock and ours
 POST_TIME = timedelta(seconds=20)  # of a paid POST at most
 # After the submit; by the first one the index shows every task that was submitted at the same time.
 LOOKS = tuple(POST_TIME + SKEW + INDEX_LAG + timedelta(seconds=pause) for pause in (5, 60, 300))
+LOOK_REQUESTS = 2  # to the vendor, of one look
 MOST_OWN = 1000  # tasks of ours that are compared; where there are more, none is adopted
 
 
-def next_look(submitted_at: datetime, *, after: datetime) -> datetime | None:
-    """Tell when the list is looked at next; None where the last look is over."""
-    return next((submitted_at + age for age in LOOKS if submitted_at + age > after), None)
+def next_look(
+    submitted_at: datetime, *, after: datetime, paused_until: datetime | None = None
+) -> datetime | None:
+    """Tell when the list is looked at next; None where the last look is over.
+
+    The end of a pause is a time to look as well: the pause may have passed over another.
+    """
+    times = [submitted_at + age for age in LOOKS]
+    if paused_until is not None and paused_until > times[0]:
+        times.append(paused_until)
+    return min((at for at in times if at > after), default=None)
 
 
-async def found(task: Task, *, api: TaskApi, tasks: TaskStore, work: WorkIndex) -> str | None:
+async def found(
+    task: Task,
+    *,
+    api: TaskApi,
+    tasks: TaskStore,
+    work: WorkIndex,
+    obey: Callable[[PollOutcome], Awaitable[None]],
+) -> str | None:
     """Give the vendor's id of a task whose submit is unknown; None where that is not certain.
 
-    Makes two requests to the vendor. Raises StoreUnavailableError.
+    Makes LOOK_REQUESTS requests to the vendor at most, and none after it has asked for a pause, which `obey`
+    is told of. Raises StoreUnavailableError.
     """
     assert task.submitted_at is not None  # noqa: S101  # an unknown task was submitted
     since, until = task.submitted_at - SKEW, task.submitted_at + POST_TIME + SKEW
@@ -40,11 +58,13 @@ async def found(task: Task, *, api: TaskApi, tasks: TaskStore, work: WorkIndex) 
     if own is None or any(_is_rival(other, task.model, task.submitted_at) for other in own):
         return None
     listed = await api.tasks_made(task.model, since=since, until=until)
+    await obey(listed)
     ours = {other.upstream_task_id for other in own}
-    candidates = [upstream for upstream in listed or () if upstream not in ours]
-    if len(candidates) != 1:
+    candidates = [upstream for upstream in listed.upstream_task_ids or () if upstream not in ours]
+    if len(candidates) != 1 or listed.retry_after is not None:
         return None
     outcome = await api.poll(candidates[0])
+    await obey(outcome)
     return candidates[0] if outcome.kind is PollKind.PENDING else None
 
 

@@ -125,9 +125,10 @@ class Pacing:
         known = self._support.holding(task.model, self._clock.now())
         return known if known is not None else task.model not in self.probing
 
-    def begin(self, task: Task, *, hold: bool) -> None:
-        """Count a poll that starts, and spend its request."""
-        self.allowance.spend()
+    def begin(self, task: Task, *, hold: bool, requests: int = 1) -> None:
+        """Count a poll that starts, and spend its requests."""
+        for _ in range(requests):
+            self.allowance.spend()
         if hold:
             self.held[task.task_id] = task.model
             self.probing.setdefault(task.model, self._clock.now())

@@ -10,15 +10,13 @@ from datetime import datetime
 from taskhook.core import schedule
 from taskhook.core.errors import StaleTaskError
 from taskhook.core.record import ErrorCode, State, Submission
-from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, UNKNOWN_TIME, Task
+from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller import adoption
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import KNOWN, Pacing
 from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
-
-LOOK_REQUESTS = 2  # to the vendor, of a look for a submit whose outcome is unknown
 
 
 @dataclass(slots=True)
@@ -82,8 +80,7 @@ class Polls:
             case State.SUBMITTING:
                 return self._started
             case State.UNKNOWN:
-                ends_at = (task.submitted_at or task.accepted_at) + UNKNOWN_TIME
-                return self._next_look(task, after=after) or ends_at
+                return min(self._next_look(task, after=after) or task.unknown_until, task.unknown_until)
             case _ if entry is None:
                 return self._pacing.next_poll(task, after=after)
             case _ if entry.plain_next:
@@ -104,8 +101,10 @@ class Polls:
                 return await self._look_again(task)
             case State.SUBMITTING:
                 return await self._mark_unknown(task)
-            case State.UNKNOWN if self._clock.now() < (task.submitted_at or task.accepted_at) + UNKNOWN_TIME:
+            case State.UNKNOWN if self.is_looked_for(task):
                 return await self._look_for(task)
+            case State.UNKNOWN if self._clock.now() < task.unknown_until:
+                return task
             case State.UNKNOWN:
                 return await self._endings.failed(
                     task, ErrorCode.SUBMISSION_UNKNOWN, "whether the vendor took the task was never learnt"
@@ -231,17 +230,23 @@ class Polls:
         """Tell when a submit whose outcome is unknown is looked for; None where the vendor has no list."""
         if self._pacing.vendor.listing is None or task.submitted_at is None:
             return None
-        return adoption.next_look(task.submitted_at, after=after)
+        paused_until = self._pacing.admission.polls_paused_until
+        return adoption.next_look(task.submitted_at, after=after, paused_until=paused_until)
+
+    def is_looked_for(self, task: Task) -> bool:
+        """Whether the next step of a task is a look at the vendor's list."""
+        is_unknown = task.state is State.UNKNOWN and self._clock.now() < task.unknown_until
+        return is_unknown and task.submitted_at is not None and self._pacing.vendor.listing is not None
 
     async def _look_for(self, task: Task) -> Task:
         """Look for a submit whose outcome is unknown in the vendor's list, and adopt what it made."""
-        if await self._pacing.room(LOOK_REQUESTS, expected=0) < LOOK_REQUESTS:
-            return task
-        for _ in range(LOOK_REQUESTS):
-            self._pacing.allowance.spend()
         self._endings.steps["looked_for"] += 1
         upstream_task_id = await adoption.found(
-            task, api=self._pacing.api, tasks=self._ports.tasks, work=self._ports.work
+            task,
+            api=self._pacing.api,
+            tasks=self._ports.tasks,
+            work=self._ports.work,
+            obey=self._pacing.obey,
         )
         if upstream_task_id is None:
             return task

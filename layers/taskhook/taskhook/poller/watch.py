@@ -10,6 +10,7 @@ from taskhook.core.ports import Row
 from taskhook.core.record import State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollOutcome
+from taskhook.poller.adoption import LOOK_REQUESTS
 from taskhook.poller.aside import SetAside
 from taskhook.poller.endings import Endings
 from taskhook.poller.pacing import Pacing, most_urgent
@@ -18,6 +19,7 @@ from taskhook.poller.watch_index import WatchIndex, accepted
 from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules, Standing
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
+LOOKS_AT_ONCE = 2  # for submits whose outcome is unknown: each reads all tasks of the vendor's
 TABLE_STEPS = 32  # steps under way that only the table answers
 MOST_LEFT = 2000  # unserved poll times that a leader hands over
 
@@ -57,6 +59,7 @@ class Watch:
         self._vendor = pacing.vendor.name
         self.index = WatchIndex(ports.work, self._vendor, ports.clock, started=started)
         self._table_steps = 0
+        self._looks: set[str] = set()  # under way, for submits whose outcome is unknown
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
         self.polls = Polls(
             rules=rules,
@@ -79,7 +82,10 @@ class Watch:
         """Read the tasks of new rows while there is room in memory; plan the rest by what their rows say."""
         room = max(LOADED - len(self._entries), 0)
         unread = {row.task_id: accepted(row) for row in rows[:room]}
-        for task in await self._ports.tasks.read_many(list(unread)):
+        read = await self._ports.tasks.read_many(list(unread))
+        if any(self.polls.is_looked_for(task) for task in read):  # at the end of a pause, too
+            await self._pacing.read_admission()
+        for task in read:
             unread.pop(task.task_id, None)
             self._track(task)
         self._look_later(unread, SCAN)
@@ -119,7 +125,7 @@ class Watch:
                 task, self.polls.due(task, after=self._standing.polled_until)
             )
             left = self._given.pop(task.task_id, None)
-            if left is not None and task.state is State.WATCHED:
+            if left is not None and self._is_asked_about(task):
                 entry.unserved, entry.due = left, min(entry.due, left)
             return False
         entry.task = task
@@ -176,15 +182,18 @@ class Watch:
         free_at = self._pacing.paused_until(now)
         if free_at <= now:
             free_at = self._started  # for want of a request it is waited, not left to the next invocation
-        times = [
-            max(entry.due, free_at) if self._asks_vendor(entry) else entry.due
-            for entry in self._entries.values()
-        ]
+        times = [self._free_at(entry, free_at) for entry in self._entries.values()]
         if self._aside.overdue_count():
             times.append(free_at)
         if (due := self._aside.next_at()) is not None:
             times.append(max(datetime.fromtimestamp(due, UTC), free_at))
         return min(times, default=None)
+
+    def _free_at(self, entry: Entry, free_at: datetime) -> datetime:
+        if not self._asks_vendor(entry):
+            return entry.due
+        at = max(entry.due, free_at)
+        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
 
     def replan_all(self) -> None:
         """Plan all polls anew, from the first poll time that is not known to be served."""
@@ -224,7 +233,7 @@ class Watch:
         waiting = [
             (task_id, entry.due.timestamp(), entry.task.age_since.timestamp())
             for task_id, entry in self._entries.items()
-            if entry.task.state is State.WATCHED and entry.due <= now and not self._is_running(task_id)
+            if self._is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
         ]
         waiting += self._aside.overdue()
         left = most_urgent(waiting, MOST_LEFT, now.timestamp())
@@ -266,12 +275,14 @@ class Watch:
         return started
 
     async def _admit_polls(self, polls: list[str], now: datetime, due_by: datetime) -> list[str]:
-        slots = self._pacing.free_slots()
-        room = await self._pacing.room(
-            min(len(polls) + self._aside.overdue_count(), slots), expected=self._expected(now)
-        )
+        slots, looks = self._pacing.free_slots(), [each for each in polls if self._is_look(each)]
+        looks = sorted(looks, key=lambda each: self._entries[each].due)[: LOOKS_AT_ONCE - len(self._looks)]
+        polls = [each for each in polls if not self._is_look(each)]
+        wanted = len(polls) + LOOK_REQUESTS * len(looks) + self._aside.overdue_count()
+        room = await self._pacing.room(min(wanted, slots), expected=self._expected(now))
         if room == 0:
             return []
+        polls += looks if room >= LOOK_REQUESTS else []
         waiting = [
             (
                 task_id,
@@ -293,11 +304,17 @@ class Watch:
                 or not self._asks_vendor(entry)
             ):
                 continue  # read just now, and not due after all, or begun by another event meanwhile
-            entry.hold = self._pacing.may_hold(entry.task, plain=entry.is_plain(self._clock.now()))
-            if not entry.hold and not self._pacing.plain_is_free():
+            is_look = self._is_look(task_id)
+            requests = LOOK_REQUESTS if is_look else 1
+            entry.hold = not is_look and self._pacing.may_hold(
+                entry.task, plain=entry.is_plain(self._clock.now())
+            )
+            if requests > self._pacing.allowance.left or not (entry.hold or self._pacing.plain_is_free()):
                 continue
-            self._pacing.begin(entry.task, hold=entry.hold)
+            self._pacing.begin(entry.task, hold=entry.hold, requests=requests)
             entry.polling = True
+            if is_look:
+                self._looks.add(task_id)
             started.append(task_id)
         return started
 
@@ -308,7 +325,15 @@ class Watch:
             entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items()
         )
 
+    def _is_look(self, task_id: str) -> bool:
+        return self.polls.is_looked_for(self._entries[task_id].task)
+
+    def _is_asked_about(self, task: Task) -> bool:
+        return task.state is State.WATCHED or self.polls.is_looked_for(task)
+
     def _asks_vendor(self, entry: Entry) -> bool:
+        if self.polls.is_looked_for(entry.task):
+            return True
         watched = entry.task.state is State.WATCHED and entry.known_outcome is None
         return watched and not self.polls.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
 
@@ -325,4 +350,5 @@ class Watch:
                 self._pacing.end(entry.task, hold=entry.hold)
             else:
                 self._table_steps -= 1
+            self._looks.discard(task_id)
             entry.polling = entry.hold = False

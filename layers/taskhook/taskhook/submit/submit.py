@@ -24,7 +24,6 @@ from taskhook.core.ports import (
     ApiKey,
     Clock,
     LeadershipStore,
-    Reporter,
     SpendStore,
     TaskStore,
     Wake,
@@ -145,7 +144,7 @@ async def _begin(
     admission = AdmissionState()
     if first is None or first.reusable:
         check_model(request, caller=caller, models=admitting.models)
-        await _require_key(request.vendor, admitting, payment.reporter)
+        await _require_key(request.vendor, admitting)
         until = deadline - LEAST_POST_TIME - _STORE_TIME
         unchecked = await inspect(
             request,
@@ -189,15 +188,15 @@ async def _begin(
     return task, admission
 
 
-async def _require_key(vendor: str, admitting: AdmissionPorts, reporter: Reporter) -> None:
+async def _require_key(vendor: str, admitting: AdmissionPorts) -> None:
     """Raise RejectedError where the deployment has no key of the vendor: a task would wait in vain.
 
-    The operator is told as of a key that the vendor refuses.
+    It rings no alarm, for it may be a vendor that was never set up. Where a key was lost, the poller rings it
+    for the tasks that are under way.
     """
     try:
         await admitting.keys[vendor](fresh=False)
     except KeyMissingError as error:
-        reporter.report("vendor.refused", vendor=vendor, error="no key")
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"Service unavailable: this deployment has no key of vendor '{vendor}'; its operator sets one "

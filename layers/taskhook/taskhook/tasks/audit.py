@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.schedule import RETRY_WAITS
-from taskhook.core.task import EXPIRY_GRACE, UNKNOWN_TIME, Task
+from taskhook.core.task import EXPIRY_GRACE, Task
 
 # What a tick, a paused vendor or a host that is tried less may add to a moment at which something is due.
 SLACK = timedelta(minutes=15)
@@ -101,7 +101,7 @@ def _of_course(task: Task, now: datetime, limits: Limits) -> Iterator[_Words]:
     deadlines = {
         State.QUEUED: (task.accepted_at + limits.max_queue_age, "MaxQueueHours"),
         State.UNKNOWN: (
-            (task.submitted_at or task.accepted_at) + UNKNOWN_TIME,
+            task.unknown_until,
             "the quarter of an hour for which an unknown outcome is watched",
         ),
         State.ARCHIVING: (task.archive_by, "the quarter of an hour for which a callback waits for copies"),

@@ -25,7 +25,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind
-from taskhook.tasks.query import PAGE, STATUSES, RedeliveryFilter, show
+from taskhook.tasks.query import LOOK_TIME, PAGE, STATUSES, RedeliveryFilter, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -206,9 +206,10 @@ async def redeliver_many(
     after, until = wanted.span
     done: list[Task] = []
     cursor: str | None = until
+    began = clock.now()
     for _ in range(MAX_LOOKED_AT // PAGE):
         room = wanted.limit - len(done)
-        if cursor is None or after >= cursor or room == 0:
+        if cursor is None or after >= cursor or room == 0 or clock.now() >= began + LOOK_TIME:
             break
         page = await history.page(caller.caller, after=after, until=cursor, limit=PAGE)
         now = clock.now()

@@ -17,6 +17,7 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.limits import (
     MAX_LISTED,
     MAX_LOOKED_AT,
+    MAX_LOOKED_MB,
     MAX_REDELIVERED,
     MAX_REFERENCE,
     MAX_SEARCH,
@@ -27,8 +28,12 @@ from taskhook.core.ports import Clock, TaskHistory, TaskStore
 from taskhook.core.record import CallbackState, State, milliseconds
 from taskhook.core.task import Task
 
-_MAX_SIZE = 1_500_000  # characters of one answer; Lambda refuses more than 6 MB
+# Bytes of one answer. Lambda refuses more than 6 MB, and an answer within an answer may be twice as long.
+_MAX_SIZE = 1_500_000
 PAGE = 100  # tasks read at a time, of MAX_LOOKED_AT at most; a rare filter goes on with the cursor
+_FIRST_PAGE = 25  # until it is known how large they are
+_MOST_READ = MAX_LOOKED_MB * 1024 * 1024
+LOOK_TIME = timedelta(seconds=4)  # after which no further page is read
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
 
 
@@ -94,10 +99,6 @@ def _cursor(value: str) -> str:
     return value
 
 
-def _host(value: str) -> str:
-    return value.lower()
-
-
 _PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
 Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
 ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
@@ -118,7 +119,7 @@ class _Wanted(BaseModel):
     model: Word | None = Field(
         default=None, description="Of this model, or of those that a pattern such as `alibaba/*` fits."
     )
-    host: Annotated[Word, AfterValidator(_host)] | None = Field(
+    host: Annotated[Word, AfterValidator(str.lower)] | None = Field(
         default=None, description="Whose callback goes to this host, with its port or without."
     )
 
@@ -278,11 +279,13 @@ class Listing(NamedTuple):
     looked_back_to: datetime | None
 
 
-async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore) -> Listing:
+async def list_tasks(
+    wanted: Filter, *, caller: Caller, history: TaskHistory, tasks: TaskStore, clock: Clock
+) -> Listing:
     """List the caller's tasks, newest first.
 
-    There is no index by anything but time: of at most MAX_LOOKED_AT tasks those are found that match. Only
-    what has a task's id is read by that.
+    There is no index by anything but time: of at most MAX_LOOKED_AT tasks, or as many as can be read in
+    bounded size and time, those are found that match. Only what has a task's id is read by that.
     """
     after, until = wanted.span
     if wanted.id is not None:
@@ -293,20 +296,27 @@ async def list_tasks(wanted: Filter, *, caller: Caller, history: TaskHistory, ta
     if wanted.task_id is not None:
         return Listing([], None, 0, None)
     found: list[Task] = []
+    looked_for: list[int] = []  # how many were looked at until each was found
     looked = Looked(until)
-    first = wanted.limit if not wanted.is_narrow else PAGE
-    async for task in look(looked, after, caller=caller, history=history, first=first):
+    most = MAX_LOOKED_AT if wanted.is_narrow else wanted.limit  # where each is wanted, no more need be read
+    async for task in look(looked, after, caller=caller, history=history, clock=clock, most=most):
         if wanted.matches(task):
             found.append(task)
+            looked_for.append(looked.at)
         if len(found) == wanted.limit:
             looked.cursor = task.created_key
             break
     listed, size = await history.with_requests(found), 0
     for number, task in enumerate(listed, start=1):
-        size += len(task.message or "") + len(task.request or "")
+        size += _size(task) + len((task.request or "").encode())
         if size > _MAX_SIZE and number < len(listed):
-            return Listing(listed[:number], task.created_key, looked.at, task.accepted_at)
+            return Listing(listed[:number], task.created_key, looked_for[number - 1], task.accepted_at)
     return Listing(listed, looked.cursor, looked.at, looked.back_to)
+
+
+def _size(task: Task) -> int:
+    """Tell how many bytes a task takes, as far as they may be many."""
+    return sum(len((text or "").encode()) for text in (task.message, task.result)) + 256 * len(task.log)
 
 
 @dataclass
@@ -319,17 +329,28 @@ class Looked:
 
 
 async def look(
-    looked: Looked, after: str, *, caller: Caller, history: TaskHistory, first: int = PAGE
+    looked: Looked,
+    after: str,
+    *,
+    caller: Caller,
+    history: TaskHistory,
+    clock: Clock,
+    most: int = MAX_LOOKED_AT,
 ) -> AsyncIterator[Task]:
-    """Go through a caller's tasks from `looked.cursor` back to `after`, MAX_LOOKED_AT of them at most.
+    """Go through a caller's tasks from `looked.cursor` back to `after`, `most` of them at most.
 
-    `first` is how many are read first: where each is likely to be wanted, no more need be read.
+    No page is read after LOOK_TIME, or once they were MAX_LOOKED_MB large.
     """
-    limit = first
-    while looked.cursor is not None and after < looked.cursor and looked.at < MAX_LOOKED_AT:
-        limit = min(limit, MAX_LOOKED_AT - looked.at)
+    until, read, largest = clock.now() + LOOK_TIME, 0, 0
+    limit = _FIRST_PAGE
+    while looked.cursor is not None and after < looked.cursor:
+        limit = min(limit, most - looked.at)
+        if limit == 0 or read >= _MOST_READ or (looked.at and clock.now() >= until):
+            break
         page = await history.page(caller.caller, after=after, until=looked.cursor, limit=limit)
-        limit = PAGE
+        sizes = [_size(task) for task in page.tasks]
+        read, largest = read + sum(sizes), max(largest, *sizes, 1)
+        limit = min(PAGE, max(1, (_MOST_READ - read) // largest))
         looked.cursor = page.cursor
         for task in page.tasks:
             looked.at += 1
@@ -339,9 +360,9 @@ async def look(
         looked.cursor = None
 
 
-async def newest(vendor: str, *, caller: Caller, history: TaskHistory) -> list[Task]:
-    """List the newest of the caller's tasks of one vendor, of MAX_LOOKED_AT at most."""
-    everything = look(Looked("~"), "0", caller=caller, history=history)
+async def newest(vendor: str, *, caller: Caller, history: TaskHistory, clock: Clock) -> list[Task]:
+    """List the newest of the caller's tasks of one vendor, of as many as one call looks at."""
+    everything = look(Looked("~"), "0", caller=caller, history=history, clock=clock)
     return [task async for task in everything if task.vendor == vendor]
 
 

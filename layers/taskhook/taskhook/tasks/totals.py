@@ -6,13 +6,12 @@ a listing with a filter, writes nothing, and says how far it has looked.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 from taskhook.core.caller import Caller
 from taskhook.core.message import Json
-from taskhook.core.ports import TaskHistory
+from taskhook.core.ports import Clock, TaskHistory
 from taskhook.core.record import CallbackState, State
 from taskhook.core.task import Task
 from taskhook.tasks.query import Looked, TotalsFilter, look
@@ -53,17 +52,12 @@ class Totals:
         tried = delivered + self.retrying + self.callbacks[CallbackState.UNDELIVERED]
         return round(delivered / tried, 4) if tried else None
 
-    @property
-    def back_to(self) -> datetime | None:
-        """Where the count ends although there are older tasks of the time; None where it is whole."""
-        return self.looked.back_to if self.looked.cursor is not None else None
 
-
-async def count(wanted: TotalsFilter, *, caller: Caller, history: TaskHistory) -> Totals:
+async def count(wanted: TotalsFilter, *, caller: Caller, history: TaskHistory, clock: Clock) -> Totals:
     """Count the newest of the caller's tasks that match."""
     after, until = wanted.span
     totals = Totals(Looked(until))
-    async for task in look(totals.looked, after, caller=caller, history=history):
+    async for task in look(totals.looked, after, caller=caller, history=history, clock=clock):
         if not wanted.matches(task):
             continue
         totals.accepted += 1

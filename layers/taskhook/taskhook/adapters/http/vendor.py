@@ -33,6 +33,7 @@ from taskhook.core.vendor import (
     NO_HEADERS,
     BalanceOutcome,
     HttpRequest,
+    ListOutcome,
     PollKind,
     PollOutcome,
     Vendor,
@@ -45,6 +46,12 @@ MAX_ANSWER = 2 * 1024 * 1024  # bytes, of an answer's body
 MAX_PIECES = 10_000  # of one body, each of which costs as much time as a large one
 LARGE = 64 * 1024  # bytes; a larger answer is read and parsed alone, for parsed it takes twenty times as much
 MAX_BALANCE = 64 * 1024
+_REFUSALS: Mapping[int, PollKind] = {
+    HTTPStatus.NOT_FOUND: PollKind.MISSING,
+    HTTPStatus.TOO_MANY_REQUESTS: PollKind.THROTTLED,
+    HTTPStatus.UNAUTHORIZED: PollKind.KEY_REFUSED,
+    HTTPStatus.PAYMENT_REQUIRED: PollKind.KEY_REFUSED,
+}
 _SENT = "send_request_headers.started"
 _MANY_DIGITS = 300  # more than any float has
 _NOT_NOW = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -173,22 +180,15 @@ class HttpTaskApi:
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
     async def _read_poll(self, response: httpx.Response, upstream_task_id: str) -> PollOutcome:
-        match response.status_code:
-            case httpx.codes.NOT_FOUND:
-                return PollOutcome(kind=PollKind.MISSING)
-            case httpx.codes.TOO_MANY_REQUESTS:
-                return PollOutcome(kind=PollKind.THROTTLED)
-            case httpx.codes.UNAUTHORIZED | httpx.codes.PAYMENT_REQUIRED:
-                return PollOutcome(kind=PollKind.KEY_REFUSED)
-            case httpx.codes.OK:
-                try:
-                    return await self._read(
-                        response, lambda body: self.vendor.read_poll(body, upstream_task_id)
-                    )
-                except (_NoAnswerError, EndlessAnswerError) as error:
-                    return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
-            case status:
-                return PollOutcome(kind=PollKind.UNAVAILABLE, message=f"the vendor answered {status}")
+        if response.status_code in _REFUSALS:
+            return PollOutcome(kind=_REFUSALS[response.status_code])
+        if response.status_code != HTTPStatus.OK:
+            message = f"the vendor answered {response.status_code}"
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message=message)
+        try:
+            return await self._read(response, lambda body: self.vendor.read_poll(body, upstream_task_id))
+        except (_NoAnswerError, EndlessAnswerError) as error:
+            return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
         """Ask the vendor to cancel a task."""
@@ -197,15 +197,21 @@ class HttpTaskApi:
             return BalanceOutcome(answered=False, message="the vendor cancels no task")
         return await self._ask(made)
 
-    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> list[str] | None:
+    async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
         """List the account's tasks of a model that were made then."""
         listing = self.vendor.listing
         if listing is None:
-            return None
+            return ListOutcome(kind=PollKind.UNAVAILABLE, message="the vendor has no list")
         answer = await self._ask(listing.request(model, since=since, until=until))
         if answer.status != HTTPStatus.OK:
-            return None
-        return listing.made(answer.body, model, since=since, until=until)
+            kind = _REFUSALS.get(answer.status, PollKind.UNAVAILABLE)
+            return ListOutcome(kind=kind, message=answer.message, retry_after=answer.retry_after)
+        made = listing.made(answer.body, model, since=since, until=until)
+        return ListOutcome(
+            kind=PollKind.SUCCEEDED,
+            retry_after=answer.retry_after,
+            upstream_task_ids=None if made is None else tuple(made),
+        )
 
     async def balance(self) -> BalanceOutcome:
         """Ask for what is free."""
@@ -216,7 +222,7 @@ class HttpTaskApi:
 
         Polls that hang keep none of those that are kept free.
         """
-        status = 0
+        status, asked_for = 0, None
         try:
             async with (
                 asyncio.timeout(POLL_TIME.total_seconds()),
@@ -224,12 +230,20 @@ class HttpTaskApi:
                 await self._answer(client, made) as response,
             ):
                 status = response.status_code
+                asked_for = requested_pause(response.headers, most=MOST_PAUSE)
                 self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                 body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
-                return BalanceOutcome(answered=_serves(status), status=status, body=body)
+                return BalanceOutcome(
+                    answered=_serves(status), status=status, body=body, retry_after=asked_for
+                )
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
         except Exception as error:  # noqa: BLE001
-            return BalanceOutcome(answered=_serves(status), status=status, message=type(error).__name__)
+            return BalanceOutcome(
+                answered=_serves(status),
+                status=status,
+                message=type(error).__name__,
+                retry_after=asked_for,
+            )
 
     async def _answer(
         self, client: httpx.AsyncClient, made: HttpRequest
