@@ -340,7 +340,8 @@ def find() -> list[Mutation]:
 
 def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
     """List the tests to ask, the cheapest first; the simulator is asked by other means."""
-    store = ["tests/integration/test_store.py", "-k", "simulated or moved or anywhere or beyond or seconds"]
+    names = "simulated or moved or anywhere or beyond or seconds or others_reserved"
+    store = ["tests/integration/test_store.py", "-k", names]
     own = OWN_TEST.get(file, Path(file).parent.name)
     if own == "dynamodb":
         yield "store", store

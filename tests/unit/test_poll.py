@@ -297,6 +297,19 @@ async def test_an_unknown_submit_is_adopted_where_the_vendors_list_leaves_no_dou
     assert poller.now_of(task).error == (None if adopted else ErrorCode.SUBMISSION_UNKNOWN)
 
 
+async def test_own_tasks_are_told_from_others_on_every_page(poller: PollerWorld) -> None:
+    """Of two that run here neither is taken for the one that is looked for."""
+    poller.vendor.vendor = Listed()
+    poller.vendor.lists = ["task-one", "task-two"]
+    poller.vendor.task_time = minutes(30)
+    task = await poller.add(State.UNKNOWN)
+    await poller.add(State.WATCHED, "one")
+    await poller.add(State.WATCHED, "two")
+    poller.tasks.page_size = 1
+    await poller.run(minutes(20))
+    assert poller.now_of(task).error is ErrorCode.SUBMISSION_UNKNOWN
+
+
 def look_asked(poller: PollerWorld) -> Callable[[], list[timedelta]]:
     """Let the vendor have a list, and give what tells how long after now it was asked."""
     began, times = poller.clock.now(), []
