@@ -88,8 +88,9 @@ async def _canceled_at_vendor(
     await allowance.require(now)
     if api.vendor.cancel_removes:
         await allowance.require(now)
-        # A task that ends after this answer and before the cancel is removed all the same, within the time
-        # that two requests take: no vendor cancels only what still runs.
+        # A task that ends between this answer and the cancel is removed all the same: such a vendor has no
+        # way to cancel only what has not ended. Both requests are in the budget already, so nothing else
+        # lies between them.
         if await _has_ended(task, api, wake):
             return False
     said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
