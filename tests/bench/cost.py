@@ -277,7 +277,7 @@ def _url(start: str, length: int) -> str:
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Run both modes and the durable function; give dollars."""
     del seed  # nothing here is drawn by lot
-    long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (1000, 200, 100)
+    long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (400, 100, 100)
     fast = asyncio.run(_fast(long_tasks, short_tasks, standing_s=20 if quick else 45))
     economy, idle_month = asyncio.run(_economy(slow_tasks, task_s=20 if quick else TASK_S - 20))
     figures: dict[str, Any] = {
