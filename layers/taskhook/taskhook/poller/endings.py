@@ -88,7 +88,9 @@ class Endings:
 
         Without a slot the first delivery is left to the schedule of attempts, due at once.
         """
-        slot = task.callback is CallbackState.WAITING and await self._slot(task)
+        slot = task.callback is CallbackState.WAITING and await self._slot(
+            task, after_poll=ran_until is not None
+        )
         now = self._ports.clock.now()
         try:
             stored = await self._ports.tasks.swap(task, ended(now, now + CLAIM if slot else None))
@@ -106,14 +108,15 @@ class Endings:
         )
         return stored
 
-    async def _slot(self, task: Task) -> bool:
+    async def _slot(self, task: Task, *, after_poll: bool) -> bool:
         """Take a slot for the first delivery; False where none is to be had soon.
 
         Of tasks that end together the first are delivered, which frees their slots, before the last are
-        stored. The ends for one host wait in a line, of which the first one looks.
+        stored. The ends for one host wait in a line, of which the first one looks. An end that no poll has
+        shown waits for none: it is one of the few steps at the table.
         """
         caller, host, until = task.caller, task.host, self._ports.clock.now() + PATIENCE
-        if self._waiting >= MOST_WAITING:
+        if not after_poll or self._waiting >= MOST_WAITING:
             return self._hosts.enter(caller, host)
         self._waiting += 1
         try:
