@@ -2,9 +2,10 @@
 
 The deployed stack under Lambda's share of a processor, wherever control groups can be written. Submit's own
 time is from the request at the front door to its answer, a task after the other and the function warm, less
-what the vendor's emulator takes on its own for the same POST. A look has ended with a verdict where the task
-names none of its media as unchecked. Lateness is from each task's own end to the receiver's 2xx. MEMORY in
-the environment, such as `submit=512 poll=1024`, gives the functions other sizes than template.yaml does.
+what the vendor's emulator takes on its own for the same POST; its price is with what a vendor takes
+(`prices.py`). A look has ended with a verdict where the task names none of its media as unchecked. Lateness
+is from each task's own end to the receiver's 2xx. MEMORY in the environment, such as `submit=512 poll=1024`,
+gives the functions other sizes than template.yaml does.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any
 import boto3
 import httpx
 
+from tests.bench import prices
 from tests.bench.lateness import MODEL_PATH, SUBMITS_AT_ONCE, Deliveries, running_stack
 from tests.local import stack
 
@@ -50,6 +52,10 @@ async def _measured(tasks: int, looks: int) -> dict[str, Any]:
         alone = statistics.median([await _at_the_vendor(client, ready) for _ in range(looks)])
         figures["submit_ms"] = _milliseconds([took - alone for took, _ in plain])
         figures["submit_with_media_ms"] = _milliseconds([took - alone for took, _ in looked])
+        figures["lambda_dollars_of_a_million"] = {
+            "submit": _dollars([took - alone for took, _ in plain], functions.sizes["submit"]),
+            "submit_with_media": _dollars([took - alone for took, _ in looked], functions.sizes["submit"]),
+        }
         figures["verdict_share"] = round(statistics.mean(verdict for _, verdict in looked), 3)
         figures["burst"] = await _burst(client, ready, deliveries, tasks)
     return figures
@@ -174,6 +180,12 @@ async def _burst(
         "last_s": round(max(deliveries.answered_at.values()) - max(ended.values()), 2),
         "max_s": round(late[-1], 2),
     }
+
+
+def _dollars(own_s: list[float], memory_mb: int) -> float:
+    """Price the time of a million submits: their own, and what they wait for the vendor."""
+    seconds = statistics.mean(own_s) + prices.VENDOR_SUBMIT_S
+    return round(seconds * memory_mb / 1024 * prices.LAMBDA_GB_SECOND * prices.MILLION, 1)
 
 
 def _milliseconds(seconds: list[float]) -> dict[str, int]:

@@ -1,5 +1,8 @@
 """What a million tasks and an idle month cost: tasks in the embedded stack, by what AWS would bill.
 
+At the template's sizes, or those that MEMORY in the environment names (`submit=512 poll=256`), under Lambda's
+share of a processor wherever control groups can be written.
+
 Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a
 poll; what a function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write
 units as DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes
@@ -35,6 +38,7 @@ import httpx
 import psutil
 
 from tests.bench import prices
+from tests.bench.burst import Functions, memory_wanted
 from tests.bench.lateness import Deliveries, running_stack
 from tests.bench.prices import GB, MILLION
 from tests.local import stack
@@ -42,10 +46,11 @@ from tests.local.emulator import size
 
 RUNNING, TASK_S = 100, 120
 PER_MONTH = RUNNING * prices.MONTH_S / TASK_S  # tasks
-SUBMIT_GB, POLL_GB = (
-    stack.template()["Resources"][f"{name}Function"]["Properties"]["MemorySize"] / 1024
-    for name in ("Submit", "Poll")
-)
+MEMORY_MB = {
+    name: stack.template()["Resources"][f"{name.capitalize()}Function"]["Properties"]["MemorySize"]
+    for name in ("submit", "poll")
+} | memory_wanted()
+SUBMIT_GB, POLL_GB = MEMORY_MB["submit"] / 1024, MEMORY_MB["poll"] / 1024
 STANDING = RUNNING - 20  # run all the time while the others come and go
 LONG = 500  # bytes of a URL
 AT_ONCE = 2  # submits: each looks at two files, in processes of their own, and there are two cores
@@ -157,7 +162,7 @@ class Account:
     async def get_ready(self) -> None:
         """Learn what the emulator adds to each invocation, slow the vendor, and serve what starts cold."""
         self._emulators_ms = await asyncio.to_thread(self._empty_invocation)
-        for on, seconds in (("submit", 0.4), ("task", 0.2)):
+        for on, seconds in (("submit", prices.VENDOR_SUBMIT_S), ("task", prices.VENDOR_POLL_S)):
             fault = {"on": on, "fault": "slow", "times": MILLION, "seconds": seconds}
             (
                 await self.client.post(f"{self.ready['upstream']}/_control/faults", json=fault)
@@ -272,10 +277,12 @@ def _url(start: str, length: int) -> str:
 def measure(*, quick: bool, seed: int) -> dict[str, Any]:
     """Run both modes and the durable function; give dollars."""
     del seed  # nothing here is drawn by lot
-    long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (1000, 200, 100)
+    long_tasks, short_tasks, slow_tasks = (40, 20, 20) if quick else (400, 100, 100)
     fast = asyncio.run(_fast(long_tasks, short_tasks, standing_s=20 if quick else 45))
     economy, idle_month = asyncio.run(_economy(slow_tasks, task_s=20 if quick else TASK_S - 20))
     figures: dict[str, Any] = {
+        "memory_mb": MEMORY_MB,
+        "processor": stack.processors()[0],
         "wru_per_task_short": fast["wru_short"],
         "wru_per_task_long": fast["wru_long"],
         "fast_per_million": _total(fast["dollars"]),
@@ -304,6 +311,7 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
             ),
             httpx.AsyncClient(timeout=120) as client,
         ):
+            await asyncio.to_thread(Functions, ready, tuple(MEMORY_MB))  # in their sizes
             account = Account(ready, meter, deliveries, client)
             await account.get_ready()
             began = await account.look()
@@ -355,6 +363,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
             running_stack("--meter", str(meter), *flags) as (ready, deliveries),
             httpx.AsyncClient(timeout=120) as client,
         ):
+            await asyncio.to_thread(Functions, ready, tuple(MEMORY_MB))  # in their sizes
             account = Account(ready, meter, deliveries, client)
             first = await account.ticked(1)  # with a cold start
             idle = (await account.ticked(first.invocations["poll"] + 1)).since(first)

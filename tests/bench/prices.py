@@ -2,6 +2,8 @@
 
 MILLION = 1_000_000
 MONTH_S = 30 * 24 * 3600
+# What a vendor takes, which is billed as time of the functions that wait for it.
+VENDOR_SUBMIT_S, VENDOR_POLL_S = 0.4, 0.2
 
 HTTP_API_REQUEST = 1.00 / MILLION
 LAMBDA_REQUEST = 0.20 / MILLION

@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import pytest
 
-from taskhook.adapters.http.vendor import LARGE, MAX_ANSWER, HttpTaskApi, _Post
+from taskhook.adapters.http.vendor import HOLDING_CLIENTS, LARGE, MAX_ANSWER, HttpTaskApi, _Post
 from taskhook.adapters.http.vendor_wire import MAX_HEAD, MAX_INTERIM
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
-from taskhook.core.ports import ApiKey
+from taskhook.core.ports import HOLDS_AT_ONCE, ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
 from taskhook.vendors.dashscope import DASHSCOPE
@@ -1050,6 +1050,19 @@ ENDLESS = {
     "a bomb": raw(compressed(b" " * 200 * 2**20)),
     "a deflated bomb": raw(compressed(b" " * 200 * 2**20, "deflate")),
 }
+
+
+async def test_polls_that_are_held_stand_in_no_long_list() -> None:
+    """As many as may be are held at once; of their connections httpcore looks at few with each request."""
+    async with emulated(task_seconds=0.3) as (_, api):
+        made = [await api.submit(MODEL, REQUEST, hook=None, limit=LONG) for _ in range(3)]
+        polls = [
+            api.poll(made[number % 3].upstream_task_id or "", hold=True) for number in range(HOLDS_AT_ONCE)
+        ]
+        assert {outcome.kind for outcome in await asyncio.gather(*polls)} == {PollKind.SUCCEEDED}
+        pools = [client._transport._pool for client in api._holding_clients]  # type: ignore[attr-defined]
+        assert sum(len(pool.connections) for pool in pools) <= HOLDS_AT_ONCE
+        assert max(len(pool.connections) for pool in pools) <= HOLDS_AT_ONCE / HOLDING_CLIENTS
 
 
 @pytest.mark.parametrize("script", ENDLESS.values(), ids=ENDLESS.keys())

@@ -66,7 +66,7 @@ def test_a_system_without_control_groups_is_told_apart(tmp_path: Path) -> None:
             None,
             None,
             "lambda",
-            "functions get Lambda's share of a processor: submit 1769 MB 1.000, poll 512 MB 0.289",
+            "functions get Lambda's share of a processor: submit 384 MB 0.217, poll 256 MB 0.145",
         ),
         (None, "full", "full", "functions get a whole processor, as was asked for"),
         ("no right", None, "full", "functions get a whole processor, more than Lambda gives them: no right"),

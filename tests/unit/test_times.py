@@ -14,7 +14,7 @@ from taskhook.adapters.dynamodb import tasks
 from taskhook.adapters.http import vendor
 from taskhook.archive import copy
 from taskhook.core.ports import ATTEMPT_TIME, LEAST_POST_TIME
-from taskhook.poller import queue, work
+from taskhook.poller import endings, queue, work
 from taskhook.submit.payment import SETTLE_TIME, STORE_TRY, STORE_TRY_LEAST
 from taskhook.submit.submit import ANSWER_DUE, ANSWER_TIME
 from taskhook.wiring import App
@@ -88,7 +88,7 @@ def test_a_poller_ends_what_it_has_begun(call: timedelta, write: timedelta) -> N
     learnt = 2 * call  # what the answer says of the vendor's slots
     paths = {
         "pay": paid + learnt,
-        "poll, end, deliver": vendor.POLL_TIME + write + ATTEMPT_TIME + write,
+        "poll, end, deliver": vendor.POLL_TIME + endings.PATIENCE + write + ATTEMPT_TIME + write,
         "deliver": write + ATTEMPT_TIME + write,
         "let another lead": call,
     }

@@ -6,18 +6,14 @@ of length and the bytes. The last line on stdout is what it found, in JSON.
 """
 
 import ctypes
-import json
 import os
 import resource
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any
 
 MEMORY = 128 << 20  # bytes of address space; an ordinary file needs 45 MB in all
 CPU_TIME = 1  # seconds; an ordinary file needs 10 ms
 READ = 8192  # bytes asked for at a time
-_KINDS = {"Video", "Audio", "Image", "Text", "Other", "Menu"}
 
 
 class _Pipe:
@@ -116,7 +112,7 @@ def _filter(column: int, architecture: int) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def _prctl(option: int, *arguments: Any) -> bool:
+def _prctl(option: int, *arguments: object) -> bool:
     """Ask the kernel for a restriction of this process; False where it refuses, or is not Linux."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is None:
@@ -162,41 +158,104 @@ def shut_in() -> bool:
 # --- parsing --------------------------------------------------------------------------------------
 
 
-def _sides_of_webp() -> Callable[[Any], tuple[int, int]]:
-    """Load what is slow to load, and needed for WebP alone: MediaInfo does not tell its sides."""
-    import imagesize  # type: ignore[import-untyped]  # noqa: PLC0415  # it has no stubs
+class _Library:
+    """The few calls of libmediainfo that a look needs; pymediainfo brings it.
 
-    sides: Callable[[Any], tuple[int, int]] = imagesize.get
-    return sides
+    Not through pymediainfo's own module: what that imports takes longer than all else that a look does.
+    """
+
+    _KINDS = ("Video", "Audio", "Text", "Other", "Image", "Menu")  # by their numbers from 1; 0 is the file
+    _GENERAL, _VIDEO, _IMAGE = 0, 1, 5
+    _FINISHED = 8
+    _NOWHERE = (1 << 64) - 1
+
+    def __init__(self, packages: str) -> None:
+        folder = f"{packages}/pymediainfo"
+        # pathlib is slow to load.
+        name = next(name for name in os.listdir(folder) if name.startswith("libmediainfo"))  # noqa: PTH208
+        self._calls = ctypes.CDLL(f"{folder}/{name}")
+        pointer, text, size, number = ctypes.c_void_p, ctypes.c_wchar_p, ctypes.c_size_t, ctypes.c_uint64
+        for name, result, *arguments in (
+            ("New", pointer),
+            ("Option", text, pointer, text, text),
+            ("Open_Buffer_Init", size, pointer, number, number),
+            ("Open_Buffer_Continue", size, pointer, ctypes.c_char_p, size),
+            ("Open_Buffer_Continue_GoTo_Get", number, pointer),
+            ("Open_Buffer_Finalize", size, pointer),
+            ("Count_Get", size, pointer, ctypes.c_int, size),
+            ("Get", text, pointer, ctypes.c_int, size, text, ctypes.c_int, ctypes.c_int),
+        ):
+            call = getattr(self._calls, f"MediaInfo_{name}")
+            call.restype, call.argtypes = result, arguments
+        self._handle = self._calls.MediaInfo_New()
+        for option, value in (("CharSet", "UTF-8"), ("Complete", "1"), ("ParseSpeed", "0")):
+            self._calls.MediaInfo_Option(self._handle, option, value)
+
+    def parse(self, file: _Pipe, size: int) -> None:
+        """Read of a file what it wants to, wherever it is."""
+        self._calls.MediaInfo_Open_Buffer_Init(self._handle, size, 0)
+        while data := file.read():
+            if self._calls.MediaInfo_Open_Buffer_Continue(self._handle, data, len(data)) & self._FINISHED:
+                break
+            at = self._calls.MediaInfo_Open_Buffer_Continue_GoTo_Get(self._handle)
+            if at != self._NOWHERE:
+                self._calls.MediaInfo_Open_Buffer_Init(self._handle, size, file.seek(at))
+        self._calls.MediaInfo_Open_Buffer_Finalize(self._handle)
+
+    def found(self) -> dict[str, object]:
+        """Tell what a verdict needs."""
+        tracks = [kind for number, kind in enumerate(self._KINDS, 1) if self._count(number)]
+        seen = self._VIDEO if "Video" in tracks else self._IMAGE
+        sides = {name.lower(): self._get(seen, name) for name in ("Width", "Height")}
+        milliseconds = [self._get(kind, "Duration") for kind in (self._GENERAL, seen)]
+        return {
+            "known": self._get(self._GENERAL, "Format") != "",
+            "tracks": sorted(tracks),
+            "cut_off": self._get(self._GENERAL, "IsTruncated") == "Yes",
+            "seconds": [float(told) / 1000 for told in milliseconds if told],
+            **{name: int(told) for name, told in sides.items() if told},
+        }
+
+    def _count(self, kind: int) -> int:
+        tracks: int = self._calls.MediaInfo_Count_Get(self._handle, kind, -1)
+        return tracks
+
+    def _get(self, kind: int, name: str) -> str:
+        """Read a fact of the first track of a kind; empty where there is none."""
+        told: str = self._calls.MediaInfo_Get(self._handle, kind, 0, name, 1, 0)
+        return told
+
+
+def _json(value: object) -> str:
+    """Write what was found as JSON: to load the module for that takes as long as two files to parse."""
+    match value:
+        case dict():
+            return "{" + ",".join(f'"{name}":{_json(entry)}' for name, entry in value.items()) + "}"
+        case list():
+            return "[" + ",".join(map(_json, value)) + "]"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{value}"'  # a word of this module's own
+    return repr(value)
 
 
 def main() -> None:
     """Parse one file."""
     packages, size, format_ = sys.argv[1:]
     sys.path.append(packages)
-    from pymediainfo import MediaInfo  # noqa: PLC0415  # found just now
-
-    MediaInfo.can_parse()  # loads the library, which stays
-    sides = _sides_of_webp() if format_ == "WebP" else None
+    library = _Library(packages)
+    if format_ == "WebP":  # MediaInfo does not tell its sides
+        import imagesize  # type: ignore[import-untyped]  # noqa: PLC0415  # it has no stubs, and is slow to load
     confined = shut_in()
     file = _Pipe(int(size))
-    answer = json.loads(MediaInfo.parse(file, parse_speed=0, buffer_size=READ, output="JSON"))
-    tracks: list[dict[str, Any]] = (answer["media"] or {}).get("track", [])
-    general, *others = tracks or [{}]
-    found: dict[str, Any] = {
-        "known": "Format" in general,
-        "tracks": sorted({track["@type"] for track in others} & _KINDS),
-        "cut_off": (general.get("extra") or {}).get("IsTruncated") == "Yes",
-        "confined": confined,
-    }
-    seen = next((track for kind in ("Video", "Image") for track in others if track["@type"] == kind), {})
-    found |= {name.lower(): int(seen[name]) for name in ("Width", "Height") if name in seen}
-    found["seconds"] = [float(track["Duration"]) for track in (general, seen) if "Duration" in track]
-    if sides is not None and found["known"]:
+    library.parse(file, int(size))
+    found = library.found() | {"confined": confined}
+    if format_ == "WebP" and found["known"]:
         file.seek(0)
-        width, height = sides(file)
+        width, height = imagesize.get(file)
         found |= {"width": width, "height": height} if width > 0 else {}
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(_json(found) + "\n")
     sys.stdout.flush()
 
 

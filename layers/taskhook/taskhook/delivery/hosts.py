@@ -161,6 +161,11 @@ class Hosts:
             self._take(caller, host)
         return fits
 
+    def frees_soon(self, caller: str, host: str) -> bool:
+        """Whether a slot of this host may be free in a moment: attempts run, and none has failed."""
+        known = self._known(caller, host)
+        return known.held > 0 and known.state.failures == 0 and not known.state.is_open(self._clock.now())
+
     def leave(self, caller: str, host: str) -> None:
         """Give a slot back."""
         known, its = self._hosts[caller, host], self._callers[caller]

@@ -1,9 +1,10 @@
 """The terminal write of a task, which also claims its first delivery where a slot is free."""
 
+import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from taskhook.core.message import Json
 from taskhook.core.record import CallbackState, ErrorCode
@@ -12,6 +13,10 @@ from taskhook.core.vendor import PollOutcome
 from taskhook.delivery.attempt import CLAIM
 from taskhook.delivery.hosts import Hosts
 from taskhook.poller.work import PollerPorts, Rules
+
+PATIENCE = timedelta(seconds=5)  # of an end, for a slot that is in use; a first delivery without costs twice
+BEAT = timedelta(seconds=0.05)  # between looks whether one is free
+MOST_WAITING = 100  # ends, each with the vendor's answer in memory
 
 
 class Endings:
@@ -26,6 +31,8 @@ class Endings:
         self.ran_until: dict[
             str, datetime
         ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
+        self._waiting = 0
+        self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
         """End a task with the vendor's success, or begin to archive its results."""
@@ -79,10 +86,12 @@ class Endings:
     ) -> Task:
         """Store the end.
 
-        Without a free slot the first delivery is left to the schedule of attempts, due at once.
+        Without a slot the first delivery is left to the schedule of attempts, due at once.
         """
+        slot = task.callback is CallbackState.WAITING and await self._slot(
+            task, after_poll=ran_until is not None
+        )
         now = self._ports.clock.now()
-        slot = task.callback is CallbackState.WAITING and self._hosts.enter(task.caller, task.host)
         try:
             stored = await self._ports.tasks.swap(task, ended(now, now + CLAIM if slot else None))
         except BaseException:
@@ -98,3 +107,24 @@ class Endings:
             "task.ended", task_id=stored.task_id, caller=stored.caller, state=stored.state, error=stored.error
         )
         return stored
+
+    async def _slot(self, task: Task, *, after_poll: bool) -> bool:
+        """Take a slot for the first delivery; False where none is to be had soon.
+
+        Of tasks that end together the first are delivered, which frees their slots, before the last are
+        stored. The ends for one host wait in a line, of which the first one looks. An end that no poll has
+        shown waits for none: it is one of the few steps at the table.
+        """
+        caller, host, until = task.caller, task.host, self._ports.clock.now() + PATIENCE
+        if not after_poll or self._waiting >= MOST_WAITING:
+            return self._hosts.enter(caller, host)
+        self._waiting += 1
+        try:
+            async with self._lines.setdefault((caller, host), asyncio.Lock()):
+                while not (entered := self._hosts.enter(caller, host)):
+                    if self._ports.clock.now() >= until or not self._hosts.frees_soon(caller, host):
+                        break
+                    await self._ports.clock.sleep(BEAT)
+                return entered
+        finally:
+            self._waiting -= 1

@@ -245,7 +245,7 @@ class _Invocation:
         await self._pacing_known()
         await self._scheduler.start(self._started)
         while not self._closed():
-            if not await self._scheduler.wait():
+            if not await self._scheduler.wait(BEAT):
                 at = self._scheduler.next_at()
                 if at is None or at > self._started:
                     return

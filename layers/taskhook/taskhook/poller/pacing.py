@@ -41,7 +41,7 @@ class Pacing:
         )
         self.admission = AdmissionState()  # as it was last read
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
-        self._plain = 0  # polls under way that are not held
+        self._plain: set[str] = set()  # polls under way that are not held, by task
         self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model
 
     # --- when a task is polled next ---------------------------------------------------------------
@@ -133,19 +133,19 @@ class Pacing:
             self.held[task.task_id] = task.model
             self.probing.setdefault(task.model, self._clock.now())
         else:
-            self._plain += 1
+            self._plain.add(task.task_id)
 
     def end(self, task: Task, *, hold: bool) -> None:
-        """Count a poll that is over."""
+        """Count a poll that is over, once."""
         if not hold:
-            self._plain -= 1
+            self._plain.discard(task.task_id)
         elif self.held.pop(task.task_id, None) is not None:
             self.probing.pop(task.model, None)
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""
         holds = HOLDS_AT_ONCE - len(self.held) if self._holds_polls() else 0
-        return holds + POLLS_AT_ONCE - self._plain
+        return holds + POLLS_AT_ONCE - len(self._plain)
 
     def _holds_polls(self) -> bool:
         return self.vendor.long_poll and self._rules.long_poll and self._standing.leads
@@ -155,7 +155,7 @@ class Pacing:
 
     def plain_is_free(self) -> bool:
         """Whether one more poll that is not held may be under way."""
-        return self._plain < POLLS_AT_ONCE
+        return len(self._plain) < POLLS_AT_ONCE
 
     def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
         """Tell whether the next poll is to show if the vendor holds it.

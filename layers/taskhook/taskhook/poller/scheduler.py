@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.ports import Clock, Reporter
@@ -105,11 +105,13 @@ class Scheduler:
                 kind.drop(task_id)
         return taken if taken is not None and task is not None and taken.keep(task) else None
 
-    async def wait(self) -> bool:
-        """Wait until a step that is under way has finished; False where none is."""
+    async def wait(self, beat: timedelta) -> bool:
+        """Wait until a step that is under way has finished, for a beat at most; False where none is."""
         if not self._running:
             return False
-        await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        over = asyncio.ensure_future(self._clock.sleep(beat))
+        await asyncio.wait((*self._running.values(), over), return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
         return True
 
     async def drain(self) -> None:

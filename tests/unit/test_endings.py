@@ -1,0 +1,79 @@
+"""Tasks that end together: the first are delivered before the last are stored, and none waits long."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from taskhook.core.record import CallbackState, State
+from taskhook.core.reply import Reply
+from taskhook.core.task import Task
+from taskhook.delivery.hosts import HOST_SLOTS
+from taskhook.poller.endings import PATIENCE
+from tests.unit.test_poll import PollerWorld
+
+TOGETHER = 5 * HOST_SLOTS
+
+
+@pytest.fixture
+def poller() -> PollerWorld:
+    """Give a fresh world, whose vendor may be asked about all of them at once."""
+    world = PollerWorld()
+    world.rules = replace(world.rules, requests_per_minute=100_000)
+    return world
+
+
+async def ended_together(poller: PollerWorld, host: str, count: int = TOGETHER) -> list[Task]:
+    """Add tasks of a receiver that end at the vendor at once."""
+    url = f"https://{host}.example.com/"
+    tasks = [await poller.add(State.WATCHED, f"{host}-{number}", url=url) for number in range(count)]
+    poller.vendor.task_time = timedelta(0)
+    return tasks
+
+
+def stored_at(poller: PollerWorld, tasks: list[Task]) -> list[datetime]:
+    """Tell when their ends were stored."""
+    return [ended for task in tasks if (ended := poller.now_of(task).ended_at) is not None]
+
+
+async def test_tasks_that_end_together_are_written_twice_each(poller: PollerWorld) -> None:
+    """Each end waits for a slot that is in use, and claims its first delivery."""
+    tasks = await ended_together(poller, "good")
+    written = poller.tasks.writes
+    await poller.tick(ended=tuple(task.task_id for task in tasks))
+    assert {poller.now_of(task).callback for task in tasks} == {CallbackState.DELIVERED}
+    assert poller.tasks.writes - written == 2 * TOGETHER
+    assert len(poller.receivers.attempts) == TOGETHER
+
+
+async def test_the_first_are_delivered_before_the_last_are_stored(poller: PollerWorld) -> None:
+    """What is further along goes first."""
+    tasks = await ended_together(poller, "good")
+    await poller.tick(ended=tuple(task.task_id for task in tasks))
+    first_answer = poller.receivers.attempts[0][0] + poller.receivers.answer_time
+    assert max(stored_at(poller, tasks)) > first_answer
+
+
+@pytest.mark.parametrize("reply", [Reply(error="timeout"), Reply(status=503)])
+async def test_a_receiver_that_is_slow_or_dead_holds_up_no_end_for_long(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    """Its own ends wait as long as patience lasts, other receivers' not at all."""
+    send = poller.receivers.send
+
+    async def behave(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        if "slow" in url:
+            await poller.clock.sleep(timedelta(seconds=14))
+            return reply
+        return await send(url, headers, body)
+
+    monkeypatch.setattr(poller.receivers, "send", behave)
+    slow, good = await ended_together(poller, "slow"), await ended_together(poller, "good", HOST_SLOTS)
+    began = poller.clock.now()
+    await poller.tick(ended=tuple(task.task_id for task in (*slow, *good)))
+    asked = timedelta(seconds=2)  # twenty at once, 200 ms each
+    assert len(stored_at(poller, slow)) == TOGETHER
+    assert max(stored_at(poller, slow)) <= began + asked + PATIENCE
+    assert max(stored_at(poller, good)) <= began + asked
+    assert {poller.now_of(task).callback for task in good} == {CallbackState.DELIVERED}
