@@ -10,7 +10,7 @@ _SUBMIT = "/api/v1/alibaba/wan2.2-animate-mix"  # the one that is shown
 
 @cache
 def text(server: str) -> str:
-    """Write it; `server` is the origin that callers use. It tells strangers nothing else of the deployment."""
+    """Write it; of the deployment strangers are told nothing but `server`, the origin that callers use."""
     api = openapi.document(server)
     facts = api["x-guide"]
     retries, limits = facts["retries"], facts["limits"]
