@@ -11,6 +11,7 @@ import pytest
 from taskhook.core import signature
 from tests import documents
 from tests.documents import ROOT, page
+from tests.strangers import ODD
 from tests.unit.test_documents import figure
 
 README = page("README.md")
@@ -106,27 +107,6 @@ def test_the_snippet_refuses_what_is_not_ours(verify: Any) -> None:
     assert not verify(secret, headers, b"{ }")
     assert not verify(secret, {**headers, "webhook-id": "msg_2"}, b"{}")
     assert not verify(secret, stale, b"{}")
-
-
-ODD = [
-    "",
-    " ",
-    "v1",
-    "v1,",
-    "v1,ü",
-    "\xff\xfe",
-    "١٧٦٤١٠٠٠٠٠",
-    "²",
-    "-1",
-    "1e9",
-    "nan",
-    "9" * 5000,
-    "\ud800",
-    "a b\tc",
-    "x" * 100_000,
-    "\0",
-    "%s{}",
-]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00" * 1000])
