@@ -159,9 +159,9 @@ class Filter(_Wanted):
     status: Status | None = None
     callback: CallbackStatus | None = Field(
         default=None,
-        description="Where the callback stands. `pending`: not due yet; `retrying`: the last attempt failed, "
-        "another one follows; `failed`: the schedule is through. `waiting` is `pending` or `retrying`, "
-        "`undelivered` is `failed`.",
+        description="Where the callback stands. `pending`: not due yet, or not tried yet; `retrying`: the "
+        "last attempt failed, another one follows; `failed`: the schedule is through. `waiting` is `pending` "
+        "or `retrying`, `undelivered` is `failed`.",
     )
     search: str | None = Field(
         default=None,
