@@ -17,9 +17,16 @@ from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
 from taskhook.core.admission import AdmissionState
 from taskhook.core.caller import Credential
 from taskhook.core.encryption import encrypt
-from taskhook.core.errors import DecryptionError, StaleTaskError, StoreUnavailableError, TaskExistsError
+from taskhook.core.errors import (
+    DecryptionError,
+    KeyUnavailableError,
+    KeyUnusableError,
+    StaleTaskError,
+    StoreUnavailableError,
+    TaskExistsError,
+)
 from taskhook.core.leadership import LeadershipView
-from taskhook.core.ports import Rows
+from taskhook.core.ports import ApiKey, Rows
 from taskhook.core.record import Attempt, ErrorCode, RetryKey, State, Submission, SubmitOutcome, milliseconds
 from taskhook.core.task import Task
 from tests.integration.conftest import made_from_template
@@ -785,7 +792,7 @@ def sealed(value: str, material: str = NEW_KEY, *, until: datetime | None = None
     return Credential(value=encrypt(value, material=material, context="alice"), expires_at=until)
 
 
-async def found_by(material: Material, *kept: Credential) -> list[str]:
+async def found_by(material: ApiKey, *kept: Credential) -> list[str]:
     """Keep alice with these secrets, and tell which ones sign her callbacks."""
     directory = DynamoCallers(a_client(), "Callers", clock=VirtualClock(), deployment_key=material)
     await directory.add(a_caller("alice").model_copy(update={"secrets": kept}))
@@ -813,6 +820,20 @@ async def test_where_no_secret_can_be_read_the_deployments_key_is_read_again() -
     material = Material(OLD_KEY, NEW_KEY)
     assert await found_by(material, sealed("whsec_new")) == ["whsec_new"]
     assert material.asked == [False, True]
+
+
+@pytest.mark.parametrize("failure", [KeyUnavailableError("throttled"), KeyUnusableError("denied")])
+async def test_what_cannot_be_had_is_named(failure: Exception) -> None:
+    """Where it is the secret, the table is not blamed."""
+
+    async def material(*, fresh: bool) -> str:
+        del fresh
+        raise failure
+
+    with pytest.raises(StoreUnavailableError) as unavailable:
+        await found_by(material, sealed("whsec_new"))
+    assert unavailable.value.what == "the stack's secret could not be read"
+    assert StoreUnavailableError("x").what == "the task table did not answer"
 
 
 async def test_where_no_secret_can_be_read_with_the_fresh_key_either_that_is_an_error() -> None:

@@ -65,6 +65,18 @@ def changed(task: Task, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def refused(**changes: Any) -> dict[str, Any]:
+    """Give the item of a task that the vendor refused, and of which no callback tells."""
+    final = {"callback": None, "work": None, "work_at": None, "expires_at": 2**31}
+    return changed(ended(), state="failed", error=ErrorCode.UPSTREAM_REFUSED, **(final | changes))
+
+
+@pytest.mark.parametrize("status", [400, 502])
+def test_a_refusal_that_was_the_answer_to_the_submit_needs_no_callback(status: int) -> None:
+    """Its caller knows."""
+    assert audited(refused(answer_status=status), after=MINUTE).findings == []
+
+
 @pytest.mark.parametrize(
     ("values", "soon", "late", "words"),
     [
@@ -120,6 +132,14 @@ def test_what_is_overdue_is_told_once_it_is(
         (
             changed(ended(), callback=None, work=None, work_at=None, expires_at=2**31),
             "has ended, and its caller is not told",
+        ),
+        *(
+            (refused(**answered), "has ended, and its caller is not told")
+            for answered in (
+                {"answer_status": 200},
+                {"answer_status": None},
+                {"answer_status": 502, "told_unknown": True},
+            )
         ),
     ],
 )

@@ -188,6 +188,24 @@ def test_what_moves_is_looked_at_often() -> None:
 
 
 @needs_node
+def test_a_filter_that_finds_few_is_looked_at_rarely() -> None:
+    """Each look of it reads hundreds of tasks, whatever moves; a page that is full is as alive as any."""
+    running = {"stage": "watched", "callback": {"state": "waiting", "log": []}}
+    done = {"stage": "success", "callback": {"state": "delivered", "log": []}}
+    cases: list[tuple[list[Any], dict[str, Any], int]] = [
+        ([running], {"narrow": True, "size": 25}, 30),
+        ([], {"narrow": True, "size": 25}, 30),
+        ([running] * 25, {"narrow": True, "size": 25}, 2),
+        ([running], {"narrow": False, "size": 25}, 2),
+        ([done], {"narrow": False, "size": 25}, 5),
+        ([done], {"narrow": False, "size": 25, "older": "cursor"}, 15),
+        ([running] * 500, {"narrow": True, "size": 500}, 15),
+    ]
+    asked = json.dumps([(tasks, how) for tasks, how, _ in cases])
+    assert evaluated(f"{asked}.map(([tasks, how]) => listWait(tasks, how))") == [wait for *_, wait in cases]
+
+
+@needs_node
 def test_a_failing_callback_has_a_word_of_its_own() -> None:
     """Pending before an attempt has failed, retrying after, also where it came once and is sent again."""
     bad, dead, good = {"status": 503}, {"error": "dns"}, {"status": 204}

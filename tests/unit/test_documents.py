@@ -1,5 +1,6 @@
 """All documents: links lead somewhere, tables that mirror code say what it says, a figure is one number."""
 
+import json
 import re
 import shlex
 from datetime import timedelta
@@ -296,3 +297,14 @@ def figure(what: str) -> Any:
     """Give one figure by what it is of."""
     [found] = [row[1] for row in figures() if row[0] == what]
     return found
+
+
+def test_the_contracts_callback_says_what_ours_says_of_a_task() -> None:
+    """Whatever its vendor says beside."""
+    text = (ROOT / "functions/README.md").read_text(encoding="utf-8")
+    [sample] = re.findall(r'^(\{"type":"prediction\.task\.succeeded".*?)^```', text, re.MULTILINE | re.DOTALL)
+    sent = document()["webhooks"]["prediction.task.succeeded"]["post"]["requestBody"]["content"]
+    data = sent["application/json"]["example"]["data"]
+    ours = ("status", "task_id", "upstream_task_id", "vendor", "model_id", "reference", "result")
+    assert [name for name in json.loads(sample)["data"] if name in ours] == list(ours)
+    assert set(ours) <= data.keys()

@@ -25,6 +25,7 @@ from taskhook.core.vendor import Action
 from taskhook.vendors import VENDORS
 from tests import documents
 from tests.contract import SERVER, document
+from tests.strangers import ODD
 
 type Case = tuple[str, dict[str, str], bytes]  # secret, headers, body
 type Verifier = Callable[[list[Case]], list[bool]]
@@ -150,24 +151,6 @@ def test_the_vendors_ways_are_those_that_are_taken(told: str) -> None:
 ROOT = Path(__file__).parents[2]
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed here")
-
-ODD = [
-    "",
-    " ",
-    "v1",
-    "v1,",
-    "v1,ü",
-    "\xff\xfe",
-    "١٧٦٤",
-    "²",
-    "-1",
-    "1e9",
-    "nan",
-    "9" * 5000,
-    "\0",
-    "%s{}",
-    "a b\tc",
-]
 
 
 def evaluated(expression: str) -> Any:

@@ -482,6 +482,19 @@ async def test_a_queued_task_whose_time_is_over_is_never_paid(poller: PollerWorl
     )
 
 
+async def test_a_pause_of_submits_keeps_no_task_past_its_time(poller: PollerWorld) -> None:
+    """What waited too long ends at the next tick, of each caller one after the other; the young one stays."""
+    old = [await poller.add(State.QUEUED, f"{who}{n}", who) for who in ("alice", "bob") for n in range(2)]
+    poller.clock.pass_by(poller.rules.max_queue_age)
+    young = await poller.add(State.QUEUED, "young")
+    hour = poller.clock.now() + timedelta(hours=1)
+    poller.control.the_admission = AdmissionState(waiting=True, paused_until=hour)
+    await poller.tick()
+    assert [poller.now_of(task).error for task in old] == [ErrorCode.QUEUE_EXPIRED] * 4
+    assert [poller.now_of(task).callback for task in old] == [CallbackState.DELIVERED] * 4
+    assert (poller.now_of(young).state, poller.vendor.submits) == (State.QUEUED, [])
+
+
 async def test_a_refused_key_pauses_the_queue_and_fails_no_task(poller: PollerWorld) -> None:
     """401 on a queued task's POST leaves it queued for at least a minute."""
     task = await poller.add(State.QUEUED)

@@ -15,6 +15,7 @@ import pytest
 from taskhook.core import signature
 from tests import documents
 from tests.documents import ROOT, page
+from tests.strangers import ODD
 from tests.unit.test_documents import figure
 
 README = page("README.md")
@@ -138,27 +139,6 @@ def test_the_javascript_takes_ours_and_nothing_else() -> None:
         check=True,
     )
     assert json.loads(done.stdout) == [True] + [False] * len(wrong)
-
-
-ODD = [
-    "",
-    " ",
-    "v1",
-    "v1,",
-    "v1,ü",
-    "\xff\xfe",
-    "١٧٦٤١٠٠٠٠٠",
-    "²",
-    "-1",
-    "1e9",
-    "nan",
-    "9" * 5000,
-    "\ud800",
-    "a b\tc",
-    "x" * 100_000,
-    "\0",
-    "%s{}",
-]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00" * 1000])

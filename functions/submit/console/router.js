@@ -1,9 +1,5 @@
 // Which view is shown, and how long it lives.
 
-// Seconds between two looks: while something moves, and while something is waited for.
-const LIVE = 2;
-const CALM = 15;
-
 let views; // none of which this file knows: `start` gets them
 let left = () => {}; // stops what the view before had under way
 

@@ -19,6 +19,7 @@ function showTasks(parameters) {
   const cursor = parameters.get("cursor");
   const size = SIZES.find((one) => String(one) === parameters.get("size")) ?? SIZES[0];
   const filtered = [...FILTERS, "range"].filter((name) => parameters.get(name));
+  const narrow = filtered.some((name) => !["since", "until", "range"].includes(name));
   const want = (changes) => {
     const wanted = new URLSearchParams({ ...Object.fromEntries(parameters), cursor: "", ...changes });
     for (const [name, value] of [...wanted]) if (!value) wanted.delete(name);
@@ -67,7 +68,7 @@ function showTasks(parameters) {
   );
   const counting = totals(counts);
   const failing = FAILING[parameters.get("callback")];
-  if (failing && !parameters.get("search") && !parameters.get("status")) retryAll(bulk, parameters, failing, counting.now);
+  if (failing && !parameters.get("search") && !parameters.get("status")) retryAll(bulk, parameters, failing, () => [counting, looking].forEach((one) => one.now()));
 
   let shown = null;
   const rows = table();
@@ -97,8 +98,7 @@ function showTasks(parameters) {
       shown = now;
     }
     pulse.replaceChildren(el.span({ class: "word busy live" }, "Live"));
-    if (size > MOST_ASKED) return CALM;
-    return data.tasks.some(isMoving) ? LIVE : cursor ? CALM : 5;
+    return listWait(data.tasks, { narrow, size, older: cursor });
   }
   sheet.append(el.p({ class: "empty" }, "Loading…"));
   const looking = watch(look);
@@ -369,7 +369,7 @@ function retryAll(place, parameters, state, counted) {
       place.replaceChildren(el.div({ class: "notice good row" }, text));
       // Once the last one has gone out, what it says is old news.
       const wait = Math.max(0, new Date(last ?? 0) - Date.now()) + 5000;
-      setTimeout(() => place.isConnected && offer(), wait);
+      setTimeout(() => place.isConnected && (offer(), counted()), wait);
     } catch (error) {
       place.replaceChildren(
         notice(`${judged(error).message}. ${digits.format(count)} are on their way.`, { action: () => run(expected, more) }),

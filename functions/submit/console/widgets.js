@@ -43,6 +43,18 @@ const isMoving = (task) => !hasEnded(task) || isDueSoon(task.callback);
 const isDueSoon = (callback) =>
   callback.state === "waiting" && (!callback.next_attempt_at || new Date(callback.next_attempt_at) - Date.now() < 10000);
 
+// Seconds between two looks: while something moves, while something is waited for, and where each look reads hundreds of tasks.
+const LIVE = 2;
+const CALM = 15;
+const RARE = 30;
+
+/** Say when a list is looked at again; a filter that has not filled its page makes the API look as far back as it goes. */
+function listWait(tasks, { narrow, size, older }) {
+  if (narrow && tasks.length < size) return RARE;
+  if (size > 100) return CALM; // it takes several answers
+  return tasks.some(isMoving) ? LIVE : older ? CALM : 5;
+}
+
 /** Write whatever the vendor said in some place: JSON where it is no text. `String` throws on some objects. */
 const plain = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
 const isWeb = (url) => typeof url === "string" && /^https?:\/\//i.test(url);

@@ -130,7 +130,10 @@ class Attempt(Answer):
 class Callback(Answer):
     """What became of a task's callback."""
 
-    state: CallbackState
+    state: CallbackState = Field(
+        description="`waiting`: `pending` (not due yet, or not tried yet) or `retrying` (the last attempt "
+        "failed, another one follows), as filters and totals tell them apart; `undelivered`: `failed`."
+    )
     attempts: int = Field(description=f"All that were ever made; `log` has the last {stored.MAX_LOG}.")
     next_attempt_at: Time | None
     log: list[Attempt]

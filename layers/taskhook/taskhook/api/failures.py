@@ -120,7 +120,7 @@ _FAILURES = (
         "503",
         503,
         "503",
-        "The task table or the vendor did not answer, or the vendor has no key here. Nothing was paid.",
+        "Task table, secret or vendor did not answer, or the vendor has no key here. Nothing was paid.",
         "Repeat after `Retry-After` with the same key; without that header tell the operator.",
         "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
     ),

@@ -390,7 +390,7 @@ def rejected(error: RejectedError) -> Response[str]:
 def unavailable(error: StoreUnavailableError) -> Response[str]:
     """Say that nothing was begun."""
     _app().logger.error("store.unavailable", extra={"error": str(error)})
-    message = "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again"
+    message = f"Service unavailable: {error.what}; nothing was sent to the vendor, try again"
     return _error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=5)
 
 

@@ -5,6 +5,7 @@ TaskhookError
 ├── RejectedError            the request is not acceptable; nothing was stored
 ├── UnavailableError         asked again later, it may work
 │   ├── StoreUnavailableError    a write may or may not have happened
+│   │   └── SecretUnavailableError   without the deployment's own key
 │   ├── ArchiveUnavailableError  what was put there may be there or not
 │   ├── SourceUnavailableError
 │   └── KeyUnavailableError
@@ -45,6 +46,14 @@ class UnavailableError(TaskhookError):
 
 class StoreUnavailableError(UnavailableError):
     """The table could not be asked, or its answer was lost: a write may or may not have happened."""
+
+    what = "the task table did not answer"
+
+
+class SecretUnavailableError(StoreUnavailableError):
+    """What the table holds cannot be read without the deployment's own key, and that was not to be had."""
+
+    what = "the stack's secret could not be read"
 
 
 class ArchiveUnavailableError(UnavailableError):

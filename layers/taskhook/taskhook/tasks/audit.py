@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import NamedTuple
 
 from taskhook.core.record import CallbackState, ErrorCode, State
@@ -118,8 +119,7 @@ def _of_course(task: Task, now: datetime, limits: Limits) -> Iterator[_Words]:
 
 def _of_callback(task: Task, now: datetime) -> Iterator[_Words]:
     """List what is wrong with a task that has ended."""
-    wanted, refused = task.callback_url is not None, task.error is ErrorCode.UPSTREAM_REFUSED
-    if wanted and task.callback is CallbackState.NONE and not refused:
+    if task.callback_url is not None and task.callback is CallbackState.NONE and not _was_told(task):
         yield "has ended, and its caller is not told", _REPORT
     if task.callback is not CallbackState.NONE and task.message is None:
         yield "has a callback without a message", _REPORT
@@ -134,6 +134,12 @@ def _of_callback(task: Task, now: datetime) -> Iterator[_Words]:
     if given_up and task.attempts_this_round < len(RETRY_WAITS):
         what = f"was given up after {task.attempts_this_round} attempts"
         yield what, f"POST /api/v1/tasks/{task.task_id}/redeliver sends it again"
+
+
+def _was_told(task: Task) -> bool:
+    """Whether the answer to its submit said how it ended: a refusal, and nothing had been answered before."""
+    was_accepted = task.answer_status in {None, HTTPStatus.OK} or task.told_unknown
+    return task.error is ErrorCode.UPSTREAM_REFUSED and not was_accepted
 
 
 def _over(until: datetime | None, now: datetime) -> bool:

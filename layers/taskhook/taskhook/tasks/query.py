@@ -99,6 +99,13 @@ def _cursor(value: str) -> str:
     return value
 
 
+def _whole(value: object) -> object:
+    """Read a number of a query, written with digits alone. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) is None:
+        raise ValueError("must be a whole number, written with digits")
+    return value
+
+
 _PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
 Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
 ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
@@ -152,9 +159,9 @@ class Filter(_Wanted):
     status: Status | None = None
     callback: CallbackStatus | None = Field(
         default=None,
-        description="Where the callback stands. `pending`: not due yet; `retrying`: the last attempt failed, "
-        "another one follows; `failed`: the schedule is through. `waiting` is `pending` or `retrying`, "
-        "`undelivered` is `failed`.",
+        description="Where the callback stands. `pending`: not due yet, or not tried yet; `retrying`: the "
+        "last attempt failed, another one follows; `failed`: the schedule is through. `waiting` is `pending` "
+        "or `retrying`, `undelivered` is `failed`.",
     )
     search: str | None = Field(
         default=None,
@@ -172,7 +179,7 @@ class Filter(_Wanted):
     reference_prefix: str | None = Field(
         default=None, min_length=1, max_length=MAX_SEARCH, description="Whose reference begins so."
     )
-    limit: int = Field(default=20, ge=1, le=MAX_LISTED)
+    limit: Annotated[int, BeforeValidator(_whole)] = Field(default=20, ge=1, le=MAX_LISTED)
 
     @property
     def id(self) -> str | None:

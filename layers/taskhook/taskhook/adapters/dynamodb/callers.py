@@ -11,7 +11,7 @@ from taskhook.core.errors import (
     DecryptionError,
     KeyUnavailableError,
     KeyUnusableError,
-    StoreUnavailableError,
+    SecretUnavailableError,
 )
 from taskhook.core.ports import ApiKey, Clock
 
@@ -96,7 +96,7 @@ class DynamoCallers:
         try:
             return await self._deployment_key(fresh=fresh)
         except (KeyUnusableError, KeyUnavailableError) as error:
-            raise StoreUnavailableError(f"the deployment's own key cannot be read: {error}") from error
+            raise SecretUnavailableError(f"the deployment's own key cannot be read: {error}") from error
 
     async def add(self, caller: Caller) -> bool:
         """Store a new caller; False if the name is taken."""
