@@ -1,5 +1,7 @@
 """The answers of the API: each is one of these models, and OpenAPI's schemas follow from them.
 
+Over 400 lines, for the models name each other.
+
 A field with a default is left out where it was not given. What vendors say, and what earlier versions have
 stored, is passed on as it is: `SkipValidation` describes it, and refuses nothing.
 """

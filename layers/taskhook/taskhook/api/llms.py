@@ -17,10 +17,6 @@ def text(server: str) -> str:
     submit = api["paths"][_SUBMIT]["post"]
     example = submit["requestBody"]["content"]["application/json"]["example"]
     answer = submit["responses"]["200"]["content"]["application/json"]["example"]
-    ended = api["webhooks"]["prediction.task.succeeded"]["post"]
-    body = ended["requestBody"]["content"]["application/json"]["example"]
-    sent = {one["name"]: one["description"] for one in ended["parameters"]}
-    first, *later = retries["waits"]
     return f"""\
 # taskhook
 
@@ -52,24 +48,7 @@ twice.
 `callback_url`: https, a public address, at most {limits["callback_url"]} characters. `reference`: yours, at \
 most {limits["reference"]}. Body: at most {limits["body_kb"]} KB; files as URLs.
 
-## Receive and verify
-
-A callback is a POST of JSON with the headers of Standard Webhooks:
-{_list(sent, "webhook-")}
-Body: {minified(body)}
-Failed tasks have `"type":"prediction.task.failed"` and `data.error` with `code` and `message`.
-
-1. Read the raw bytes of the body. The key is the base64 behind `whsec_` of the secret \
-(GET /api/v1/callbacks/secret).
-2. One of the signatures must equal `v1,` + base64(HMAC-SHA256(key, \
-`<webhook-id>.<webhook-timestamp>.<body>`)), compared in constant time. Any Standard Webhooks library does it.
-3. Refuse a `webhook-timestamp` that is more than {retries["fresh_s"]} s off.
-4. Take each `webhook-id` once. Answer 2xx within {retries["answer_within_s"]} s, and work afterwards.
-
-Attempts: {first}, then after {", ".join(later)} (each ±{retries["jitter_percent"]} %), \
-{retries["total_hours"]} h in all; then `undelivered`, and \
-POST /api/v1/tasks/{{task_id}}/redeliver sends it again.
-Try a receiver: POST /api/v1/callbacks/test {{"callback_url":"https://…"}}
+{_receive(api, retries)}
 
 ## Ask
 
@@ -89,6 +68,32 @@ The header `Link` leads to where the error is explained.
 - [Guide and reference]({server}/docs): with samples in curl, Python and JavaScript
 - [OpenAPI 3.1]({server}/openapi.json): every call, field and example
 """
+
+
+def _receive(api: Json, retries: Json) -> str:
+    ended = api["webhooks"]["prediction.task.succeeded"]["post"]
+    body = ended["requestBody"]["content"]["application/json"]["example"]
+    sent = {one["name"]: one["description"] for one in ended["parameters"]}
+    first, *later = retries["waits"]
+    return f"""\
+## Receive and verify
+
+A callback is a POST of JSON with the headers of Standard Webhooks:
+{_list(sent, "webhook-")}
+Body: {minified(body)}
+Failed tasks have `"type":"prediction.task.failed"` and `data.error` with `code` and `message`.
+
+1. Read the raw bytes of the body. The key is the base64 behind `whsec_` of the secret \
+(GET /api/v1/callbacks/secret).
+2. One of the signatures must equal `v1,` + base64(HMAC-SHA256(key, \
+`<webhook-id>.<webhook-timestamp>.<body>`)), compared in constant time. Any Standard Webhooks library does it.
+3. Refuse a `webhook-timestamp` that is more than {retries["fresh_s"]} s off.
+4. Take each `webhook-id` once. Answer 2xx within {retries["answer_within_s"]} s, and work afterwards.
+
+Attempts: {first}, then after {", ".join(later)} (each ±{retries["jitter_percent"]} %), \
+{retries["total_hours"]} h in all; then `undelivered`, and \
+POST /api/v1/tasks/{{task_id}}/redeliver sends it again.
+Try a receiver: POST /api/v1/callbacks/test {{"callback_url":"https://…"}}"""
 
 
 def _list(described: dict[str, str], prefix: str) -> str:

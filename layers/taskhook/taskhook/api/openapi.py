@@ -1,6 +1,7 @@
 """The API described in OpenAPI 3.1.
 
-Schemas and limits from the models of requests and answers, examples from `examples`.
+Schemas and limits from the models of requests and answers, examples from `examples`. Over 400 lines, for it
+is one document.
 
 The vendor's `/hooks/…` is left out on purpose: its path carries a token, and it is the vendor's business
 alone.
@@ -227,7 +228,11 @@ def _submit(model: Model | None, suffix: str, server: str, media: str) -> Json:
 
 
 def _tasks() -> Json:
-    shown, again = examples.succeeded(), examples.succeeded().redelivered(examples.LATER)
+    return _task_lists() | _one_task()
+
+
+def _task_lists() -> Json:
+    shown = examples.succeeded()
     return {
         "/api/v1/tasks": {
             "get": _operation(
@@ -255,6 +260,12 @@ def _tasks() -> Json:
                 parameters=_query(TotalsFilter),
             )
         },
+    }
+
+
+def _one_task() -> Json:
+    shown, again = examples.succeeded(), examples.succeeded().redelivered(examples.LATER)
+    return {
         "/api/v1/tasks/{task_id}": {
             "get": _operation(
                 "showTask",

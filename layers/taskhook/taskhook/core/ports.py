@@ -1,6 +1,7 @@
 """What taskhook needs from the world.
 
-One Protocol per need, the errors each may raise, the guarantees each gives.
+One Protocol per need, the errors each may raise, the guarantees each gives. Over 400 lines, for it is read as
+one page.
 
 An expected outcome is a value, not an exception; every error below is a surprise that the use cases must
 survive.

@@ -90,6 +90,25 @@ class Polls:
                     task, after=after, answered=entry.answered, plain=entry.is_plain(now)
                 )
 
+    def is_asked_about(self, task: Task) -> bool:
+        """Whether the vendor is asked about a task sooner or later."""
+        return task.state is State.WATCHED or self.is_looked_for(task)
+
+    def asks_vendor(self, entry: Entry) -> bool:
+        """Whether the next step asks the vendor."""
+        task = entry.task
+        if self.is_looked_for(task):
+            return True
+        watched = task.state is State.WATCHED and entry.known_outcome is None
+        return watched and not self.past_grace(task) and not task.claimed(self._clock.now())
+
+    def free_at(self, entry: Entry, free_at: datetime) -> datetime:
+        """Tell when the next step may start, where the vendor may be asked from `free_at` on."""
+        if not self.asks_vendor(entry):
+            return entry.due
+        at = max(entry.due, free_at)
+        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
+
     async def step(self, entry: Entry) -> Task:
         """Ask the vendor about a task, or end it; settle a submit whose process has died.
 

@@ -44,7 +44,6 @@ class Watch:
         track: Callable[[Task], None],
         started: datetime,
     ) -> None:
-        self._rules = rules
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
@@ -125,7 +124,7 @@ class Watch:
                 task, self.polls.due(task, after=self._standing.polled_until)
             )
             left = self._given.pop(task.task_id, None)
-            if left is not None and self._is_asked_about(task):
+            if left is not None and self.polls.is_asked_about(task):
                 entry.unserved, entry.due = left, min(entry.due, left)
             return False
         entry.task = task
@@ -182,18 +181,12 @@ class Watch:
         free_at = self._pacing.paused_until(now)
         if free_at <= now:
             free_at = self._started  # for want of a request it is waited, not left to the next invocation
-        times = [self._free_at(entry, free_at) for entry in self._entries.values()]
+        times = [self.polls.free_at(entry, free_at) for entry in self._entries.values()]
         if self._aside.overdue_count():
             times.append(free_at)
         if (due := self._aside.next_at()) is not None:
             times.append(max(datetime.fromtimestamp(due, UTC), free_at))
         return min(times, default=None)
-
-    def _free_at(self, entry: Entry, free_at: datetime) -> datetime:
-        if not self._asks_vendor(entry):
-            return entry.due
-        at = max(entry.due, free_at)
-        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
 
     def replan_all(self) -> None:
         """Plan all polls anew, from the first poll time that is not known to be served."""
@@ -231,9 +224,9 @@ class Watch:
         """List the poll times that are due and were not served, the most urgent ones."""
         now = self._clock.now()
         waiting = [
-            (task_id, entry.due.timestamp(), entry.task.age_since.timestamp())
+            _urgency(task_id, entry)
             for task_id, entry in self._entries.items()
-            if self._is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
+            if self.polls.is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
         ]
         waiting += self._aside.overdue()
         left = most_urgent(waiting, MOST_LEFT, now.timestamp())
@@ -263,11 +256,14 @@ class Watch:
         self._aside.wake(min(now, due_by).timestamp())
         started: list[str] = []
         polls: list[str] = []
+        looks = len(self._looks)
         for task_id, entry in self._entries.items():
-            if entry.due > due_by or self._is_running(task_id):
+            is_look = self.polls.is_looked_for(entry.task)
+            if entry.due > due_by or self._is_running(task_id) or (is_look and looks >= LOOKS_AT_ONCE):
                 continue
-            if self._asks_vendor(entry):
+            if self.polls.asks_vendor(entry):
                 polls.append(task_id)
+                looks += is_look
             elif self._table_steps + len(started) < TABLE_STEPS or entry.known_outcome is not None:
                 started.append(task_id)
         if (polls or self._aside.overdue_count()) and self._pacing.paused_until(now) <= now:
@@ -275,23 +271,11 @@ class Watch:
         return started
 
     async def _admit_polls(self, polls: list[str], now: datetime, due_by: datetime) -> list[str]:
-        slots, looks = self._pacing.free_slots(), [each for each in polls if self._is_look(each)]
-        looks = sorted(looks, key=lambda each: self._entries[each].due)[: LOOKS_AT_ONCE - len(self._looks)]
-        polls = [each for each in polls if not self._is_look(each)]
-        wanted = len(polls) + LOOK_REQUESTS * len(looks) + self._aside.overdue_count()
-        room = await self._pacing.room(min(wanted, slots), expected=self._expected(now))
+        wanted = sum(map(self._requests, polls)) + self._aside.overdue_count()
+        room = await self._pacing.room(min(wanted, self._pacing.free_slots()), expected=self._expected(now))
         if room == 0:
             return []
-        polls += looks if room >= LOOK_REQUESTS else []
-        waiting = [
-            (
-                task_id,
-                self._entries[task_id].due.timestamp(),
-                self._entries[task_id].task.age_since.timestamp(),
-            )
-            for task_id in polls
-        ]
-        waiting += self._aside.overdue()
+        waiting = [_urgency(task_id, self._entries[task_id]) for task_id in polls] + self._aside.overdue()
         chosen = most_urgent(waiting, room, now.timestamp())
         await self._load([task_id for task_id, *_ in chosen if task_id in self._aside])
         started = []
@@ -301,11 +285,10 @@ class Watch:
                 entry is None
                 or self._is_running(task_id)
                 or entry.due > max(due_by, now)
-                or not self._asks_vendor(entry)
+                or not self.polls.asks_vendor(entry)
             ):
                 continue  # read just now, and not due after all, or begun by another event meanwhile
-            is_look = self._is_look(task_id)
-            requests = LOOK_REQUESTS if is_look else 1
+            requests, is_look = self._requests(task_id), self.polls.is_looked_for(entry.task)
             entry.hold = not is_look and self._pacing.may_hold(
                 entry.task, plain=entry.is_plain(self._clock.now())
             )
@@ -318,24 +301,15 @@ class Watch:
             started.append(task_id)
         return started
 
+    def _requests(self, task_id: str) -> int:
+        return LOOK_REQUESTS if self.polls.is_looked_for(self._entries[task_id].task) else 1
+
     def _expected(self, now: datetime) -> int:
         """Count the requests that are likely to be made by the end of the budget's window."""
         end = rate_limit.window_end(now)
         return sum(
             entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items()
         )
-
-    def _is_look(self, task_id: str) -> bool:
-        return self.polls.is_looked_for(self._entries[task_id].task)
-
-    def _is_asked_about(self, task: Task) -> bool:
-        return task.state is State.WATCHED or self.polls.is_looked_for(task)
-
-    def _asks_vendor(self, entry: Entry) -> bool:
-        if self.polls.is_looked_for(entry.task):
-            return True
-        watched = entry.task.state is State.WATCHED and entry.known_outcome is None
-        return watched and not self.polls.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -352,3 +326,7 @@ class Watch:
                 self._table_steps -= 1
             self._looks.discard(task_id)
             entry.polling = entry.hold = False
+
+
+def _urgency(task_id: str, entry: Entry) -> tuple[str, float, float]:
+    return task_id, entry.due.timestamp(), entry.task.age_since.timestamp()

@@ -168,11 +168,7 @@ async def _begin(
     else:
         waiting, task, is_new = 0, first, False
     if not is_new:
-        if task.fingerprint != request.fingerprint:
-            raise RejectedError(
-                HTTPStatus.UNPROCESSABLE_CONTENT,
-                "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
-            )
+        _require_same(request, task)
         return await _first_answer(
             task, deadline=min(deadline, now + REPEAT_WAIT), tasks=payment.tasks, clock=payment.clock
         )
@@ -186,6 +182,14 @@ async def _begin(
         queued=queued,
     )
     return task, admission
+
+
+def _require_same(request: SubmitRequest, first: Task) -> None:
+    if first.fingerprint != request.fingerprint:
+        raise RejectedError(
+            HTTPStatus.UNPROCESSABLE_CONTENT,
+            "Invalid parameters: header 'Idempotency-Key' was used before with a different request",
+        )
 
 
 async def _require_key(vendor: str, admitting: AdmissionPorts) -> None:

@@ -1,6 +1,6 @@
 """DashScope (Alibaba Cloud Model Studio): its paths, requests, answers and form.
 
-More than 400 lines, for it alone has a list of its own and results in many places.
+Over 400 lines, for it alone has a list of its own and results in many places.
 
 It calls no webhook that a request could name. An answer about a task comes with status 200 whatever has
 become of it; times are Beijing's, without a zone.
