@@ -233,6 +233,24 @@ class Polls:
         paused_until = self._pacing.admission.polls_paused_until
         return adoption.next_look(task.submitted_at, after=after, paused_until=paused_until)
 
+    def free_at(self, entry: Entry, asked_from: datetime) -> datetime:
+        """Tell when a task's next step may start, where the vendor may be asked from then on."""
+        if not self.asks_vendor(entry):
+            return entry.due
+        at = max(entry.due, asked_from)
+        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
+
+    def asks_vendor(self, entry: Entry) -> bool:
+        """Whether the next step of a task asks the vendor."""
+        if self.is_looked_for(entry.task):
+            return True
+        watched = entry.task.state is State.WATCHED and entry.known_outcome is None
+        return watched and not self.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
+
+    def is_asked_about(self, task: Task) -> bool:
+        """Whether the vendor tells, sooner or later, of a task in this state."""
+        return task.state is State.WATCHED or self.is_looked_for(task)
+
     def is_looked_for(self, task: Task) -> bool:
         """Whether the next step of a task is a look at the vendor's list."""
         is_unknown = task.state is State.UNKNOWN and self._clock.now() < task.unknown_until

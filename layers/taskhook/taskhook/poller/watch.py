@@ -125,7 +125,7 @@ class Watch:
                 task, self.polls.due(task, after=self._standing.polled_until)
             )
             left = self._given.pop(task.task_id, None)
-            if left is not None and self._is_asked_about(task):
+            if left is not None and self.polls.is_asked_about(task):
                 entry.unserved, entry.due = left, min(entry.due, left)
             return False
         entry.task = task
@@ -182,18 +182,12 @@ class Watch:
         free_at = self._pacing.paused_until(now)
         if free_at <= now:
             free_at = self._started  # for want of a request it is waited, not left to the next invocation
-        times = [self._free_at(entry, free_at) for entry in self._entries.values()]
+        times = [self.polls.free_at(entry, free_at) for entry in self._entries.values()]
         if self._aside.overdue_count():
             times.append(free_at)
         if (due := self._aside.next_at()) is not None:
             times.append(max(datetime.fromtimestamp(due, UTC), free_at))
         return min(times, default=None)
-
-    def _free_at(self, entry: Entry, free_at: datetime) -> datetime:
-        if not self._asks_vendor(entry):
-            return entry.due
-        at = max(entry.due, free_at)
-        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
 
     def replan_all(self) -> None:
         """Plan all polls anew, from the first poll time that is not known to be served."""
@@ -231,9 +225,9 @@ class Watch:
         """List the poll times that are due and were not served, the most urgent ones."""
         now = self._clock.now()
         waiting = [
-            (task_id, entry.due.timestamp(), entry.task.age_since.timestamp())
+            _waiting(entry)
             for task_id, entry in self._entries.items()
-            if self._is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
+            if self.polls.is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
         ]
         waiting += self._aside.overdue()
         left = most_urgent(waiting, MOST_LEFT, now.timestamp())
@@ -266,7 +260,7 @@ class Watch:
         for task_id, entry in self._entries.items():
             if entry.due > due_by or self._is_running(task_id):
                 continue
-            if self._asks_vendor(entry):
+            if self.polls.asks_vendor(entry):
                 polls.append(task_id)
             elif self._table_steps + len(started) < TABLE_STEPS or entry.known_outcome is not None:
                 started.append(task_id)
@@ -275,23 +269,15 @@ class Watch:
         return started
 
     async def _admit_polls(self, polls: list[str], now: datetime, due_by: datetime) -> list[str]:
-        slots, looks = self._pacing.free_slots(), [each for each in polls if self._is_look(each)]
-        looks = sorted(looks, key=lambda each: self._entries[each].due)[: LOOKS_AT_ONCE - len(self._looks)]
-        polls = [each for each in polls if not self._is_look(each)]
+        unknown = {each for each in polls if self.polls.is_looked_for(self._entries[each].task)}
+        polls = [each for each in polls if each not in unknown]
+        looks = sorted(unknown, key=lambda each: self._entries[each].due)[: LOOKS_AT_ONCE - len(self._looks)]
         wanted = len(polls) + LOOK_REQUESTS * len(looks) + self._aside.overdue_count()
-        room = await self._pacing.room(min(wanted, slots), expected=self._expected(now))
+        room = await self._pacing.room(min(wanted, self._pacing.free_slots()), expected=self._expected(now))
         if room == 0:
             return []
         polls += looks if room >= LOOK_REQUESTS else []
-        waiting = [
-            (
-                task_id,
-                self._entries[task_id].due.timestamp(),
-                self._entries[task_id].task.age_since.timestamp(),
-            )
-            for task_id in polls
-        ]
-        waiting += self._aside.overdue()
+        waiting = [_waiting(self._entries[task_id]) for task_id in polls] + self._aside.overdue()
         chosen = most_urgent(waiting, room, now.timestamp())
         await self._load([task_id for task_id, *_ in chosen if task_id in self._aside])
         started = []
@@ -301,15 +287,15 @@ class Watch:
                 entry is None
                 or self._is_running(task_id)
                 or entry.due > max(due_by, now)
-                or not self._asks_vendor(entry)
+                or not self.polls.asks_vendor(entry)
             ):
                 continue  # read just now, and not due after all, or begun by another event meanwhile
-            is_look = self._is_look(task_id)
+            is_look = self.polls.is_looked_for(entry.task)
             requests = LOOK_REQUESTS if is_look else 1
-            entry.hold = not is_look and self._pacing.may_hold(
-                entry.task, plain=entry.is_plain(self._clock.now())
-            )
-            if requests > self._pacing.allowance.left or not (entry.hold or self._pacing.plain_is_free()):
+            entry.hold = not is_look and self._pacing.may_hold(entry.task, plain=entry.is_plain(now))
+            if requests > self._pacing.allowance.left or (is_look and len(self._looks) >= LOOKS_AT_ONCE):
+                continue
+            if not entry.hold and not self._pacing.plain_is_free():
                 continue
             self._pacing.begin(entry.task, hold=entry.hold, requests=requests)
             entry.polling = True
@@ -324,18 +310,6 @@ class Watch:
         return sum(
             entry.due < end and not self._is_running(task_id) for task_id, entry in self._entries.items()
         )
-
-    def _is_look(self, task_id: str) -> bool:
-        return self.polls.is_looked_for(self._entries[task_id].task)
-
-    def _is_asked_about(self, task: Task) -> bool:
-        return task.state is State.WATCHED or self.polls.is_looked_for(task)
-
-    def _asks_vendor(self, entry: Entry) -> bool:
-        if self.polls.is_looked_for(entry.task):
-            return True
-        watched = entry.task.state is State.WATCHED and entry.known_outcome is None
-        return watched and not self.polls.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -352,3 +326,8 @@ class Watch:
                 self._table_steps -= 1
             self._looks.discard(task_id)
             entry.polling = entry.hold = False
+
+
+def _waiting(entry: Entry) -> tuple[str, float, float]:
+    """Say of a task since when its poll is due, and since when its age counts, as `most_urgent` takes it."""
+    return entry.task.task_id, entry.due.timestamp(), entry.task.age_since.timestamp()
