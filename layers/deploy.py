@@ -477,10 +477,16 @@ class Kept:
 
 
 def _declares_callers(stack: str) -> bool:
-    """Tell a stack of this template by its resources, for one that has failed has no outputs."""
+    """Tell a stack of this template by its resources, where it has no outputs.
+
+    One that has failed has none, nor has one that was imported and never deployed.
+    """
     resources = client("cloudformation").describe_stack_resources(StackName=stack)["StackResources"]
     declared = {(one["LogicalResourceId"], one["ResourceType"]) for one in resources}
-    return {("Callers", "AWS::DynamoDB::Table"), ("SubmitRole", "AWS::IAM::Role")} <= declared
+    callers, tasks = (("Callers", "AWS::DynamoDB::Table"), ("Tasks", "AWS::DynamoDB::Table"))
+    failed = {callers, ("SubmitRole", "AWS::IAM::Role")}
+    imported = {callers, tasks, ("Secret", "AWS::SecretsManager::Secret")}
+    return failed <= declared or imported <= declared
 
 
 def _kept(stack: str) -> list[Kept]:

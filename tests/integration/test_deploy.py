@@ -419,6 +419,16 @@ def test_a_taskhook_that_has_failed_is_deleted_though_it_has_no_outputs(
     assert (code, "is deleted" in told) == (0, True), told
 
 
+def test_a_taskhook_that_was_imported_and_never_deployed_is_deleted(
+    bench: Bench, named: dict[str, str], account_url: str
+) -> None:
+    """It has tables and secret alone, and no outputs; they stay where the name is given only once."""
+    declared = template.load()["Resources"]
+    made(account_url, named["STACK"], {name: declared[name] for name in ("Callers", "Tasks", "Secret")})
+    code, _, told = bench.run("destroy", CONFIRM=named["STACK"], **named)
+    assert (code, "is deleted" in told, "DynamoDB table" in told) == (0, True, True), told
+
+
 def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bucket's policy stays with the bucket, which is never without; nothing could delete it later."""
     found = [

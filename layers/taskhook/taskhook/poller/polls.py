@@ -90,25 +90,6 @@ class Polls:
                     task, after=after, answered=entry.answered, plain=entry.is_plain(now)
                 )
 
-    def is_asked_about(self, task: Task) -> bool:
-        """Whether the vendor is asked about a task sooner or later."""
-        return task.state is State.WATCHED or self.is_looked_for(task)
-
-    def asks_vendor(self, entry: Entry) -> bool:
-        """Whether the next step asks the vendor."""
-        task = entry.task
-        if self.is_looked_for(task):
-            return True
-        watched = task.state is State.WATCHED and entry.known_outcome is None
-        return watched and not self.past_grace(task) and not task.claimed(self._clock.now())
-
-    def free_at(self, entry: Entry, free_at: datetime) -> datetime:
-        """Tell when the next step may start, where the vendor may be asked from `free_at` on."""
-        if not self.asks_vendor(entry):
-            return entry.due
-        at = max(entry.due, free_at)
-        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
-
     async def step(self, entry: Entry) -> Task:
         """Ask the vendor about a task, or end it; settle a submit whose process has died.
 
@@ -169,9 +150,9 @@ class Polls:
             self.unanswered += 1
             self.complaint = outcome.message
         await self._pacing.obey(outcome)
-        self._pacing.end(task, hold=entry.hold)  # what follows may wait for the task's receiver
         if not entry.hold:
             return outcome
+        self._pacing.end(task, hold=True)
         now = self._clock.now()
         if not self._pacing.learn_hold(task, outcome, now - began):
             entry.refusals = 0
@@ -251,6 +232,24 @@ class Polls:
             return None
         paused_until = self._pacing.admission.polls_paused_until
         return adoption.next_look(task.submitted_at, after=after, paused_until=paused_until)
+
+    def free_at(self, entry: Entry, asked_from: datetime) -> datetime:
+        """Tell when a task's next step may start, where the vendor may be asked from then on."""
+        if not self.asks_vendor(entry):
+            return entry.due
+        at = max(entry.due, asked_from)
+        return min(at, entry.task.unknown_until) if entry.task.state is State.UNKNOWN else at
+
+    def asks_vendor(self, entry: Entry) -> bool:
+        """Whether the next step of a task asks the vendor."""
+        if self.is_looked_for(entry.task):
+            return True
+        watched = entry.task.state is State.WATCHED and entry.known_outcome is None
+        return watched and not self.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
+
+    def is_asked_about(self, task: Task) -> bool:
+        """Whether the vendor tells, sooner or later, of a task in this state."""
+        return task.state is State.WATCHED or self.is_looked_for(task)
 
     def is_looked_for(self, task: Task) -> bool:
         """Whether the next step of a task is a look at the vendor's list."""

@@ -44,6 +44,7 @@ class Watch:
         track: Callable[[Task], None],
         started: datetime,
     ) -> None:
+        self._rules = rules
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
@@ -224,7 +225,7 @@ class Watch:
         """List the poll times that are due and were not served, the most urgent ones."""
         now = self._clock.now()
         waiting = [
-            _urgency(task_id, entry)
+            _waiting(entry)
             for task_id, entry in self._entries.items()
             if self.polls.is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
         ]
@@ -256,14 +257,11 @@ class Watch:
         self._aside.wake(min(now, due_by).timestamp())
         started: list[str] = []
         polls: list[str] = []
-        looks = len(self._looks)
         for task_id, entry in self._entries.items():
-            is_look = self.polls.is_looked_for(entry.task)
-            if entry.due > due_by or self._is_running(task_id) or (is_look and looks >= LOOKS_AT_ONCE):
+            if entry.due > due_by or self._is_running(task_id):
                 continue
             if self.polls.asks_vendor(entry):
                 polls.append(task_id)
-                looks += is_look
             elif self._table_steps + len(started) < TABLE_STEPS or entry.known_outcome is not None:
                 started.append(task_id)
         if (polls or self._aside.overdue_count()) and self._pacing.paused_until(now) <= now:
@@ -271,11 +269,15 @@ class Watch:
         return started
 
     async def _admit_polls(self, polls: list[str], now: datetime, due_by: datetime) -> list[str]:
-        wanted = sum(map(self._requests, polls)) + self._aside.overdue_count()
+        unknown = {each for each in polls if self.polls.is_looked_for(self._entries[each].task)}
+        polls = [each for each in polls if each not in unknown]
+        looks = sorted(unknown, key=lambda each: self._entries[each].due)[: LOOKS_AT_ONCE - len(self._looks)]
+        wanted = len(polls) + LOOK_REQUESTS * len(looks) + self._aside.overdue_count()
         room = await self._pacing.room(min(wanted, self._pacing.free_slots()), expected=self._expected(now))
         if room == 0:
             return []
-        waiting = [_urgency(task_id, self._entries[task_id]) for task_id in polls] + self._aside.overdue()
+        polls += looks if room >= LOOK_REQUESTS else []
+        waiting = [_waiting(self._entries[task_id]) for task_id in polls] + self._aside.overdue()
         chosen = most_urgent(waiting, room, now.timestamp())
         await self._load([task_id for task_id, *_ in chosen if task_id in self._aside])
         started = []
@@ -288,11 +290,12 @@ class Watch:
                 or not self.polls.asks_vendor(entry)
             ):
                 continue  # read just now, and not due after all, or begun by another event meanwhile
-            requests, is_look = self._requests(task_id), self.polls.is_looked_for(entry.task)
-            entry.hold = not is_look and self._pacing.may_hold(
-                entry.task, plain=entry.is_plain(self._clock.now())
-            )
-            if requests > self._pacing.allowance.left or not (entry.hold or self._pacing.plain_is_free()):
+            is_look = self.polls.is_looked_for(entry.task)
+            requests = LOOK_REQUESTS if is_look else 1
+            entry.hold = not is_look and self._pacing.may_hold(entry.task, plain=entry.is_plain(now))
+            if requests > self._pacing.allowance.left or (is_look and len(self._looks) >= LOOKS_AT_ONCE):
+                continue
+            if not entry.hold and not self._pacing.plain_is_free():
                 continue
             self._pacing.begin(entry.task, hold=entry.hold, requests=requests)
             entry.polling = True
@@ -300,9 +303,6 @@ class Watch:
                 self._looks.add(task_id)
             started.append(task_id)
         return started
-
-    def _requests(self, task_id: str) -> int:
-        return LOOK_REQUESTS if self.polls.is_looked_for(self._entries[task_id].task) else 1
 
     def _expected(self, now: datetime) -> int:
         """Count the requests that are likely to be made by the end of the budget's window."""
@@ -328,5 +328,6 @@ class Watch:
             entry.polling = entry.hold = False
 
 
-def _urgency(task_id: str, entry: Entry) -> tuple[str, float, float]:
-    return task_id, entry.due.timestamp(), entry.task.age_since.timestamp()
+def _waiting(entry: Entry) -> tuple[str, float, float]:
+    """Say of a task since when its poll is due, and since when its age counts, as `most_urgent` takes it."""
+    return entry.task.task_id, entry.due.timestamp(), entry.task.age_since.timestamp()
