@@ -150,9 +150,9 @@ class Polls:
             self.unanswered += 1
             self.complaint = outcome.message
         await self._pacing.obey(outcome)
+        self._pacing.end(task, hold=entry.hold)  # what follows may wait for the task's receiver
         if not entry.hold:
             return outcome
-        self._pacing.end(task, hold=True)
         now = self._clock.now()
         if not self._pacing.learn_hold(task, outcome, now - began):
             entry.refusals = 0

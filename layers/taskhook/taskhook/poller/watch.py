@@ -44,7 +44,6 @@ class Watch:
         track: Callable[[Task], None],
         started: datetime,
     ) -> None:
-        self._rules = rules
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
