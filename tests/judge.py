@@ -78,7 +78,7 @@ class History:
         for task, call in self.accepted.items() if self.end else ():
             last = (self.views[task] or [{"state": None, "callback": None, "error": None}])[-1]
             statuses = {one["status"] or 0 for one in self.heard[task]}
-            told = last["error"] == "upstream_refused" or any(200 <= status < 300 for status in statuses)
+            told = any(200 <= status < 300 for status in statuses)
             posts = self.posts.get(task, ())
             known = min((self.reported(post["task"], FINAL) for post in posts), default=NEVER)
             over = last["state"] in FINAL or (not last["state"] and known < self.end[-1]["at"] - SETTLED_S)

@@ -393,6 +393,24 @@ async def test_an_outcome_that_cannot_be_stored_is_called_unknown(
     ]
 
 
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_refusal_whose_write_is_not_answered_is_told_as_one(
+    world: SubmitWorld, monkeypatch: pytest.MonkeyPatch, *, stored: bool
+) -> None:
+    """Where it was stored no callback follows, so the caller must not be told to wait for one."""
+    swap = world.tasks.swap
+
+    async def unanswered(old: Task, new: Task) -> Task:
+        if stored and world.tasks.items[old.task_id].nonce == old.nonce:
+            await swap(old, new)
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(world.tasks, "swap", unanswered)
+    world.vendor.submit_outcomes.append(outcome(Submission.REFUSED, 422, "Invalid parameters: bad image"))
+    answer = await world.submit()
+    assert (answer.status, answer.task.error) == (422, ErrorCode.UPSTREAM_REFUSED)
+
+
 async def test_what_was_paid_for_is_told_before_it_is_stored(
     world: SubmitWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,5 +138,17 @@ async def _settle(
                 )
             told = True
         if payment.clock.now() + _STORE_STEP >= until:
-            return task.mark_unknown() if task.state is State.SUBMITTING else task
+            return _unstored(task, outcome, payment)
         await payment.clock.sleep(_STORE_STEP)
+
+
+def _unstored(task: Task, outcome: SubmitOutcome, payment: PaymentPorts) -> Task:
+    """Give what the caller is told where nothing says that the outcome was stored.
+
+    A refusal is told as one: if it was stored after all, no callback follows it.
+    """
+    if task.state is not State.SUBMITTING:
+        return task
+    if outcome.submission in {Submission.REFUSED, Submission.REFUSED_HERE}:
+        return task.submitted(outcome, payment.clock.now(), retention=payment.retention)
+    return task.mark_unknown()
