@@ -488,13 +488,14 @@ async def test_a_message_asked_for_again_is_a_retry_due_now(store: Store) -> Non
             assert same(await store.get(task.task_id), wanted)
     rows = (await store.retries(None, now + timedelta(seconds=1))).rows
     found = await store.read_many([row.task_id for row in rows])
+    # The last one first: the claim of its first attempt ended before.
     assert [
         (task.task_id[-1], task.attempts, task.attempts_this_round, task.expires_at) for task in found
     ] == [
+        ("3", 0, 0, None),
         ("0", 1, 0, None),
         ("1", 1, 0, None),
         ("2", 1, 0, None),
-        ("3", 0, 0, None),
     ]
     assert (await store.watched("modellix", None)).rows == []
 

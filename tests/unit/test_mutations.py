@@ -48,7 +48,7 @@ NAMED = {
     "poller/polls.py Polls._polled: time: asked_at",
     "poller/watch_index.py WatchIndex._since: time: self._newest - INDEX_LAG",
     "submit/submit.py _accept: write-ahead: await tasks.add(wanted)",
-    "submit/submit.py _begin: dedupe: task.fingerprint != request.fingerprint",
+    "submit/submit.py _require_same: dedupe: first.fingerprint != request.fingerprint",
     "submit/payment.py pay: claim: end - payment.clock.now() < LEAST_POST_TIME",
 }
 
