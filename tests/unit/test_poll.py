@@ -12,7 +12,7 @@ from taskhook.core import schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.leadership import LeadershipView
-from taskhook.core.ports import Admit, Rows
+from taskhook.core.ports import HOLDS_AT_ONCE, Admit, Rows
 from taskhook.core.rate_limit import WINDOW, window
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.reply import Reply
@@ -295,6 +295,42 @@ async def test_an_unknown_submit_is_adopted_where_the_vendors_list_leaves_no_dou
     )
     await poller.run(timedelta(minutes=20))
     assert poller.now_of(task).error == (None if adopted else ErrorCode.SUBMISSION_UNKNOWN)
+
+
+async def watched_at_once(poller: PollerWorld, count: int) -> list[Task]:
+    """Add tasks of a vendor that holds polls and calls webhooks; a leader in a cold process learns that."""
+    poller.rules = replace(poller.rules, immediate=True, requests_per_minute=100_000)
+    poller.control.leadership = LeadershipView(webhook_at=poller.clock.now())
+    poller.vendor.holds, poller.vendor.task_time = True, timedelta(seconds=14)
+    return [await poller.add(State.WATCHED, f"t{number}") for number in range(count)]
+
+
+async def test_tasks_that_were_asked_while_one_poll_shows_that_it_is_held_are_held_too(
+    poller: PollerWorld,
+) -> None:
+    """Their webhooks are left to held polls from then on, so none of them waits for its next rare poll."""
+    tasks = await watched_at_once(poller, 8)
+    await poller.run(minutes(2))
+    assert {poller.now_of(task).state for task in tasks} == {State.SUCCESS}
+    assert max(lateness(poller)) <= timedelta(seconds=1)
+
+
+async def test_webhooks_are_left_to_held_polls_only_while_each_task_has_one(poller: PollerWorld) -> None:
+    """With more tasks than polls that may be held the leader does not say that its polls tell."""
+    await watched_at_once(poller, HOLDS_AT_ONCE + 20)
+    poller.vendor.task_time = minutes(5)
+    said: dict[timedelta, tuple[str, ...]] = {}
+    began, acquire = poller.clock.now(), poller.control.acquire
+
+    async def acquired(seen: LeadershipView, new: LeadershipView, *, takeover: bool) -> bool:
+        said[poller.clock.now() - began] = new.held_models
+        return await acquire(seen, new, takeover=takeover)
+
+    poller.control.acquire = acquired  # type: ignore[method-assign]
+    await poller.run(timedelta(seconds=40))
+    assert {held for at, held in said.items() if at > timedelta(seconds=2)} == {()}
+    assert not poller.control.leadership.held_models
+    assert len(poller.tasks.items) == HOLDS_AT_ONCE + 20
 
 
 async def test_own_tasks_are_told_from_others_on_every_page(poller: PollerWorld) -> None:

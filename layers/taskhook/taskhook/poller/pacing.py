@@ -92,11 +92,17 @@ class Pacing:
         return self._webhook_comes(task) and not self.holding(task, plain=plain)
 
     def _webhook_comes(self, task: Task) -> bool:
-        """Tell whether the vendor tells of a task's end; of one that was submitted elsewhere it does not."""
+        """Tell whether a vendor webhook would tell of a task's end.
+
+        Of a task that was submitted elsewhere none comes, and of a model whose polls are said to be held none
+        is acted on.
+        """
+        view, now = self._standing.view, self._clock.now()
         return (
             task.submitted_at is not None
             and self.vendor.webhooks
-            and self._standing.view.webhooks_come(self._clock.now())
+            and view.webhooks_come(now)
+            and not view.holds(task.model, now)
         )
 
     async def doubt_webhooks(self) -> None:
@@ -132,6 +138,7 @@ class Pacing:
         if hold:
             self.held[task.task_id] = task.model
             self.probing.setdefault(task.model, self._clock.now())
+            self._support.full = not self._hold_is_free()
         else:
             self._plain.add(task.task_id)
 
@@ -141,6 +148,7 @@ class Pacing:
             self._plain.discard(task.task_id)
         elif self.held.pop(task.task_id, None) is not None:
             self.probing.pop(task.model, None)
+            self._support.full = False
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""

@@ -251,8 +251,9 @@ class Watch:
         Of the polls, the most urgent ones for which there are requests.
         """
         now = self._clock.now()
-        if self._pacing.believe_held_polls(now):
+        if self._pacing.believe_held_polls(now):  # of those, too, that were asked plainly meanwhile
             self.replan_all()
+            self.replan_pending()
         self._aside.wake(min(now, due_by).timestamp())
         started: list[str] = []
         polls: list[str] = []
