@@ -19,7 +19,6 @@ class LongPollSupport:
     holds: dict[str, bool] = field(default_factory=dict)
     found_at: dict[str, datetime] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
-    full: bool = False  # as many polls are held as may be, so of other tasks webhooks must tell
 
     def holding(self, model: str, now: datetime) -> bool | None:
         """Whether the vendor holds polls about this model open; None: to be found out."""
@@ -47,5 +46,5 @@ class LongPollSupport:
             self.found(model, now, holds=False)
 
     def held_models(self) -> tuple[str, ...]:
-        """List the models of which each task's poll is held."""
-        return () if self.full else tuple(sorted(model for model, holds in self.holds.items() if holds))
+        """List the models whose polls the vendor holds."""
+        return tuple(sorted(model for model, holds in self.holds.items() if holds))

@@ -138,7 +138,6 @@ class Pacing:
         if hold:
             self.held[task.task_id] = task.model
             self.probing.setdefault(task.model, self._clock.now())
-            self._support.full = not self._hold_is_free()
         else:
             self._plain.add(task.task_id)
 
@@ -148,7 +147,6 @@ class Pacing:
             self._plain.discard(task.task_id)
         elif self.held.pop(task.task_id, None) is not None:
             self.probing.pop(task.model, None)
-            self._support.full = False
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""
