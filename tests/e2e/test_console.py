@@ -465,6 +465,40 @@ def test_filters_and_pages(
     expect(page.get_by_text("No task matches.")).to_be_visible()
 
 
+def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
+    newcomer: User, stored: Callable[[Task], None], visit: Callable[..., Visitor]
+) -> None:
+    """However fast it follows: here, before the browser tells that the address has changed."""
+    stored(a_task(newcomer, 1))
+    visitor = visit().signed_in(token_of(newcomer))
+    page = visitor.page
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Model").fill("kling/*")
+    page.get_by_label("Model").press("Enter")
+    expect(page.get_by_text("No task matches.")).to_be_visible()
+    page.evaluate("""() => {
+        const button = [...document.querySelectorAll("button")].find((one) => one.textContent === "Clear filters");
+        button.click();
+        const vendor = document.getElementById("filter-vendor");
+        vendor.value = "modellix";
+        vendor.dispatchEvent(new Event("change"));
+    }""")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert page.url.endswith("#/tasks?vendor=modellix")
+
+
+def test_the_skip_link_leaves_the_view_as_it_is(user: User, visit: Callable[..., Visitor], marker: str) -> None:
+    """The list goes on by itself after it."""
+    visitor = visit().signed_in(token_of(user))
+    page = visitor.page
+    expect(visitor.heading("Tasks")).to_be_visible()
+    page.get_by_role("link", name="Skip to content").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#main$"))
+    task_id = user.accepted(marker)
+    expect(page.get_by_role("row").filter(has_text=task_id)).to_be_visible()
+
+
 def test_a_queued_task_is_taken_back(
     user: User, vendor: Vendor, visit: Callable[..., Visitor], marker: str
 ) -> None:
@@ -942,11 +976,8 @@ def test_the_keys(
     visitor.button("Keys").click()
     page.get_by_label("Single keys act in this tab").check()
     visitor.button("Close").click()
-    page.keyboard.press("/")
-    search = page.get_by_role("searchbox", name="Search")
-    expect(search).to_be_focused()  # the list comes first, in a moment in which no one types
-    page.keyboard.type("j?/k")
-    expect(search).to_have_value("j?/k")
+    page.keyboard.type("/j?/k")
+    expect(page.get_by_role("searchbox", name="Search")).to_have_value("j?/k")
 
 
 def test_an_attempt_can_be_made_again_by_hand(

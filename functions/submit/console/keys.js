@@ -23,13 +23,9 @@ function pressed(event) {
 /** Go to the search field, from another view by way of the list. */
 function search() {
   const field = () => document.getElementById("search");
-  if (!field()) {
-    addEventListener("hashchange", () => field()?.focus(), { once: true });
-    location.hash = "#/tasks";
-  } else {
-    field().focus();
-    field().select();
-  }
+  if (!field()) go("#/tasks");
+  field().focus();
+  field().select();
 }
 
 /** Move the focus through the list; from outside of it, to its first task. */

@@ -1,13 +1,16 @@
 // Which view is shown, and how long it lives.
 
 let views; // none of which this file knows: `start` gets them
+let shown; // the address whose view it is
 let left = () => {}; // stops what the view before had under way
 
 /** Show what the address asks for, now and whenever it changes; of the `given` views, `named` are by an address's first word. */
 function start(given) {
   views = given;
   addEventListener("keydown", pressed);
-  addEventListener("hashchange", arrive);
+  addEventListener("hashchange", () => {
+    if (location.hash !== shown && location.hash !== "#main") arrive(); // the skip link leaves the view as it is
+  });
   arrive();
 }
 
@@ -16,7 +19,6 @@ function route() {
   left();
   left = () => {};
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
-  if (path && !path.startsWith("/")) return; // the skip link
   const parameters = new URLSearchParams(query);
   const [, name = "", id = "", ...more] = path.split("/");
   const signedIn = token.get() !== null;
@@ -49,6 +51,7 @@ function route() {
 
 /** Show another view: a screen reader and the Tab key begin with it. */
 function arrive() {
+  shown = location.hash;
   route();
   scrollTo(0, 0);
   if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
@@ -59,10 +62,10 @@ function signOut() {
   go("#/");
 }
 
-/** Show the view of an address, also where it is the present one. */
+/** Show the view of an address at once, so that what is typed or chosen next is for that view. */
 function go(hash) {
-  if (location.hash === hash) arrive();
-  else location.hash = hash;
+  location.hash = hash;
+  arrive();
 }
 
 /** Look now and again while the view is open and the tab is seen. `look` gives the seconds until the next look, or null: no more. */
