@@ -32,8 +32,8 @@ def test_a_reserve_is_left_to_submits() -> None:
     assert [rate_limit.reserve(limit) for limit in (1, 3, 4, 9, 90)] == [0, 0, 1, 2, 22]
 
 
-def test_a_free_slot_is_taken_at_once_and_one_more_is_tried_once_a_minute() -> None:
-    """After a refusal at two running: with one running now, with two after a minute."""
+def test_a_free_slot_is_taken_at_once_and_one_more_is_tried_now_and_then() -> None:
+    """After a refusal at two running: with one running now, with two after the time between probes."""
     state = AdmissionState().refused(2, NOW)
     assert state.waiting
     assert state.next_try(1, NOW) == NOW

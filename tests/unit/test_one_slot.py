@@ -70,7 +70,7 @@ class OneSlot(AtModellix):
 
 @pytest.mark.parametrize(("queued", "about_s"), [(200, 30), (8, 600)])
 async def test_queued_tasks_pass_through_one_slot(queued: int, about_s: int) -> None:
-    """All are delivered, in time and for few requests; about one submit a minute is refused."""
+    """All are delivered, in time and for few requests; at most one submit a minute is refused."""
     world = PollerWorld()
     vendor = OneSlot(world.clock, timedelta(seconds=about_s))
     ports = App(
@@ -113,4 +113,4 @@ async def test_queued_tasks_pass_through_one_slot(queued: int, about_s: int) -> 
     assert late <= 0.1
     assert mean(vendor.polls.values()) <= 20
     # A task may be taken for one that has ended and was not asked about yet: then the next is tried at once.
-    assert len(vendor.refused) <= 1.1 * minutes
+    assert len(vendor.refused) <= minutes

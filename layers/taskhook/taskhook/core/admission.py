@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from taskhook.core.record import Moment
 from taskhook.core.task import Task
 
-PROBE = timedelta(minutes=1)  # between two tries for one slot more than the vendor was known to have
+# Between two tries for one slot more than the vendor was known to have: over a minute, so that with the tries
+# that follow from an end not seen yet, less than one submit a minute is refused.
+PROBE = timedelta(seconds=75)
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
 NEWS = 10  # a change of less than a tenth is none
