@@ -477,8 +477,8 @@ def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
     page.get_by_label("Model").press("Enter")
     expect(page.get_by_text("No task matches.")).to_be_visible()
     page.evaluate("""() => {
-        const button = [...document.querySelectorAll("button")].find((one) => one.textContent === "Clear filters");
-        button.click();
+        const buttons = [...document.querySelectorAll("button")];
+        buttons.find((one) => one.textContent === "Clear filters").click();
         const vendor = document.getElementById("filter-vendor");
         vendor.value = "modellix";
         vendor.dispatchEvent(new Event("change"));
@@ -487,7 +487,9 @@ def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
     assert page.url.endswith("#/tasks?vendor=modellix")
 
 
-def test_the_skip_link_leaves_the_view_as_it_is(user: User, visit: Callable[..., Visitor], marker: str) -> None:
+def test_the_skip_link_leaves_the_view_as_it_is(
+    user: User, visit: Callable[..., Visitor], marker: str
+) -> None:
     """The list goes on by itself after it."""
     visitor = visit().signed_in(token_of(user))
     page = visitor.page
