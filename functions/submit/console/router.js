@@ -1,7 +1,7 @@
 // Which view is shown, and how long it lives.
 
 let views; // none of which this file knows: `start` gets them
-let shown; // the address whose view it is
+let shownAddress; // the one whose view it is
 let left = () => {}; // stops what the view before had under way
 
 /** Show what the address asks for, now and whenever it changes; of the `given` views, `named` are by an address's first word. */
@@ -9,7 +9,7 @@ function start(given) {
   views = given;
   addEventListener("keydown", pressed);
   addEventListener("hashchange", () => {
-    if (location.hash !== shown && location.hash !== "#main") arrive(); // the skip link leaves the view as it is
+    if (location.hash !== shownAddress && location.hash !== "#main") arrive(); // the skip link leaves the view as it is
   });
   arrive();
 }
@@ -51,7 +51,7 @@ function route() {
 
 /** Show another view: a screen reader and the Tab key begin with it. */
 function arrive() {
-  shown = location.hash;
+  shownAddress = location.hash;
   route();
   scrollTo(0, 0);
   if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
