@@ -399,6 +399,16 @@ async def test_few_are_copied_at_once(archiver: ArchiveWorld) -> None:
     assert {archiver.now_of(task).state for task in tasks} == {State.SUCCESS}
 
 
+async def test_the_slot_of_a_killed_copy_is_free_when_its_claim_is_over(archiver: ArchiveWorld) -> None:
+    """Where there is but one, for itself too: it is copied again long before it would wait no longer."""
+    archiver.rules = replace(archiver.rules, archives_at_once=1)
+    task = await archiver.succeed()
+    claim = archiver.clock.now() + timedelta(seconds=5)
+    await archiver.tasks.swap(task, task.copying(task.copies, until=claim))
+    await archiver.tick()
+    assert archiver.started.task_ids == [task.task_id]
+
+
 async def test_a_task_that_waits_for_a_place_is_not_read(
     archiver: ArchiveWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,10 @@ function pressed(event) {
 /** Go to the search field, from another view by way of the list. */
 function search() {
   const field = () => document.getElementById("search");
-  if (!field()) go("#/tasks");
+  if (!field()) {
+    location.hash = "#/tasks";
+    dispatchEvent(new HashChangeEvent("hashchange")); // the browser's own comes later, when keys may be typed already
+  }
   field().focus();
   field().select();
 }
