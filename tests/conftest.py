@@ -24,6 +24,7 @@ AGAIN_S = 30.0  # what is tidied up after the first interruption may hang too
 
 # What takes longest begins first, or one process would be busy with it when all others have ended.
 LONGEST = (
+    "tests/e2e/test_kills.py",
     "tests/e2e/test_load.py",
     "tests/unit/test_sim.py",
     "tests/e2e/test_operations.py",
