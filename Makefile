@@ -28,7 +28,7 @@ local: tools ## the whole thing on this machine (ARGS="--port 8080 --task-second
 
 .PHONY: test
 test: tools ## every test, the embedded stack included (ARGS="tests/unit -k …"; ARGS="-n 0 -s": in one process)
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: tools ## format, lint, types, import contracts, template, locks
