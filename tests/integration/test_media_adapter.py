@@ -1,15 +1,14 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import random
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -20,7 +19,7 @@ import psutil
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from taskhook.adapters import mediainfo
+from taskhook.adapters import mediainfo, parser
 from taskhook.adapters.http import media
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.core.errors import NotPublicError
@@ -36,6 +35,7 @@ RULES = {rule.field: rule for rule in MODELS["alibaba/wan2.2-animate-mix"].media
 LIMIT = timedelta(seconds=3)
 HANGS_S = 60.0  # more than that after a limit is no busy machine
 LATER = timedelta(seconds=60)  # for what is not about time: a loaded machine is no finding
+MEDIAINFO = mediainfo.__file__
 RELAXED = TargetPolicy(relaxed=True)
 JPEG = image("JPEG", 300, 400)
 LONG_JPEG = image("JPEG", 300, 400, icc_profile=bytes(300_000))  # not to be judged by its first range
@@ -55,15 +55,14 @@ async def look(
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let parsers take their time on a loaded machine, but where a test is about it."""
-    monkeypatch.setattr(media, "PARSE_TIME", LATER.total_seconds())
+    monkeypatch.setattr(parser, "PARSE_TIME", LATER.total_seconds())
 
 
 @pytest.fixture(autouse=True)
-async def no_child_left() -> AsyncIterator[None]:
+async def no_parser_left() -> AsyncIterator[None]:
     """Whatever happens, no parser outlives its look."""
-    before = set(psutil.Process().children())
     yield
-    assert set(psutil.Process().children()) <= before
+    await gone()
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -555,6 +554,17 @@ async def test_a_name_that_does_not_resolve_costs_a_second_and_that_once_a_minut
 # --- the parser -----------------------------------------------------------------------------------
 
 
+def forked(deed: str) -> str:
+    """Make a program that does this for each file, in place of parsing."""
+    return (
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('m', {MEDIAINFO!r})\n"
+        "m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m)\n"
+        f"def deed():\n    exec({deed!r}, {{}})\n    import sys; sys.stdout.flush()\n"
+        "m.serve(deed)\n"
+    )
+
+
 def is_parser(process: psutil.Process) -> bool:
     """Tell by its command line, which a process that has ended has not."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -562,18 +572,62 @@ def is_parser(process: psutil.Process) -> bool:
     return False
 
 
-async def test_a_look_that_is_canceled_again_and_again_leaves_no_parser() -> None:
-    """By its own limit, and by its caller's while the parser is being killed."""
-    parser = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import time; time.sleep(600)", stdin=PIPE, stdout=PIPE
-    )
-    ending = asyncio.create_task(media._ended(parser))
-    for _ in range(3):
-        await asyncio.sleep(0)
-        ending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await ending
-    assert parser.returncode == -signal.SIGKILL
+def parsers() -> list[psutil.Process]:
+    """List the processes that were forked for a file each."""
+    below = [child for child in psutil.Process().children(recursive=True) if is_parser(child)]
+    return [child for child in below if (parent := child.parent()) is not None and is_parser(parent)]
+
+
+async def gone() -> None:
+    """Wait until no file is parsed any more."""
+    async with asyncio.timeout(LATER.total_seconds()):
+        while parsers():  # noqa: ASYNC110  # another process's end is no event here
+            await asyncio.sleep(0.02)
+
+
+async def test_a_look_that_is_canceled_leaves_no_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what forks the parsers lost with it: the next file is parsed."""
+    path = tmp_path / "parser.py"
+    monkeypatch.setattr(parser, "_PROGRAM", str(path))
+    path.write_text(forked("import time; time.sleep(600)"))
+    monkeypatch.setattr(mediainfo, "__file__", str(path))  # by which a parser is known
+    probe = AiohttpMediaProbe(RELAXED, RecordingReporter())
+    async with listening(handing_out({"a.jpg": JPEG})) as listener:
+        for _ in range(3):
+            looking = asyncio.create_task(look(f"{listener.origin}/a.jpg", probe=probe))
+            async with asyncio.timeout(LATER.total_seconds()):
+                while not parsers():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            looking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+            await gone()
+
+
+async def test_where_what_forks_the_parsers_has_died_it_is_started_again() -> None:
+    """A file that is parsed just then passes unchecked; the next one is looked at."""
+    probe = AiohttpMediaProbe(RELAXED, RecordingReporter())
+    async with listening(handing_out({"a.jpg": JPEG})) as listener:
+        for _ in range(3):
+            assert await look(f"{listener.origin}/a.jpg", probe=probe) == Judgement(IMAGE, Verdict.FINE)
+            [forks] = [child for child in psutil.Process().children() if is_parser(child)]
+            forks.kill()
+            psutil.wait_procs([forks])
+
+
+async def test_one_process_forks_all_parsers_and_ends_with_the_probe() -> None:
+    """What is slow to load is loaded once, before the first look."""
+    probe = AiohttpMediaProbe(RELAXED, RecordingReporter())
+    probe.start()
+    started = [child for child in psutil.Process().children() if is_parser(child)]
+    async with listening(handing_out({"a.jpg": JPEG})) as listener:
+        await asyncio.gather(*(look(f"{listener.origin}/a.jpg", probe=probe) for _ in range(5)))
+    assert [child for child in psutil.Process().children() if is_parser(child)] == started
+    del probe
+    gc.collect()
+    assert [child for child in psutil.Process().children() if is_parser(child)] == []
 
 
 async def test_the_parser_is_shut_in() -> None:
@@ -598,7 +652,7 @@ async def test_the_parser_is_shut_in() -> None:
         async with asyncio.timeout(LATER.total_seconds()):
             while not any(child.rlimit(psutil.RLIMIT_NOFILE) == (0, 0) for child in children):
                 await asyncio.sleep(0.02)
-                children = [child for child in psutil.Process().children() if is_parser(child)]
+                children = parsers()
         [child] = children
         assert set(child.environ()) <= {"LD_LIBRARY_PATH"}
         assert (
@@ -611,6 +665,7 @@ async def test_the_parser_is_shut_in() -> None:
         assert child.rlimit(psutil.RLIMIT_CPU) == (mediainfo.CPU_TIME, mediainfo.CPU_TIME)
         assert child.net_connections() == []
         assert {opened.fd for opened in child.open_files()} == set()
+        assert child.num_fds() == 3  # its connection, twice, and where stderr is lost
         go_on.set()
         await looking
 
@@ -759,8 +814,8 @@ async def test_a_kernel_without_the_filter_is_told_of_once(
     told = RecordingReporter()
     for confined in (True, False):
         path = tmp_path / "parser.py"
-        path.write_text(f"print({json.dumps(FOUND | {'confined': confined})!r})")
-        monkeypatch.setattr(media, "_PROGRAM", str(path))
+        path.write_text(forked(f"print({json.dumps(FOUND | {'confined': confined})!r})"))
+        monkeypatch.setattr(parser, "_PROGRAM", str(path))
         probe = AiohttpMediaProbe(RELAXED, told)
         async with listening(handing_out({"a.jpg": JPEG})) as listener:
             for _ in range(2):
@@ -773,8 +828,8 @@ async def test_nothing_but_the_vendors_formats_reaches_the_parser(
 ) -> None:
     """Everything else is named, or not known, by its first bytes alone."""
     path = tmp_path / "parser.py"
-    path.write_text(f"open({str(tmp_path / 'called')!r}, 'w')")
-    monkeypatch.setattr(media, "_PROGRAM", str(path))
+    path.write_text(forked(f"open({str(tmp_path / 'called')!r}, 'w')"))
+    monkeypatch.setattr(parser, "_PROGRAM", str(path))
     others: list[bytes] = [image(kind, 300, 400) for kind in ("GIF", "TIFF", "JPEG2000", "ICO", "AVIF")]
     others += [
         video(kind, 320, 240, 3, codec=codec, fps=25)
@@ -837,9 +892,9 @@ async def test_a_parser_that_was_taken_over_gains_nothing(
 ) -> None:
     """It hangs, dies, talks nonsense, or asks for ever: what comes is a verdict, in time, and it is gone."""
     path = tmp_path / "parser.py"
-    path.write_text(EVIL[deed])
-    monkeypatch.setattr(media, "_PROGRAM", str(path))
-    monkeypatch.setattr(media, "PARSE_TIME", 0.6)
+    path.write_text(forked(EVIL[deed]))
+    monkeypatch.setattr(parser, "_PROGRAM", str(path))
+    monkeypatch.setattr(parser, "PARSE_TIME", 0.6)
     large = JPEG + bytes(4 * MB)
     async with listening(handing_out({"a.jpg": large})) as listener:
         judged = await look(f"{listener.origin}/a.jpg")
@@ -893,7 +948,7 @@ async def test_no_broken_file_crashes_hangs_or_is_read_past_its_bound(
 ) -> None:
     """The same broken files every time; `--mutations N` tries others and more."""
     count: int = request.config.getoption("--mutations")
-    monkeypatch.setattr(media, "PARSE_TIME", 2.0)
+    monkeypatch.setattr(parser, "PARSE_TIME", 2.0)
     dice, gate = random.Random(count), asyncio.Semaphore(3)
     files: dict[str, File] = {}
 

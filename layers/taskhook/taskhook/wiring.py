@@ -247,8 +247,10 @@ class App:
 
     @cached_property
     def media_probe(self) -> MediaProbe:
-        """The probe of media."""
-        return AiohttpMediaProbe(self.targets, self.reporter)
+        """The probe of media, with its parser started."""
+        probe = AiohttpMediaProbe(self.targets, self.reporter)
+        probe.start()
+        return probe
 
     # --- the other functions, and the archive -----------------------------------------------------
 

@@ -1,15 +1,20 @@
-"""The parser of media files, in a process of its own: `python -I -S mediainfo.py PACKAGES SIZE FORMAT`.
+"""The parser of media files, each in a process of its own: `python -I -S mediainfo.py PACKAGES`.
 
-It reads hostile files in native code. So it is started with nothing to steal, shuts itself in before it gets
-the first byte, and asks its parent for each: `read OFFSET LENGTH` on stdout, answered on stdin by four bytes
-of length and the bytes. The last line on stdout is what it found, in JSON.
+It reads hostile files in native code. So it is started with nothing to steal. It loads what is slow to load
+once, and sees no byte of a file itself: for each connection that it is sent over the socket on its stdin, it
+forks a process, which has the connection as its stdin and stdout. That says `pid NUMBER`, is told
+`SIZE FORMAT`, shuts itself in before it gets the first byte, and asks for each: `read OFFSET LENGTH`, which
+four bytes of length and the bytes answer. Its last line is what it found, in JSON.
 """
 
 import ctypes
 import os
 import resource
+import signal
+import socket
 import struct
 import sys
+from collections.abc import Callable
 
 MEMORY = 128 << 20  # bytes of address space; an ordinary file needs 45 MB in all
 CPU_TIME = 1  # seconds; an ordinary file needs 10 ms
@@ -240,23 +245,51 @@ def _json(value: object) -> str:
     return repr(value)
 
 
+def serve(parse: Callable[[], None]) -> None:
+    """Fork a process that does `parse` for each connection that is sent; end where no more can be sent."""
+    hide_memory()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets the forked ones as they end
+    with socket.socket(fileno=0) as requests:
+        while True:
+            asked, [*connection], *_ = socket.recv_fds(requests, 1, 1)
+            if not asked:
+                return
+            if os.fork() == 0:
+                os.dup2(connection[0], 0)  # no way is left to what is sent for others
+                os.dup2(connection[0], 1)
+                os.close(connection[0])
+                try:
+                    sys.stdout.write(f"pid {os.getpid()}\n")
+                    sys.stdout.flush()
+                    parse()
+                finally:
+                    os._exit(0)
+            os.close(connection[0])
+
+
 def main() -> None:
-    """Parse one file."""
-    packages, size, format_ = sys.argv[1:]
+    """Parse files."""
+    [packages] = sys.argv[1:]
+    os.chdir("/")
     sys.path.append(packages)
+    import imagesize  # type: ignore[import-untyped]  # noqa: PLC0415  # found only now; it has no stubs
+
     library = _Library(packages)
-    if format_ == "WebP":  # MediaInfo does not tell its sides
-        import imagesize  # type: ignore[import-untyped]  # noqa: PLC0415  # it has no stubs, and is slow to load
-    confined = shut_in()
-    file = _Pipe(int(size))
-    library.parse(file, int(size))
-    found = library.found() | {"confined": confined}
-    if format_ == "WebP" and found["known"]:
-        file.seek(0)
-        width, height = imagesize.get(file)
-        found |= {"width": width, "height": height} if width > 0 else {}
-    sys.stdout.write(_json(found) + "\n")
-    sys.stdout.flush()
+
+    def parse() -> None:
+        size, format_ = sys.stdin.buffer.readline().decode().split()
+        confined = shut_in()
+        file = _Pipe(int(size))
+        library.parse(file, int(size))
+        found = library.found() | {"confined": confined}
+        if format_ == "WebP" and found["known"]:  # MediaInfo does not tell its sides
+            file.seek(0)
+            width, height = imagesize.get(file)
+            found |= {"width": width, "height": height} if width > 0 else {}
+        sys.stdout.write(_json(found) + "\n")
+        sys.stdout.flush()
+
+    serve(parse)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,23 @@
 """Looks at media over aiohttp, through the guard.
 
-A few ranges of the file, handed to a parser in a process of its own.
+A few ranges of the file, handed to the parser.
 """
 
 import asyncio
-import re
-import struct
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import closing
 from datetime import timedelta
 from http import HTTPStatus
-from importlib.util import find_spec
-from pathlib import Path
 from socket import AddressFamily
 from time import monotonic
-from typing import Annotated
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.adapters import mediainfo
 from taskhook.adapters.http import magic
 from taskhook.adapters.http.fetch import TooManyRedirectsError, content_range, fetch, is_encoded
 from taskhook.adapters.http.guard import SystemResolver, causes, error_class, guarded_session
+from taskhook.adapters.parser import MediaParser, ParserError
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.models import MediaFacts
 from taskhook.core.ports import Reporter
@@ -32,7 +25,6 @@ from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
 MOST_BYTES = 900_000  # of one file, however large it is
-PARSE_TIME = 2.0  # seconds, in which the parser also waits for what it asks for
 _FIRST = 65536  # bytes: the whole index of an ordinary video that has it in front
 _LEAST, _MOST = 8192, 65536  # bytes of a later range: few after a jump, more while the parser reads on
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
@@ -62,7 +54,12 @@ class AiohttpMediaProbe:
         self._resolver = resolver  # None: the system's
         self._unknown: dict[str, float] = {}
         self._told = False
+        self._parser = MediaParser()
         mediainfo.hide_memory()
+
+    def start(self) -> None:
+        """Start what looks need before the first of them."""
+        self._parser.start()
 
     async def look(self, url: str, *, limit: timedelta) -> MediaFacts:
         """Read what a verdict needs. Never raises: what went wrong is among the facts."""
@@ -88,7 +85,10 @@ class AiohttpMediaProbe:
         """Have the file parsed where the vendor takes its format; any other is only named."""
         if remote.format not in magic.PARSED:
             return MediaFacts(format=remote.format)
-        parsed = await _parse(remote)
+        try:
+            parsed = await self._parser.parse(remote.read, remote.parsed_size, remote.format)
+        except ParserError as error:
+            raise _DoubtError(str(error)) from error
         if not (parsed.confined or self._told):
             self._told = True
             self._reporter.report("parser.unconfined")
@@ -284,84 +284,3 @@ class _RangeReader:
 
 def _range(offset: int, length: int) -> dict[str, str]:
     return {"Range": f"bytes={offset}-{offset + length - 1}"}
-
-
-# --- the parser -----------------------------------------------------------------------------------
-
-_PROGRAM = mediainfo.__file__
-# Lambda's interpreter finds its own library by this variable alone; nothing else is passed on.
-_ENVIRONMENT = {"LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
-
-
-class _Parsed(BaseModel):
-    """What the parser may say; a parser that was taken over can say no more than this."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    known: bool  # it is of a format that the parser knows
-    tracks: tuple[Annotated[str, Field(pattern=r"^[A-Z][a-z]{1,9}$")], ...] = Field(max_length=6)
-    width: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
-    height: Annotated[int, Field(ge=0, le=1 << 32)] | None = None
-    seconds: tuple[Annotated[float, Field(ge=0)], ...] = Field(max_length=2)
-    cut_off: bool
-    confined: bool  # the kernel took the filter of system calls
-
-
-async def _parse(remote: _RangeReader) -> _Parsed:
-    """Let the parser read what it wants of the file.
-
-    Raises _DoubtError where it dies, talks nonsense or takes too long.
-    """
-    parser = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", _PROGRAM, _packages(), str(remote.parsed_size), remote.format,
-        stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_ENVIRONMENT, cwd="/",
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(PARSE_TIME):
-            return await _serve(parser, remote)
-    except TimeoutError as error:
-        raise _DoubtError("took too long to read") from error
-    except (ValueError, OSError) as error:
-        raise _DoubtError("cannot be parsed") from error
-    finally:
-        await _ended(parser)
-
-
-async def _ended(parser: Process) -> None:
-    """Kill a parser and see its end, also where the look is canceled meanwhile: a moment later it is gone."""
-    if parser.returncode is None:
-        parser.kill()
-    # `wait` alone would wait for ever where it has said more than was read.
-    end, canceled = asyncio.ensure_future(parser.communicate()), False
-    while not end.done():
-        try:
-            await asyncio.shield(end)
-        except asyncio.CancelledError:
-            canceled = True
-    if canceled:
-        raise asyncio.CancelledError
-
-
-async def _serve(parser: Process, remote: _RangeReader) -> _Parsed:
-    """Answer the parser's questions until it says what it found.
-
-    Raises ValueError, which pydantic's errors are, and OSError.
-    """
-    assert parser.stdin is not None  # noqa: S101  # asked for
-    assert parser.stdout is not None  # noqa: S101  # likewise
-    while True:
-        line = await parser.stdout.readline()
-        question = re.fullmatch(rb"read (\d{1,18}) (\d{1,5})\n", line)
-        if question is None:
-            return _Parsed.model_validate_json(line)
-        data = await remote.read(int(question[1]), int(question[2]))
-        parser.stdin.write(struct.pack(">I", len(data)) + data)
-        await parser.stdin.drain()
-
-
-def _packages() -> str:
-    """Tell where the parser's packages are."""
-    found = find_spec("pymediainfo")
-    assert found is not None  # noqa: S101  # the layer brings it
-    assert found.origin is not None  # noqa: S101  # it is a file
-    return str(Path(found.origin).parents[1])
