@@ -2472,3 +2472,22 @@ async def test_the_first_poll_of_an_undescribed_model_is_learnt(poller: PollerWo
         else:
             assert timedelta(seconds=75) <= asked < timedelta(seconds=95)
     assert 95 <= poller.control.the_admission.took["kling/kling-v2.6-i2v"] <= 112
+
+
+async def test_a_callback_at_which_another_invocation_is_is_read_now_and_then(poller: PollerWorld) -> None:
+    """Not again and again, and soon after the other one's claim is over it is attempted."""
+    task = await poller.add(State.WATCHED)
+    now = poller.clock.now()
+    claim = now + timedelta(seconds=25)
+    await poller.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=claim))
+    reads, get = [], poller.tasks.get
+
+    async def counted(task_id: str) -> Task | None:
+        reads.append(poller.clock.now())
+        return await get(task_id)
+
+    poller.tasks.get = counted  # type: ignore[method-assign]
+    await poller.tick()
+    [(at, *_)] = poller.receivers.attempts
+    assert claim <= at <= claim + timedelta(seconds=3)
+    assert len(reads) <= 20  # once a scan
