@@ -368,7 +368,8 @@ def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
 def _stage_that_notices(file: str, copy: Path, *, quick: bool) -> str:
     import pytest  # noqa: PLC0415  # loaded before the fork; named where it is used
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    # What loops for ever without this look is noticed by that.
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--timeout", "300"]
     for stage, arguments in _stages(file):
         code = pytest.main([*options, *arguments])
         loaded = Path(importlib.import_module("taskhook").__file__ or "").parent
