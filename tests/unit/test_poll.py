@@ -2310,6 +2310,29 @@ async def test_a_queued_task_that_a_wake_names_is_submitted_though_the_index_lag
     assert poller.now_of(task).state is State.SUCCESS
 
 
+async def test_a_paid_task_that_the_index_still_calls_queued_is_not_ended_as_never_paid(
+    poller: PollerWorld,
+) -> None:
+    """However long it had waited in the queue, and while nothing may be submitted."""
+    paid = await poller.add(State.WATCHED)
+    poller.vendor.taken["task-t"] += poller.rules.max_queue_age  # it still runs
+    poller.clock.pass_by(poller.rules.max_queue_age)
+    poller.rules = replace(poller.rules, max_task_age=2 * poller.rules.max_queue_age)
+    poller.control.the_admission = AdmissionState(
+        waiting=True, paused_until=poller.clock.now() + timedelta(minutes=30)
+    )
+
+    async def lagging(_: str) -> list[Task]:
+        return [await poller.tasks.get(paid.task_id) or paid]
+
+    async def waits(_: str) -> bool:
+        return True
+
+    poller.tasks.queue_heads, poller.tasks.queue_waits = lagging, waits  # type: ignore[method-assign]
+    await poller.tick()
+    assert poller.now_of(paid).error is None
+
+
 @pytest.mark.parametrize("trouble", [False, True])
 async def test_queued_tasks_that_waited_too_long_end_whatever_the_vendor_says_to_others(
     poller: PollerWorld,
