@@ -788,6 +788,7 @@ async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     heads = poller.tasks.queue_heads
 
     async def lagging(vendor: str) -> list[Task]:
+        del vendor
         return [late, *await heads(vendor)]
 
     monkeypatch.setattr(poller.tasks, "queue_heads", lagging)
@@ -2322,15 +2323,18 @@ async def test_a_paid_task_that_the_index_still_calls_queued_is_not_ended_as_nev
         waiting=True, paused_until=poller.clock.now() + timedelta(minutes=30)
     )
 
-    async def lagging(_: str) -> list[Task]:
+    async def lagging(vendor: str) -> list[Task]:
+        del vendor
         return [await poller.tasks.get(paid.task_id) or paid]
 
-    async def waits(_: str) -> bool:
+    async def waits(vendor: str) -> bool:
+        del vendor
         return True
 
     poller.tasks.queue_heads, poller.tasks.queue_waits = lagging, waits  # type: ignore[method-assign]
     await poller.tick()
     assert poller.now_of(paid).error is None
+    assert poller.facts("task.crashed") == []
 
 
 @pytest.mark.parametrize("trouble", [False, True])
