@@ -170,6 +170,3 @@ def signed_headers(task: Task, caller: Caller, now: datetime) -> dict[str, str]:
         "x-modellix-delivery-id": task.webhook_id,
         "x-modellix-retry-count": str(task.attempts),
     }
-
-
-# --- a receiver tried out -------------------------------------------------------------------------

@@ -48,7 +48,7 @@ async def pay(
     holder writes that, with proof. One request was taken from `allowance` when the task was claimed
     (`submitted_at`); one that leaves in a later window, and a second one, take their own. Never raises for
     want of the store: what could not be stored by `settle_by` (SETTLE_TIME past the deadline, if not given)
-    is reaped as ambiguous.
+    becomes unknown by the poller (`Task.mark_unknown`).
     """
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:

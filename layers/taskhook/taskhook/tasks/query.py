@@ -1,4 +1,4 @@
-"""What a caller may see of its own tasks, take back, and have delivered again."""
+"""What a caller may see of its own tasks, and by which filters it finds them."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
