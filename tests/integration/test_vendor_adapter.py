@@ -25,7 +25,7 @@ from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import HOLDS_AT_ONCE, ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from tests import certificates
@@ -88,7 +88,7 @@ async def emulated(
 async def submit(script: Script, *, limit: timedelta = LONG) -> tuple[SubmitOutcome, Listener]:
     """Pay once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin) as api:
-        return await api.submit(MODEL, REQUEST, hook=None, limit=limit), listener
+        return await api.submit(MODEL, REQUEST, webhook_url=None, limit=limit), listener
 
 
 async def poll(script: Script, task_id: str = "task-1") -> PollOutcome:
@@ -138,7 +138,7 @@ def expected_submission(status: int) -> Submission:
 async def test_taken() -> None:
     """A submit that the vendor took names the task that the vendor has, and was paid once."""
     async with emulated() as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         (task,) = emulator.vendor.snapshot()["tasks"]
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, task["id"])
         assert (outcome.operation or "").endswith(f"/api/v1/tasks/{task['id']}")
@@ -175,7 +175,7 @@ async def test_each_refusal_means_what_the_table_says(status: int) -> None:
     """Each status is classed as the design says, keeps the vendor's words, and is never tried again."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=str(status), message="too bad"))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (expected_submission(status), status)
         assert "too bad" in outcome.message or status == 304
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
@@ -242,7 +242,9 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     """The emulator's faulty answers are ambiguous, and indeed some were paid for."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=fault))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.AMBIGUOUS
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (
             1,
             0 if fault == "code_nonzero" else 1,
@@ -318,13 +320,15 @@ async def test_nonsense_about_when_to_come_back_is_ignored(headers: dict[str, st
 async def test_refusal_for_rate_is_busy() -> None:
     """Both of the vendor's limits are told as busy, and cost nothing."""
     async with emulated(concurrent=1) as (emulator, api):
-        outcomes = [(await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission for _ in range(2)]
+        outcomes = [
+            (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission for _ in range(2)
+        ]
         assert outcomes == [Submission.TAKEN, Submission.BUSY]
         assert len(emulator.vendor.tasks) == 1
     async with emulated(rpm=1) as (emulator, api):
         began = datetime.now(UTC)
-        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert outcome.submission is Submission.BUSY
         assert outcome.retry_after is not None
         assert (
@@ -376,7 +380,7 @@ async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
     """Whether the vendor took the task before it dropped the connection cannot be told from here."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=fault))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.AMBIGUOUS, "")
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, paid)
 
@@ -411,9 +415,11 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
     """An answer that takes its time is an answer, as long as it comes within the limit."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault="slow", seconds=0.3))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         emulator.faults.inject(Fault(on="submit", fault="slow", seconds=10))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
+        ).submission is Submission.AMBIGUOUS
 
 
 # --- the paid POST: not sent, proven --------------------------------------------------------------
@@ -422,21 +428,23 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
 async def test_refused_connection_is_not_sent() -> None:
     """Without a listener nothing was sent, and nothing paid."""
     async with calling(f"http://127.0.0.1:{await free_port()}") as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
     assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "ConnectError")
 
 
 async def test_unknown_name_is_not_sent() -> None:
     """Without an address there is no connection."""
     async with calling("http://no-such-vendor.invalid") as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
 
 
 async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
     """A certificate that no authority vouches for ends the matter before key or request are shown."""
     tls = certificates.serving(tmp_path)
     async with listening(answering(answer(200, TAKEN)), tls=tls) as listener, calling(listener.origin) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.NOT_SENT, PollKind.UNAVAILABLE)
         assert (listener.requests, bytes(listener.received)) == ([], b"")
@@ -455,14 +463,16 @@ async def test_failed_handshake_is_not_sent(sent: bytes) -> None:
         await connection.send(sent)
 
     async with listening(script) as listener, calling(listener.origin.replace("http", "https")) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
         assert listener.connections == 1  # trying again is the queue's business
 
 
 async def test_timeout_before_sending_is_not_sent() -> None:
     """When the time is over while the handshake hangs, the request was never begun."""
     async with listening(silent) as listener, calling(listener.origin.replace("http", "https")) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
         assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "TimeoutError")
         assert REQUEST not in listener.received
     with warnings.catch_warnings():
@@ -475,12 +485,14 @@ async def test_key_that_cannot_be_read_now_is_not_sent(failure: Exception) -> No
     """Without a key no connection is opened, for a submit or for a poll; the next one reads it again."""
     keys = Keys([failure])
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, keys) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
         assert (await api.balance()).answered is False
         assert listener.connections == 0
         keys.kept = [KEY]
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
 
 
 async def test_key_that_takes_too_long_is_not_sent() -> None:
@@ -491,7 +503,9 @@ async def test_key_that_takes_too_long_is_not_sent() -> None:
         return KEY
 
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, never) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
+        ).submission is Submission.NOT_SENT
         assert listener.connections == 0
 
 
@@ -517,7 +531,7 @@ async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> 
         listening(answering(answer(200, TAKEN))) as listener,
         calling(listener.origin, Keys([key])) as api,
     ):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.REFUSED_HERE, PollKind.KEY_REFUSED)
         assert "the vendor key cannot be used" in outcome.message
@@ -530,14 +544,14 @@ async def test_key_that_cannot_be_sent_is_read_again() -> None:
     keys = Keys(["", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.poll("task-1")).kind is PollKind.KEY_REFUSED
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
     """The vendor's own words say more."""
     async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
             Submission.REFUSED_HERE,
             401,
@@ -561,9 +575,11 @@ async def test_post_is_not_begun_with_too_little_time() -> None:
         listening(answering(answer(200, TAKEN))) as listener,
         calling(listener.origin, slowly, least) as api,
     ):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, listener.connections) == (Submission.NOT_SENT, 0)
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG + LONG)).submission is Submission.TAKEN
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG + LONG)
+        ).submission is Submission.TAKEN
 
 
 async def test_second_post_is_not_begun_with_too_little_time() -> None:
@@ -578,7 +594,9 @@ async def test_second_post_is_not_begun_with_too_little_time() -> None:
         listening(answering(answer(401, b"{}"))) as listener,
         calling(listener.origin, slowly, least) as api,
     ):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.REFUSED_HERE
         assert listener.connections == 1
 
 
@@ -596,7 +614,7 @@ async def test_leave_is_asked_before_each_post() -> None:
     ):
         leave[:] = given
         async with emulated(Keys(["mdlx-old", KEY])) as (emulator, api):
-            outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG, admit=admit)
+            outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG, admit=admit)
             assert (outcome.submission, emulator.vendor.submits, leave) == (submission, posts, [])
 
 
@@ -608,7 +626,7 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
         return True
 
     async with emulated() as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT, admit=never)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT, admit=never)
         assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
@@ -619,7 +637,7 @@ async def test_replaced_key_is_read_again_on_401() -> None:
     """A 401 proves that nothing was taken; with a new key the POST is sent again, and paid once."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (emulator, api):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert (keys.asked, emulator.vendor.submits, len(emulator.vendor.tasks)) == ([False, True], 2, 1)
 
 
@@ -627,7 +645,7 @@ async def test_same_key_is_not_tried_twice() -> None:
     """Where the key has not changed, the refusal stands after one POST."""
     keys = Keys(["mdlx-old"])
     async with emulated(keys) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (Submission.REFUSED_HERE, 401)
         assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
@@ -636,14 +654,16 @@ async def test_fresh_key_is_tried_only_once() -> None:
     """A fresh key that is refused too ends the matter."""
     keys = Keys(["mdlx-old", "mdlx-older", KEY])
     async with emulated(keys) as (emulator, api):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.REFUSED_HERE
         assert emulator.vendor.submits == 2
 
 
 async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
     """The 401 is what is known, and it proves that nothing was taken."""
     async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
             Submission.REFUSED_HERE,
             401,
@@ -667,7 +687,7 @@ async def test_second_post_that_breaks_is_ambiguous(second: Script, meaning: Sub
         await scripts.pop(0)(connection)
 
     async with listening(script) as listener, calling(listener.origin, Keys(["mdlx-old", KEY])) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is meaning
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)).submission is meaning
         assert listener.connections == 2
 
 
@@ -694,7 +714,9 @@ async def test_each_post_has_a_connection_of_its_own_and_polls_share_one() -> No
             assert (await api.poll("task-1")).kind is PollKind.PENDING
             assert listener.connections == 1, polls
         for posts in range(3):
-            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert (
+                await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+            ).submission is Submission.TAKEN
             assert listener.connections == 2 + posts
         assert (await api.poll("task-1")).kind is PollKind.PENDING
         assert listener.connections == 4
@@ -711,7 +733,7 @@ async def test_post_closes_its_connection() -> None:
         closed.set()
 
     async with listening(script) as listener, calling(listener.origin) as api:
-        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         async with asyncio.timeout(LONG.total_seconds()):
             await closed.wait()
 
@@ -735,7 +757,9 @@ async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
 
     monkeypatch.setattr(_Post, "sent_with", closed_badly)
     async with emulated(Keys(["mdlx-old", KEY] if second else [KEY])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=timedelta(seconds=3) if hangs else LONG)
+        outcome = await api.submit(
+            MODEL, REQUEST, webhook_url=None, limit=timedelta(seconds=3) if hangs else LONG
+        )
         (task,) = emulator.vendor.snapshot()["tasks"]
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, task["id"])
         assert (outcome.operation or "").endswith(f"/api/v1/tasks/{task['id']}")
@@ -757,7 +781,9 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
     async with listening(silent) as proxy, emulated() as (_, _):
         monkeypatch.setenv(variable, proxy.origin)
         async with emulated() as (_, api):
-            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert (
+                await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+            ).submission is Submission.TAKEN
             assert (await api.poll("task-1")).kind is PollKind.MISSING
         assert proxy.connections == 0
 
@@ -775,7 +801,7 @@ def task_body(status: object, *, task_id: object = "task-1", outer: str = "succe
 async def test_poll_follows_a_task_to_its_success() -> None:
     """A running task is pending, an ended one carries what the vendor says of the result."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         assert await api.poll(task_id) == PollOutcome(kind=PollKind.PENDING)
         task = emulator.vendor.known(task_id)
         emulator.vendor.end(task)
@@ -799,7 +825,7 @@ async def test_poll_follows_a_task_to_its_success() -> None:
 async def test_failure_is_understood_in_each_form(fault: str, message: str) -> None:
     """The vendor's words are found in the message, in a string or in an object."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=fault, message="no body"))
         outcome = await api.poll(task_id)
         assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
@@ -936,7 +962,7 @@ async def test_endless_answer_is_dropped() -> None:
 async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
     """Only a 404 says that the task is missing; every other refusal is about the request, not the task."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=str(status)))
         outcome = await api.poll(task_id)
         assert outcome.kind is kind
@@ -948,7 +974,7 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
 async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=fault))
         assert (await api.poll(task_id)).kind is PollKind.UNAVAILABLE
         assert (await api.poll(task_id)).kind is PollKind.PENDING
@@ -1006,7 +1032,7 @@ async def test_id_too_long_for_a_url_says_nothing() -> None:
 async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
     """`https://api.example.com/` and `https://api.example.com` are the same vendor."""
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin + "/") as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
 
 
@@ -1055,7 +1081,7 @@ ENDLESS = {
 async def test_polls_that_are_held_stand_in_no_long_list() -> None:
     """As many as may be are held at once; of their connections httpcore looks at few with each request."""
     async with emulated(task_seconds=0.3) as (_, api):
-        made = [await api.submit(MODEL, REQUEST, hook=None, limit=LONG) for _ in range(3)]
+        made = [await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG) for _ in range(3)]
         polls = [
             api.poll(made[number % 3].upstream_task_id or "", hold=True) for number in range(HOLDS_AT_ONCE)
         ]
@@ -1071,7 +1097,9 @@ async def test_an_answer_without_end_is_dropped_soon(script: Script) -> None:
     async with listening(script) as listener, calling(listener.origin) as api:
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
         assert (await api.poll("task-1", hold=True)).kind is PollKind.UNAVAILABLE
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.AMBIGUOUS
         assert listener.sent < 3 * (MAX_ANSWER + 16 * 2**20)  # what the sockets buffer is the machine's
 
 
@@ -1118,7 +1146,7 @@ async def test_what_comes_before_a_body_is_counted_anew_on_a_kept_connection() -
 async def test_a_compressed_answer_is_read_though_it_was_not_asked_for(encoding: str) -> None:
     """The id of a paid task may be in it."""
     async with listening(raw(compressed(TAKEN, encoding))) as listener, calling(listener.origin) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, "task-1")
         assert b"accept-encoding: identity" in listener.requests[0].lower()
 
@@ -1261,7 +1289,7 @@ async def test_an_unknown_outcome_tells_the_pause() -> None:
 # --- the balance: whether the vendor answers at all -----------------------------------------------
 
 
-async def balance(script: Script, keys: ApiKey | None = None) -> BalanceOutcome:
+async def balance(script: Script, keys: ApiKey | None = None) -> FreeOutcome:
     """Ask once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin, keys) as api:
         return await api.balance()
@@ -1271,7 +1299,7 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
     """Its own JSON, with the status."""
     async with emulated() as (emulator, api):
         told = await api.balance()
-        assert told == BalanceOutcome(
+        assert told == FreeOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 100.1234}}
         )
         assert emulator.vendor.submits == 0
@@ -1368,7 +1396,7 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
 
     async with listening(answering(answer(200, TAKEN))) as listener:
         api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), least=timedelta(0))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         await api.close()
     assert outcome.submission is Submission.TAKEN
     assert outcome.operation == f"{listener.origin}/api/v1/tasks/task-1"

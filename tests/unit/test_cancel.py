@@ -9,7 +9,7 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, Vendor
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
 from taskhook.vendors import VENDORS
 from tests.unit.test_vendors import a_task
@@ -38,11 +38,11 @@ class CancelingVendor(FakeVendor):
     cancels: list[str] = field(default_factory=list)
     status: int = 200
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Take it, or answer as told."""
         del operation
         self.cancels.append(upstream_task_id)
-        return BalanceOutcome(answered=self.status < 500, status=self.status)
+        return FreeOutcome(answered=self.status < 500, status=self.status)
 
 
 class CancelWorld:
@@ -98,7 +98,10 @@ async def test_what_has_just_ended_is_not_removed(vendor: Vendor, ended: PollOut
     world.api.poll_outcomes.append(ended)
     assert (await world.cancel()).task_id == world.task.task_id
     assert world.api.cancels == []
-    assert (world.woken.ended, world.woken.told) == ([world.task.task_id], {world.task.task_id: ended})
+    assert (world.woken.ended, world.woken.known_outcomes) == (
+        [world.task.task_id],
+        {world.task.task_id: ended},
+    )
 
 
 @EACH_THAT_REMOVES

@@ -14,7 +14,7 @@ from taskhook.core.ports import TaskPage
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import Attempt, CallbackState, State
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome
+from taskhook.core.vendor import FreeOutcome
 from taskhook.tasks import commands, query, totals
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter, TotalsFilter
@@ -191,9 +191,9 @@ async def test_without_budget_the_balance_is_not_asked_for() -> None:
 class Scripted(FakeVendor):
     """A vendor that says of the balance what it is told."""
 
-    said = BalanceOutcome(answered=True)
+    said = FreeOutcome(answered=True)
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Say it."""
         return self.said
 
@@ -204,19 +204,19 @@ ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (BalanceOutcome(answered=True, status=401, body={"code": 401}), 502),
-        (BalanceOutcome(answered=True, status=402, body={"data": {"balance": 1}}), 502),
-        (BalanceOutcome(answered=True, status=404), 502),
-        (BalanceOutcome(answered=False, status=429), 503),
-        (BalanceOutcome(answered=False), 503),
+        (FreeOutcome(answered=True, status=401, body={"code": 401}), 502),
+        (FreeOutcome(answered=True, status=402, body={"data": {"balance": 1}}), 502),
+        (FreeOutcome(answered=True, status=404), 502),
+        (FreeOutcome(answered=False, status=429), 503),
+        (FreeOutcome(answered=False), 503),
         *(
-            (BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
+            (FreeOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
             for odd in ODD_BALANCES
         ),
-        (BalanceOutcome(answered=True, status=200, body={"data": []}), 502),
+        (FreeOutcome(answered=True, status=200, body={"data": []}), 502),
     ],
 )
-async def test_what_is_no_balance_is_not_told_as_one(said: BalanceOutcome, status: int) -> None:
+async def test_what_is_no_balance_is_not_told_as_one(said: FreeOutcome, status: int) -> None:
     """A refusal of this deployment and an answer without a number are 502, no answer is a 503."""
     clock = VirtualClock()
     vendor = Scripted(clock)
@@ -701,7 +701,7 @@ class RedeliveryWorld:
         self.tasks, self.control = MemoryTasks(), MemoryControl()
         self.wake = RecordingWake()
         self.clock = VirtualClock(START + timedelta(hours=2))
-        self.told = RecordingReporter()
+        self.reported = RecordingReporter()
 
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
@@ -712,7 +712,7 @@ class RedeliveryWorld:
             rate=self.control,
             wake=self.wake,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def redelivery(self, **body: Any) -> commands.Redelivery:
@@ -725,7 +725,7 @@ class RedeliveryWorld:
             rate=self.control,
             wake=self.wake,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def many(self, **body: Any) -> tuple[int, str | None]:
@@ -767,7 +767,7 @@ async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackS
         1,
         0,
     )
-    assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
+    assert (world.wake.task_ids, world.reported.count("callback.redelivered")) == ([task.task_id], 1)
 
 
 async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:

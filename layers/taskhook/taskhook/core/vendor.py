@@ -53,7 +53,7 @@ class PollOutcome(BaseModel):
     retry_after: timedelta | None = None
 
 
-class BalanceOutcome(BaseModel):
+class FreeOutcome(BaseModel):
     """What the vendor said to a free request, which tells too whether the vendor answers at all."""
 
     model_config = ConfigDict(frozen=True)

@@ -52,7 +52,7 @@ def ends_of(event: Json) -> Ends:
     """Read which tasks a wake says have ended, and what the vendor said of each, where that is known."""
     ended = event.get("ended", {})
     named = ended if isinstance(ended, dict) else dict.fromkeys(ended)
-    return {task_id: PollOutcome.model_validate(told) if told else None for task_id, told in named.items()}
+    return {task_id: PollOutcome.model_validate(said) if said else None for task_id, said in named.items()}
 
 
 async def poll(

@@ -87,7 +87,7 @@ class Scheduler:
         except StoreUnavailableError:
             kind.postpone(task_id, PAUSE_SHORT)
             return None
-        # One poisoned task never stops the others; it is told, and tried again.
+        # One poisoned task never stops the others; it is reported, and tried again.
         except Exception as error:  # noqa: BLE001
             self._reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
             kind.postpone(task_id, PAUSE_LONG)

@@ -63,7 +63,7 @@ class PollerPorts:
     admission: AdmissionStore
     budget: Budget
     vendors: Mapping[str, TaskApi]
-    hooks: WebhookUrls | None
+    webhook_urls: WebhookUrls | None
     callbacks: CallbackSender
     callers: CallerDirectory
     clock: Clock

@@ -94,7 +94,7 @@ async def take_over(
     )
     if wake is not None:
         has_ended = outcome.kind is not PollKind.PENDING
-        await wake.wake(task_id, ended=has_ended, told=outcome if has_ended else None)
+        await wake.wake(task_id, ended=has_ended, known_outcome=outcome if has_ended else None)
     return stored
 
 

@@ -24,7 +24,7 @@ _KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
 class WebhookPorts:
     """What it takes to check a vendor webhook."""
 
-    hooks: WebhookUrls
+    webhook_urls: WebhookUrls
     tasks: TaskStore
     vendors: Mapping[str, TaskApi]
     leadership: LeadershipStore
@@ -43,7 +43,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
     Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a
     while.
     """
-    known = await ports.hooks.valid(task_id, token)
+    known = await ports.webhook_urls.valid(task_id, token)
     if known is None:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -52,7 +52,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
         )
     task = await ports.tasks.get(task_id) if known else None
     if task is None:
-        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such hook")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such webhook address")
     if task.state is State.SUBMITTING:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -110,12 +110,16 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
 
 
 async def _tell_poller(
-    task_id: str, told: PollOutcome | None, leadership: LeadershipView, now: datetime, ports: WebhookPorts
+    task_id: str,
+    known_outcome: PollOutcome | None,
+    leadership: LeadershipView,
+    now: datetime,
+    ports: WebhookPorts,
 ) -> None:
     """Wake the poller for a task that has ended, and let it know that webhooks come."""
     if leadership.webhook_at is None or now >= leadership.webhook_at + _REFRESH:
         await ports.leadership.webhook_came(now)
-    await ports.wake.wake(task_id, ended=True, told=told)
+    await ports.wake.wake(task_id, ended=True, known_outcome=known_outcome)
 
 
 async def _adopt(task: Task, upstream_task_id: str, ports: WebhookPorts) -> None:
