@@ -243,7 +243,7 @@ class Modellix:
             model=slug,
             request=fields,
             origin=self.profile.public_url or origin,
-            webhook_url=webhook_url,
+            webhook_url=hook,
             submitted_at=now,
             ends_at=now + self._seconds(fields),
         )

@@ -308,7 +308,7 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
     }
 
 
-# --- a receiver tried out -------------------------------------------------------------------------
+# --- a receiver under test -------------------------------------------------------------------------
 
 
 async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:

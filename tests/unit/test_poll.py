@@ -2431,6 +2431,7 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
         pacing=pacing,
         standing=standing,
         endings=Endings(rules=poller.rules, ports=poller.ports, hosts=Hosts(poller.clock), steps=Counter()),
+        steps=Counter(),
         is_running=running.__contains__,
         known=running.__contains__,
         track=lambda _: None,

@@ -166,15 +166,15 @@ class TaskMachine(RuleBasedStateMachine):
                 self.now,
             )
 
-    @rule(reaped=st.booleans())
-    def doubt(self, reaped: bool) -> None:  # noqa: FBT001  # hypothesis fills it
+    @rule(died=st.booleans())
+    def outcome_unknown(self, died: bool) -> None:  # noqa: FBT001  # hypothesis fills it
         """Learn nothing, from the vendor or from a dead invocation."""
         ambiguous = outcome(Submission.AMBIGUOUS, 500)
         if self.step(
             {State.SUBMITTING},
             lambda: (
                 self.task.mark_unknown()
-                if reaped
+                if died
                 else self.task.submitted(ambiguous, self.now, retention=RETENTION)
             ),
         ):
@@ -587,7 +587,7 @@ def test_ambiguous_outcome_is_called_ambiguous(*, paying: bool, status: int) -> 
 
 
 def test_an_unknown_outcome_that_comes_late_adds_nothing_to_a_recovered_task() -> None:
-    """Once a claim was reaped, only what settles the matter counts."""
+    """Once a claim has run out, only what settles the matter counts."""
     with pytest.raises(IllegalTransitionError):
         accepted().mark_unknown().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
 

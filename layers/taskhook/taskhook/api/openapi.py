@@ -56,7 +56,7 @@ without one it might be paid twice."""
 _TAGS = {
     "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
     "Tasks": "Your own tasks, for as long as they are kept here. Another caller's do not exist for you.",
-    "Callbacks": "Your signing secrets, and a receiver tried out.",
+    "Callbacks": "Your signing secrets, and a receiver under test.",
     "Deployment": "In the vendor's own form, so that its clients work here.",
     "Events": "What is posted to a task's callback URL. Every attempt has the same `webhook-id` and bytes.",
 }

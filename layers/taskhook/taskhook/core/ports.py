@@ -49,8 +49,8 @@ class TaskStore(Protocol):
 
         For planning, not for acting.
 
-        What is gone or cannot be had now is left out; an item that cannot be read is reported, pushed back and
-        left out.
+        What is gone or cannot be had now is left out; an item that cannot be read is reported, pushed back
+        and left out.
         """
 
     async def with_request(self, task: Task) -> Task:
@@ -298,9 +298,9 @@ class TaskApi(Protocol):
 
         NOT_SENT only with proof that no byte of it left.
 
-        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. `webhook_url` is the
-        address for the vendor's webhook when the task has ended. `admit` is asked right before each request
-        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
+        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. At `webhook_url`
+        the vendor tells that the task has ended. `admit` is asked right before each request leaves: where it
+        says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(
@@ -354,7 +354,7 @@ class Wake(Protocol):
 
         Never raises: there is the tick.
 
-        What the vendor said of the end, if that is known, is handed on where it is not too large, and not asked for again.
+        A `known_outcome` is handed on where it is not too large, and the vendor not asked for it again.
         """
 
 

@@ -36,6 +36,16 @@ class PollKind(StrEnum):
     KEY_REFUSED = "key_refused"  # 401, 402
     UNAVAILABLE = "unavailable"  # anything else: says nothing about the task
 
+    @property
+    def ended(self) -> bool:
+        """Whether the vendor says that the task has ended."""
+        return self in {PollKind.SUCCEEDED, PollKind.FAILED}
+
+    @property
+    def known(self) -> bool:
+        """Whether the vendor says how the task stands."""
+        return self is PollKind.PENDING or self.ended
+
 
 class PollOutcome(BaseModel):
     """One look at the vendor's task.

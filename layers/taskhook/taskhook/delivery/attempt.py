@@ -94,8 +94,8 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
             task.attempts_this_round + 1,
             jitter=random.random(),  # spreads load
             status=reply.status,
-            soon=task.uncounted,
-            gone=task.answered_gone,
+            uncounted=task.uncounted,
+            answered_gone=task.answered_gone,
             retry_after=reply.retry_after,
         )
     retry_at = None if wait is None else now + wait

@@ -8,8 +8,8 @@ leadership   which invocation stays until the next tick, and what it leaves to i
 
 the kinds, in the order of a task's way; each keeps its own tasks
 queue        waits for the vendor to take it
-watch        from its submit to its end: polls (one step), watch_index (what is new), aside (what has no
-             room in memory), adoption (a submit whose outcome is unknown)
+watch        from its submit to its end: polls (one step), watch_index (what is new), aside (what is not kept
+             whole), adoption (a submit whose outcome is unknown)
 archiving    waits for its results to be copied
 delivery     waits for its callback to be delivered
 

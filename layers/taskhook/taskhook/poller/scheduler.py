@@ -25,8 +25,8 @@ class Scheduler:
         self._closed: Callable[[], bool] = lambda: False
         self.steps: Counter[str] = Counter()
 
-    def run(self, kinds: Sequence[Work], *, closed: Callable[[], bool]) -> None:
-        """Name the kinds of work; nothing is begun any more once `closed`."""
+    def assign(self, kinds: Sequence[Work], *, closed: Callable[[], bool]) -> None:
+        """Name the kinds of work; a task is of the first that takes it. Once `closed`, nothing is begun."""
         self._kinds, self._closed = kinds, closed
 
     async def find(self) -> None:

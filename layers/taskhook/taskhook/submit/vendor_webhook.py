@@ -17,7 +17,6 @@ from taskhook.core.vendor import PollKind, PollOutcome
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
 _REFRESH = timedelta(minutes=10)  # between two notes that webhooks come
-_KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
     outcome = await _ask(task, upstream_task_id, now, ports)
     if outcome.kind is PollKind.MISSING and task.state is State.UNKNOWN:
         return  # not a task of ours
-    if outcome.kind not in _KNOWN:
+    if not outcome.kind.known:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: the vendor gave no answer about the task",

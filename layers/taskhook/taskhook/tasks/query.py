@@ -99,7 +99,7 @@ def _cursor(value: str) -> str:
     return value
 
 
-def _whole(value: object) -> object:
+def _whole_number(value: object) -> object:
     """Read a number of a query, written with digits alone. Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) is None:
         raise ValueError("must be a whole number, written with digits")
@@ -179,7 +179,7 @@ class Filter(_Wanted):
     reference_prefix: str | None = Field(
         default=None, min_length=1, max_length=MAX_SEARCH, description="Whose reference begins so."
     )
-    limit: Annotated[int, BeforeValidator(_whole)] = Field(default=20, ge=1, le=MAX_LISTED)
+    limit: Annotated[int, BeforeValidator(_whole_number)] = Field(default=20, ge=1, le=MAX_LISTED)
 
     @property
     def id(self) -> str | None:

@@ -414,7 +414,7 @@ def _leniently(content: bytearray) -> Any:
     NaN, a number of any length, half a surrogate pair.
     """
     try:
-        return _encodable(json.loads(content, parse_int=_whole))
+        return _encodable(json.loads(content, parse_int=_whole_number))
     except (ValueError, RecursionError) as error:
         raise _NoAnswerError from error
 
@@ -430,5 +430,5 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _whole(digits: str) -> float:
+def _whole_number(digits: str) -> float:
     return int(digits) if len(digits) < _MANY_DIGITS else float(digits)
