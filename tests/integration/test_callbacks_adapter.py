@@ -29,6 +29,7 @@ from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
 from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.rows import each_row
 from tests.vectors import naming
 from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
@@ -107,7 +108,7 @@ async def hang_up(connection: Connection) -> None:
     connection.reset()
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 203, 204, 206, 226, 299])
+@each_row("status", [200, 201, 202, 203, 204, 206, 226, 299])
 async def test_any_2xx_is_told_with_its_status(status: int) -> None:
     """A status of the 200s comes back as it is."""
     reply, listener = await attempt(answering(answer(status)))
@@ -115,7 +116,7 @@ async def test_any_2xx_is_told_with_its_status(status: int) -> None:
     assert listener.connections == 1
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308])
+@each_row("status", [300, 301, 302, 303, 304, 305, 307, 308])
 async def test_redirect_is_told_and_not_followed(status: int) -> None:
     """A redirect is an answer like any other: the place that it names is never asked."""
     async with listening(answering(answer(200))) as elsewhere:
@@ -124,7 +125,7 @@ async def test_redirect_is_told_and_not_followed(status: int) -> None:
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "status",
     [400, 401, 403, 404, 405, 408, 409, 410, 413, 425, 429, 451, 499, 500, 501, 502, 503, 504, 507, 599],
 )
@@ -149,7 +150,7 @@ async def test_interim_answer_is_not_the_answer(interim: bytes) -> None:
     assert (reply.status, reply.answer) == (201, "done")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("script", "error"),
     [
         (hang_up, "reset"),
@@ -200,7 +201,7 @@ async def test_answer_that_never_comes_about_is_an_error(script: Script, error: 
 LINE = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "sent",
     [
         LINE + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
@@ -262,7 +263,7 @@ async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> N
         assert listener.connections == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rest", "connections"),
     [
         (b"Content-Length: 2\r\n\r\nok", 1),
@@ -321,8 +322,8 @@ async def test_slow_headers_end_with_the_attempts_time(script: Script) -> None:
     assert SHORT <= reply.elapsed < LONG
 
 
-@pytest.mark.parametrize("status", [200, 503])
-@pytest.mark.parametrize(
+@each_row("status", [200, 503])
+@each_row(
     ("rest", "ending"),
     [
         (b"Content-Length: 100\r\n\r\n", "hold"),
@@ -390,7 +391,7 @@ async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
     assert listener.sent < MOST_SENT
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("start", "piece"),
     [
         (b"", b";extension=1"),
@@ -401,7 +402,7 @@ async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
         (b"0\r\n", b"a"),
     ],
 )
-@pytest.mark.parametrize("status", [200, 500])
+@each_row("status", [200, 500])
 async def test_endless_words_about_a_body_are_cut_off(status: int, start: bytes, piece: bytes) -> None:
     """Chunk sizes, extensions, trailers without end: no body; the status is known, and little is read."""
     head = b"HTTP/1.1 %d Whatever\r\nTransfer-Encoding: chunked\r\n\r\n" % status
@@ -413,7 +414,7 @@ async def test_endless_words_about_a_body_are_cut_off(status: int, start: bytes,
 WORDS = b'{"error":"signature is missing"}'
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("coding", "sent", "excerpt"),
     [
         ("gzip", gzip.compress(WORDS, mtime=0), WORDS.decode()),
@@ -443,7 +444,7 @@ async def test_compressed_answer_is_unpacked_or_named(coding: str, sent: bytes, 
     assert b"\r\naccept-encoding: identity\r\n" in listener.requests[0].lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("location", "excerpt"),
     [
         ("https://example.com/hook/", "-> https://example.com/hook/"),
@@ -459,7 +460,7 @@ async def test_compressed_answer_is_unpacked_or_named(coding: str, sent: bytes, 
         ("https://example.com/" + "a" * 900, ("-> https://example.com/" + "a" * 900)[:MAX_EXCERPT]),
     ],
 )
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@each_row("status", [301, 302, 307, 308])
 async def test_redirects_say_where_they_lead(status: int, location: str, excerpt: str) -> None:
     """Scheme, host and path are told, and nothing that may be a secret."""
     reply, listener = await attempt(answering(answer(status, location=location)))
@@ -502,7 +503,7 @@ FORBIDDEN_PAGE = b"""<!DOCTYPE html>
 """
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("kind", "page", "excerpt"),
     [
         (
@@ -837,7 +838,7 @@ async def test_url_that_cannot_be_called_is_an_error_not_an_exception(url: str) 
     assert (reply.status, reply.error) == (None, "forbidden_target")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "target",
     [
         "/",
@@ -953,7 +954,7 @@ async def test_retry_after_is_read_in_all_its_forms(status: int) -> None:
             assert least <= (reply.retry_after or timedelta(0)) <= most
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         "",
@@ -1177,9 +1178,7 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
     assert (open_until and open_until - START) == expected.rests
 
 
-@pytest.mark.parametrize(
-    ("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS]
-)
+@each_row(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])
 async def test_what_the_engine_does_next(script: Script, expected: Next) -> None:
     """For every way a receiver may behave: what is stored, when the next attempt is, what its host gets."""
     limit = timedelta(seconds=0.7) if expected.log == "timeout" else LONG

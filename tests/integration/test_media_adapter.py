@@ -30,6 +30,7 @@ from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import Connection, Listener, Script, answer, answering, listening, silent
+from tests.rows import each_row
 from tests.world import RecordingReporter
 
 RULES = {rule.field: rule for rule in MODELS["alibaba/wan2.2-animate-mix"].media}
@@ -159,7 +160,7 @@ async def test_a_file_that_is_surely_not_there_is_wrong(status: int) -> None:
     assert [b"\r\nrange:" in request.lower() for request in listener.requests] == [True, False]
 
 
-@pytest.mark.parametrize("status", [204, 206, 302, 400, 401, 403, 405, 416, 418, 429, 451, 500, 503])
+@each_row("status", [204, 206, 302, 400, 401, 403, 405, 416, 418, 429, 451, 500, 503])
 async def test_an_answer_that_proves_nothing_passes(status: int) -> None:
     """A host may be busy, or dislike us, or want a `Referer`."""
     async with listening(
@@ -169,7 +170,7 @@ async def test_an_answer_that_proves_nothing_passes(status: int) -> None:
         assert len(listener.requests) == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     "refusal",
     [
         *(answer(status) for status in (400, 403, 404, 405, 410, 416, 429, 500, 503)),

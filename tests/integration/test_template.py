@@ -13,6 +13,7 @@ from taskhook.submit.submit import ANSWER_TIME
 from taskhook.vendors import VENDORS
 from tests import watched
 from tests.local import stack
+from tests.rows import each_row
 
 TEMPLATE = stack.template()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
@@ -274,7 +275,7 @@ def test_the_archiver_knows_no_secret() -> None:
     assert CALLERS not in {resource for _, resource in grants("ArchiveRole")}
 
 
-@pytest.mark.parametrize("name", TEMPLATE["Parameters"])
+@each_row("name", TEMPLATE["Parameters"])
 def test_a_parameter_is_described_and_constrained(name: str) -> None:
     """A wrong value is refused before anything is deployed."""
     parameter = TEMPLATE["Parameters"][name]
@@ -456,7 +457,7 @@ def test_an_address_without_alarms_is_refused() -> None:
     assert [it["Assert"] for it in rule["Assertions"]] == [{"Fn::Equals": [{"Ref": "Alarms"}, "on"]}]
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@each_row("name", ALARMS)
 def test_an_alarm_is_about_this_stack_and_tells_its_topic(name: str) -> None:
     """One metric of this stack's own, and silence means well, except where silence is what it listens for."""
     alarm, [*_, value] = properties(name), dimensions(name).values()

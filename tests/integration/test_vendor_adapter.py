@@ -34,6 +34,7 @@ from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile
+from tests.rows import each_row
 
 MODEL = "alibaba/wan2.2-animate-mix"
 REQUEST = b'{"image_url":"http://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
@@ -170,7 +171,7 @@ async def test_any_2xx_with_an_id_is_taken(status: int) -> None:
 STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *range(500, 512), 520, 524, 599)
 
 
-@pytest.mark.parametrize("status", STATUSES)
+@each_row("status", STATUSES)
 async def test_each_refusal_means_what_the_table_says(status: int) -> None:
     """Each status is classed as the design says, keeps the vendor's words, and is never tried again."""
     async with emulated() as (emulator, api):
@@ -192,8 +193,8 @@ async def test_redirect_is_not_followed(status: int) -> None:
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"message":', b"\xff\xfe", b'"text"', b"null"])
+@each_row("status", [400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
+@each_row("body", [b"", b"<html>", b"[]", b'{"message":', b"\xff\xfe", b'"text"', b"null"])
 async def test_status_alone_decides_where_the_body_cannot_be_read(status: int, body: bytes) -> None:
     """A gateway's HTML under a 4xx refuses as well as the vendor's JSON does."""
     outcome, _ = await submit(answering(answer(status, body)))
@@ -201,7 +202,7 @@ async def test_status_alone_decides_where_the_body_cannot_be_read(status: int, b
     assert outcome.message == f"the vendor answered {status}"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [
         b"",
@@ -251,7 +252,7 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
         )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "at_least", "at_most"),
     [
         ({"retry_after": "7"}, 7, 7),
@@ -287,7 +288,7 @@ async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: floa
         assert timedelta(seconds=at_least) <= wait <= timedelta(seconds=at_most)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {},
@@ -340,7 +341,7 @@ async def test_refusal_for_rate_is_busy() -> None:
 # --- the paid POST: sent, and no answer -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         raw(),
@@ -524,7 +525,7 @@ UNSENDABLE = [
 ]
 
 
-@pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
+@each_row("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
 async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
     """A damaged, missing or forbidden secret is this deployment's trouble: no connection, nothing unknown."""
     async with (
@@ -831,7 +832,7 @@ async def test_failure_is_understood_in_each_form(fault: str, message: str) -> N
         assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "outer", "words"),
     [
         ({"error": {"code": "E1", "message": "broken"}}, "success", "E1: broken"),
@@ -860,7 +861,7 @@ def spelled(*words: str) -> list[str]:
     return [form for word in words for form in (word, word.upper(), word.capitalize())]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed", "done")),
@@ -877,7 +878,7 @@ async def test_status_words(status: str, kind: PollKind) -> None:
     assert (await poll(answering(answer(200, task_body(status))))).kind is kind
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [
         b"",
@@ -945,7 +946,7 @@ async def test_endless_answer_is_dropped() -> None:
         assert listener.sent < MAX_ANSWER + 16 * 2**20
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         (404, PollKind.MISSING),
@@ -1008,9 +1009,7 @@ async def test_missing_task_is_missing() -> None:
         assert await api.poll("task-unknown") == PollOutcome(kind=PollKind.MISSING)
 
 
-@pytest.mark.parametrize(
-    "task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512]
-)
+@each_row("task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512])
 async def test_any_id_is_asked_for_as_one_path_segment(task_id: str) -> None:
     """An id is the vendor's to choose; it reaches the path quoted, and nothing else of the request."""
     async with (
@@ -1091,7 +1090,7 @@ async def test_polls_that_are_held_stand_in_no_long_list() -> None:
         assert max(len(pool.connections) for pool in pools) <= HOLDS_AT_ONCE / HOLDING_CLIENTS
 
 
-@pytest.mark.parametrize("script", ENDLESS.values(), ids=ENDLESS.keys())
+@each_row("script", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_an_answer_without_end_is_dropped_soon(script: Script) -> None:
     """Long before its time: by its bytes, its pieces, or what comes before. A POST may have been taken."""
     async with listening(script) as listener, calling(listener.origin) as api:
@@ -1221,7 +1220,7 @@ async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
 # --- how long the vendor wants to be left alone ---------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
+@each_row("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
 async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_for(status: int) -> None:
     """Whatever it says of the task."""
     outcome = await poll(answering(answer(status, TASK, retry_after="120")))
@@ -1305,7 +1304,7 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
         assert emulator.vendor.submits == 0
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "answered"),
     [
         *((status, True) for status in (200, 204, 400, 401, 402, 403, 404, 422)),
@@ -1349,7 +1348,7 @@ async def test_an_endless_balance_is_dropped() -> None:
 # --- where the key may go -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     "operation",
     [
         "https://evil.example.com/api/v1/tasks/x",

@@ -18,6 +18,7 @@ from taskhook.vendors.ark import ARK
 from tests.local.ark import ArkTasks
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile, VendorTask
+from tests.rows import each_row
 from tests.unit.test_vendors import ANYTHING, a_task
 from tests.vendor_answers import golden, upstream_of
 from tests.world import START
@@ -47,7 +48,7 @@ def ended(outcome: PollOutcome) -> Task:
 # --- what callers ask -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "route"),
     [
         ("POST", TASKS, Route(Action.SUBMIT)),

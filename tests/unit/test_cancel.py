@@ -12,6 +12,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
 from taskhook.vendors import VENDORS
+from tests.rows import each_row
 from tests.unit.test_vendors import a_task
 from tests.world import (
     FakeVendor,
@@ -146,7 +147,7 @@ async def test_the_look_and_the_cancel_are_two_requests(vendor: Vendor) -> None:
 
 
 @EACH
-@pytest.mark.parametrize(("said", "status"), [(400, 409), (409, 409), (503, 503)])
+@each_row(("said", "status"), [(400, 409), (409, 409), (503, 503)])
 async def test_a_vendor_that_does_not_cancel_says_so(vendor: Vendor, said: int, status: int) -> None:
     """Refused, or without an answer."""
     world = CancelWorld(vendor)

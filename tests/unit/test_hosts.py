@@ -30,6 +30,7 @@ from taskhook.delivery.hosts import (
     Order,
     host_of,
 )
+from tests.rows import each_row
 from tests.world import START, VirtualClock
 
 UP, DOWN = Reply(status=200), Reply(error="timeout")
@@ -92,8 +93,8 @@ def test_what_was_never_sent_says_nothing_of_the_host(error: str) -> None:
     assert after(*[Reply(error=error)] * 50) == BreakerState()
 
 
-@pytest.mark.parametrize("status", [429, 502, 504])
-@pytest.mark.parametrize(
+@each_row("status", [429, 502, 504])
+@each_row(
     ("asked", "wait"),
     [
         (None, MIN_RETRY_AFTER),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests import judge
+from tests.rows import each_row
 from tests.sim.__main__ import SEED, play
 from tests.sim.injector import Point
 from tests.sim.witness import lines
@@ -251,7 +252,7 @@ def spends_its_queue_on_a_vendor_in_trouble(events: Events) -> None:
     the(events, "end")["quiet"] = False
 
 
-@pytest.mark.parametrize(("scenario", "number", "act"), PLANTS, ids=[act.__name__ for *_, act in PLANTS])
+@each_row(("scenario", "number", "act"), PLANTS, ids=[act.__name__ for *_, act in PLANTS])
 def test_a_planted_violation_is_found(scenario: str, number: str, act: Plant) -> None:
     """The same history without it holds."""
     assert judge.judge(written(scenario)) == []

@@ -12,6 +12,7 @@ from taskhook.adapters.aws.secrets import StackSecret, StoredKey
 from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.core.encryption import derived_key
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
+from tests.rows import each_row
 
 BROKEN = [
     "AccessDeniedException",
@@ -69,7 +70,7 @@ async def test_keys_of_one_secret_are_read_together() -> None:
     assert secrets.reads == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     "answer",
     [
         held(""),

@@ -14,6 +14,7 @@ from taskhook.core.models import Judgement, MediaRule, Verdict
 from taskhook.core.targets import TargetPolicy
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELS
+from tests.rows import each_row
 from tests.vectors import ALLOWED, FORBIDDEN, naming
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, a_caller, a_request
 
@@ -98,7 +99,7 @@ def test_optional_values_are_read(fields: dict[str, Any]) -> None:
     assert sent == FIELDS | {name: value for name, value in fields.items() if name != "reference"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     "slug",
     [
         "ALIBABA/wan2.2-animate-mix",
@@ -148,7 +149,7 @@ def test_every_wrong_field_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     "name",
     ["extra", "Mode", "callbackUrl", "webhook_url", "watermark", "", "mode ", "__class__", "a.b", "x" * 100],
 )
@@ -167,22 +168,22 @@ def test_name_of_an_extra_field_cannot_do_harm(name: str) -> None:
     assert rejected.value.message.encode()
 
 
-@pytest.mark.parametrize("value", WRONG_TYPES)
-@pytest.mark.parametrize("name", ["image_url", "video_url", "mode", "check_image"])
+@each_row("value", WRONG_TYPES)
+@each_row("name", ["image_url", "video_url", "mode", "check_image"])
 def test_wrong_type_of_a_model_field_is_named(name: str, value: object) -> None:
     """A value of the wrong type is refused and its field named; nothing is coerced."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize("value", WRONG_TYPES[1:])
-@pytest.mark.parametrize("name", ["callback_url", "reference"])
+@each_row("value", WRONG_TYPES[1:])
+@each_row("name", ["callback_url", "reference"])
 def test_wrong_type_of_an_own_field_is_named(name: str, value: object) -> None:
     """Our own optional fields take a string, or null for none."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize("name", ["image_url", "video_url", "mode", "callback_url", "reference"])
+@each_row("value", [True, False])
+@each_row("name", ["image_url", "video_url", "mode", "callback_url", "reference"])
 def test_boolean_is_no_string(name: str, value: bool) -> None:  # noqa: FBT001  # a column of the table
     """A boolean is refused where a string is wanted."""
     refused(400, name, fields={name: value})
@@ -203,7 +204,7 @@ def test_unknown_mode_is_refused_with_the_known_ones(value: str) -> None:
         read({"mode": value})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         "",
@@ -232,7 +233,7 @@ def test_unknown_mode_is_refused_with_the_known_ones(value: str) -> None:
         "http://example.com/" + "a" * MAX_URL,
     ],
 )
-@pytest.mark.parametrize("name", ["image_url", "video_url"])
+@each_row("name", ["image_url", "video_url"])
 def test_bad_media_url_is_named(name: str, value: str) -> None:
     """A media URL is http or https, ASCII, without spaces, with a host, and not over-long."""
     refused(400, name, fields={name: value})
@@ -260,7 +261,7 @@ def test_forbidden_callback_url_is_named() -> None:
             refused(400, "callback_url", webhook_url=row[1])
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "",

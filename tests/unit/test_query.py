@@ -18,6 +18,7 @@ from taskhook.core.vendor import FreeOutcome
 from taskhook.tasks import commands, query, totals
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter, TotalsFilter
+from tests.rows import each_row
 from tests.world import (
     START,
     FakeVendor,
@@ -201,7 +202,7 @@ class Scripted(FakeVendor):
 ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("said", "status"),
     [
         (FreeOutcome(answered=True, status=401, body={"code": 401}), 502),
@@ -258,7 +259,7 @@ async def test_bounds_beyond_all_tasks_are_no_bounds(tasks: MemoryTasks) -> None
     assert len((await listed(tasks, since="0001-01-01", limit="100"))[0]) == 25
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "name"),
     [
         ({"status": "done"}, "status"),
@@ -445,7 +446,7 @@ def found_by(task: Task, **parameters: str) -> bool:
     return Filter.read(parameters).matches(task)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "finds"),
     [
         ({"reference": "my reference"}, True),
@@ -517,7 +518,7 @@ def failing(number: int, *statuses: int | None, callback: CallbackState = Callba
     return an_ended(number, callback).model_copy(update={"log": log, "attempts": len(log)})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("task", "words"),
     [
         (a_task(1), {"none"}),
@@ -656,7 +657,7 @@ async def test_totals_go_on_where_they_are_cut_off() -> None:
 NO_AMOUNTS: list[Any] = [True, None, "", "NaN", "Infinity", "1e400", "9" * 50, {}, []]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("billing", "cost"),
     [
         ({"amount": "0.2400", "currency": "EUR"}, ("0.2400", "EUR")),
@@ -957,7 +958,7 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
     assert await world.many(cursor=cursor) == (1, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "name"),
     [
         ({"state": "waiting"}, "state"),
@@ -982,7 +983,7 @@ def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) ->
     assert rejected.value.status == 400
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "sentence"),
     [
         ({"limit": "101"}, "'limit' must be less than or equal to 100"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.limits import MAX_URL
 from taskhook.core.targets import MEDIA, TargetPolicy, is_public
+from tests.rows import each_row
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()
@@ -64,7 +65,7 @@ def test_public_address_passes(address: str) -> None:
     PUBLIC.check_address(address)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "",
@@ -134,7 +135,7 @@ def test_length_is_bounded(length: int, passes: bool) -> None:  # noqa: FBT001  
 OWN = "https://hook.example.com"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         OWN,
@@ -147,7 +148,7 @@ OWN = "https://hook.example.com"
         "https://HOOK.example.com.:65535/x",
     ],
 )
-@pytest.mark.parametrize(
+@each_row(
     "own_origin",
     [OWN, "https://Hook.example.com/", "https://hook.example.com:8443", "https://hook.example.com./"],
 )
@@ -189,7 +190,7 @@ def test_own_port_is_refused_on_a_shared_host(*, url: str, refused: bool) -> Non
     assert allowed(TargetPolicy(own_origins=("http://127.0.0.1:8080",), relaxed=True), url) is not refused
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "http://127.0.0.1:1/hook",
@@ -209,7 +210,7 @@ def test_relaxed_allows_http_loopback_and_any_port(url: str) -> None:
     assert not allowed(PUBLIC, url)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "ftp://localhost/",
@@ -230,7 +231,7 @@ def test_relaxed_still_refuses_what_is_no_plain_url(url: str) -> None:
     assert not allowed(RELAXED, url)
 
 
-@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES[::20])
+@each_row("address", FORBIDDEN_ADDRESSES[::20])
 def test_relaxed_connects_anywhere(address: str) -> None:
     """The relaxed policy lets every address through, which is why only the emulated account has it."""
     RELAXED.check_address(address)

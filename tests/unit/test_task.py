@@ -11,6 +11,7 @@ from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, RetryKey, State, Submission, SubmitOutcome
 from taskhook.core.task import MAX_LOG, IllegalTransitionError, Task
 from taskhook.vendors.modellix import MODELLIX
+from tests.rows import each_row
 from tests.world import START, a_caller, a_request
 
 RETENTION = timedelta(days=7)
@@ -724,7 +725,7 @@ HUGE: dict[str, Json] = {
 }
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_huge_answer_is_truncated_and_says_so(data: Json) -> None:
     """An answer over 256 KB stays a success, loses what is not the result, and says `truncated`."""
     small: Json = {"billing": {"amount": "0.24"}, "result_expires_at": 1790000000000}
@@ -751,8 +752,8 @@ def test_truncation_keeps_as_many_resources_as_fit() -> None:
     assert kept == resources(6000, "")[: len(kept)]
 
 
-@pytest.mark.parametrize("filler", ["m", "\u00e4", "\u4e2d", "\U0001f600"])
-@pytest.mark.parametrize(("spare", "truncated"), [(0, False), (-1, True)])
+@each_row("filler", ["m", "\u00e4", "\u4e2d", "\U0001f600"])
+@each_row(("spare", "truncated"), [(0, False), (-1, True)])
 def test_limit_is_exact_in_bytes(*, filler: str, spare: int, truncated: bool) -> None:
     """Bytes are counted, not characters: the last answer that fits is kept whole, one byte more is not."""
     room = MAX_VENDOR_DATA - spare - len(minified({"result": {"metadata": ""}}).encode())
@@ -774,7 +775,7 @@ def test_ordinary_answer_is_kept_whole() -> None:
     assert "truncated" not in kept
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_largest_item_fits_the_table(data: Json) -> None:
     """With the longest of everything else, the largest message still makes an item that DynamoDB takes."""
     task = succeeded(data).model_copy(
@@ -793,7 +794,7 @@ def test_largest_item_fits_the_table(data: Json) -> None:
     assert item_size(task) < MAX_ITEM
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_largest_archiving_item_fits_the_table(data: Json) -> None:
     """With copies under way, and when the links to them are in the message."""
     task = watched().archiving(data, START, new_token=lambda: "t" * 32)
@@ -841,8 +842,8 @@ def test_meaning_of_every_status() -> None:
         assert read == [meaning(status), meaning(status), taken], status
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 299])
-@pytest.mark.parametrize(
+@each_row("status", [200, 201, 202, 299])
+@each_row(
     "body",
     [TAKEN_BODY, {"data": {"task_id": "task-1"}}, {"code": 0, "data": {"task_id": "task-1", "x": 1}, "y": 2}],
 )
@@ -870,7 +871,7 @@ UNTAKEN: tuple[Json | None, ...] = (
 )
 
 
-@pytest.mark.parametrize("body", UNTAKEN, ids=str)
+@each_row("body", UNTAKEN, ids=str)
 def test_2xx_without_proof_is_ambiguous(body: Json | None) -> None:
     """A 2xx without a string id, or with a code that is not 0, may have been paid for."""
     assert MODELLIX.read_submission(200, body).submission is Submission.AMBIGUOUS
