@@ -304,7 +304,7 @@ async def test_what_a_kept_connection_says_unasked_is_not_kept() -> None:
         assert (listener.connections, listener.sent < MOST_SENT) == (2, True)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         silent,
@@ -372,7 +372,7 @@ async def test_status_counts_even_if_the_attempts_time_ends_in_the_body(rest: by
     assert (reply.status, reply.error) == (200, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("start", "piece"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536),
@@ -542,7 +542,7 @@ async def test_a_compressed_page_is_shown_as_its_text() -> None:
     assert "CSRF verification failed" in reply.answer
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "status", "excerpt"),
     [
         (b"HTTP/1.0 200 OK\r\n\r\nbye", 200, "bye"),
@@ -563,7 +563,7 @@ async def test_answer_before_the_body_was_read_counts() -> None:
     assert (reply.status, reply.error) == (202, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "excerpt"),
     [
         (b"plain text", "plain text"),
@@ -580,7 +580,7 @@ async def test_excerpt_has_control_characters_escaped(sent: bytes, excerpt: str)
     assert reply.answer == excerpt
 
 
-@pytest.mark.parametrize(
+@each_row(
     "sent",
     [
         b"a" * 161,
@@ -632,7 +632,7 @@ class FailingNames(AbstractResolver):
         """Nothing is open."""
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("error", "word"),
     [
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "dns"),
@@ -786,7 +786,7 @@ async def test_receiver_that_speaks_http_2_whatever_was_agreed(tmp_path: Path) -
     assert (reply.status, reply.error) == (None, "http2_only")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "error"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "tls_not_spoken"),
@@ -819,7 +819,7 @@ async def test_handshake_that_hangs_ends_with_the_attempts_time() -> None:
     assert (reply.status, reply.error) == (None, "timeout")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "",
@@ -868,7 +868,7 @@ async def test_url_is_called_as_it_was_given(target: str) -> None:
         assert listener.requests[0].split(b"\r\n")[0].decode() == f"POST {asked} HTTP/1.1"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [b"", BODY, "größer \u2028 \U0001f600".encode(), b"\x00\xff", b"x" * 300_000],
     ids=["empty", "usual", "text", "bytes", "large"],
@@ -931,7 +931,7 @@ def http_date(offset: timedelta) -> str:
 MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=48)
 
 
-@pytest.mark.parametrize("status", [301, 409, 429, 503])
+@each_row("status", [301, 409, 429, 503])
 async def test_retry_after_is_read_in_all_its_forms(status: int) -> None:
     """Seconds or any of HTTP's dates, bounded."""
     in_an_hour = datetime.now(UTC) + HOUR

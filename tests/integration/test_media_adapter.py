@@ -227,7 +227,7 @@ async def test_of_a_host_without_ranges_as_much_is_read_as_is_needed(tmp_path: P
         assert "is 157286400 bytes long" in (await look(f"{listener.origin}/end")).reason
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("content", "judged"),
     [
         (JPEG, Judgement(IMAGE, Verdict.FINE)),
@@ -295,7 +295,7 @@ async def _for_ever(connection: Connection, begin: bytes, again: bytes, pause: f
         await asyncio.sleep(pause)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("begin", "again", "pause"),
     [
         (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100, 0.0),
@@ -455,9 +455,7 @@ async def test_every_hop_is_guarded() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"]
-)
+@each_row("target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"])
 async def test_a_redirect_to_where_no_look_goes_proves_nothing(target: str) -> None:
     """Other schemes, credentials, nonsense, and this deployment, whose files the vendor may well fetch."""
     async with (
@@ -504,7 +502,7 @@ class FixedResolver(AbstractResolver):
         """Have nothing to close."""
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "http://127.0.0.1:{port}/",

@@ -176,14 +176,14 @@ def test_every_role_is_listed_here() -> None:
     assert set(of_type("AWS::IAM::Role")) == set(ROLES) == set(GRANTS)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_a_role_may_do_exactly_this(role: str) -> None:
     """Exact actions on exact resources, and no managed policy, which would allow `*`."""
     assert set(grants(role)) == GRANTS[role]
     assert "ManagedPolicyArns" not in properties(role)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_no_role_has_a_wildcard(role: str) -> None:
     """No action or resource of a policy holds a `*`, but for the files of the one bucket, and traces."""
     assert {text for text in strings(policies(role)) if "*" in text} <= {FILES, "*"}
@@ -192,7 +192,7 @@ def test_no_role_has_a_wildcard(role: str) -> None:
     }
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
     """Tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))

@@ -161,7 +161,7 @@ async def test_request_on_the_wire() -> None:
     } <= set(lines)
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 299])
+@each_row("status", [200, 201, 202, 299])
 async def test_any_2xx_with_an_id_is_taken(status: int) -> None:
     """The vendor's clients take any 2xx, and so do we."""
     outcome, _ = await submit(answering(answer(status, TAKEN)))
@@ -182,7 +182,7 @@ async def test_each_refusal_means_what_the_table_says(status: int) -> None:
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@each_row("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(status: int) -> None:
     """A redirected POST would be paid to another server; it is not sent anywhere else."""
     async with listening(answering(answer(200, TAKEN))) as elsewhere:
@@ -386,7 +386,7 @@ async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, paid)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         raw(hold=True),
@@ -403,7 +403,7 @@ async def test_timeout_after_sending_is_ambiguous(script: Script) -> None:
     assert len(listener.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 429])
+@each_row("status", [400, 401, 402, 429])
 async def test_refusal_whose_body_never_comes_is_still_a_refusal(status: int) -> None:
     """The status of a refusal proves that nothing was taken, however its body ends."""
     head = b"HTTP/1.1 %d Whatever\r\nContent-Length: 100\r\n\r\n" % status
@@ -813,7 +813,7 @@ async def test_poll_follows_a_task_to_its_success() -> None:
         )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fault", "message"),
     [
         ("failed_message", "no body"),
@@ -971,7 +971,7 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
         assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
 
 
-@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
+@each_row("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
 async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""
     async with emulated() as (emulator, api):
@@ -981,7 +981,7 @@ async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
         assert (await api.poll(task_id)).kind is PollKind.PENDING
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         hang_up,
@@ -1189,7 +1189,7 @@ async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_wai
         hanging.cancel()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "value"),
     [
         (b'"cut \\ud83d"', "cut ?"),
@@ -1228,7 +1228,7 @@ async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_fo
     assert (await poll(answering(answer(status, TASK)))).retry_after is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", task_body("success"), task_body("failed")])
+@each_row("body", [b"", b"<html>", task_body("success"), task_body("failed")])
 async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes) -> None:
     """They are what they are, and more."""
     plain, asking = [
@@ -1237,7 +1237,7 @@ async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes
     assert asking == plain.model_copy(update={"retry_after": timedelta(seconds=7)})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("remaining", "reset_in", "least", "most"),
     [
         ("0", 90, 85, 91),
@@ -1383,7 +1383,7 @@ async def test_a_task_is_asked_for_where_it_was_submitted_whatever_the_settings_
     assert api._url("//evil.example.com/x") == "https://proxy.example.com//evil.example.com/x"
 
 
-@pytest.mark.parametrize("named", ["https://evil.example.com/poll/1", "https://[", "poll/1", "\0"])
+@each_row("named", ["https://evil.example.com/poll/1", "https://[", "poll/1", "\0"])
 async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> None:
     """The task has an id, by which it is asked for at the vendor's own origin."""
 
@@ -1404,7 +1404,7 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
 # --- the list of the account's tasks --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         (429, PollKind.THROTTLED),

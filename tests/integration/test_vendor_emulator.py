@@ -255,7 +255,7 @@ async def test_unknown_things_are_404_in_the_envelope() -> None:
         assert emulator.vendor.submits == 1
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
+@each_row("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
 async def test_bad_keys_are_refused(authorization: str) -> None:
     """A key that is not accepted gets 401 everywhere, except that validation says false."""
     async with vendor() as (emulator, client):

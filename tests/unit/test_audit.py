@@ -78,7 +78,7 @@ def test_a_refusal_that_was_the_answer_to_the_submit_needs_no_callback(status: i
     assert audited(refused(answer_status=status), after=MINUTE).findings == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "soon", "late", "words"),
     [
         (changed(watched()), DAY, DAY + HOUR, "past MaxTaskHours"),

@@ -101,7 +101,7 @@ def test_it_is_in_the_registry() -> None:
     assert VENDORS["dashscope"] is DASHSCOPE
 
 
-@pytest.mark.parametrize("submit", GOLDEN["submits"], ids=lambda submit: str(submit["model"]))
+@each_row("submit", GOLDEN["submits"], ids=lambda submit: str(submit["model"]))
 def test_a_submit_is_passed_on_as_it_came(submit: Json) -> None:
     """Its path and its body, minified; always asynchronous, and with no word of ours."""
     request = read(submit["body"], path=submit["path"], x_webhook_url="https://hooks.example.com/t")
@@ -135,7 +135,7 @@ def test_paths(method: str, path: str, query: dict[str, str], route: Route | Non
     assert DASHSCOPE.route(method, path, query) == route
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     ["", "aigc", "a/b/c/d/e", "aigc//video-synthesis", "aigc/../keys", "a/b/c\n", "A/b/c"],
 )
@@ -210,7 +210,7 @@ def test_every_state(name: str, kind: PollKind) -> None:
     assert told(name).kind is kind
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "resources"),
     [
         ("succeeded", [("https://results.example.com/clip.mp4?Expires=1774460251", "video")]),
@@ -320,7 +320,7 @@ def test_the_form_of_a_task_on_its_way() -> None:
     assert DASHSCOPE.form.canceled(queued).keys() == GOLDEN["canceled"].keys()
 
 
-@pytest.mark.parametrize(
+@each_row(
     "name", ["succeeded", "partly", "transcribed", "described", "failed", "failed_silently", "canceled"]
 )
 def test_the_form_of_a_task_that_has_ended(name: str) -> None:
@@ -511,13 +511,13 @@ def test_of_the_list_what_was_made_counts() -> None:
     assert made() == []
 
 
-@pytest.mark.parametrize("row", [None, 1, {}, {"task_id": "up-2"}, a_row(task_id=2), a_row(gmt_create="now")])
+@each_row("row", [None, 1, {}, {"task_id": "up-2"}, a_row(task_id=2), a_row(gmt_create="now")])
 def test_with_a_row_that_cannot_be_read_nothing_is_certain(row: Any) -> None:
     """It may be the task."""
     assert made(a_row(), row) is None
 
 
-@pytest.mark.parametrize("more", [{"total": 2}, {"total": None}, {"total": "1"}, {"data": None}])
+@each_row("more", [{"total": 2}, {"total": None}, {"total": "1"}, {"data": None}])
 def test_a_page_that_is_not_the_whole_list_says_nothing(more: Json) -> None:
     """There may be another candidate beyond it."""
     assert made(a_row(), **more) is None

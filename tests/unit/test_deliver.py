@@ -17,6 +17,7 @@ from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
+from tests.rows import each_row
 from tests.world import (
     START,
     FakeReceivers,
@@ -236,7 +237,7 @@ class SlowTasks(MemoryTasks):
         return stored
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("write_seconds", "claims"),
     [((0.1,), 1), ((15,), 1), ((15.1, 0.1), 2), ((18.5, 15), 2), ((29.9, 0), 2), ((60, 1), 2)],
 )

@@ -79,7 +79,7 @@ def test_the_breaker_opens_after_five_failures_in_a_row() -> None:
     assert down.record(DOWN, later).is_open(later)
 
 
-@pytest.mark.parametrize("status", [200, 302, 404, 409, 410, 500, 503])
+@each_row("status", [200, 302, 404, 409, 410, 500, 503])
 def test_any_answer_shows_that_the_host_is_up(status: int) -> None:
     """What it says of the message is not a failure of the host."""
     mixed = [*[DOWN] * (FAILURES - 1), Reply(status=status)] * 3

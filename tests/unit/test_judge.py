@@ -268,9 +268,7 @@ def test_ten_violations_at_least_are_planted_in_every_invariant_that_a_history_s
     assert {number for _, number, _ in PLANTS} == set("1234578")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "no JSON", '{"at": 1, "event": "gossip"}', '{"at": 1, "event": "end"}']
-)
+@each_row("text", ["", "{}", "no JSON", '{"at": 1, "event": "gossip"}', '{"at": 1, "event": "end"}'])
 def test_what_is_no_history_is_not_called_good(text: str) -> None:
     """An empty file proves nothing."""
     with pytest.raises((ValueError, LookupError, TypeError)):

@@ -92,7 +92,7 @@ async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_c
         await stored(answer)[0](fresh=False)
 
 
-@pytest.mark.parametrize("answer", [ReadTimeoutError(endpoint_url="https://x"), *map(refused, PASSING)])
+@each_row("answer", [ReadTimeoutError(endpoint_url="https://x"), *map(refused, PASSING)])
 async def test_a_secret_that_cannot_be_read_now_is_read_later(answer: Exception) -> None:
     """A failure is not kept."""
     key, _ = stored(answer, held("key"))

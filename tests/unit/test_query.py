@@ -127,7 +127,7 @@ async def test_what_is_anothers_is_not_waited_for(tasks: MemoryTasks) -> None:
     assert clock.now() == START
 
 
-@pytest.mark.parametrize("value", ["", "1", "yes", "TRUE", "20"])
+@each_row("value", ["", "1", "yes", "TRUE", "20"])
 def test_wait_is_true_or_false(value: str) -> None:
     """Anything else is named."""
     assert query.is_waiting({"wait": "true"})
@@ -501,9 +501,7 @@ def test_all_filters_together_fit_into_a_line_of_http() -> None:
             Filter.read({name: "x" * (most + 1)})
 
 
-@pytest.mark.parametrize(
-    "name", ["reference", "reference_prefix", "search", "upstream_task_id", "model", "host"]
-)
+@each_row("name", ["reference", "reference_prefix", "search", "upstream_task_id", "model", "host"])
 def test_a_task_without_it_is_found_by_none(name: str) -> None:
     """Without reference, vendor's id and URL, nothing that is asked for fits; an empty word is refused."""
     bare = a_task(1).model_copy(update={"reference": None, "upstream_task_id": None, "model": "x"})
@@ -931,7 +929,7 @@ async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
     assert world.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
 
 
-@pytest.mark.parametrize("limit", [1, 7, 100, 500])
+@each_row("limit", [1, 7, 100, 500])
 async def test_following_the_cursor_delivers_each_once(limit: int) -> None:
     """Whatever the page, every message goes out again once."""
     world = RedeliveryWorld()

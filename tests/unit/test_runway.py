@@ -110,7 +110,7 @@ def test_it_is_in_the_registry() -> None:
     assert VENDORS["runway"] is RUNWAY
 
 
-@pytest.mark.parametrize("submit", GOLDEN["submits"], ids=lambda submit: str(submit["path"]))
+@each_row("submit", GOLDEN["submits"], ids=lambda submit: str(submit["path"]))
 def test_a_submit_is_passed_on_as_it_came(submit: Json) -> None:
     """Its path, its body minified, the version, and not a word of ours."""
     request = read(submit["body"], path=submit["path"])
@@ -222,7 +222,7 @@ def test_nesting_has_room() -> None:
     assert json.loads(read(BODY | {"x": nested(63)}).paid.body)["x"] == nested(63)
 
 
-@pytest.mark.parametrize("version", ["", "a" * 201, "2024-11-06\r\nX-Evil: 1", "ü"])
+@each_row("version", ["", "a" * 201, "2024-11-06\r\nX-Evil: 1", "ü"])
 def test_an_odd_version_is_refused(version: str) -> None:
     """By the header's name: it goes to the vendor."""
     refused(400, "'X-Runway-Version'", headers={"x-runway-version": version})
@@ -284,7 +284,7 @@ def test_answers_without_an_id(status: int, submission: Submission, body: Json |
     assert outcome.message == expected
 
 
-@pytest.mark.parametrize("status", [int(status) for status in GOLDEN["errors"]])
+@each_row("status", [int(status) for status in GOLDEN["errors"]])
 def test_the_vendors_words_are_told(status: int) -> None:
     """Those of its documents."""
     body = GOLDEN["errors"][str(status)]
@@ -346,7 +346,7 @@ def test_a_success() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answer", "message"),
     [
         (
@@ -366,7 +366,7 @@ def test_a_failure_says_why(answer: Json, message: str) -> None:
     assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "answer",
     [
         {},

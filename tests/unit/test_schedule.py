@@ -15,6 +15,7 @@ from taskhook.core.schedule import (
     next_poll,
     retry_wait,
 )
+from tests.rows import each_row
 
 DAY = timedelta(hours=24)
 ZERO = timedelta(0)
@@ -127,7 +128,7 @@ def test_jitter_stays_within_a_tenth(attempts: int, jitter: float) -> None:
     assert planned * 0.9 - MICROSECOND <= wait <= planned * 1.1 + MICROSECOND
 
 
-@pytest.mark.parametrize(("jitter", "factor"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])
+@each_row(("jitter", "factor"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])
 def test_jitter_spreads_over_the_whole_range(jitter: float, factor: float) -> None:
     """The extremes of the random number give the extremes of the wait."""
     wait = retry_wait(9, jitter=jitter)
@@ -164,7 +165,7 @@ def test_retry_after_is_never_earlier_and_not_much_later(
     assert granted == min(max(planned, asked), max(2 * planned, MOST_PATIENCE))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("tried", "asked", "granted"),
     [
         (1, timedelta(seconds=1), timedelta(seconds=5)),

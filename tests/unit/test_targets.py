@@ -56,9 +56,7 @@ def test_allowed_url_passes() -> None:
             PUBLIC.check_url(url)
 
 
-@pytest.mark.parametrize(
-    "address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"]
-)
+@each_row("address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
 def test_public_address_passes(address: str) -> None:
     """A public unicast address may be connected to."""
     assert is_public(address)
@@ -161,7 +159,7 @@ def test_own_host_is_refused_on_every_port(own_origin: str, url: str) -> None:
     assert not allowed(policy, url)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "https://a.hook.example.com/",
@@ -176,7 +174,7 @@ def test_neighbours_of_the_own_host_may_be_called(url: str) -> None:
     assert allowed(TargetPolicy(own_origins=("",)), OWN)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "refused"),
     [
         ("http://127.0.0.1:8080/hook", True),
@@ -245,7 +243,7 @@ def test_media_may_also_come_over_http(url: str) -> None:
     PUBLIC.check_url(url, MEDIA)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "ftp://example.com/a",

@@ -655,7 +655,7 @@ def test_message_of_a_success() -> None:
     assert task.event == "prediction.task.succeeded"
 
 
-@pytest.mark.parametrize("code", list(ErrorCode))
+@each_row("code", list(ErrorCode))
 def test_message_of_a_failure(code: ErrorCode) -> None:
     """The body names the error, and the words both where the vendor's clients and where ours look."""
     before = accepted(paying=False) if code in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED} else watched()
@@ -737,9 +737,7 @@ def test_huge_answer_is_truncated_and_says_so(data: Json) -> None:
         assert body["data"][name] == small[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"]
-)
+@each_row("name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"])
 def test_truncation_keeps_the_result(name: str) -> None:
     """As long as the resources fit, all of them are kept."""
     assert json.loads(succeeded(HUGE[name]).message or "")["data"]["result"]["resources"] == resources(3, "")
@@ -877,7 +875,7 @@ def test_2xx_without_proof_is_ambiguous(body: Json | None) -> None:
     assert MODELLIX.read_submission(200, body).submission is Submission.AMBIGUOUS
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "message"),
     [
         ({"message": "Invalid parameters: parameter 'mode'"}, "Invalid parameters: parameter 'mode'"),

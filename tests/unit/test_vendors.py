@@ -286,7 +286,7 @@ def test_dashscopes_unknown_is_a_missing_task_and_arrearage_this_deployments() -
     assert (outcome.submission, outcome.message) == (Submission.REFUSED_HERE, "Arrearage: overdue")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("output", "resources"),
     [
         ({"video_url": "https://x/a.mp4"}, [("https://x/a.mp4", "video")]),
@@ -363,7 +363,7 @@ def test_dashscopes_list_is_narrowed_down_and_paged() -> None:
 # --- Runway ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "action", "task_id"),
     [
         ("POST", "/v1/image_to_video", Action.SUBMIT, ""),
