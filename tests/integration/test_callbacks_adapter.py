@@ -28,7 +28,18 @@ from taskhook.delivery import attempt as deliver
 from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
-from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.listener import (
+    Connection,
+    Listener,
+    Script,
+    answer,
+    answering,
+    free_port,
+    hang_up,
+    listening,
+    raw,
+    silent,
+)
 from tests.rows import each_row
 from tests.vectors import naming
 from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
@@ -59,21 +70,6 @@ async def attempt(script: Script, *, limit: timedelta = LONG, body: bytes = BODY
         return await callbacks.send(f"{listener.origin}/hook", HEADERS, body), listener
 
 
-def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
-    """Read the request, write these bytes, then close, reset, or keep the connection open."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-        if hold:
-            await connection.hold()
-        if reset:
-            connection.reset()
-
-    return script
-
-
 def endless(start: bytes, piece: bytes) -> Script:
     """Answer with a beginning, and then with the same piece for as long as the sender takes it."""
 
@@ -101,11 +97,6 @@ async def early(connection: Connection) -> None:
     await connection.head()
     await connection.send(answer(202, b"enough"))
     await asyncio.Event().wait()
-
-
-async def hang_up(connection: Connection) -> None:
-    """Reset the connection before anything is read."""
-    connection.reset()
 
 
 @each_row("status", [200, 201, 202, 203, 204, 206, 226, 299])

@@ -29,7 +29,18 @@ from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from tests import certificates
-from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.listener import (
+    Connection,
+    Listener,
+    Script,
+    answer,
+    answering,
+    free_port,
+    hang_up,
+    listening,
+    raw,
+    silent,
+)
 from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
 from tests.modellix.faults import Fault
@@ -96,26 +107,6 @@ async def poll(script: Script, task_id: str = "task-1") -> PollOutcome:
     """Poll once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin) as api:
         return await api.poll(task_id)
-
-
-def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
-    """Read the request, write these bytes, then close, reset, or keep the connection open."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-        if hold:
-            await connection.hold()
-        if reset:
-            connection.reset()
-
-    return script
-
-
-async def hang_up(connection: Connection) -> None:
-    """Reset the connection before anything is read."""
-    connection.reset()
 
 
 async def hang_up_in_the_request(connection: Connection) -> None:

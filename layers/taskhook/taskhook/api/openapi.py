@@ -40,7 +40,7 @@ from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.submit.takeover import Takeover
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import Filter, Listing, RedeliveryFilter, ShowQuery, TotalsFilter
-from taskhook.vendors.modellix import MODELS
+from taskhook.vendors.modellix import MODELS, SLUG_PART
 
 _DESCRIPTION = """\
 Send the vendor's own request plus a callback URL; the result comes as a signed webhook.
@@ -163,7 +163,7 @@ _ANY_MODEL = (
     "Any other model of the vendor. What it takes is not known here: the body goes to the vendor as it is, "
     'and the task says `"validated": false`.'
 )
-_NAME: Json = {"type": "string", "pattern": "^[a-z0-9][A-Za-z0-9._-]{0,127}$"}
+_NAME: Json = {"type": "string", "pattern": f"^{SLUG_PART}$"}
 _ANY_SLUG = {"provider": ("kling", _NAME), "model": ("kling-v2.6-i2v", _NAME)}
 
 

@@ -22,6 +22,7 @@ from taskhook.core.limits import (
     MAX_REFERENCE,
     MAX_SEARCH,
     MAX_UPSTREAM_ID,
+    PRINTABLE,
     TASK_ID,
 )
 from taskhook.core.ports import Clock, TaskHistory, TaskStore
@@ -106,10 +107,9 @@ def _whole_number(value: object) -> object:
     return value
 
 
-_PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
-Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
-ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
-UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=_PRINTABLE)]
+Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=PRINTABLE)]
+ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=PRINTABLE)]
+UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=PRINTABLE)]
 Time = Annotated[datetime, BeforeValidator(_moment)]
 Cursor = Annotated[str, AfterValidator(_cursor)]
 
