@@ -135,6 +135,26 @@ def answering(*answers: bytes) -> Script:
     return script
 
 
+def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
+    """Read the request, write these bytes, then close, reset, or keep the connection open."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        for piece in pieces:
+            await connection.send(piece)
+        if hold:
+            await connection.hold()
+        if reset:
+            connection.reset()
+
+    return script
+
+
+async def hang_up(connection: Connection) -> None:
+    """Reset the connection before anything is read."""
+    connection.reset()
+
+
 async def silent(connection: Connection) -> None:
     """Take everything and answer nothing."""
     await connection.hold()

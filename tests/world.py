@@ -29,7 +29,7 @@ from taskhook.core.record import Submission, SubmitOutcome, milliseconds, partit
 from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, ListOutcome, PollKind, PollOutcome, Vendor
+from taskhook.core.vendor import FreeOutcome, ListOutcome, PollKind, PollOutcome, Vendor
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELLIX
@@ -314,10 +314,10 @@ class AtModellix:
     listings = 0
     answers: Mapping[str, PollKind] = MappingProxyType({})  # by the vendor's id: what polls are told
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Have no way to cancel a task."""
         del upstream_task_id, operation
-        return BalanceOutcome(answered=False)
+        return FreeOutcome(answered=False)
 
     async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
         """List what it was told to, if its vendor has a list."""
@@ -343,7 +343,7 @@ class FakeVendor(AtModellix):
     poll_outcomes: deque[PollOutcome] = field(default_factory=deque)
     taken: dict[str, datetime] = field(default_factory=dict)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    hooks: dict[str, str | None] = field(default_factory=dict)
+    webhook_urls: dict[str, str | None] = field(default_factory=dict)
     holds: bool = False
     answer_time: timedelta = timedelta(milliseconds=200)  # of a poll
     key_time: timedelta = timedelta(0)  # what reading the key takes before a POST
@@ -362,7 +362,7 @@ class FakeVendor(AtModellix):
         model: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         admit: Admit | None = None,
         **_: object,
@@ -385,7 +385,7 @@ class FakeVendor(AtModellix):
             return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
         upstream_task_id = f"task-{len(self.taken)}"
         self.taken[upstream_task_id] = self.clock.now()
-        self.hooks[upstream_task_id] = hook
+        self.webhook_urls[upstream_task_id] = webhook_url
         asked_for = told.retry_after if told is not None else None
         return SubmitOutcome(
             submission=Submission.TAKEN, upstream_task_id=upstream_task_id, status=200, retry_after=asked_for
@@ -406,13 +406,13 @@ class FakeVendor(AtModellix):
             return PollOutcome(kind=PollKind.PENDING)
         return a_success(upstream_task_id)
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Tell the balance, or give no answer."""
         self.balances.append(self.clock.now())
         await self.clock.sleep(self.answer_time)
         if not self.answered:
-            return BalanceOutcome(answered=False, status=503, message="down")
-        return BalanceOutcome(
+            return FreeOutcome(answered=False, status=503, message="down")
+        return FreeOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 12.3456}}
         )
 
@@ -566,12 +566,14 @@ class RecordingWake:
 
     task_ids: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
-    told: dict[str, PollOutcome | None] = field(default_factory=dict)
+    known_outcomes: dict[str, PollOutcome | None] = field(default_factory=dict)
 
-    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
-        """Keep the id, and what was told."""
+    async def wake(
+        self, task_id: str, *, ended: bool = False, known_outcome: PollOutcome | None = None
+    ) -> None:
+        """Keep the id, and what is known of the end."""
         (self.ended if ended else self.task_ids).append(task_id)
-        self.told[task_id] = told
+        self.known_outcomes[task_id] = known_outcome
 
 
 class MemoryArchive:

@@ -33,7 +33,7 @@ from taskhook.core.ports import Admit
 from taskhook.core.record import CallbackState, State, Submission, SubmitOutcome, milliseconds
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.sim.loop import VirtualLoop
@@ -260,21 +260,21 @@ class BusyVendor(AtModellix):
         model: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         admit: Admit | None = None,
         **_: object,
     ) -> SubmitOutcome:
         """Refuse."""
-        del model, request, hook, limit, admit
+        del model, request, webhook_url, limit, admit
         self.asked += 1
         await self._clock.sleep(timedelta(seconds=0.4))
         return SubmitOutcome(submission=Submission.BUSY, status=429, message="Concurrent limit exceeded")
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Answer."""
         await self._clock.sleep(timedelta(seconds=0.2))
-        return BalanceOutcome(answered=True, status=200)
+        return FreeOutcome(answered=True, status=200)
 
     async def poll(self, upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         """Say that it runs."""

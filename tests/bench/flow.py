@@ -22,6 +22,7 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 
 from taskhook.vendors import VENDORS
+from tests.bench.own_stack import started
 from tests.judge import judge
 from tests.modellix.faults import TASK_FAULTS
 from tests.progress import STILL_S, Progress
@@ -345,25 +346,9 @@ class Deliveries:
 @contextlib.asynccontextmanager
 async def own_stack(*flags: str) -> AsyncIterator[tuple[Json, Deliveries, int]]:
     """Start an embedded stack; give its first line, what it says of callbacks, and its process id."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**24,
-    )
-    stdout = process.stdout
-    assert stdout is not None
-    try:
-        ready = json.loads(await stdout.readline() or "null")
-        if ready is None:
-            raise RuntimeError("the stack did not start")
-        deliveries = Deliveries()
-        reading = asyncio.create_task(deliveries.read(stdout))
-        yield ready, deliveries, process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-    await reading
+    deliveries = Deliveries()
+    async with started(*flags, read=deliveries.read) as (ready, pid):
+        yield ready, deliveries, pid
 
 
 async def add_callers(ready: Json, names: tuple[str, ...]) -> dict[str, tuple[str, str]]:

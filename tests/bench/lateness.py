@@ -20,6 +20,8 @@ from typing import Any
 
 import httpx
 
+from tests.bench.own_stack import started
+
 ROOT = Path(__file__).parents[2]
 MODEL_PATH = "/api/v1/alibaba/wan2.2-animate-mix"
 SUBMITS_AT_ONCE = 8  # the emulated account starts a process for each
@@ -224,22 +226,6 @@ class Deliveries:
 @contextlib.asynccontextmanager
 async def running_stack(*flags: str) -> AsyncIterator[tuple[dict[str, str], Deliveries]]:
     """Start the embedded stack; give its first line and what it says of callbacks."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.local", "--port", "0", *flags),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**24,
-    )
-    stdout = process.stdout
-    assert stdout is not None
-    try:
-        ready = json.loads(await stdout.readline() or "null")
-        if ready is None:
-            raise RuntimeError("the stack did not start")
-        deliveries = Deliveries()
-        reading = asyncio.create_task(deliveries.read(stdout))
+    deliveries = Deliveries()
+    async with started(*flags, read=deliveries.read) as (ready, _):
         yield ready, deliveries
-    finally:
-        process.terminate()
-        await process.wait()
-    await reading

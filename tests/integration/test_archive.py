@@ -35,6 +35,7 @@ from tests.listener import Connection, Script, answer, answering, free_port, lis
 from tests.local import stack
 from tests.local.bulk import BLOCK, Bulk
 from tests.local.server import serving
+from tests.rows import each_row
 from tests.world import START, MemoryArchive, MemoryTasks, RecordingReporter
 
 Archive = MemoryArchive | S3Archive
@@ -403,7 +404,7 @@ async def test_a_range_of_a_file_of_unknown_size_proves_no_end(originals: Aiohtt
         assert b"range: bytes=15-\r\n" in listener.requests[1].lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("begin", "again"),
     [
         (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
@@ -461,7 +462,7 @@ async def test_silence_is_bounded() -> None:
     await originals.close()
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url", ["http://127.0.0.1/", "https://127.0.0.1/", "https://169.254.169.254/", "file:///etc/passwd", "x"]
 )
 async def test_only_public_places_are_asked(url: str) -> None:

@@ -28,7 +28,19 @@ from taskhook.delivery import attempt as deliver
 from taskhook.delivery.attempt import CLAIM, DeliveryPorts
 from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
 from tests import certificates
-from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.listener import (
+    Connection,
+    Listener,
+    Script,
+    answer,
+    answering,
+    free_port,
+    hang_up,
+    listening,
+    raw,
+    silent,
+)
+from tests.rows import each_row
 from tests.vectors import naming
 from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
 
@@ -56,21 +68,6 @@ async def attempt(script: Script, *, limit: timedelta = LONG, body: bytes = BODY
     """Send one attempt to a receiver that behaves as scripted."""
     async with listening(script) as listener, sending(limit) as callbacks:
         return await callbacks.send(f"{listener.origin}/hook", HEADERS, body), listener
-
-
-def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
-    """Read the request, write these bytes, then close, reset, or keep the connection open."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-        if hold:
-            await connection.hold()
-        if reset:
-            connection.reset()
-
-    return script
 
 
 def endless(start: bytes, piece: bytes) -> Script:
@@ -102,12 +99,7 @@ async def early(connection: Connection) -> None:
     await asyncio.Event().wait()
 
 
-async def hang_up(connection: Connection) -> None:
-    """Reset the connection before anything is read."""
-    connection.reset()
-
-
-@pytest.mark.parametrize("status", [200, 201, 202, 203, 204, 206, 226, 299])
+@each_row("status", [200, 201, 202, 203, 204, 206, 226, 299])
 async def test_any_2xx_is_told_with_its_status(status: int) -> None:
     """A status of the 200s comes back as it is."""
     reply, listener = await attempt(answering(answer(status)))
@@ -115,7 +107,7 @@ async def test_any_2xx_is_told_with_its_status(status: int) -> None:
     assert listener.connections == 1
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308])
+@each_row("status", [300, 301, 302, 303, 304, 305, 307, 308])
 async def test_redirect_is_told_and_not_followed(status: int) -> None:
     """A redirect is an answer like any other: the place that it names is never asked."""
     async with listening(answering(answer(200))) as elsewhere:
@@ -124,7 +116,7 @@ async def test_redirect_is_told_and_not_followed(status: int) -> None:
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "status",
     [400, 401, 403, 404, 405, 408, 409, 410, 413, 425, 429, 451, 499, 500, 501, 502, 503, 504, 507, 599],
 )
@@ -149,7 +141,7 @@ async def test_interim_answer_is_not_the_answer(interim: bytes) -> None:
     assert (reply.status, reply.answer) == (201, "done")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("script", "error"),
     [
         (hang_up, "reset"),
@@ -200,7 +192,7 @@ async def test_answer_that_never_comes_about_is_an_error(script: Script, error: 
 LINE = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "sent",
     [
         LINE + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
@@ -262,7 +254,7 @@ async def test_any_answer_that_other_clients_take_is_delivered(sent: bytes) -> N
         assert listener.connections == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rest", "connections"),
     [
         (b"Content-Length: 2\r\n\r\nok", 1),
@@ -303,7 +295,7 @@ async def test_what_a_kept_connection_says_unasked_is_not_kept() -> None:
         assert (listener.connections, listener.sent < MOST_SENT) == (2, True)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         silent,
@@ -321,8 +313,8 @@ async def test_slow_headers_end_with_the_attempts_time(script: Script) -> None:
     assert SHORT <= reply.elapsed < LONG
 
 
-@pytest.mark.parametrize("status", [200, 503])
-@pytest.mark.parametrize(
+@each_row("status", [200, 503])
+@each_row(
     ("rest", "ending"),
     [
         (b"Content-Length: 100\r\n\r\n", "hold"),
@@ -371,7 +363,7 @@ async def test_status_counts_even_if_the_attempts_time_ends_in_the_body(rest: by
     assert (reply.status, reply.error) == (200, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("start", "piece"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536),
@@ -390,7 +382,7 @@ async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
     assert listener.sent < MOST_SENT
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("start", "piece"),
     [
         (b"", b";extension=1"),
@@ -401,7 +393,7 @@ async def test_endless_body_is_cut_off(start: bytes, piece: bytes) -> None:
         (b"0\r\n", b"a"),
     ],
 )
-@pytest.mark.parametrize("status", [200, 500])
+@each_row("status", [200, 500])
 async def test_endless_words_about_a_body_are_cut_off(status: int, start: bytes, piece: bytes) -> None:
     """Chunk sizes, extensions, trailers without end: no body; the status is known, and little is read."""
     head = b"HTTP/1.1 %d Whatever\r\nTransfer-Encoding: chunked\r\n\r\n" % status
@@ -413,7 +405,7 @@ async def test_endless_words_about_a_body_are_cut_off(status: int, start: bytes,
 WORDS = b'{"error":"signature is missing"}'
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("coding", "sent", "excerpt"),
     [
         ("gzip", gzip.compress(WORDS, mtime=0), WORDS.decode()),
@@ -443,7 +435,7 @@ async def test_compressed_answer_is_unpacked_or_named(coding: str, sent: bytes, 
     assert b"\r\naccept-encoding: identity\r\n" in listener.requests[0].lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("location", "excerpt"),
     [
         ("https://example.com/hook/", "-> https://example.com/hook/"),
@@ -459,7 +451,7 @@ async def test_compressed_answer_is_unpacked_or_named(coding: str, sent: bytes, 
         ("https://example.com/" + "a" * 900, ("-> https://example.com/" + "a" * 900)[:MAX_EXCERPT]),
     ],
 )
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@each_row("status", [301, 302, 307, 308])
 async def test_redirects_say_where_they_lead(status: int, location: str, excerpt: str) -> None:
     """Scheme, host and path are told, and nothing that may be a secret."""
     reply, listener = await attempt(answering(answer(status, location=location)))
@@ -502,7 +494,7 @@ FORBIDDEN_PAGE = b"""<!DOCTYPE html>
 """
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("kind", "page", "excerpt"),
     [
         (
@@ -541,7 +533,7 @@ async def test_a_compressed_page_is_shown_as_its_text() -> None:
     assert "CSRF verification failed" in reply.answer
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "status", "excerpt"),
     [
         (b"HTTP/1.0 200 OK\r\n\r\nbye", 200, "bye"),
@@ -562,7 +554,7 @@ async def test_answer_before_the_body_was_read_counts() -> None:
     assert (reply.status, reply.error) == (202, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "excerpt"),
     [
         (b"plain text", "plain text"),
@@ -579,7 +571,7 @@ async def test_excerpt_has_control_characters_escaped(sent: bytes, excerpt: str)
     assert reply.answer == excerpt
 
 
-@pytest.mark.parametrize(
+@each_row(
     "sent",
     [
         b"a" * 161,
@@ -631,7 +623,7 @@ class FailingNames(AbstractResolver):
         """Nothing is open."""
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("error", "word"),
     [
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "dns"),
@@ -785,7 +777,7 @@ async def test_receiver_that_speaks_http_2_whatever_was_agreed(tmp_path: Path) -
     assert (reply.status, reply.error) == (None, "http2_only")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("sent", "error"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "tls_not_spoken"),
@@ -818,7 +810,7 @@ async def test_handshake_that_hangs_ends_with_the_attempts_time() -> None:
     assert (reply.status, reply.error) == (None, "timeout")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "",
@@ -837,7 +829,7 @@ async def test_url_that_cannot_be_called_is_an_error_not_an_exception(url: str) 
     assert (reply.status, reply.error) == (None, "forbidden_target")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "target",
     [
         "/",
@@ -867,7 +859,7 @@ async def test_url_is_called_as_it_was_given(target: str) -> None:
         assert listener.requests[0].split(b"\r\n")[0].decode() == f"POST {asked} HTTP/1.1"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [b"", BODY, "größer \u2028 \U0001f600".encode(), b"\x00\xff", b"x" * 300_000],
     ids=["empty", "usual", "text", "bytes", "large"],
@@ -930,7 +922,7 @@ def http_date(offset: timedelta) -> str:
 MINUTE, HOUR, MOST = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=48)
 
 
-@pytest.mark.parametrize("status", [301, 409, 429, 503])
+@each_row("status", [301, 409, 429, 503])
 async def test_retry_after_is_read_in_all_its_forms(status: int) -> None:
     """Seconds or any of HTTP's dates, bounded."""
     in_an_hour = datetime.now(UTC) + HOUR
@@ -953,7 +945,7 @@ async def test_retry_after_is_read_in_all_its_forms(status: int) -> None:
             assert least <= (reply.retry_after or timedelta(0)) <= most
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         "",
@@ -1177,9 +1169,7 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
     assert (open_until and open_until - START) == expected.rests
 
 
-@pytest.mark.parametrize(
-    ("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS]
-)
+@each_row(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])
 async def test_what_the_engine_does_next(script: Script, expected: Next) -> None:
     """For every way a receiver may behave: what is stored, when the next attempt is, what its host gets."""
     limit = timedelta(seconds=0.7) if expected.log == "timeout" else LONG

@@ -72,7 +72,11 @@ async def course(vendor: Vendor) -> AsyncIterator[Course]:
             body = vendor.example.with_media("https://x.invalid/a.jpg", "https://x.invalid/b.mp4")
             paid = vendor.paid_request(vendor.example.path, headers_of(vendor), body)
             taken = await api.submit(
-                paid.target, paid.body.encode(), hook=None, limit=timedelta(seconds=30), headers=paid.headers
+                paid.target,
+                paid.body.encode(),
+                webhook_url=None,
+                limit=timedelta(seconds=30),
+                headers=paid.headers,
             )
             assert taken.submission is Submission.TAKEN, taken
             ours = {"upstream_task_id": taken.upstream_task_id, "operation": taken.operation}

@@ -20,6 +20,7 @@ from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.reply import Reply
 from taskhook.core.targets import CALLBACK, TargetPolicy, Use
 from tests.listener import Listener, answer, answering, free_port, listening
+from tests.rows import each_row
 from tests.vectors import FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 NAME = "receiver.example.com"
@@ -133,7 +134,7 @@ async def test_name_that_resolves_to_a_forbidden_address_is_refused() -> None:
         assert await untouched(listener)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "addresses",
     [
         ["127.0.0.1", "127.0.0.1"],

@@ -703,7 +703,7 @@ def test_without_a_good_token_everything_is_a_401(
     assert stored(tasks_table, dynamodb) == 0
 
 
-# --- redelivery, secrets, a receiver tried out ----------------------------------------------------
+# --- redelivery, secrets, a receiver under test ----------------------------------------------------
 
 
 class Inbox:

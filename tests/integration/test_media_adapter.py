@@ -29,6 +29,7 @@ from taskhook.vendors.modellix import MODELS
 from tests.corpus import IMAGE, MB, ROWS, VIDEO, Row, boxes, image, video, write_stretched
 from tests.fileserver import File, handing_out
 from tests.listener import Connection, Listener, Script, answer, answering, listening, silent
+from tests.rows import each_row
 from tests.world import RecordingReporter
 
 RULES = {rule.field: rule for rule in MODELS["alibaba/wan2.2-animate-mix"].media}
@@ -158,7 +159,7 @@ async def test_a_file_that_is_surely_not_there_is_wrong(status: int) -> None:
     assert [b"\r\nrange:" in request.lower() for request in listener.requests] == [True, False]
 
 
-@pytest.mark.parametrize("status", [204, 206, 302, 400, 401, 403, 405, 416, 418, 429, 451, 500, 503])
+@each_row("status", [204, 206, 302, 400, 401, 403, 405, 416, 418, 429, 451, 500, 503])
 async def test_an_answer_that_proves_nothing_passes(status: int) -> None:
     """A host may be busy, or dislike us, or want a `Referer`."""
     async with listening(
@@ -168,7 +169,7 @@ async def test_an_answer_that_proves_nothing_passes(status: int) -> None:
         assert len(listener.requests) == 2
 
 
-@pytest.mark.parametrize(
+@each_row(
     "refusal",
     [
         *(answer(status) for status in (400, 403, 404, 405, 410, 416, 429, 500, 503)),
@@ -225,7 +226,7 @@ async def test_of_a_host_without_ranges_as_much_is_read_as_is_needed(tmp_path: P
         assert "is 157286400 bytes long" in (await look(f"{listener.origin}/end")).reason
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("content", "judged"),
     [
         (JPEG, Judgement(IMAGE, Verdict.FINE)),
@@ -293,7 +294,7 @@ async def _for_ever(connection: Connection, begin: bytes, again: bytes, pause: f
         await asyncio.sleep(pause)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("begin", "again", "pause"),
     [
         (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100, 0.0),
@@ -453,9 +454,7 @@ async def test_every_hop_is_guarded() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"]
-)
+@each_row("target", ["ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "gopher:", "http://[", "{origin}/own"])
 async def test_a_redirect_to_where_no_look_goes_proves_nothing(target: str) -> None:
     """Other schemes, credentials, nonsense, and this deployment, whose files the vendor may well fetch."""
     async with (
@@ -502,7 +501,7 @@ class FixedResolver(AbstractResolver):
         """Have nothing to close."""
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "http://127.0.0.1:{port}/",

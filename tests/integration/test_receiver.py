@@ -15,6 +15,7 @@ from standardwebhooks.webhooks import Webhook
 
 from tests.local.receiver import Delivery, Receiver
 from tests.local.server import serving
+from tests.rows import each_row
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own sample
 OTHER_SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX"  # made up
@@ -66,7 +67,7 @@ async def test_signed_delivery_is_verified_and_recorded() -> None:
         assert heard == receiver.deliveries
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "content", "reason"),
     [  # signed when the test runs: the suite may take longer than a timestamp is young
         (dict, BODY, "Missing required headers"),
@@ -194,7 +195,7 @@ async def test_status_zero_closes_the_connection() -> None:
         assert (delivery["body"], delivery["status_answered"]) == (BODY, 0)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("behaviour", "field"),
     [
         ({"status": 500}, "path"),

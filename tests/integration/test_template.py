@@ -13,6 +13,7 @@ from taskhook.submit.submit import ANSWER_TIME
 from taskhook.vendors import VENDORS
 from tests import watched
 from tests.local import stack
+from tests.rows import each_row
 
 TEMPLATE = stack.template()
 RESOURCES: dict[str, Any] = TEMPLATE["Resources"]
@@ -175,14 +176,14 @@ def test_every_role_is_listed_here() -> None:
     assert set(of_type("AWS::IAM::Role")) == set(ROLES) == set(GRANTS)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_a_role_may_do_exactly_this(role: str) -> None:
     """Exact actions on exact resources, and no managed policy, which would allow `*`."""
     assert set(grants(role)) == GRANTS[role]
     assert "ManagedPolicyArns" not in properties(role)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_no_role_has_a_wildcard(role: str) -> None:
     """No action or resource of a policy holds a `*`, but for the files of the one bucket, and traces."""
     assert {text for text in strings(policies(role)) if "*" in text} <= {FILES, "*"}
@@ -191,7 +192,7 @@ def test_no_role_has_a_wildcard(role: str) -> None:
     }
 
 
-@pytest.mark.parametrize("role", ROLES)
+@each_row("role", ROLES)
 def test_no_function_deletes_tasks_or_writes_callers(role: str) -> None:
     """Tasks leave by TTL alone, callers are the admin command's, and poll creates nothing."""
     assert not any("Delete" in action for action, _ in grants(role))
@@ -274,7 +275,7 @@ def test_the_archiver_knows_no_secret() -> None:
     assert CALLERS not in {resource for _, resource in grants("ArchiveRole")}
 
 
-@pytest.mark.parametrize("name", TEMPLATE["Parameters"])
+@each_row("name", TEMPLATE["Parameters"])
 def test_a_parameter_is_described_and_constrained(name: str) -> None:
     """A wrong value is refused before anything is deployed."""
     parameter = TEMPLATE["Parameters"][name]
@@ -456,7 +457,7 @@ def test_an_address_without_alarms_is_refused() -> None:
     assert [it["Assert"] for it in rule["Assertions"]] == [{"Fn::Equals": [{"Ref": "Alarms"}, "on"]}]
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@each_row("name", ALARMS)
 def test_an_alarm_is_about_this_stack_and_tells_its_topic(name: str) -> None:
     """One metric of this stack's own, and silence means well, except where silence is what it listens for."""
     alarm, [*_, value] = properties(name), dimensions(name).values()

@@ -25,15 +25,27 @@ from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import HOLDS_AT_ONCE, ApiKey
 from taskhook.core.record import Submission, SubmitOutcome
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from tests import certificates
-from tests.listener import Connection, Listener, Script, answer, answering, free_port, listening, silent
+from tests.listener import (
+    Connection,
+    Listener,
+    Script,
+    answer,
+    answering,
+    free_port,
+    hang_up,
+    listening,
+    raw,
+    silent,
+)
 from tests.local.server import serving
 from tests.local.vendor import VendorEmulator
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile
+from tests.rows import each_row
 
 MODEL = "alibaba/wan2.2-animate-mix"
 REQUEST = b'{"image_url":"http://example.com/a.jpg","video_url":"http://example.com/b.mp4","mode":"wan-std"}'
@@ -88,33 +100,13 @@ async def emulated(
 async def submit(script: Script, *, limit: timedelta = LONG) -> tuple[SubmitOutcome, Listener]:
     """Pay once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin) as api:
-        return await api.submit(MODEL, REQUEST, hook=None, limit=limit), listener
+        return await api.submit(MODEL, REQUEST, webhook_url=None, limit=limit), listener
 
 
 async def poll(script: Script, task_id: str = "task-1") -> PollOutcome:
     """Poll once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin) as api:
         return await api.poll(task_id)
-
-
-def raw(*pieces: bytes, reset: bool = False, hold: bool = False) -> Script:
-    """Read the request, write these bytes, then close, reset, or keep the connection open."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-        if hold:
-            await connection.hold()
-        if reset:
-            connection.reset()
-
-    return script
-
-
-async def hang_up(connection: Connection) -> None:
-    """Reset the connection before anything is read."""
-    connection.reset()
 
 
 async def hang_up_in_the_request(connection: Connection) -> None:
@@ -138,7 +130,7 @@ def expected_submission(status: int) -> Submission:
 async def test_taken() -> None:
     """A submit that the vendor took names the task that the vendor has, and was paid once."""
     async with emulated() as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         (task,) = emulator.vendor.snapshot()["tasks"]
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, task["id"])
         assert (outcome.operation or "").endswith(f"/api/v1/tasks/{task['id']}")
@@ -160,7 +152,7 @@ async def test_request_on_the_wire() -> None:
     } <= set(lines)
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 299])
+@each_row("status", [200, 201, 202, 299])
 async def test_any_2xx_with_an_id_is_taken(status: int) -> None:
     """The vendor's clients take any 2xx, and so do we."""
     outcome, _ = await submit(answering(answer(status, TAKEN)))
@@ -170,18 +162,18 @@ async def test_any_2xx_with_an_id_is_taken(status: int) -> None:
 STATUSES = (300, 301, 302, 303, 304, 307, 308, *range(400, 432), 451, 499, *range(500, 512), 520, 524, 599)
 
 
-@pytest.mark.parametrize("status", STATUSES)
+@each_row("status", STATUSES)
 async def test_each_refusal_means_what_the_table_says(status: int) -> None:
     """Each status is classed as the design says, keeps the vendor's words, and is never tried again."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=str(status), message="too bad"))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (expected_submission(status), status)
         assert "too bad" in outcome.message or status == 304
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@each_row("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(status: int) -> None:
     """A redirected POST would be paid to another server; it is not sent anywhere else."""
     async with listening(answering(answer(200, TAKEN))) as elsewhere:
@@ -192,8 +184,8 @@ async def test_redirect_is_not_followed(status: int) -> None:
         assert (listener.connections, elsewhere.connections) == (1, 0)
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"message":', b"\xff\xfe", b'"text"', b"null"])
+@each_row("status", [400, 401, 402, 403, 404, 405, 413, 415, 422, 429])
+@each_row("body", [b"", b"<html>", b"[]", b'{"message":', b"\xff\xfe", b'"text"', b"null"])
 async def test_status_alone_decides_where_the_body_cannot_be_read(status: int, body: bytes) -> None:
     """A gateway's HTML under a 4xx refuses as well as the vendor's JSON does."""
     outcome, _ = await submit(answering(answer(status, body)))
@@ -201,7 +193,7 @@ async def test_status_alone_decides_where_the_body_cannot_be_read(status: int, b
     assert outcome.message == f"the vendor answered {status}"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [
         b"",
@@ -242,14 +234,16 @@ async def test_emulated_answer_without_proof_is_ambiguous(fault: str) -> None:
     """The emulator's faulty answers are ambiguous, and indeed some were paid for."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=fault))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.AMBIGUOUS
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (
             1,
             0 if fault == "code_nonzero" else 1,
         )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "at_least", "at_most"),
     [
         ({"retry_after": "7"}, 7, 7),
@@ -285,7 +279,7 @@ async def test_time_to_come_back_is_read(headers: dict[str, str], at_least: floa
         assert timedelta(seconds=at_least) <= wait <= timedelta(seconds=at_most)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "headers",
     [
         {},
@@ -318,13 +312,15 @@ async def test_nonsense_about_when_to_come_back_is_ignored(headers: dict[str, st
 async def test_refusal_for_rate_is_busy() -> None:
     """Both of the vendor's limits are told as busy, and cost nothing."""
     async with emulated(concurrent=1) as (emulator, api):
-        outcomes = [(await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission for _ in range(2)]
+        outcomes = [
+            (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission for _ in range(2)
+        ]
         assert outcomes == [Submission.TAKEN, Submission.BUSY]
         assert len(emulator.vendor.tasks) == 1
     async with emulated(rpm=1) as (emulator, api):
         began = datetime.now(UTC)
-        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert outcome.submission is Submission.BUSY
         assert outcome.retry_after is not None
         assert (
@@ -336,7 +332,7 @@ async def test_refusal_for_rate_is_busy() -> None:
 # --- the paid POST: sent, and no answer -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         raw(),
@@ -376,12 +372,12 @@ async def test_dropped_connection_is_ambiguous(fault: str, paid: int) -> None:
     """Whether the vendor took the task before it dropped the connection cannot be told from here."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault=fault))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.AMBIGUOUS, "")
         assert (emulator.vendor.submits, len(emulator.vendor.tasks)) == (1, paid)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         raw(hold=True),
@@ -398,7 +394,7 @@ async def test_timeout_after_sending_is_ambiguous(script: Script) -> None:
     assert len(listener.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 429])
+@each_row("status", [400, 401, 402, 429])
 async def test_refusal_whose_body_never_comes_is_still_a_refusal(status: int) -> None:
     """The status of a refusal proves that nothing was taken, however its body ends."""
     head = b"HTTP/1.1 %d Whatever\r\nContent-Length: 100\r\n\r\n" % status
@@ -411,9 +407,11 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
     """An answer that takes its time is an answer, as long as it comes within the limit."""
     async with emulated() as (emulator, api):
         emulator.faults.inject(Fault(on="submit", fault="slow", seconds=0.3))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         emulator.faults.inject(Fault(on="submit", fault="slow", seconds=10))
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
+        ).submission is Submission.AMBIGUOUS
 
 
 # --- the paid POST: not sent, proven --------------------------------------------------------------
@@ -422,21 +420,23 @@ async def test_slow_vendor_is_waited_for_within_the_limit() -> None:
 async def test_refused_connection_is_not_sent() -> None:
     """Without a listener nothing was sent, and nothing paid."""
     async with calling(f"http://127.0.0.1:{await free_port()}") as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
     assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "ConnectError")
 
 
 async def test_unknown_name_is_not_sent() -> None:
     """Without an address there is no connection."""
     async with calling("http://no-such-vendor.invalid") as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
 
 
 async def test_untrusted_vendor_is_sent_nothing(tmp_path: Path) -> None:
     """A certificate that no authority vouches for ends the matter before key or request are shown."""
     tls = certificates.serving(tmp_path)
     async with listening(answering(answer(200, TAKEN)), tls=tls) as listener, calling(listener.origin) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.NOT_SENT, PollKind.UNAVAILABLE)
         assert (listener.requests, bytes(listener.received)) == ([], b"")
@@ -455,14 +455,16 @@ async def test_failed_handshake_is_not_sent(sent: bytes) -> None:
         await connection.send(sent)
 
     async with listening(script) as listener, calling(listener.origin.replace("http", "https")) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
         assert listener.connections == 1  # trying again is the queue's business
 
 
 async def test_timeout_before_sending_is_not_sent() -> None:
     """When the time is over while the handshake hangs, the request was never begun."""
     async with listening(silent) as listener, calling(listener.origin.replace("http", "https")) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
         assert (outcome.submission, outcome.message) == (Submission.NOT_SENT, "TimeoutError")
         assert REQUEST not in listener.received
     with warnings.catch_warnings():
@@ -475,12 +477,14 @@ async def test_key_that_cannot_be_read_now_is_not_sent(failure: Exception) -> No
     """Without a key no connection is opened, for a submit or for a poll; the next one reads it again."""
     keys = Keys([failure])
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, keys) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.NOT_SENT
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
         assert (await api.balance()).answered is False
         assert listener.connections == 0
         keys.kept = [KEY]
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
 
 
 async def test_key_that_takes_too_long_is_not_sent() -> None:
@@ -491,7 +495,9 @@ async def test_key_that_takes_too_long_is_not_sent() -> None:
         return KEY
 
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin, never) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is Submission.NOT_SENT
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)
+        ).submission is Submission.NOT_SENT
         assert listener.connections == 0
 
 
@@ -510,14 +516,14 @@ UNSENDABLE = [
 ]
 
 
-@pytest.mark.parametrize("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
+@each_row("key", [*UNSENDABLE, KeyUnusableError("AccessDeniedException")])
 async def test_key_that_cannot_be_sent_is_refused_here(key: str | Exception) -> None:
     """A damaged, missing or forbidden secret is this deployment's trouble: no connection, nothing unknown."""
     async with (
         listening(answering(answer(200, TAKEN))) as listener,
         calling(listener.origin, Keys([key])) as api,
     ):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         polled = await api.poll("task-1")
         assert (outcome.submission, polled.kind) == (Submission.REFUSED_HERE, PollKind.KEY_REFUSED)
         assert "the vendor key cannot be used" in outcome.message
@@ -530,14 +536,14 @@ async def test_key_that_cannot_be_sent_is_read_again() -> None:
     keys = Keys(["", KEY])
     async with emulated(keys) as (emulator, api):
         assert (await api.poll("task-1")).kind is PollKind.KEY_REFUSED
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
 
 async def test_fresh_key_that_cannot_be_sent_leaves_the_refusal() -> None:
     """The vendor's own words say more."""
     async with emulated(Keys(["mdlx-old", ""])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
             Submission.REFUSED_HERE,
             401,
@@ -561,9 +567,11 @@ async def test_post_is_not_begun_with_too_little_time() -> None:
         listening(answering(answer(200, TAKEN))) as listener,
         calling(listener.origin, slowly, least) as api,
     ):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, listener.connections) == (Submission.NOT_SENT, 0)
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG + LONG)).submission is Submission.TAKEN
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG + LONG)
+        ).submission is Submission.TAKEN
 
 
 async def test_second_post_is_not_begun_with_too_little_time() -> None:
@@ -578,7 +586,9 @@ async def test_second_post_is_not_begun_with_too_little_time() -> None:
         listening(answering(answer(401, b"{}"))) as listener,
         calling(listener.origin, slowly, least) as api,
     ):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.REFUSED_HERE
         assert listener.connections == 1
 
 
@@ -596,7 +606,7 @@ async def test_leave_is_asked_before_each_post() -> None:
     ):
         leave[:] = given
         async with emulated(Keys(["mdlx-old", KEY])) as (emulator, api):
-            outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG, admit=admit)
+            outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG, admit=admit)
             assert (outcome.submission, emulator.vendor.submits, leave) == (submission, posts, [])
 
 
@@ -608,7 +618,7 @@ async def test_leave_that_never_comes_is_not_sent() -> None:
         return True
 
     async with emulated() as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=SHORT, admit=never)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT, admit=never)
         assert (outcome.submission, emulator.vendor.submits) == (Submission.NOT_SENT, 0)
 
 
@@ -619,7 +629,7 @@ async def test_replaced_key_is_read_again_on_401() -> None:
     """A 401 proves that nothing was taken; with a new key the POST is sent again, and paid once."""
     keys = Keys(["mdlx-old", KEY])
     async with emulated(keys) as (emulator, api):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert (keys.asked, emulator.vendor.submits, len(emulator.vendor.tasks)) == ([False, True], 2, 1)
 
 
@@ -627,7 +637,7 @@ async def test_same_key_is_not_tried_twice() -> None:
     """Where the key has not changed, the refusal stands after one POST."""
     keys = Keys(["mdlx-old"])
     async with emulated(keys) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status) == (Submission.REFUSED_HERE, 401)
         assert (keys.asked, emulator.vendor.submits) == ([False, True], 1)
 
@@ -636,14 +646,16 @@ async def test_fresh_key_is_tried_only_once() -> None:
     """A fresh key that is refused too ends the matter."""
     keys = Keys(["mdlx-old", "mdlx-older", KEY])
     async with emulated(keys) as (emulator, api):
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.REFUSED_HERE
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.REFUSED_HERE
         assert emulator.vendor.submits == 2
 
 
 async def test_fresh_key_that_cannot_be_read_leaves_the_refusal() -> None:
     """The 401 is what is known, and it proves that nothing was taken."""
     async with emulated(Keys(["mdlx-old", OSError("no safe")])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.status, emulator.vendor.submits) == (
             Submission.REFUSED_HERE,
             401,
@@ -667,7 +679,7 @@ async def test_second_post_that_breaks_is_ambiguous(second: Script, meaning: Sub
         await scripts.pop(0)(connection)
 
     async with listening(script) as listener, calling(listener.origin, Keys(["mdlx-old", KEY])) as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=SHORT)).submission is meaning
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=SHORT)).submission is meaning
         assert listener.connections == 2
 
 
@@ -694,7 +706,9 @@ async def test_each_post_has_a_connection_of_its_own_and_polls_share_one() -> No
             assert (await api.poll("task-1")).kind is PollKind.PENDING
             assert listener.connections == 1, polls
         for posts in range(3):
-            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert (
+                await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+            ).submission is Submission.TAKEN
             assert listener.connections == 2 + posts
         assert (await api.poll("task-1")).kind is PollKind.PENDING
         assert listener.connections == 4
@@ -711,7 +725,7 @@ async def test_post_closes_its_connection() -> None:
         closed.set()
 
     async with listening(script) as listener, calling(listener.origin) as api:
-        await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         async with asyncio.timeout(LONG.total_seconds()):
             await closed.wait()
 
@@ -735,7 +749,9 @@ async def test_an_id_that_was_read_counts_whatever_closing_the_connection_does(
 
     monkeypatch.setattr(_Post, "sent_with", closed_badly)
     async with emulated(Keys(["mdlx-old", KEY] if second else [KEY])) as (emulator, api):
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=timedelta(seconds=3) if hangs else LONG)
+        outcome = await api.submit(
+            MODEL, REQUEST, webhook_url=None, limit=timedelta(seconds=3) if hangs else LONG
+        )
         (task,) = emulator.vendor.snapshot()["tasks"]
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, task["id"])
         assert (outcome.operation or "").endswith(f"/api/v1/tasks/{task['id']}")
@@ -757,7 +773,9 @@ async def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPa
     async with listening(silent) as proxy, emulated() as (_, _):
         monkeypatch.setenv(variable, proxy.origin)
         async with emulated() as (_, api):
-            assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+            assert (
+                await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+            ).submission is Submission.TAKEN
             assert (await api.poll("task-1")).kind is PollKind.MISSING
         assert proxy.connections == 0
 
@@ -775,7 +793,7 @@ def task_body(status: object, *, task_id: object = "task-1", outer: str = "succe
 async def test_poll_follows_a_task_to_its_success() -> None:
     """A running task is pending, an ended one carries what the vendor says of the result."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         assert await api.poll(task_id) == PollOutcome(kind=PollKind.PENDING)
         task = emulator.vendor.known(task_id)
         emulator.vendor.end(task)
@@ -786,7 +804,7 @@ async def test_poll_follows_a_task_to_its_success() -> None:
         )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fault", "message"),
     [
         ("failed_message", "no body"),
@@ -799,13 +817,13 @@ async def test_poll_follows_a_task_to_its_success() -> None:
 async def test_failure_is_understood_in_each_form(fault: str, message: str) -> None:
     """The vendor's words are found in the message, in a string or in an object."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=fault, message="no body"))
         outcome = await api.poll(task_id)
         assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "outer", "words"),
     [
         ({"error": {"code": "E1", "message": "broken"}}, "success", "E1: broken"),
@@ -834,7 +852,7 @@ def spelled(*words: str) -> list[str]:
     return [form for word in words for form in (word, word.upper(), word.capitalize())]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         *((word, PollKind.SUCCEEDED) for word in spelled("success", "succeeded", "completed", "done")),
@@ -851,7 +869,7 @@ async def test_status_words(status: str, kind: PollKind) -> None:
     assert (await poll(answering(answer(200, task_body(status))))).kind is kind
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body",
     [
         b"",
@@ -919,7 +937,7 @@ async def test_endless_answer_is_dropped() -> None:
         assert listener.sent < MAX_ANSWER + 16 * 2**20
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         (404, PollKind.MISSING),
@@ -936,7 +954,7 @@ async def test_endless_answer_is_dropped() -> None:
 async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
     """Only a 404 says that the task is missing; every other refusal is about the request, not the task."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=str(status)))
         outcome = await api.poll(task_id)
         assert outcome.kind is kind
@@ -944,17 +962,17 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
         assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
 
 
-@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
+@each_row("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
 async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""
     async with emulated() as (emulator, api):
-        task_id = (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).upstream_task_id
+        task_id = (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).upstream_task_id
         emulator.faults.inject(Fault(on="task", fault=fault))
         assert (await api.poll(task_id)).kind is PollKind.UNAVAILABLE
         assert (await api.poll(task_id)).kind is PollKind.PENDING
 
 
-@pytest.mark.parametrize(
+@each_row(
     "script",
     [
         hang_up,
@@ -982,9 +1000,7 @@ async def test_missing_task_is_missing() -> None:
         assert await api.poll("task-unknown") == PollOutcome(kind=PollKind.MISSING)
 
 
-@pytest.mark.parametrize(
-    "task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512]
-)
+@each_row("task_id", ["a/b", "a?b=c", "a#b", "a b", "a%2Fb", "\u4e2d", "a\r\nX: y", "~._-:@+=", "x" * 512])
 async def test_any_id_is_asked_for_as_one_path_segment(task_id: str) -> None:
     """An id is the vendor's to choose; it reaches the path quoted, and nothing else of the request."""
     async with (
@@ -1006,7 +1022,7 @@ async def test_id_too_long_for_a_url_says_nothing() -> None:
 async def test_slash_at_the_end_of_the_base_url_does_not_matter() -> None:
     """`https://api.example.com/` and `https://api.example.com` are the same vendor."""
     async with listening(answering(answer(200, TAKEN))) as listener, calling(listener.origin + "/") as api:
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.TAKEN
+        assert (await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)).submission is Submission.TAKEN
         assert listener.requests[0].startswith(f"POST /api/v1/{MODEL} ".encode())
 
 
@@ -1055,7 +1071,7 @@ ENDLESS = {
 async def test_polls_that_are_held_stand_in_no_long_list() -> None:
     """As many as may be are held at once; of their connections httpcore looks at few with each request."""
     async with emulated(task_seconds=0.3) as (_, api):
-        made = [await api.submit(MODEL, REQUEST, hook=None, limit=LONG) for _ in range(3)]
+        made = [await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG) for _ in range(3)]
         polls = [
             api.poll(made[number % 3].upstream_task_id or "", hold=True) for number in range(HOLDS_AT_ONCE)
         ]
@@ -1065,13 +1081,15 @@ async def test_polls_that_are_held_stand_in_no_long_list() -> None:
         assert max(len(pool.connections) for pool in pools) <= HOLDS_AT_ONCE / HOLDING_CLIENTS
 
 
-@pytest.mark.parametrize("script", ENDLESS.values(), ids=ENDLESS.keys())
+@each_row("script", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_an_answer_without_end_is_dropped_soon(script: Script) -> None:
     """Long before its time: by its bytes, its pieces, or what comes before. A POST may have been taken."""
     async with listening(script) as listener, calling(listener.origin) as api:
         assert (await api.poll("task-1")).kind is PollKind.UNAVAILABLE
         assert (await api.poll("task-1", hold=True)).kind is PollKind.UNAVAILABLE
-        assert (await api.submit(MODEL, REQUEST, hook=None, limit=LONG)).submission is Submission.AMBIGUOUS
+        assert (
+            await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
+        ).submission is Submission.AMBIGUOUS
         assert listener.sent < 3 * (MAX_ANSWER + 16 * 2**20)  # what the sockets buffer is the machine's
 
 
@@ -1118,7 +1136,7 @@ async def test_what_comes_before_a_body_is_counted_anew_on_a_kept_connection() -
 async def test_a_compressed_answer_is_read_though_it_was_not_asked_for(encoding: str) -> None:
     """The id of a paid task may be in it."""
     async with listening(raw(compressed(TAKEN, encoding))) as listener, calling(listener.origin) as api:
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, "task-1")
         assert b"accept-encoding: identity" in listener.requests[0].lower()
 
@@ -1162,7 +1180,7 @@ async def test_a_large_answer_that_never_comes_to_its_end_keeps_no_small_one_wai
         hanging.cancel()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "value"),
     [
         (b'"cut \\ud83d"', "cut ?"),
@@ -1193,7 +1211,7 @@ async def test_a_value_that_no_strict_reader_takes_does_not_spoil_a_paid_result(
 # --- how long the vendor wants to be left alone ---------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
+@each_row("status", [200, 401, 402, 404, 429, 500, 502, 503, 504])
 async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_for(status: int) -> None:
     """Whatever it says of the task."""
     outcome = await poll(answering(answer(status, TASK, retry_after="120")))
@@ -1201,7 +1219,7 @@ async def test_every_answer_about_a_task_tells_the_pause_that_the_vendor_asks_fo
     assert (await poll(answering(answer(status, TASK)))).retry_after is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", task_body("success"), task_body("failed")])
+@each_row("body", [b"", b"<html>", task_body("success"), task_body("failed")])
 async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes) -> None:
     """They are what they are, and more."""
     plain, asking = [
@@ -1210,7 +1228,7 @@ async def test_a_success_and_an_unreadable_answer_tell_the_pause_too(body: bytes
     assert asking == plain.model_copy(update={"retry_after": timedelta(seconds=7)})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("remaining", "reset_in", "least", "most"),
     [
         ("0", 90, 85, 91),
@@ -1261,7 +1279,7 @@ async def test_an_unknown_outcome_tells_the_pause() -> None:
 # --- the balance: whether the vendor answers at all -----------------------------------------------
 
 
-async def balance(script: Script, keys: ApiKey | None = None) -> BalanceOutcome:
+async def balance(script: Script, keys: ApiKey | None = None) -> FreeOutcome:
     """Ask once at a vendor that behaves as scripted."""
     async with listening(script) as listener, calling(listener.origin, keys) as api:
         return await api.balance()
@@ -1271,13 +1289,13 @@ async def test_the_balance_is_told_as_the_vendor_tells_it() -> None:
     """Its own JSON, with the status."""
     async with emulated() as (emulator, api):
         told = await api.balance()
-        assert told == BalanceOutcome(
+        assert told == FreeOutcome(
             answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 100.1234}}
         )
         assert emulator.vendor.submits == 0
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "answered"),
     [
         *((status, True) for status in (200, 204, 400, 401, 402, 403, 404, 422)),
@@ -1321,7 +1339,7 @@ async def test_an_endless_balance_is_dropped() -> None:
 # --- where the key may go -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     "operation",
     [
         "https://evil.example.com/api/v1/tasks/x",
@@ -1356,7 +1374,7 @@ async def test_a_task_is_asked_for_where_it_was_submitted_whatever_the_settings_
     assert api._url("//evil.example.com/x") == "https://proxy.example.com//evil.example.com/x"
 
 
-@pytest.mark.parametrize("named", ["https://evil.example.com/poll/1", "https://[", "poll/1", "\0"])
+@each_row("named", ["https://evil.example.com/poll/1", "https://[", "poll/1", "\0"])
 async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> None:
     """The task has an id, by which it is asked for at the vendor's own origin."""
 
@@ -1368,7 +1386,7 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
 
     async with listening(answering(answer(200, TAKEN))) as listener:
         api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), least=timedelta(0))
-        outcome = await api.submit(MODEL, REQUEST, hook=None, limit=LONG)
+        outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         await api.close()
     assert outcome.submission is Submission.TAKEN
     assert outcome.operation == f"{listener.origin}/api/v1/tasks/task-1"
@@ -1377,7 +1395,7 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
 # --- the list of the account's tasks --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "kind"),
     [
         (429, PollKind.THROTTLED),

@@ -21,6 +21,7 @@ from tests.local.receiver import Behaviour, Receiver
 from tests.local.server import serving
 from tests.local.vendor import RESULT, VendorEmulator
 from tests.modellix.vendor import MODELS, VendorProfile
+from tests.rows import each_row
 
 ROOT = Path(__file__).parents[2]
 KEY = "mdlx-test"
@@ -194,7 +195,7 @@ async def test_profile_varies_the_words_of_a_success() -> None:
         assert "result_expires_at" not in (await ended(client, await submit(client)))["data"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("content", "message"),
     [
         (
@@ -254,7 +255,7 @@ async def test_unknown_things_are_404_in_the_envelope() -> None:
         assert emulator.vendor.submits == 1
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
+@each_row("authorization", ["", "Bearer mdlx-wrong", f"Basic {KEY}", "Bearer"])
 async def test_bad_keys_are_refused(authorization: str) -> None:
     """A key that is not accepted gets 401 everywhere, except that validation says false."""
     async with vendor() as (emulator, client):
@@ -420,7 +421,7 @@ async def test_held_polls_do_not_hold_up_the_end_of_the_server() -> None:
         await held
 
 
-@pytest.mark.parametrize(
+@each_row(
     "status",
     [
         "400",
@@ -442,7 +443,7 @@ async def test_held_polls_do_not_hold_up_the_end_of_the_server() -> None:
         "504",
     ],
 )
-@pytest.mark.parametrize("target", ["submit", "task"])
+@each_row("target", ["submit", "task"])
 async def test_status_faults_answer_in_the_envelope_as_often_as_asked(target: str, status: str) -> None:
     """Any status can be injected for n calls of one kind, after which that kind is served again."""
     async with vendor() as (emulator, client):
@@ -550,8 +551,8 @@ async def test_unusable_task_answers_leave_the_task_alone() -> None:
         assert (await ended(client, task_id))["data"]["status"] == "success"
 
 
-@pytest.mark.parametrize("target", ["submit", "task"])
-@pytest.mark.parametrize(
+@each_row("target", ["submit", "task"])
+@each_row(
     ("fault", "in_envelope", "in_data", "in_error"),
     [
         ("failed_message", True, True, None),
@@ -653,7 +654,7 @@ async def test_faults_last_as_long_as_asked() -> None:
         await submit(client)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fault", "field"),
     [
         ({"fault": "500"}, "on"),

@@ -37,6 +37,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind
 from taskhook.delivery.samples import send_test_callbacks
 from taskhook.vendors import VENDORS
+from tests.rows import each_row
 from tests.vendor_answers import answer_of, upstream_of
 from tests.world import MemoryControl, RecordingReporter, a_caller
 
@@ -524,7 +525,7 @@ def test_a_sample_refuses_hostile_requests_and_stays_alive(receiver: Running) ->
     assert receiver.answer(sent(receiver.secret)) // 100 == 2
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@each_row("name", SAMPLES)
 def test_a_sample_is_short(name: str) -> None:
     """Under 40 lines that fit on a screen."""
     lines = (RECEIVERS / name).read_text().splitlines()

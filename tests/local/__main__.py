@@ -91,7 +91,7 @@ def arguments() -> argparse.ArgumentParser:
         help="tasks that it runs at once (default: %(default)s)",
     )
     add("--no-long-poll", dest="long_poll", action="store_false", help="it never holds a poll")
-    add("--no-webhooks", "--no-hints", dest="webhooks", action="store_false", help="it never calls a webhook")
+    add("--no-webhooks", dest="webhooks", action="store_false", help="it never calls a webhook")
     add(
         "--parameter",
         action="append",

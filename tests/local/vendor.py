@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--rpm", type=int, default=default.rpm, help="authenticated calls per key in any 60 s")
     add("--concurrent", type=int, default=default.concurrent, help="running tasks per key")
     add("--no-long-poll", dest="long_poll", action="store_false")
-    add("--no-webhooks", "--no-hints", dest="webhooks", action="store_false")
+    add("--no-webhooks", dest="webhooks", action="store_false")
     add("--retention-seconds", type=float, default=default.retention_s)
     add("--retry-after", action="store_true", help="a rate refusal also carries Retry-After")
     add("--success-word", default=default.success_word)

@@ -42,7 +42,7 @@ _KNOWN_END = {ErrorCode.CANCELED, ErrorCode.QUEUE_EXPIRED}
 
 def violations(scene: Scene, outcome: str = "") -> list[str]:
     """List what should not be; `outcome` is what went wrong on purpose."""
-    found = [*scene.vendor.told] if not outcome.startswith("thaw") else []
+    found = [*scene.vendor.oddities] if not outcome.startswith("thaw") else []
     found += _of_quiet(scene)
     found += _of_payments(scene)
     found += _of_media(scene)
@@ -55,7 +55,7 @@ def violations(scene: Scene, outcome: str = "") -> list[str]:
             found += [f"{scene.name_of(task_id)}: {words}" for words in _of_copies(scene, task)]
     found += _of_answers(scene, outcome)
     found += _of_messages(scene, outcome)
-    for event, facts in scene.told.events:
+    for event, facts in scene.reported.events:
         if event == "task.crashed":
             found.append(f"{event} {facts}")
     for invocation in scene.invocations:
@@ -71,7 +71,7 @@ def of_anything(scene: Scene) -> list[str]:
         told = [answer for answer in heard if isinstance(answer, SubmitResult)]
         if told and not scene.items_of(name) and not {one.task.task_id for one in told} <= scene.expired:
             found.append(f"{name} was answered, and is not there")
-    crashed = [f"{event} {facts}" for event, facts in scene.told.events if event == "task.crashed"]
+    crashed = [f"{event} {facts}" for event, facts in scene.reported.events if event == "task.crashed"]
     failed = [
         f"{one.name} crashed: {one.answer!r}"
         for one in scene.invocations

@@ -64,7 +64,7 @@ class Functions:
         default_factory=lambda: {name: a_caller(name) for name in ("alice", "bob")}
     )
     table: MemoryDynamo = field(init=False)
-    told: RecordingReporter = field(default_factory=RecordingReporter)
+    reported: RecordingReporter = field(default_factory=RecordingReporter)
     # by task's name: what its submitter heard
     answers: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of tasks, by id
@@ -85,7 +85,7 @@ class Functions:
         self.receivers = SimReceivers(self.injector, self.table)
         self.originals, self.bucket = SimOriginals(self.injector, self.deployment), MemoryS3()
         self.clock = self.injector.port(InjectedClock(self.injector), ports.Clock)
-        self.reporter = self.injector.port(self.told, ports.Reporter)
+        self.reporter = self.injector.port(self.reported, ports.Reporter)
         on = self.deployment
         self.settings = SETTINGS.model_copy(
             update={
@@ -255,9 +255,9 @@ class Functions:
 
         return self.runner.invoke(f"follow {name}", "submit", run, lambda: self.follow(name), SUBMIT_TIME)
 
-    def webhook(self, hook: str, upstream_task_id: str) -> Invocation:
+    def webhook(self, url: str, upstream_task_id: str) -> Invocation:
         """Invoke the submit function with the vendor's webhook."""
-        *_, task_id, token = hook.split("/")
+        *_, task_id, token = url.split("/")
 
         async def run(app: App) -> None:
             assert app.vendor_webhooks is not None, "the vendor was given an address"
@@ -265,7 +265,7 @@ class Functions:
 
         name = f"webhook {self.name_of(task_id)}"
         return self.runner.invoke(
-            name, "submit", run, lambda: self.webhook(hook, upstream_task_id), SUBMIT_TIME
+            name, "submit", run, lambda: self.webhook(url, upstream_task_id), SUBMIT_TIME
         )
 
     def watch(self, name: str, caller: str = "alice") -> Invocation:

@@ -65,9 +65,11 @@ class InvokingWake:
     def __init__(self, poll: Callable[[Iterable[str]], None]) -> None:
         self._poll = poll
 
-    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
+    async def wake(
+        self, task_id: str, *, ended: bool = False, known_outcome: PollOutcome | None = None
+    ) -> None:
         """Start it."""
-        del ended, told
+        del ended, known_outcome
         self._poll([task_id])
 
 
@@ -90,7 +92,7 @@ class Machine:
         self.table = MemoryDynamo({TASKS: "task_id"}, time=self.loop.time)
         lags: dict[str, float] = {}
         self.table.lag = lambda key: lags.setdefault(key, self.dice.uniform(0.0, lag))
-        self.told = RecordingReporter()
+        self.reported = RecordingReporter()
         self.names: dict[str, str] = {}  # of tasks, by id
         self.vendor, self.receivers = Vendor(self.loop), Receivers(self.loop, self.names)
         self.people = {name: a_caller(name) for name in callers}
@@ -243,7 +245,7 @@ class Machine:
         client: Any = self.table
         return App(
             self.settings,
-            tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.told),
+            tasks=DynamoTasks(client, TASKS, clock=clock, reporter=self.reported),
             control=DynamoControl(client, TASKS, clock=clock),
             vendors={"modellix": self.vendor},
             vendor_keys={"modellix": a_key},
@@ -252,7 +254,7 @@ class Machine:
             callers=self._directory,
             wake=InvokingWake(self.poll),
             clock=clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def _aws(self, call: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from taskhook.core.ports import Admit
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.reply import Reply
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome
 from tests.sim.loop import VirtualLoop
 from tests.world import AtModellix, a_success
 
@@ -99,13 +99,13 @@ class Vendor(AtModellix):
         model: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         admit: Admit | None = None,
         **_: object,
     ) -> SubmitOutcome:
         """Take a task, or do as the spell says."""
-        del model, hook
+        del model, webhook_url
         pause = self._loop.pause
         if admit is not None and not await admit():
             return SubmitOutcome(submission=Submission.NOT_SENT, message="not admitted")
@@ -173,7 +173,7 @@ class Vendor(AtModellix):
         self.reported.add(task.name)
         return a_success(upstream_task_id)
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Tell the balance, or do as a spell says that touches every task."""
         mode, pause = self.mode(""), self._loop.pause
         if mode != "unreachable":
@@ -182,7 +182,7 @@ class Vendor(AtModellix):
         status = {"down": 503, "unreachable": 0, "silent": 0, "throttling": 429, "key refused": 401}.get(
             mode, 200
         )
-        return BalanceOutcome(answered=status in {200, 401}, status=status)
+        return FreeOutcome(answered=status in {200, 401}, status=status)
 
     async def _refuse_to_hold(self, how: str) -> PollOutcome:
         """Answer `?wait=true` with whatever a vendor, or a proxy before it, may."""

@@ -141,7 +141,7 @@ class History:
         await scene.until(lambda: not _running(scene), TASKS_END_WITHIN, step=20)
         left = _running(scene)
         if left:
-            scene.vendor.told.append(
+            scene.vendor.oddities.append(
                 f"{len(left)} tasks have not ended {TASKS_END_WITHIN:.0f} s after: {left}"
             )
         if self.dice.random() < 0.3:
@@ -285,7 +285,7 @@ def _running(scene: Scene) -> list[str]:
 def _broken(scene: Herd) -> Iterator[str]:
     """List what must not be, whatever the trouble was, by all that is known of the world."""
     yield from checks.of_anything(scene)
-    yield from (words for words in scene.vendor.told if "have not ended" in words)
+    yield from (words for words in scene.vendor.oddities if "have not ended" in words)
     if scene.ended_at > HOUR + TASKS_END_WITHIN + ALL_ENDS_WITHIN and not scene.expired:
         yield f"it was not quiet before {scene.ended_at:.0f} s"
     for task_id in scene.table.novel:

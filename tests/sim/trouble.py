@@ -92,7 +92,7 @@ def _of_end(task: dict[str, Any], posts: list[Post], *, reported: bool) -> Itera
 
 def _of_functions(machine: Machine) -> Iterator[str]:
     """List what an operator would see: crashes, and functions that were killed for their time."""
-    for event, facts in machine.told.events:
+    for event, facts in machine.reported.events:
         if event in {"task.crashed", "task.unreadable"}:
             yield f"{event} {facts}"
     for run in machine.runs:

@@ -11,7 +11,7 @@ from typing import Any
 
 from taskhook.core import ports
 from taskhook.core.record import State, Submission, SubmitOutcome
-from taskhook.core.vendor import BalanceOutcome, ListOutcome, PollKind, PollOutcome
+from taskhook.core.vendor import FreeOutcome, ListOutcome, PollKind, PollOutcome
 from taskhook.vendors import VENDORS
 from tests import history
 from tests.sim.deployment import LATER_MODEL, MODEL, Deployment
@@ -53,7 +53,7 @@ class Upstream:
 
     name: str
     since: float
-    hook: str | None
+    webhook_url: str | None
     ends: float
     fails: bool
     known: bool = True  # False: the vendor has lost it
@@ -80,7 +80,7 @@ class SimVendor(AtModellix):
         self.tasks: dict[str, Upstream] = {}
         self.requests: list[float] = []
         self.exchanges: list[history.Event] = []
-        self.told: list[str] = []  # what is odd at the moment it happens
+        self.oddities: list[str] = []  # what is odd at the moment it happens
         # by name: what becomes of its POSTs
         self.script: dict[str, list[Submission | str]] = defaultdict(list)
         self.refuses: list[Submission] = []  # what becomes of the next POSTs, of whatever task
@@ -100,7 +100,7 @@ class SimVendor(AtModellix):
         model: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         admit: ports.Admit | None = None,
         **_: object,
@@ -114,14 +114,14 @@ class SimVendor(AtModellix):
         self.posts.append(post)
         exchange = self._asked("submit", work=name)
         if limit <= timedelta(0):
-            self.told.append(f"{name} was posted with no time left")
+            self.oddities.append(f"{name} was posted with no time left")
         states = self._states_of(name)
         if not states & {State.SUBMITTING, State.UNKNOWN}:
-            self.told.append(f"{name} was posted while the table said {states or 'nothing'}")
+            self.oddities.append(f"{name} was posted while the table said {states or 'nothing'}")
 
         async def effect() -> SubmitOutcome:
             await asyncio.sleep(0.4)
-            return self._decide(post, hook)
+            return self._decide(post, webhook_url)
 
         async def strike(outcome: str) -> SubmitOutcome:
             return await self._strike(outcome, effect, limit)
@@ -150,7 +150,7 @@ class SimVendor(AtModellix):
         ends = now + self.times.get(name, self._deployment.task_time)
         self.tasks[f"up-elsewhere-{name}"] = Upstream(name, now, None, ends, fails=name.startswith("bad"))
 
-    def _decide(self, post: Post, hook: str | None) -> SubmitOutcome:
+    def _decide(self, post: Post, webhook_url: str | None) -> SubmitOutcome:
         now = self._loop.time()
         if self.down:
             return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="down")
@@ -171,8 +171,8 @@ class SimVendor(AtModellix):
         post.taken = True
         upstream = f"up-{len(self.tasks)}-{post.name}"
         ends = now + self.times.get(post.name, self._deployment.task_time)
-        self.tasks[upstream] = Upstream(post.name, now, hook, ends, fails=post.name.startswith("bad"))
-        if hook is not None:
+        self.tasks[upstream] = Upstream(post.name, now, webhook_url, ends, fails=post.name.startswith("bad"))
+        if webhook_url is not None:
             self._aside(self._call_webhooks(upstream))
         if planned == "silent":
             return SubmitOutcome(submission=Submission.AMBIGUOUS, message="the answer broke off")
@@ -223,12 +223,12 @@ class SimVendor(AtModellix):
         self._answered(exchange, status=200, state=_STATES.get(answer.kind))
         return answer
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """End a task that runs: it fails at once; remove one that has ended, where the vendor does that."""
         del operation
         self._asked("other")
 
-        async def effect() -> BalanceOutcome:
+        async def effect() -> FreeOutcome:
             await asyncio.sleep(0.2)
             task = self.tasks[upstream_task_id]
             if self._loop.time() < task.ends:
@@ -236,13 +236,13 @@ class SimVendor(AtModellix):
             elif self.vendor.cancel_removes:
                 task.known = False
                 if not task.fails and task.reported is None:
-                    self.told.append(f"the result of {task.name} was removed before anyone had seen it")
-            return BalanceOutcome(answered=True, status=200)
+                    self.oddities.append(f"the result of {task.name} was removed before anyone had seen it")
+            return FreeOutcome(answered=True, status=200)
 
-        async def strike(outcome: str) -> BalanceOutcome:
-            return BalanceOutcome(answered=outcome in {"key refused", "missing"}, status=503, message=outcome)
+        async def strike(outcome: str) -> FreeOutcome:
+            return FreeOutcome(answered=outcome in {"key refused", "missing"}, status=503, message=outcome)
 
-        answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
+        answer: FreeOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
     async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
@@ -264,19 +264,19 @@ class SimVendor(AtModellix):
         listed: ListOutcome = await self._injector.interact("poll", effect, strike)
         return listed
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Tell the balance, where the vendor answers."""
         self._asked("other")
 
-        async def effect() -> BalanceOutcome:
+        async def effect() -> FreeOutcome:
             await asyncio.sleep(0.2)
             if self.down:
-                return BalanceOutcome(answered=False, status=503)
-            return BalanceOutcome(
+                return FreeOutcome(answered=False, status=503)
+            return FreeOutcome(
                 answered=True, status=200, body={"code": 0, "message": "success", "data": {"balance": 1.0}}
             )
 
-        async def strike(outcome: str) -> BalanceOutcome:
+        async def strike(outcome: str) -> FreeOutcome:
             if outcome == "slow":
                 await asyncio.sleep(10)
                 return await effect()
@@ -284,9 +284,9 @@ class SimVendor(AtModellix):
                 outcome in {"key refused", "missing"},
                 {"key refused": 401, "missing": 404, "throttled": 429},
             )
-            return BalanceOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
+            return FreeOutcome(answered=answered, status=status.get(outcome, 503), message=outcome)
 
-        answer: BalanceOutcome = await self._injector.interact("poll", effect, strike)
+        answer: FreeOutcome = await self._injector.interact("poll", effect, strike)
         return answer
 
     async def _look(self, upstream_task_id: str, *, hold: bool) -> PollOutcome:
@@ -313,7 +313,7 @@ class SimVendor(AtModellix):
         await asyncio.sleep(task.ends - self._loop.time())
         for pause in (0.0, 5.0, 30.0, 60.0):
             await asyncio.sleep(pause)
-            visit = self._webhook(task.hook or "", upstream_task_id)
+            visit = self._webhook(task.webhook_url or "", upstream_task_id)
             await visit.ended.wait()
             if visit.answer is None and not visit.dead:
                 return

@@ -12,6 +12,7 @@ from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.tasks.query import Listing
 from tests.contract import check, document
+from tests.rows import each_row
 from tests.world import START
 
 RETENTION = timedelta(days=7)
@@ -40,7 +41,7 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     return dict(answer["data"])
 
 
-@pytest.mark.parametrize(
+@each_row(
     "odd",
     [
         {"result": None},

@@ -50,7 +50,7 @@ class ArchiveWorld(PollerWorld):
             originals=self.originals,
             wake=self.woken,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def succeed(self, *urls: str) -> Task:
@@ -227,7 +227,7 @@ async def test_files_of_which_one_is_gone(archiver: ArchiveWorld) -> None:
     await archiver.tick(task.task_id)
     said = [(resource["archived"], resource["url"] in urls) for resource in archiver.resources(task)]
     assert said == [(False, True), *[(True, False)] * (MAX_COPIES - 1), (False, True)]
-    assert archiver.told.count("archive.failed") == 1
+    assert archiver.reported.count("archive.failed") == 1
 
 
 @pytest.mark.parametrize("tells_size", [True, False])
@@ -360,7 +360,7 @@ async def test_a_poisoned_copy_is_told_without_its_text(archiver: ArchiveWorld) 
     archiver.originals.errors.append(ZeroDivisionError("https://files.example.com/?signature=secret"))
     task = await archiver.succeed()
     assert await archiver.copy(task) == {}
-    [facts] = [facts for event, facts in archiver.told.events if event == "task.crashed"]
+    [facts] = [facts for event, facts in archiver.reported.events if event == "task.crashed"]
     assert facts == {"task_id": task.task_id, "error": "ZeroDivisionError"}
 
 
@@ -370,7 +370,7 @@ async def test_nothing_told_names_a_link(archiver: ArchiveWorld) -> None:
     task = await archiver.succeed()
     await archiver.copy(task)
     await archiver.tick(task.task_id)
-    told = repr(archiver.told.events)
+    told = repr(archiver.reported.events)
     assert "archive.failed" in told
     assert "files.example.com" not in told
     assert task.copies[0].token not in told

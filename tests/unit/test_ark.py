@@ -18,6 +18,7 @@ from taskhook.vendors.ark import ARK
 from tests.local.ark import ArkTasks
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile, VendorTask
+from tests.rows import each_row
 from tests.unit.test_vendors import ANYTHING, a_task
 from tests.vendor_answers import golden, upstream_of
 from tests.world import START
@@ -47,7 +48,7 @@ def ended(outcome: PollOutcome) -> Task:
 # --- what callers ask -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "route"),
     [
         ("POST", TASKS, Route(Action.SUBMIT)),
@@ -67,7 +68,7 @@ def test_paths(method: str, path: str, route: Route | None) -> None:
     assert ARK.route(method, path, {}) == route
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "body", "status", "word"),
     [
         ("/api/v3/images/generations", BODY, 404, TASKS),
@@ -97,7 +98,7 @@ def test_requests() -> None:
 # --- what it answers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", GOLDEN["errors"], ids=lambda error: str(error["body"]["error"]["code"]))
+@each_row("error", GOLDEN["errors"], ids=lambda error: str(error["body"]["error"]["code"]))
 def test_the_vendors_words_are_told(error: Json) -> None:
     """Behind its code; an account in debt is no fault of the request."""
     told, words = ARK.read_submission(error["status"], error["body"]), error["body"]["error"]
@@ -135,7 +136,7 @@ def test_a_success() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answer", "message"),
     [
         (
@@ -170,7 +171,7 @@ def test_any_answer_is_read_and_shown(parts: Json, status: str) -> None:
 # --- its form -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["succeeded", "failed", "expired", "cancelled"])
+@each_row("name", ["succeeded", "failed", "expired", "cancelled"])
 def test_the_form_of_a_task_that_has_ended(name: str) -> None:
     """What the vendor said, under our id."""
     task = ended(told(name))
@@ -222,7 +223,7 @@ def test_its_list_is_narrowed_down_and_paged() -> None:
         listed(tasks, {"page_num": "0"})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "message", "code"),
     [
         (400, "InvalidParameter.Ratio: no such ratio", "InvalidParameter.Ratio"),

@@ -9,6 +9,7 @@ from taskhook.adapters.dynamodb.tasks import task_of, values_of
 from taskhook.core.record import CallbackState, ErrorCode, State, Submission, SubmitOutcome, milliseconds
 from taskhook.core.task import Task
 from taskhook.tasks.audit import Audit, Limits, StoredTask
+from tests.rows import each_row
 from tests.sim.__main__ import SEED, play
 from tests.sim.deployment import TASKS
 from tests.sim.injector import Point
@@ -77,7 +78,7 @@ def test_a_refusal_that_was_the_answer_to_the_submit_needs_no_callback(status: i
     assert audited(refused(answer_status=status), after=MINUTE).findings == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "soon", "late", "words"),
     [
         (changed(watched()), DAY, DAY + HOUR, "past MaxTaskHours"),
@@ -116,7 +117,7 @@ def test_what_is_overdue_is_told_once_it_is(
     assert finding.advice
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("values", "words"),
     [
         (changed(watched(), expires_at=int(START.timestamp()) + 9_999_999), "both `work` and `expires_at`"),
@@ -180,7 +181,7 @@ SCENARIOS = (
 )
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@each_row("name", SCENARIOS)
 def test_what_the_product_leaves_behind_is_no_finding(name: str) -> None:
     """Every task of a scenario, when all is quiet."""
     scene = play(name, SEED, plan=Point(-1, "", ""))

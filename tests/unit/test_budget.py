@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from taskhook.core import admission, rate_limit
 from taskhook.core.admission import AdmissionState
+from tests.rows import each_row
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -67,7 +68,7 @@ def test_a_refusal_with_nothing_running_waits_too() -> None:
     assert AdmissionState().refused(0, NOW).next_try(0, NOW) == NOW + admission.PROBE
 
 
-@pytest.mark.parametrize("retry_after_s", [0, 1, 59, 600])
+@each_row("retry_after_s", [0, 1, 59, 600])
 def test_the_slots_learnt_decide_and_retry_after_only_makes_the_wait_longer(retry_after_s: int) -> None:
     """A vendor that says `Retry-After: 1` to each refusal for want of a slot is not asked every second."""
     wait = timedelta(seconds=retry_after_s)
@@ -106,7 +107,7 @@ def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
     assert not state.in_trouble
 
 
-@pytest.mark.parametrize("unknown", range(2 * admission.MOST_UNKNOWN))
+@each_row("unknown", range(2 * admission.MOST_UNKNOWN))
 def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -> None:
     """Before the third unknown outcome in a row, a pause is one that the vendor asked for."""
     until = NOW + timedelta(minutes=10)

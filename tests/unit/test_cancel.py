@@ -9,9 +9,10 @@ from taskhook.core.errors import RejectedError
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome, PollKind, PollOutcome, Vendor
+from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
 from taskhook.vendors import VENDORS
+from tests.rows import each_row
 from tests.unit.test_vendors import a_task
 from tests.world import (
     FakeVendor,
@@ -38,11 +39,11 @@ class CancelingVendor(FakeVendor):
     cancels: list[str] = field(default_factory=list)
     status: int = 200
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Take it, or answer as told."""
         del operation
         self.cancels.append(upstream_task_id)
-        return BalanceOutcome(answered=self.status < 500, status=self.status)
+        return FreeOutcome(answered=self.status < 500, status=self.status)
 
 
 class CancelWorld:
@@ -98,7 +99,10 @@ async def test_what_has_just_ended_is_not_removed(vendor: Vendor, ended: PollOut
     world.api.poll_outcomes.append(ended)
     assert (await world.cancel()).task_id == world.task.task_id
     assert world.api.cancels == []
-    assert (world.woken.ended, world.woken.told) == ([world.task.task_id], {world.task.task_id: ended})
+    assert (world.woken.ended, world.woken.known_outcomes) == (
+        [world.task.task_id],
+        {world.task.task_id: ended},
+    )
 
 
 @EACH_THAT_REMOVES
@@ -143,7 +147,7 @@ async def test_the_look_and_the_cancel_are_two_requests(vendor: Vendor) -> None:
 
 
 @EACH
-@pytest.mark.parametrize(("said", "status"), [(400, 409), (409, 409), (503, 503)])
+@each_row(("said", "status"), [(400, 409), (409, 409), (503, 503)])
 async def test_a_vendor_that_does_not_cancel_says_so(vendor: Vendor, said: int, status: int) -> None:
     """Refused, or without an answer."""
     world = CancelWorld(vendor)

@@ -25,6 +25,7 @@ from tests.local.dashscope import DashScopeTasks
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile, VendorTask
 from tests.modellix.words import RefusedError
+from tests.rows import each_row
 from tests.world import START, a_caller
 
 GOLDEN: Json = json.loads((Path(__file__).parents[1] / "golden/dashscope.json").read_text())
@@ -100,7 +101,7 @@ def test_it_is_in_the_registry() -> None:
     assert VENDORS["dashscope"] is DASHSCOPE
 
 
-@pytest.mark.parametrize("submit", GOLDEN["submits"], ids=lambda submit: str(submit["model"]))
+@each_row("submit", GOLDEN["submits"], ids=lambda submit: str(submit["model"]))
 def test_a_submit_is_passed_on_as_it_came(submit: Json) -> None:
     """Its path and its body, minified; always asynchronous, and with no word of ours."""
     request = read(submit["body"], path=submit["path"], x_webhook_url="https://hooks.example.com/t")
@@ -113,7 +114,7 @@ def test_a_submit_is_passed_on_as_it_came(submit: Json) -> None:
     assert sent.headers == {"X-DashScope-Async": "enable"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "query", "route"),
     [
         ("GET", "/api/v1/tasks/", {}, Route(Action.LIST)),
@@ -134,7 +135,7 @@ def test_paths(method: str, path: str, query: dict[str, str], route: Route | Non
     assert DASHSCOPE.route(method, path, query) == route
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     ["", "aigc", "a/b/c/d/e", "aigc//video-synthesis", "aigc/../keys", "a/b/c\n", "A/b/c"],
 )
@@ -146,7 +147,7 @@ def test_a_path_that_is_no_service_is_refused(path: str) -> None:
     assert DASHSCOPE.form.error(404, rejected.value.message)["code"] == "NotFound"
 
 
-@pytest.mark.parametrize("model", ["", "a" * 129, "wan 2", "wan\n", "ü", 7, None, ["wan"], {}, True])
+@each_row("model", ["", "a" * 129, "wan 2", "wan\n", "ü", 7, None, ["wan"], {}, True])
 def test_an_odd_model_is_refused(model: object) -> None:
     """By the field's name, in the vendor's form."""
     with pytest.raises(RejectedError, match="'model'") as rejected:
@@ -169,7 +170,7 @@ def test_repeats_are_told_from_others() -> None:
 # --- what it answers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", GOLDEN["errors"], ids=lambda error: str(error["code"]))
+@each_row("error", GOLDEN["errors"], ids=lambda error: str(error["code"]))
 def test_the_vendors_refusals(error: Json) -> None:
     """Its account and key are this deployment's affair, its quotas a matter of time, all else is for good."""
     outcome = DASHSCOPE.read_submission(error["status"], error)
@@ -189,7 +190,7 @@ def test_a_task_is_taken() -> None:
     assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, UPSTREAM)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "kind"),
     [
         ("pending", PollKind.PENDING),
@@ -209,7 +210,7 @@ def test_every_state(name: str, kind: PollKind) -> None:
     assert told(name).kind is kind
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "resources"),
     [
         ("succeeded", [("https://results.example.com/clip.mp4?Expires=1774460251", "video")]),
@@ -227,7 +228,7 @@ def test_a_success(name: str, resources: list[tuple[str, str]]) -> None:
     assert data["result"].get("text") == ("A kite." if name == "described" else None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("end_time", "ends"),
     [
         ("2026-03-25 01:37:31.910", milliseconds(END + DAY)),
@@ -319,7 +320,7 @@ def test_the_form_of_a_task_on_its_way() -> None:
     assert DASHSCOPE.form.canceled(queued).keys() == GOLDEN["canceled"].keys()
 
 
-@pytest.mark.parametrize(
+@each_row(
     "name", ["succeeded", "partly", "transcribed", "described", "failed", "failed_silently", "canceled"]
 )
 def test_the_form_of_a_task_that_has_ended(name: str) -> None:
@@ -374,8 +375,8 @@ def test_the_form_of_a_list() -> None:
         assert DASHSCOPE.form.listed(tasks, {"status": word})["total"] == 1
 
 
-@pytest.mark.parametrize("name", ["start_time", "end_time"])
-@pytest.mark.parametrize("value", ["", "yesterday", "20261123", "2026-11-23 20:00:00", "202611232000000"])
+@each_row("name", ["start_time", "end_time"])
+@each_row("value", ["", "yesterday", "20261123", "2026-11-23 20:00:00", "202611232000000"])
 def test_an_odd_time_of_a_list_is_refused(name: str, value: str) -> None:
     """By its name: it would find nothing, and say nothing."""
     with pytest.raises(RejectedError, match=f"'{name}'") as rejected:
@@ -383,7 +384,7 @@ def test_an_odd_time_of_a_list_is_refused(name: str, value: str) -> None:
     assert rejected.value.status == 400
 
 
-@pytest.mark.parametrize("error", GOLDEN["errors"], ids=lambda error: str(error["code"]))
+@each_row("error", GOLDEN["errors"], ids=lambda error: str(error["code"]))
 def test_a_refusal_of_the_vendors_is_passed_on(error: Json) -> None:
     """In the vendor's form; a code of one word becomes what the status means."""
     outcome = DASHSCOPE.read_submission(error["status"], error)
@@ -510,13 +511,13 @@ def test_of_the_list_what_was_made_counts() -> None:
     assert made() == []
 
 
-@pytest.mark.parametrize("row", [None, 1, {}, {"task_id": "up-2"}, a_row(task_id=2), a_row(gmt_create="now")])
+@each_row("row", [None, 1, {}, {"task_id": "up-2"}, a_row(task_id=2), a_row(gmt_create="now")])
 def test_with_a_row_that_cannot_be_read_nothing_is_certain(row: Any) -> None:
     """It may be the task."""
     assert made(a_row(), row) is None
 
 
-@pytest.mark.parametrize("more", [{"total": 2}, {"total": None}, {"total": "1"}, {"data": None}])
+@each_row("more", [{"total": 2}, {"total": None}, {"total": "1"}, {"data": None}])
 def test_a_page_that_is_not_the_whole_list_says_nothing(more: Json) -> None:
     """There may be another candidate beyond it."""
     assert made(a_row(), **more) is None

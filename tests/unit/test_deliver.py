@@ -17,6 +17,7 @@ from taskhook.core.task import Task
 from taskhook.delivery import samples  # pytest would take `TestResult` for a test
 from taskhook.delivery.attempt import DeliveryPorts, attempt
 from taskhook.delivery.hosts import FAILURES, Hosts
+from tests.rows import each_row
 from tests.world import (
     START,
     FakeReceivers,
@@ -40,7 +41,7 @@ class DeliveryWorld:
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
     control: MemoryControl = field(default_factory=MemoryControl)
-    told: RecordingReporter = field(default_factory=RecordingReporter)
+    reported: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
         self.receivers = FakeReceivers(self.clock)
@@ -50,7 +51,7 @@ class DeliveryWorld:
             callers=MemoryCallers(ALICE),
             hosts=Hosts(self.clock),
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
             retention=RETENTION,
         )
 
@@ -196,7 +197,7 @@ async def test_the_log_says_when_and_what(world: DeliveryWorld) -> None:
     assert first.next_at is not None
     assert timedelta(seconds=4) < first.next_at - first.at < timedelta(seconds=6)
     assert (last.status, last.next_at) == (200, None)
-    [(_, one), (_, two)] = [told for told in world.told.events if told[0] == "callback.attempted"]
+    [(_, one), (_, two)] = [told for told in world.reported.events if told[0] == "callback.attempted"]
     assert (one["status"], one["attempt"], one["state"], two["status"], two["attempt"], two["state"]) == (
         503,
         1,
@@ -236,7 +237,7 @@ class SlowTasks(MemoryTasks):
         return stored
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("write_seconds", "claims"),
     [((0.1,), 1), ((15,), 1), ((15.1, 0.1), 2), ((18.5, 15), 2), ((29.9, 0), 2), ((60, 1), 2)],
 )
@@ -298,7 +299,7 @@ async def test_a_claim_that_is_borne_already_must_cover_the_attempt(
 async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> None:
     """With the caller, the host, what happened, and for how long the breaker is open."""
     await world.through(await world.ended(), *["timeout"] * FAILURES)
-    [(_, facts)] = [told for told in world.told.events if told[0] == "receiver.circuit_opened"]
+    [(_, facts)] = [told for told in world.reported.events if told[0] == "receiver.circuit_opened"]
     assert facts == {
         "caller": "alice",
         "host": "r.example.com",
@@ -308,7 +309,7 @@ async def test_a_breaker_that_opens_is_reported_once(world: DeliveryWorld) -> No
     }
 
 
-# --- a receiver tried out -------------------------------------------------------------------------
+# --- a receiver under test -------------------------------------------------------------------------
 
 
 async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list[samples.TestResult]:
@@ -320,7 +321,7 @@ async def tried(world: DeliveryWorld, body: Json, caller: object = None) -> list
         rate=world.control,
         callbacks=world.receivers,
         clock=world.clock,
-        reporter=world.told,
+        reporter=world.reported,
     )
 
 
@@ -350,7 +351,7 @@ async def test_a_sample_of_each_event_is_sent_signed_and_stored_nowhere(world: D
         assert headers["x-modellix-event"] == types[-1]
     assert types == ["prediction.task.succeeded", "prediction.task.failed"]
     assert len({headers["webhook-id"] for _, _, headers, _ in world.receivers.attempts}) == 2
-    assert (world.tasks.writes, world.told.count("callback.tested")) == (0, 2)
+    assert (world.tasks.writes, world.reported.count("callback.tested")) == (0, 2)
 
 
 async def test_the_callers_default_is_tried_where_none_is_named(world: DeliveryWorld) -> None:

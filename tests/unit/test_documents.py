@@ -24,6 +24,7 @@ from tests import documents
 from tests.contract import document, operation
 from tests.documents import PAGES, ROOT, page, section, table
 from tests.local.stack import template
+from tests.rows import each_row
 
 CONTRACT, OPERATE = "functions/README.md", "functions/OPERATE.md"
 MEASURED = ("what", "figure", "command", "measured")
@@ -49,7 +50,7 @@ def test_every_page_is_looked_at() -> None:
     assert {str(file.relative_to(ROOT)) for file in there} == set(PAGES)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@each_row("name", PAGES)
 def test_a_page_says_in_one_line_what_it_is(name: str) -> None:
     """A title, and one sentence of one line below it."""
     title, empty, summary, below = page(name).split("\n")[:4]
@@ -58,7 +59,7 @@ def test_a_page_says_in_one_line_what_it_is(name: str) -> None:
     assert len(summary) <= 140
 
 
-@pytest.mark.parametrize("name", PAGES)
+@each_row("name", PAGES)
 def test_every_link_leads_somewhere(name: str) -> None:
     """Files are there, and anchors on their pages."""
     for link in documents.links(name):
@@ -71,7 +72,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
             assert anchor in documents.anchors(str(target.resolve().relative_to(ROOT))), link
 
 
-@pytest.mark.parametrize("name", PAGES)
+@each_row("name", PAGES)
 def test_a_page_names_no_machine(name: str) -> None:
     """No path of the machine on which it was written."""
     assert re.findall(r"(?<![\w.])/(?:home|root|tmp|work|mnt|srv|Users)/", page(name)) == []
@@ -91,7 +92,7 @@ def test_pages_that_code_names_are_there() -> None:
             assert (ROOT / named).exists() or (file.parent / named).exists(), (file, named)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@each_row("name", PAGES)
 def test_commands_are_as_they_are_said(name: str) -> None:
     """What `make` is told to make is there; what `taskhook` is told to do in a block, it understands."""
     targets = re.findall(r"^\.PHONY: (\w+)$", page("Makefile"), re.MULTILINE)
@@ -186,7 +187,7 @@ def test_every_path_is_named() -> None:
         assert named in contract, path
 
 
-@pytest.mark.parametrize("name", PAGES)
+@each_row("name", PAGES)
 def test_every_call_that_is_named_is_there(name: str) -> None:
     """By the deployment or a vendor's own path; what has `…` in it, or braces of other words, is no path."""
     for verb, path in re.findall(r"`(GET|POST|DELETE) (/[^`? ]*)", page(name)):

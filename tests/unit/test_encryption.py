@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from taskhook.core import signature
 from taskhook.core.encryption import decrypt, derived_key, encrypt
 from taskhook.core.errors import DecryptionError
+from tests.rows import each_row
 
 
 @settings(max_examples=30)
@@ -45,7 +46,7 @@ def test_every_changed_bit_is_noticed() -> None:
             decrypt("v1:" + base64.b64encode(changed).decode(), material="m", context="alice")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "stored", ["", "v1:", "v1:AAAA", "whsec_AAAA", "v2:" + "A" * 96, "v1:" + "A" * 96, "v1:ü", "v1:%%%"]
 )
 def test_what_is_not_encrypted_is_told(stored: str) -> None:

@@ -30,6 +30,7 @@ from taskhook.delivery.hosts import (
     Order,
     host_of,
 )
+from tests.rows import each_row
 from tests.world import START, VirtualClock
 
 UP, DOWN = Reply(status=200), Reply(error="timeout")
@@ -78,7 +79,7 @@ def test_the_breaker_opens_after_five_failures_in_a_row() -> None:
     assert down.record(DOWN, later).is_open(later)
 
 
-@pytest.mark.parametrize("status", [200, 302, 404, 409, 410, 500, 503])
+@each_row("status", [200, 302, 404, 409, 410, 500, 503])
 def test_any_answer_shows_that_the_host_is_up(status: int) -> None:
     """What it says of the message is not a failure of the host."""
     mixed = [*[DOWN] * (FAILURES - 1), Reply(status=status)] * 3
@@ -92,8 +93,8 @@ def test_what_was_never_sent_says_nothing_of_the_host(error: str) -> None:
     assert after(*[Reply(error=error)] * 50) == BreakerState()
 
 
-@pytest.mark.parametrize("status", [429, 502, 504])
-@pytest.mark.parametrize(
+@each_row("status", [429, 502, 504])
+@each_row(
     ("asked", "wait"),
     [
         (None, MIN_RETRY_AFTER),

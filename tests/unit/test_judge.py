@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests import judge
+from tests.rows import each_row
 from tests.sim.__main__ import SEED, play
 from tests.sim.injector import Point
 from tests.sim.witness import lines
@@ -251,7 +252,7 @@ def spends_its_queue_on_a_vendor_in_trouble(events: Events) -> None:
     the(events, "end")["quiet"] = False
 
 
-@pytest.mark.parametrize(("scenario", "number", "act"), PLANTS, ids=[act.__name__ for *_, act in PLANTS])
+@each_row(("scenario", "number", "act"), PLANTS, ids=[act.__name__ for *_, act in PLANTS])
 def test_a_planted_violation_is_found(scenario: str, number: str, act: Plant) -> None:
     """The same history without it holds."""
     assert judge.judge(written(scenario)) == []
@@ -267,9 +268,7 @@ def test_ten_violations_at_least_are_planted_in_every_invariant_that_a_history_s
     assert {number for _, number, _ in PLANTS} == set("1234578")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "no JSON", '{"at": 1, "event": "gossip"}', '{"at": 1, "event": "end"}']
-)
+@each_row("text", ["", "{}", "no JSON", '{"at": 1, "event": "gossip"}', '{"at": 1, "event": "end"}'])
 def test_what_is_no_history_is_not_called_good(text: str) -> None:
     """An empty file proves nothing."""
     with pytest.raises((ValueError, LookupError, TypeError)):

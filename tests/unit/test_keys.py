@@ -12,6 +12,7 @@ from taskhook.adapters.aws.secrets import StackSecret, StoredKey
 from taskhook.adapters.aws.webhook_urls import SignedWebhookUrls
 from taskhook.core.encryption import derived_key
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
+from tests.rows import each_row
 
 BROKEN = [
     "AccessDeniedException",
@@ -69,7 +70,7 @@ async def test_keys_of_one_secret_are_read_together() -> None:
     assert secrets.reads == 1
 
 
-@pytest.mark.parametrize(
+@each_row(
     "answer",
     [
         held(""),
@@ -91,7 +92,7 @@ async def test_a_secret_that_holds_no_key_or_may_not_be_read_is_a_fault_of_the_c
         await stored(answer)[0](fresh=False)
 
 
-@pytest.mark.parametrize("answer", [ReadTimeoutError(endpoint_url="https://x"), *map(refused, PASSING)])
+@each_row("answer", [ReadTimeoutError(endpoint_url="https://x"), *map(refused, PASSING)])
 async def test_a_secret_that_cannot_be_read_now_is_read_later(answer: Exception) -> None:
     """A failure is not kept."""
     key, _ = stored(answer, held("key"))

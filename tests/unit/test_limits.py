@@ -16,6 +16,7 @@ from taskhook.core.limits import (
 )
 from taskhook.submit.request import _task_id
 from tests.contract import document
+from tests.rows import each_row
 
 ROOT = Path(__file__).parents[2]
 LIMITS = ("maximum", "maxLength", "pattern")
@@ -34,7 +35,7 @@ def limits() -> Iterator[tuple[str, str, Any]]:
                 )
 
 
-@pytest.mark.parametrize(
+@each_row(
     "limit",
     [
         ("listTasks", "limit", MAX_LISTED),

@@ -14,6 +14,7 @@ from taskhook.vendors.modellix import MODELLIX
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import Modellix, Results, VendorProfile, VendorTask
 from tests.modellix.words import RefusedError
+from tests.rows import each_row
 
 KEY, MODEL = "mdlx-test", "alibaba/wan2.2-animate-mix"
 BODY = (
@@ -161,7 +162,7 @@ def test_an_accepted_task_is_read_as_documented() -> None:
     assert (outcome.submission, outcome.upstream_task_id) == (Submission.TAKEN, UPSTREAM)
 
 
-@pytest.mark.parametrize("error", GOLDEN["errors"], ids=lambda error: str(error["message"]))
+@each_row("error", GOLDEN["errors"], ids=lambda error: str(error["message"]))
 def test_refusals_are_read_as_documented(error: Json) -> None:
     """By their status, in the vendor's words."""
     outcome = MODELLIX.read_submission(error["code"], error)
@@ -175,7 +176,7 @@ def test_refusals_are_read_as_documented(error: Json) -> None:
     assert outcome.message == error["message"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "fault", "at", "kind"),
     [
         ("pending", None, 0, PollKind.PENDING),

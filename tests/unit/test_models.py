@@ -14,6 +14,7 @@ from taskhook.core.models import Judgement, MediaRule, Verdict
 from taskhook.core.targets import TargetPolicy
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELS
+from tests.rows import each_row
 from tests.vectors import ALLOWED, FORBIDDEN, naming
 from tests.world import GOOD_IMAGE, GOOD_VIDEO, START, a_caller, a_request
 
@@ -82,7 +83,7 @@ def test_valid_request_is_read(slug: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     "fields",
     [
         {"mode": "wan-pro"},
@@ -98,7 +99,7 @@ def test_optional_values_are_read(fields: dict[str, Any]) -> None:
     assert sent == FIELDS | {name: value for name, value in fields.items() if name != "reference"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     "slug",
     [
         "ALIBABA/wan2.2-animate-mix",
@@ -148,7 +149,7 @@ def test_every_wrong_field_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     "name",
     ["extra", "Mode", "callbackUrl", "webhook_url", "watermark", "", "mode ", "__class__", "a.b", "x" * 100],
 )
@@ -157,7 +158,7 @@ def test_extra_field_is_named(name: str) -> None:
     refused(400, name, fields={name: "x"})
 
 
-@pytest.mark.parametrize("name", ["x" * 10_000, "a\nb", "\x1b[31m", "\u202e", "\ud800"])
+@each_row("name", ["x" * 10_000, "a\nb", "\x1b[31m", "\u202e", "\ud800"])
 def test_name_of_an_extra_field_cannot_do_harm(name: str) -> None:
     """Whatever a field is called, the refusal stays short and can be encoded."""
     with pytest.raises(RejectedError) as rejected:
@@ -167,43 +168,41 @@ def test_name_of_an_extra_field_cannot_do_harm(name: str) -> None:
     assert rejected.value.message.encode()
 
 
-@pytest.mark.parametrize("value", WRONG_TYPES)
-@pytest.mark.parametrize("name", ["image_url", "video_url", "mode", "check_image"])
+@each_row("value", WRONG_TYPES)
+@each_row("name", ["image_url", "video_url", "mode", "check_image"])
 def test_wrong_type_of_a_model_field_is_named(name: str, value: object) -> None:
     """A value of the wrong type is refused and its field named; nothing is coerced."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize("value", WRONG_TYPES[1:])
-@pytest.mark.parametrize("name", ["callback_url", "reference"])
+@each_row("value", WRONG_TYPES[1:])
+@each_row("name", ["callback_url", "reference"])
 def test_wrong_type_of_an_own_field_is_named(name: str, value: object) -> None:
     """Our own optional fields take a string, or null for none."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize("name", ["image_url", "video_url", "mode", "callback_url", "reference"])
+@each_row("value", [True, False])
+@each_row("name", ["image_url", "video_url", "mode", "callback_url", "reference"])
 def test_boolean_is_no_string(name: str, value: bool) -> None:  # noqa: FBT001  # a column of the table
     """A boolean is refused where a string is wanted."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize("value", [0, 1, "true", "false", "yes", ""])
+@each_row("value", [0, 1, "true", "false", "yes", ""])
 def test_check_image_is_a_boolean_and_nothing_like_one(value: object) -> None:
     """`check_image` is true or false; a string or a number is a mistake."""
     refused(400, "check_image", fields={"check_image": value})
 
 
-@pytest.mark.parametrize(
-    "value", ["", "wan", "WAN-STD", "wan-std ", " wan-pro", "wan_std", "wan-std,wan-pro"]
-)
+@each_row("value", ["", "wan", "WAN-STD", "wan-std ", " wan-pro", "wan_std", "wan-std,wan-pro"])
 def test_unknown_mode_is_refused_with_the_known_ones(value: str) -> None:
     """An unknown mode is refused by a message that lists the modes."""
     with pytest.raises(RejectedError, match=r"'mode'.*'wan-std' or 'wan-pro'"):
         read({"mode": value})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         "",
@@ -232,13 +231,13 @@ def test_unknown_mode_is_refused_with_the_known_ones(value: str) -> None:
         "http://example.com/" + "a" * MAX_URL,
     ],
 )
-@pytest.mark.parametrize("name", ["image_url", "video_url"])
+@each_row("name", ["image_url", "video_url"])
 def test_bad_media_url_is_named(name: str, value: str) -> None:
     """A media URL is http or https, ASCII, without spaces, with a host, and not over-long."""
     refused(400, name, fields={name: value})
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         "http://example.com",
@@ -260,7 +259,7 @@ def test_forbidden_callback_url_is_named() -> None:
             refused(400, "callback_url", webhook_url=row[1])
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "",
@@ -294,7 +293,7 @@ def test_conflicting_callback_urls_are_refused() -> None:
     assert read({"callback_url": HOOK}, webhook_url=HOOK).callback_url == HOOK
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "header", "default", "used"),
     [
         (None, None, None, None),
@@ -317,19 +316,19 @@ def test_bad_reference_is_named(reference: str) -> None:
     refused(400, "reference", fields={"reference": reference})
 
 
-@pytest.mark.parametrize("reference", ["", "x" * 200, "\u00e9" * 200, "\U0001f600" * 200, 'quo"te\n\u2028'])
+@each_row("reference", ["", "x" * 200, "\u00e9" * 200, "\U0001f600" * 200, 'quo"te\n\u2028'])
 def test_reference_is_kept_unchanged(reference: str) -> None:
     """Up to 200 characters of any script are echoed as they came."""
     assert read({"reference": reference}).reference == reference
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "a\nb", "a\x00b", "a\x7f", "\ud800"])
+@each_row("key", ["", "k" * 256, "a\nb", "a\x00b", "a\x7f", "\ud800"])
 def test_bad_idempotency_key_is_named(key: str) -> None:
     """A key has 1 to 255 printable characters."""
     refused(400, "Idempotency-Key", key=key)
 
 
-@pytest.mark.parametrize("key", ["k", "k" * 255, "order 7/a+b=c", "\u00e9"])
+@each_row("key", ["k", "k" * 255, "order 7/a+b=c", "\u00e9"])
 def test_good_idempotency_key_is_taken(key: str) -> None:
     """Any printable key up to 255 characters will do."""
     assert read(key=key).task_id == read(key=key).task_id
@@ -338,7 +337,7 @@ def test_good_idempotency_key_is_taken(key: str) -> None:
 # --- idempotency ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     "spelled_out",
     [
         {"check_image": True},
@@ -469,7 +468,7 @@ def test_what_is_certain_is_wrong_whatever_else_is_not_known(doubt: str) -> None
         assert rule.judge(good.model_copy(update={**changes, "doubt": doubt})).verdict is Verdict.WRONG
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rule", "changes"),
     [
         (VIDEO_RULE, {"seconds": (1.5,)}),
@@ -488,7 +487,7 @@ def test_what_may_lie_beyond_the_look_is_wrong_only_after_a_whole_look(
     assert doubtful.verdict is not Verdict.WRONG
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rule", "changes", "reason"),
     [
         (IMAGE_RULE, {"format": "", "tracks": (), "width": None}, "unknown format"),

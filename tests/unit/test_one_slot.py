@@ -82,7 +82,7 @@ async def test_queued_tasks_pass_through_one_slot(queued: int, about_s: int) -> 
         callbacks=world.receivers,
         callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
         clock=world.clock,
-        reporter=world.told,
+        reporter=world.reported,
     ).poller
     for number in range(queued):
         task = await world.add(State.QUEUED, f"q{number}", "alice" if number % 2 else "bob")

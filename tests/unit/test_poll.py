@@ -64,7 +64,7 @@ class PollerWorld:
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
     control: MemoryControl = field(default_factory=MemoryControl)
-    told: RecordingReporter = field(default_factory=RecordingReporter)
+    reported: RecordingReporter = field(default_factory=RecordingReporter)
 
     def __post_init__(self) -> None:
         self.ends: asyncio.Task[None] | None = None  # of a trouble
@@ -79,7 +79,7 @@ class PollerWorld:
             callbacks=self.receivers,
             callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         ).poller
 
     async def tick(self, *accepted: str, ended: tuple[str, ...] = (), told: Ends | None = None) -> PollReport:
@@ -124,7 +124,7 @@ class PollerWorld:
 
     def facts(self, event: str) -> list[dict[str, Any]]:
         """List what was told of one kind of event."""
-        return [facts for told, facts in self.told.events if told == event]
+        return [facts for told, facts in self.reported.events if told == event]
 
     async def run(self, duration: timedelta) -> None:
         """Let ticks come, a minute from start to start (never two at once here), for a while."""
@@ -152,7 +152,7 @@ async def test_an_idle_tick_writes_nothing(poller: PollerWorld) -> None:
         "",
     )
     assert poller.clock.now() == began
-    assert poller.told.events == []
+    assert poller.reported.events == []
 
 
 async def test_a_wake_watches_to_the_end_and_delivers_at_once(poller: PollerWorld) -> None:
@@ -613,7 +613,7 @@ async def test_one_poisoned_task_stops_no_other(poller: PollerWorld, monkeypatch
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(good).callback is CallbackState.DELIVERED
     assert poller.now_of(bad).state is State.WATCHED
-    assert poller.told.count("task.crashed") > 0
+    assert poller.reported.count("task.crashed") > 0
 
 
 async def test_a_wake_leaves_the_watching_to_the_leader(poller: PollerWorld) -> None:
@@ -795,7 +795,7 @@ async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     await poller.tick()
     assert poller.vendor.submits == ["https://example.com/next.jpg"]
     assert poller.now_of(queued).state is State.SUCCESS
-    assert poller.told.count("task.crashed") == 0
+    assert poller.reported.count("task.crashed") == 0
 
 
 async def test_economy_makes_one_pass_a_tick(poller: PollerWorld) -> None:
@@ -907,7 +907,7 @@ async def test_a_queue_that_waits_tells_its_oldest(poller: PollerWorld) -> None:
     await poller.tick()
     [waited] = poller.facts("queue.waited")
     assert waited == {"vendor": "modellix", "oldest_queued_s": 6 * 3600, "deadline_used": 25.0}
-    poller.told.events.clear()
+    poller.reported.events.clear()
     await poller.run(timedelta(minutes=2))
     assert poller.now_of(old).upstream_task_id is not None
     assert poller.facts("queue.waited") == []
@@ -1440,7 +1440,7 @@ async def test_a_thousand_callbacks_to_dead_hosts_delay_no_other(with_dead_hosts
     )
     touched = sum(poller.now_of(task) != task for task in dead)
     assert 10 <= touched <= 20
-    assert poller.told.count("receiver.circuit_opened") == 2
+    assert poller.reported.count("receiver.circuit_opened") == 2
 
 
 async def test_many_dead_hosts_leave_room_for_one_that_lives(with_dead_hosts: PollerWorld) -> None:
@@ -1775,7 +1775,7 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
         model: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         admit: Admit | None = None,
         **_: object,
@@ -1785,7 +1785,7 @@ def outage(poller: PollerWorld, duration: timedelta, *, of: str) -> None:
             await poller.clock.sleep(timedelta(seconds=0.2))
             return SubmitOutcome(submission=Submission.AMBIGUOUS, status=503, message="Service unavailable")
         poller.vendor.answered = True
-        return await submit(model, request, hook=hook, limit=limit, admit=admit)
+        return await submit(model, request, webhook_url=webhook_url, limit=limit, admit=admit)
 
     async def silent(upstream_task_id: str, *, hold: bool = False, **_: object) -> PollOutcome:
         if poller.clock.now() < until and of == "everything":
@@ -2165,7 +2165,7 @@ async def test_a_poisoned_task_rests_though_the_leader_before_has_died(
 
     monkeypatch.setattr(poller.vendor, "poll", poll_or_break)
     await poller.tick()
-    assert poller.told.count("task.crashed") == len(broken) >= 1
+    assert poller.reported.count("task.crashed") == len(broken) >= 1
     assert all(later - earlier >= minutes(1) for earlier, later in pairwise(broken))
 
 
@@ -2291,7 +2291,7 @@ async def test_admission_opens_though_what_broke_its_step_has_left_the_queue(
 
     monkeypatch.setattr(poller.tasks, "with_request", broken)
     await asyncio.gather(poller.tick(), end())
-    assert poller.told.count("task.crashed") == 1
+    assert poller.reported.count("task.crashed") == 1
     assert not poller.control.the_admission.waiting
 
 
@@ -2441,7 +2441,7 @@ async def test_a_table_that_is_away_for_a_moment_is_no_fault_of_a_queued_task(
     submitted = poller.now_of(task).submitted_at
     assert submitted is not None
     assert submitted - began <= PAUSE_SHORT + BEAT
-    assert poller.told.count("task.crashed") == 0
+    assert poller.reported.count("task.crashed") == 0
 
 
 async def test_a_poll_that_is_not_begun_takes_no_slot(
@@ -2458,6 +2458,7 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
         pacing=pacing,
         standing=standing,
         endings=Endings(rules=poller.rules, ports=poller.ports, hosts=Hosts(poller.clock), steps=Counter()),
+        steps=Counter(),
         is_running=running.__contains__,
         known=running.__contains__,
         track=lambda _: None,
@@ -2480,7 +2481,7 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
 
 def test_a_step_that_is_over_may_be_dropped(poller: PollerWorld) -> None:
     """A leader that leaves drops its held polls, and drains what is left, whatever it takes for held."""
-    Scheduler(clock=poller.clock, reporter=poller.told).cancel(["over"])
+    Scheduler(clock=poller.clock, reporter=poller.reported).cancel(["over"])
 
 
 async def test_the_first_poll_of_an_undescribed_model_is_learnt(poller: PollerWorld) -> None:

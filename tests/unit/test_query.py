@@ -14,10 +14,11 @@ from taskhook.core.ports import TaskPage
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import Attempt, CallbackState, State
 from taskhook.core.task import Task
-from taskhook.core.vendor import BalanceOutcome
+from taskhook.core.vendor import FreeOutcome
 from taskhook.tasks import commands, query, totals
 from taskhook.tasks.account import Account
 from taskhook.tasks.query import Filter, RedeliveryFilter, TotalsFilter
+from tests.rows import each_row
 from tests.world import (
     START,
     FakeVendor,
@@ -126,7 +127,7 @@ async def test_what_is_anothers_is_not_waited_for(tasks: MemoryTasks) -> None:
     assert clock.now() == START
 
 
-@pytest.mark.parametrize("value", ["", "1", "yes", "TRUE", "20"])
+@each_row("value", ["", "1", "yes", "TRUE", "20"])
 def test_wait_is_true_or_false(value: str) -> None:
     """Anything else is named."""
     assert query.is_waiting({"wait": "true"})
@@ -191,9 +192,9 @@ async def test_without_budget_the_balance_is_not_asked_for() -> None:
 class Scripted(FakeVendor):
     """A vendor that says of the balance what it is told."""
 
-    said = BalanceOutcome(answered=True)
+    said = FreeOutcome(answered=True)
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Say it."""
         return self.said
 
@@ -201,22 +202,22 @@ class Scripted(FakeVendor):
 ODD_BALANCES: list[Any] = ["12.3", None, True, [1], {}, math.inf, math.nan]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("said", "status"),
     [
-        (BalanceOutcome(answered=True, status=401, body={"code": 401}), 502),
-        (BalanceOutcome(answered=True, status=402, body={"data": {"balance": 1}}), 502),
-        (BalanceOutcome(answered=True, status=404), 502),
-        (BalanceOutcome(answered=False, status=429), 503),
-        (BalanceOutcome(answered=False), 503),
+        (FreeOutcome(answered=True, status=401, body={"code": 401}), 502),
+        (FreeOutcome(answered=True, status=402, body={"data": {"balance": 1}}), 502),
+        (FreeOutcome(answered=True, status=404), 502),
+        (FreeOutcome(answered=False, status=429), 503),
+        (FreeOutcome(answered=False), 503),
         *(
-            (BalanceOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
+            (FreeOutcome(answered=True, status=200, body={"data": {"balance": odd}}), 502)
             for odd in ODD_BALANCES
         ),
-        (BalanceOutcome(answered=True, status=200, body={"data": []}), 502),
+        (FreeOutcome(answered=True, status=200, body={"data": []}), 502),
     ],
 )
-async def test_what_is_no_balance_is_not_told_as_one(said: BalanceOutcome, status: int) -> None:
+async def test_what_is_no_balance_is_not_told_as_one(said: FreeOutcome, status: int) -> None:
     """A refusal of this deployment and an answer without a number are 502, no answer is a 503."""
     clock = VirtualClock()
     vendor = Scripted(clock)
@@ -258,7 +259,7 @@ async def test_bounds_beyond_all_tasks_are_no_bounds(tasks: MemoryTasks) -> None
     assert len((await listed(tasks, since="0001-01-01", limit="100"))[0]) == 25
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "name"),
     [
         ({"status": "done"}, "status"),
@@ -445,7 +446,7 @@ def found_by(task: Task, **parameters: str) -> bool:
     return Filter.read(parameters).matches(task)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "finds"),
     [
         ({"reference": "my reference"}, True),
@@ -500,9 +501,7 @@ def test_all_filters_together_fit_into_a_line_of_http() -> None:
             Filter.read({name: "x" * (most + 1)})
 
 
-@pytest.mark.parametrize(
-    "name", ["reference", "reference_prefix", "search", "upstream_task_id", "model", "host"]
-)
+@each_row("name", ["reference", "reference_prefix", "search", "upstream_task_id", "model", "host"])
 def test_a_task_without_it_is_found_by_none(name: str) -> None:
     """Without reference, vendor's id and URL, nothing that is asked for fits; an empty word is refused."""
     bare = a_task(1).model_copy(update={"reference": None, "upstream_task_id": None, "model": "x"})
@@ -517,7 +516,7 @@ def failing(number: int, *statuses: int | None, callback: CallbackState = Callba
     return an_ended(number, callback).model_copy(update={"log": log, "attempts": len(log)})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("task", "words"),
     [
         (a_task(1), {"none"}),
@@ -656,7 +655,7 @@ async def test_totals_go_on_where_they_are_cut_off() -> None:
 NO_AMOUNTS: list[Any] = [True, None, "", "NaN", "Infinity", "1e400", "9" * 50, {}, []]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("billing", "cost"),
     [
         ({"amount": "0.2400", "currency": "EUR"}, ("0.2400", "EUR")),
@@ -701,7 +700,7 @@ class RedeliveryWorld:
         self.tasks, self.control = MemoryTasks(), MemoryControl()
         self.wake = RecordingWake()
         self.clock = VirtualClock(START + timedelta(hours=2))
-        self.told = RecordingReporter()
+        self.reported = RecordingReporter()
 
     async def one(self, task: Task) -> Task:
         """Redeliver one."""
@@ -712,7 +711,7 @@ class RedeliveryWorld:
             rate=self.control,
             wake=self.wake,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def redelivery(self, **body: Any) -> commands.Redelivery:
@@ -725,7 +724,7 @@ class RedeliveryWorld:
             rate=self.control,
             wake=self.wake,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
     async def many(self, **body: Any) -> tuple[int, str | None]:
@@ -767,7 +766,7 @@ async def test_a_message_is_delivered_again_by_a_fresh_round(callback: CallbackS
         1,
         0,
     )
-    assert (world.wake.task_ids, world.told.count("callback.redelivered")) == ([task.task_id], 1)
+    assert (world.wake.task_ids, world.reported.count("callback.redelivered")) == ([task.task_id], 1)
 
 
 async def test_without_a_callback_there_is_nothing_to_deliver_again() -> None:
@@ -930,7 +929,7 @@ async def test_no_more_than_an_hour_of_the_rate_is_reserved() -> None:
     assert world.tasks.items["tk_" + "0" * 22].callback is UNDELIVERED
 
 
-@pytest.mark.parametrize("limit", [1, 7, 100, 500])
+@each_row("limit", [1, 7, 100, 500])
 async def test_following_the_cursor_delivers_each_once(limit: int) -> None:
     """Whatever the page, every message goes out again once."""
     world = RedeliveryWorld()
@@ -957,7 +956,7 @@ async def test_a_rare_state_is_looked_for_a_bounded_time() -> None:
     assert await world.many(cursor=cursor) == (1, None)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "name"),
     [
         ({"state": "waiting"}, "state"),
@@ -982,7 +981,7 @@ def test_a_bad_redelivery_is_refused_by_name(body: dict[str, Any], name: str) ->
     assert rejected.value.status == 400
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("parameters", "sentence"),
     [
         ({"limit": "101"}, "'limit' must be less than or equal to 100"),

@@ -23,6 +23,7 @@ from taskhook.vendors.runway import RUNWAY, VERSION
 from tests.local.runway import RunwayTasks
 from tests.modellix.faults import Fault
 from tests.modellix.vendor import VendorProfile, VendorTask
+from tests.rows import each_row
 from tests.world import START, a_caller
 
 GOLDEN: Json = json.loads((Path(__file__).parents[1] / "golden/runway.json").read_text())
@@ -109,7 +110,7 @@ def test_it_is_in_the_registry() -> None:
     assert VENDORS["runway"] is RUNWAY
 
 
-@pytest.mark.parametrize("submit", GOLDEN["submits"], ids=lambda submit: str(submit["path"]))
+@each_row("submit", GOLDEN["submits"], ids=lambda submit: str(submit["path"]))
 def test_a_submit_is_passed_on_as_it_came(submit: Json) -> None:
     """Its path, its body minified, the version, and not a word of ours."""
     request = read(submit["body"], path=submit["path"])
@@ -137,7 +138,7 @@ def test_what_is_ours_travels_as_headers() -> None:
     assert request.paid.headers == {"X-Runway-Version": "2025-01-01"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "route"),
     [
         ("POST", "/v1/image_to_video", Route(Action.SUBMIT)),
@@ -158,7 +159,7 @@ def test_paths(method: str, path: str, route: Route | None) -> None:
     assert RUNWAY.route(method, path, {}) == route
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     [
         "/v1/",
@@ -180,7 +181,7 @@ def test_a_path_that_makes_no_task_is_refused(path: str) -> None:
     refused(404, "makes no task", path=path)
 
 
-@pytest.mark.parametrize("model", ["", "a" * 129, "gen 4", "gen4\n", "ü", 7, None, ["gen4_turbo"], {}, True])
+@each_row("model", ["", "a" * 129, "gen 4", "gen4\n", "ü", 7, None, ["gen4_turbo"], {}, True])
 def test_an_odd_model_is_refused(model: object) -> None:
     """By the field's name."""
     refused(400, "'model'", body=BODY | {"model": model})
@@ -221,7 +222,7 @@ def test_nesting_has_room() -> None:
     assert json.loads(read(BODY | {"x": nested(63)}).paid.body)["x"] == nested(63)
 
 
-@pytest.mark.parametrize("version", ["", "a" * 201, "2024-11-06\r\nX-Evil: 1", "ü"])
+@each_row("version", ["", "a" * 201, "2024-11-06\r\nX-Evil: 1", "ü"])
 def test_an_odd_version_is_refused(version: str) -> None:
     """By the header's name: it goes to the vendor."""
     refused(400, "'X-Runway-Version'", headers={"x-runway-version": version})
@@ -265,7 +266,7 @@ def test_requests() -> None:
 # --- what it answers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "submission"),
     [
         *((status, Submission.REFUSED) for status in (400, 403, 404, 405, 413, 415, 422)),
@@ -274,7 +275,7 @@ def test_requests() -> None:
         *((status, Submission.AMBIGUOUS) for status in (200, 202, 204, 302, 408, 409, 500, 502, 503, 504)),
     ],
 )
-@pytest.mark.parametrize("body", [None, {}, {"error": "words"}, {"id": ""}, {"id": 7}, {"id": None}])
+@each_row("body", [None, {}, {"error": "words"}, {"id": ""}, {"id": 7}, {"id": None}])
 def test_answers_without_an_id(status: int, submission: Submission, body: Json | None) -> None:
     """The status alone decides."""
     outcome = RUNWAY.read_submission(status, body, retry_after=DAY)
@@ -283,7 +284,7 @@ def test_answers_without_an_id(status: int, submission: Submission, body: Json |
     assert outcome.message == expected
 
 
-@pytest.mark.parametrize("status", [int(status) for status in GOLDEN["errors"]])
+@each_row("status", [int(status) for status in GOLDEN["errors"]])
 def test_the_vendors_words_are_told(status: int) -> None:
     """Those of its documents."""
     body = GOLDEN["errors"][str(status)]
@@ -345,7 +346,7 @@ def test_a_success() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("answer", "message"),
     [
         (
@@ -365,7 +366,7 @@ def test_a_failure_says_why(answer: Json, message: str) -> None:
     assert (outcome.kind, outcome.message) == (PollKind.FAILED, message)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "answer",
     [
         {},

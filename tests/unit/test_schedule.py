@@ -15,6 +15,7 @@ from taskhook.core.schedule import (
     next_poll,
     retry_wait,
 )
+from tests.rows import each_row
 
 DAY = timedelta(hours=24)
 ZERO = timedelta(0)
@@ -127,7 +128,7 @@ def test_jitter_stays_within_a_tenth(attempts: int, jitter: float) -> None:
     assert planned * 0.9 - MICROSECOND <= wait <= planned * 1.1 + MICROSECOND
 
 
-@pytest.mark.parametrize(("jitter", "factor"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])
+@each_row(("jitter", "factor"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])
 def test_jitter_spreads_over_the_whole_range(jitter: float, factor: float) -> None:
     """The extremes of the random number give the extremes of the wait."""
     wait = retry_wait(9, jitter=jitter)
@@ -158,13 +159,13 @@ def test_retry_after_is_never_earlier_and_not_much_later(
     tried: int, jitter: float, status: int | None, soon: int, asked: timedelta
 ) -> None:
     """Whatever is asked: at least the schedule's wait, at most twice that or ten minutes, exactly between."""
-    planned = retry_wait(tried, jitter=jitter, status=status, soon=soon)
+    planned = retry_wait(tried, jitter=jitter, status=status, uncounted=soon)
     assert planned is not None
-    granted = retry_wait(tried, jitter=jitter, status=status, soon=soon, retry_after=asked)
+    granted = retry_wait(tried, jitter=jitter, status=status, uncounted=soon, retry_after=asked)
     assert granted == min(max(planned, asked), max(2 * planned, MOST_PATIENCE))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("tried", "asked", "granted"),
     [
         (1, timedelta(seconds=1), timedelta(seconds=5)),
@@ -191,10 +192,10 @@ def test_retry_after_adds_no_attempt(tried: int, jitter: float, asked: timedelta
 def test_soon_is_believed_five_times(status: int) -> None:
     """Then it is an answer like any other, and the schedule goes on where it was."""
     assert [means_soon(status, soon) for soon in range(7)] == [True] * 5 + [False] * 2
-    assert [retry_wait(3, jitter=0.5, status=status, soon=soon) for soon in range(5)] == [
+    assert [retry_wait(3, jitter=0.5, status=status, uncounted=soon) for soon in range(5)] == [
         SOON_WAIT
     ] * MOST_SOON
-    assert retry_wait(3, jitter=0.5, status=status, soon=5) == timedelta(minutes=30)
+    assert retry_wait(3, jitter=0.5, status=status, uncounted=5) == timedelta(minutes=30)
 
 
 @given(status=statuses.filter(lambda status: status not in {409, 425}), soon=st.integers(0, 9))
@@ -207,5 +208,5 @@ def test_nothing_else_means_soon(status: int | None, soon: int) -> None:
 def test_gone_is_believed_the_second_time(tried: int) -> None:
     """410 is tried once more, in an hour whatever the schedule; then it is the end. Nothing else ends it."""
     assert retry_wait(tried, jitter=0.5, status=410) == GONE_WAIT
-    assert retry_wait(tried, jitter=0.5, status=410, gone=True) is None
-    assert retry_wait(tried, jitter=0.5, status=404, gone=True) == schedule.RETRY_WAITS[tried]
+    assert retry_wait(tried, jitter=0.5, status=410, answered_gone=True) is None
+    assert retry_wait(tried, jitter=0.5, status=404, answered_gone=True) == schedule.RETRY_WAITS[tried]

@@ -88,6 +88,6 @@ async def test_a_vendor_without_a_key_is_a_503_that_says_so(world: SubmitWorld) 
     with pytest.raises(RejectedError, match="taskhook vendors set modellix") as rejected:
         await world.submit()
     assert (rejected.value.status, world.tasks.items) == (503, {})
-    assert [event for event in world.told.events if event[0].startswith("vendor.")] == []
+    assert [event for event in world.reported.events if event[0].startswith("vendor.")] == []
     raised = KeyUnavailableError
     assert (await world.submit()).task.state is State.WATCHED

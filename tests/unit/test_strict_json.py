@@ -7,6 +7,7 @@ from taskhook.api import strict_json
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_BODY
 from taskhook.core.message import Json
+from tests.rows import each_row
 
 
 @pytest.mark.parametrize("body", [{}, {"a": None, "b": [1, 2.5, {"c": "ü", "d": True}], "": "新"}])
@@ -17,7 +18,7 @@ def test_an_object_is_read_as_it_is(body: Json) -> None:
         assert strict_json.read(base64.b64encode(raw.encode()).decode(), is_base64=True) == body
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("raw", "words"),
     [
         ("", "invalid JSON format"),

@@ -50,7 +50,7 @@ class SubmitWorld:
     clock: VirtualClock = field(default_factory=VirtualClock)
     tasks: MemoryTasks = field(default_factory=MemoryTasks)
     control: MemoryControl = field(default_factory=MemoryControl)
-    told: RecordingReporter = field(default_factory=RecordingReporter)
+    reported: RecordingReporter = field(default_factory=RecordingReporter)
     woken: RecordingWake = field(default_factory=RecordingWake)
     caller: Caller = field(default_factory=a_caller)
 
@@ -85,7 +85,7 @@ class SubmitWorld:
             allowances={"modellix": self.allowance},
             wake=self.woken,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
         return await submit(
             request,
@@ -389,7 +389,7 @@ async def test_an_outcome_that_cannot_be_stored_is_called_unknown(
     monkeypatch.setattr(world.tasks, "swap", fail)
     assert (await world.submit()).status == 502
     assert ("task.outcome_unstored", "task-0") in [
-        (event, facts.get("upstream_task_id")) for event, facts in world.told.events
+        (event, facts.get("upstream_task_id")) for event, facts in world.reported.events
     ]
 
 
@@ -419,7 +419,7 @@ async def test_what_was_paid_for_is_told_before_it_is_stored(
 
     async def fail(_old: Task, _new: Task) -> Task:
         told.append(
-            [event for event, facts in world.told.events if facts.get("upstream_task_id") == "task-0"]
+            [event for event, facts in world.reported.events if facts.get("upstream_task_id") == "task-0"]
         )
         raise StoreUnavailableError("down")
 
@@ -453,7 +453,7 @@ async def test_what_was_paid_for_is_stored_though_the_table_refuses_for_a_while(
         State.WATCHED,
         "task-0",
     )
-    assert world.told.count("task.outcome_unstored") == 1
+    assert world.reported.count("task.outcome_unstored") == 1
 
 
 @pytest.mark.parametrize("call", ["admission", "set_admission"])
@@ -528,7 +528,7 @@ async def test_a_table_that_hangs_after_the_post_is_told_and_answered_in_time(
     began = world.clock.now()
     answer = await world.submit()
     assert (answer.status, len(world.vendor.taken)) == (502, 1)
-    assert world.told.count("task.outcome_unstored") == 1
+    assert world.reported.count("task.outcome_unstored") == 1
     assert world.clock.now() - began <= timedelta(seconds=14)
 
 
@@ -573,7 +573,7 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
             model: str,
             request: bytes,
             *,
-            hook: str | None,
+            webhook_url: str | None,
             limit: timedelta,
             admit: Admit | None = None,
             **_: object,
@@ -581,7 +581,7 @@ async def test_a_second_request_takes_a_token_of_its_own(world: SubmitWorld) -> 
             """Be asked twice."""
             assert admit is not None
             assert await admit()
-            return await super().submit(model, request, hook=hook, limit=limit, admit=admit)
+            return await super().submit(model, request, webhook_url=webhook_url, limit=limit, admit=admit)
 
     world.vendor = Refusing(world.clock)
     await world.submit()
@@ -619,7 +619,7 @@ async def test_a_key_that_cannot_be_used_is_told_and_frees_the_idempotency_key(w
         True,
         True,
     )
-    facts = next(facts for event, facts in world.told.events if event == "task.submitted")
+    facts = next(facts for event, facts in world.reported.events if event == "task.submitted")
     assert metric_of("task.submitted", facts) == "VendorRefused"
     assert (await world.submit("key-1")).status == 200
 
@@ -651,7 +651,9 @@ async def test_the_vendor_is_told_where_its_webhook_goes(world: SubmitWorld) -> 
     """The hook carries our own task id and a token."""
     answer = await world.submit()
     task_id = answer.task.task_id
-    assert world.vendor.hooks == {"task-0": f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"}
+    assert world.vendor.webhook_urls == {
+        "task-0": f"https://tasks.example.com/hooks/{task_id}/token-of-{task_id}"
+    }
 
 
 async def test_while_one_task_waits_no_other_overtakes_it(world: SubmitWorld) -> None:
@@ -660,7 +662,7 @@ async def test_while_one_task_waits_no_other_overtakes_it(world: SubmitWorld) ->
     for _ in range(3):
         assert (await world.submit()).task.state is State.QUEUED
     assert (len(world.vendor.submits), world.control.admission_writes) == (1, 1)
-    lengths = [facts["queued"] for told, facts in world.told.events if told == "task.accepted"]
+    lengths = [facts["queued"] for told, facts in world.reported.events if told == "task.accepted"]
     assert lengths == [None, 2, 3]  # of the queue as the task joins it; the first was to be paid
 
 
@@ -772,9 +774,9 @@ async def test_without_time_for_an_answer_nothing_is_sent(
     payment = PaymentPorts(
         tasks=world.tasks,
         vendors={"modellix": world.vendor},
-        hooks=None,
+        webhook_urls=None,
         clock=world.clock,
-        reporter=world.told,
+        reporter=world.reported,
         retention=RETENTION,
     )
     paid, _ = await pay(task, deadline=now + timedelta(seconds=left_s), payment=payment)
@@ -838,7 +840,7 @@ async def test_media_are_looked_at_at_once_and_in_time(inspected: SubmitWorld) -
     assert answer.task.submitted_at == answer.task.accepted_at == before + timedelta(seconds=1)
     assert (answer.task.unchecked, answer.task.claimed_until) == ({}, None)
     # what is as usual costs no line
-    assert "media.checked" not in {event for event, _ in inspected.told.events}
+    assert "media.checked" not in {event for event, _ in inspected.reported.events}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class TakeoverWorld(PollerWorld):
             allowances={"modellix": self.allowance},
             wake=self.woken,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         )
 
 
@@ -68,7 +68,7 @@ async def test_one_that_has_ended_is_ended_at_once(world: TakeoverWorld) -> None
     """The poller is woken with what the vendor said."""
     world.clock.pass_by(timedelta(hours=1))
     task = await world.watch()
-    told = world.woken.told[task.task_id]
+    told = world.woken.known_outcomes[task.task_id]
     assert (world.woken.ended, told.kind if told else None) == ([task.task_id], PollKind.SUCCEEDED)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from taskhook.core.errors import ForbiddenTargetError, NotPublicError
 from taskhook.core.limits import MAX_URL
 from taskhook.core.targets import MEDIA, TargetPolicy, is_public
+from tests.rows import each_row
 from tests.vectors import ALLOWED, FORBIDDEN, FORBIDDEN_ADDRESSES, FORBIDDEN_HOSTS, naming, numeric
 
 PUBLIC = TargetPolicy()
@@ -55,16 +56,14 @@ def test_allowed_url_passes() -> None:
             PUBLIC.check_url(url)
 
 
-@pytest.mark.parametrize(
-    "address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"]
-)
+@each_row("address", ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
 def test_public_address_passes(address: str) -> None:
     """A public unicast address may be connected to."""
     assert is_public(address)
     PUBLIC.check_address(address)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "",
@@ -134,7 +133,7 @@ def test_length_is_bounded(length: int, passes: bool) -> None:  # noqa: FBT001  
 OWN = "https://hook.example.com"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         OWN,
@@ -147,7 +146,7 @@ OWN = "https://hook.example.com"
         "https://HOOK.example.com.:65535/x",
     ],
 )
-@pytest.mark.parametrize(
+@each_row(
     "own_origin",
     [OWN, "https://Hook.example.com/", "https://hook.example.com:8443", "https://hook.example.com./"],
 )
@@ -160,7 +159,7 @@ def test_own_host_is_refused_on_every_port(own_origin: str, url: str) -> None:
     assert not allowed(policy, url)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "https://a.hook.example.com/",
@@ -175,7 +174,7 @@ def test_neighbours_of_the_own_host_may_be_called(url: str) -> None:
     assert allowed(TargetPolicy(own_origins=("",)), OWN)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "refused"),
     [
         ("http://127.0.0.1:8080/hook", True),
@@ -189,7 +188,7 @@ def test_own_port_is_refused_on_a_shared_host(*, url: str, refused: bool) -> Non
     assert allowed(TargetPolicy(own_origins=("http://127.0.0.1:8080",), relaxed=True), url) is not refused
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "http://127.0.0.1:1/hook",
@@ -209,7 +208,7 @@ def test_relaxed_allows_http_loopback_and_any_port(url: str) -> None:
     assert not allowed(PUBLIC, url)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "ftp://localhost/",
@@ -230,7 +229,7 @@ def test_relaxed_still_refuses_what_is_no_plain_url(url: str) -> None:
     assert not allowed(RELAXED, url)
 
 
-@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES[::20])
+@each_row("address", FORBIDDEN_ADDRESSES[::20])
 def test_relaxed_connects_anywhere(address: str) -> None:
     """The relaxed policy lets every address through, which is why only the emulated account has it."""
     RELAXED.check_address(address)
@@ -244,7 +243,7 @@ def test_media_may_also_come_over_http(url: str) -> None:
     PUBLIC.check_url(url, MEDIA)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "ftp://example.com/a",

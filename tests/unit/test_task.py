@@ -11,6 +11,7 @@ from taskhook.core.message import MAX_NOTE, MAX_VENDOR_DATA, Json, minified
 from taskhook.core.record import Attempt, CallbackState, ErrorCode, RetryKey, State, Submission, SubmitOutcome
 from taskhook.core.task import MAX_LOG, IllegalTransitionError, Task
 from taskhook.vendors.modellix import MODELLIX
+from tests.rows import each_row
 from tests.world import START, a_caller, a_request
 
 RETENTION = timedelta(days=7)
@@ -166,15 +167,15 @@ class TaskMachine(RuleBasedStateMachine):
                 self.now,
             )
 
-    @rule(reaped=st.booleans())
-    def doubt(self, reaped: bool) -> None:  # noqa: FBT001  # hypothesis fills it
+    @rule(died=st.booleans())
+    def outcome_unknown(self, died: bool) -> None:  # noqa: FBT001  # hypothesis fills it
         """Learn nothing, from the vendor or from a dead invocation."""
         ambiguous = outcome(Submission.AMBIGUOUS, 500)
         if self.step(
             {State.SUBMITTING},
             lambda: (
                 self.task.mark_unknown()
-                if reaped
+                if died
                 else self.task.submitted(ambiguous, self.now, retention=RETENTION)
             ),
         ):
@@ -587,7 +588,7 @@ def test_ambiguous_outcome_is_called_ambiguous(*, paying: bool, status: int) -> 
 
 
 def test_an_unknown_outcome_that_comes_late_adds_nothing_to_a_recovered_task() -> None:
-    """Once a claim was reaped, only what settles the matter counts."""
+    """Once a claim has run out, only what settles the matter counts."""
     with pytest.raises(IllegalTransitionError):
         accepted().mark_unknown().submitted(outcome(Submission.AMBIGUOUS), START, retention=RETENTION)
 
@@ -654,7 +655,7 @@ def test_message_of_a_success() -> None:
     assert task.event == "prediction.task.succeeded"
 
 
-@pytest.mark.parametrize("code", list(ErrorCode))
+@each_row("code", list(ErrorCode))
 def test_message_of_a_failure(code: ErrorCode) -> None:
     """The body names the error, and the words both where the vendor's clients and where ours look."""
     before = accepted(paying=False) if code in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED} else watched()
@@ -724,7 +725,7 @@ HUGE: dict[str, Json] = {
 }
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_huge_answer_is_truncated_and_says_so(data: Json) -> None:
     """An answer over 256 KB stays a success, loses what is not the result, and says `truncated`."""
     small: Json = {"billing": {"amount": "0.24"}, "result_expires_at": 1790000000000}
@@ -736,9 +737,7 @@ def test_huge_answer_is_truncated_and_says_so(data: Json) -> None:
         assert body["data"][name] == small[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"]
-)
+@each_row("name", ["metadata", "metadata in many bytes", "extensions", "billing", "unknown field"])
 def test_truncation_keeps_the_result(name: str) -> None:
     """As long as the resources fit, all of them are kept."""
     assert json.loads(succeeded(HUGE[name]).message or "")["data"]["result"]["resources"] == resources(3, "")
@@ -751,8 +750,8 @@ def test_truncation_keeps_as_many_resources_as_fit() -> None:
     assert kept == resources(6000, "")[: len(kept)]
 
 
-@pytest.mark.parametrize("filler", ["m", "\u00e4", "\u4e2d", "\U0001f600"])
-@pytest.mark.parametrize(("spare", "truncated"), [(0, False), (-1, True)])
+@each_row("filler", ["m", "\u00e4", "\u4e2d", "\U0001f600"])
+@each_row(("spare", "truncated"), [(0, False), (-1, True)])
 def test_limit_is_exact_in_bytes(*, filler: str, spare: int, truncated: bool) -> None:
     """Bytes are counted, not characters: the last answer that fits is kept whole, one byte more is not."""
     room = MAX_VENDOR_DATA - spare - len(minified({"result": {"metadata": ""}}).encode())
@@ -774,7 +773,7 @@ def test_ordinary_answer_is_kept_whole() -> None:
     assert "truncated" not in kept
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_largest_item_fits_the_table(data: Json) -> None:
     """With the longest of everything else, the largest message still makes an item that DynamoDB takes."""
     task = succeeded(data).model_copy(
@@ -793,7 +792,7 @@ def test_largest_item_fits_the_table(data: Json) -> None:
     assert item_size(task) < MAX_ITEM
 
 
-@pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
+@each_row("data", HUGE.values(), ids=HUGE)
 def test_largest_archiving_item_fits_the_table(data: Json) -> None:
     """With copies under way, and when the links to them are in the message."""
     task = watched().archiving(data, START, new_token=lambda: "t" * 32)
@@ -841,8 +840,8 @@ def test_meaning_of_every_status() -> None:
         assert read == [meaning(status), meaning(status), taken], status
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 299])
-@pytest.mark.parametrize(
+@each_row("status", [200, 201, 202, 299])
+@each_row(
     "body",
     [TAKEN_BODY, {"data": {"task_id": "task-1"}}, {"code": 0, "data": {"task_id": "task-1", "x": 1}, "y": 2}],
 )
@@ -870,13 +869,13 @@ UNTAKEN: tuple[Json | None, ...] = (
 )
 
 
-@pytest.mark.parametrize("body", UNTAKEN, ids=str)
+@each_row("body", UNTAKEN, ids=str)
 def test_2xx_without_proof_is_ambiguous(body: Json | None) -> None:
     """A 2xx without a string id, or with a code that is not 0, may have been paid for."""
     assert MODELLIX.read_submission(200, body).submission is Submission.AMBIGUOUS
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "message"),
     [
         ({"message": "Invalid parameters: parameter 'mode'"}, "Invalid parameters: parameter 'mode'"),

@@ -32,7 +32,7 @@ class WebhookWorld(PollerWorld):
             webhook_urls=FixedWebhookUrls(),
             wake=self.woken,
             clock=self.clock,
-            reporter=self.told,
+            reporter=self.reported,
         ).vendor_webhooks
         assert ports is not None
         self.webhook_ports = ports
@@ -56,7 +56,7 @@ async def test_a_true_webhook_wakes_the_poller_and_is_remembered(world: WebhookW
     world.clock.pass_by(world.vendor.task_time)
     await world.webhook(task)
     assert (world.woken.ended, len(world.vendor.polls)) == ([task.task_id], 1)
-    told = world.woken.told[task.task_id]
+    told = world.woken.known_outcomes[task.task_id]
     assert told is not None
     assert told.kind is PollKind.SUCCEEDED  # and is not asked for again
     assert world.control.leadership.webhooks_come(world.clock.now())
@@ -114,7 +114,7 @@ async def test_a_token_that_cannot_be_checked_is_asked_to_come_again(world: Webh
         async def valid(self, _task_id: str, _token: str) -> None:
             """Know nothing."""
 
-    world.webhook_ports = replace(world.webhook_ports, hooks=NoKey())
+    world.webhook_ports = replace(world.webhook_ports, webhook_urls=NoKey())
     task = await world.add(State.WATCHED)
     with pytest.raises(RejectedError) as rejected:
         await world.webhook(task)
@@ -175,7 +175,7 @@ async def test_a_webhook_recovers_an_ambiguous_task(world: WebhookWorld, *, ende
     assert world.woken.task_ids == [task.task_id]
     assert world.woken.ended == ([task.task_id] if ended else [])
     # it is asked for again, of the task that is stored then
-    assert world.woken.told.get(task.task_id) is None
+    assert world.woken.known_outcomes.get(task.task_id) is None
 
 
 async def test_a_task_that_the_vendor_does_not_know_is_not_adopted(world: WebhookWorld) -> None:

@@ -16,6 +16,7 @@ from taskhook.vendors import VENDORS
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import MODELLIX
 from taskhook.vendors.runway import RUNWAY
+from tests.rows import each_row
 from tests.vendor_answers import answer_of, golden, upstream_of
 from tests.world import START
 
@@ -80,7 +81,7 @@ def a_task(vendor: Vendor, state: State = State.WATCHED, **changes: Any) -> Task
 
 
 @EACH
-@pytest.mark.parametrize(
+@each_row(
     ("status", "submission"),
     [
         (400, Submission.REFUSED),
@@ -256,7 +257,7 @@ def test_a_request_to_dashscope_is_passed_on() -> None:
     assert (made.method, made.target, made.body) == ("POST", ANIMATE, b"{}")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "headers", "body", "status", "named"),
     [
         (ANIMATE, {}, {"model": "m"}, 400, "X-DashScope-Async"),
@@ -285,7 +286,7 @@ def test_dashscopes_unknown_is_a_missing_task_and_arrearage_this_deployments() -
     assert (outcome.submission, outcome.message) == (Submission.REFUSED_HERE, "Arrearage: overdue")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("output", "resources"),
     [
         ({"video_url": "https://x/a.mp4"}, [("https://x/a.mp4", "video")]),
@@ -362,7 +363,7 @@ def test_dashscopes_list_is_narrowed_down_and_paged() -> None:
 # --- Runway ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "action", "task_id"),
     [
         ("POST", "/v1/image_to_video", Action.SUBMIT, ""),

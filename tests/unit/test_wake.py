@@ -32,7 +32,9 @@ async def test_what_the_vendor_said_is_handed_on_where_it_is_not_too_large(
     told = PollOutcome(
         kind=PollKind.SUCCEEDED, data={"result": {"resources": [{"url": "x" * size, "ü": 4.0}]}}
     )
-    await LambdaWake(cast("Any", functions), "poll", RecordingReporter()).wake("tk_1", ended=True, told=told)
+    await LambdaWake(cast("Any", functions), "poll", RecordingReporter()).wake(
+        "tk_1", ended=True, known_outcome=told
+    )
     [request] = functions.invoked
     assert (request["FunctionName"], request["InvocationType"]) == ("poll", "Event")
     assert ends_of(json.loads(request["Payload"])) == {"tk_1": told if handed_on else None}

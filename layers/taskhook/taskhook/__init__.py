@@ -1,10 +1,15 @@
 """taskhook turns slow submit-and-poll AI task APIs into ones that call you back.
 
-The map, from the inside out; imports point inwards only, which import-linter checks:
+The map, from the top down; imports point down only, which import-linter checks:
 
-core task (states, transitions), message, ports, errors, schedule, signature, targets, admission, rate_limit:
-pure vendors one pure file for each vendor: its models, and what its answers mean adapters http, dynamodb,
-aws: vendor error in, port error out use cases submit, delivery, archive, tasks (what a caller sees and does),
-and over them the poller edges wiring (App), settings, api (routes, answers, the OpenAPI document), __main__
-(the admin command)
+```
+api          HTTP in, one use case, HTTP out; the OpenAPI document        __main__   the admin command
+wiring.py    class App: every object of a deployment, built once
+poller       one invocation: a scheduler, and the kinds of work          adapters   HTTP, DynamoDB, AWS
+submit, delivery, archive, tasks       the other use cases
+vendors      one pure file each: what is asked, and what the answers mean
+core         the task with its states and transitions, the ports, the errors: pure
+```
+
+A use case takes what it needs of the world as a port (`core.ports`); `wiring` alone hands it the adapter.
 """

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, override
 
 from taskhook.core import callers
 from taskhook.core.errors import ForbiddenTargetError
+from taskhook.core.limits import MAX_MODEL
 from taskhook.core.targets import TargetPolicy
 from taskhook.vendors import VENDORS
 
@@ -38,7 +39,7 @@ def _callback_url(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9._:/*?-]{1,128}", text) is None:
+    if re.fullmatch(rf"[A-Za-z0-9._:/*?-]{{1,{MAX_MODEL}}}", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a pattern of models such as 'alibaba/*'")
     return text
 

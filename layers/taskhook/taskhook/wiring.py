@@ -313,7 +313,7 @@ class App:
         return PaymentPorts(
             tasks=self.tasks,
             vendors=self.vendors,
-            hooks=self.webhook_urls,
+            webhook_urls=self.webhook_urls,
             clock=self.clock,
             reporter=self.reporter,
             retention=self.settings.retention,
@@ -340,7 +340,7 @@ class App:
         if self.webhook_urls is None or self.wake is None:
             return None
         return WebhookPorts(
-            hooks=self.webhook_urls,
+            webhook_urls=self.webhook_urls,
             tasks=self.tasks,
             vendors=self.vendors,
             leadership=self.control,
@@ -377,7 +377,7 @@ class App:
             admission=self.control,
             budget=self.control,
             vendors=self.vendors,
-            hooks=self.webhook_urls,
+            webhook_urls=self.webhook_urls,
             callbacks=self.callbacks,
             callers=self.callers,
             clock=self.clock,

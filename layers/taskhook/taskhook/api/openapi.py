@@ -40,7 +40,7 @@ from taskhook.submit.request import RETRY_COUNT, OwnFields
 from taskhook.submit.takeover import Takeover
 from taskhook.tasks.commands import Redelivery
 from taskhook.tasks.query import Filter, Listing, RedeliveryFilter, ShowQuery, TotalsFilter
-from taskhook.vendors.modellix import MODELS
+from taskhook.vendors.modellix import MODELS, SLUG_PART
 
 _DESCRIPTION = """\
 Send the vendor's own request plus a callback URL; the result comes as a signed webhook.
@@ -56,7 +56,7 @@ without one it might be paid twice."""
 _TAGS = {
     "Submit": "One operation for each model; the older path of the vendor, with `/async`, is the same.",
     "Tasks": "Your own tasks, for as long as they are kept here. Another caller's do not exist for you.",
-    "Callbacks": "Your signing secrets, and a receiver tried out.",
+    "Callbacks": "Your signing secrets, and a receiver under test.",
     "Deployment": "In the vendor's own form, so that its clients work here.",
     "Events": "What is posted to a task's callback URL. Every attempt has the same `webhook-id` and bytes.",
 }
@@ -163,7 +163,7 @@ _ANY_MODEL = (
     "Any other model of the vendor. What it takes is not known here: the body goes to the vendor as it is, "
     'and the task says `"validated": false`.'
 )
-_NAME: Json = {"type": "string", "pattern": "^[a-z0-9][A-Za-z0-9._-]{0,127}$"}
+_NAME: Json = {"type": "string", "pattern": f"^{SLUG_PART}$"}
 _ANY_SLUG = {"provider": ("kling", _NAME), "model": ("kling-v2.6-i2v", _NAME)}
 
 

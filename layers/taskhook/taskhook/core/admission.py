@@ -1,7 +1,4 @@
-"""How many requests the vendor gets, and how many of its slots are filled.
-
-Pure arithmetic over time windows and refusals.
-"""
+"""Whether a vendor may be sent one more task: what its answers have shown of its slots and its trouble."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

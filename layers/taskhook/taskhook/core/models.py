@@ -1,9 +1,4 @@
-"""The vendor's models that this deployment knows.
-
-What their requests and their media may be, and how long they take at least.
-
-Limits are those of the vendor's pages for `wan2.2-animate-mix` and `-move` (which take the same fields).
-"""
+"""What a vendor's file says of a model: what its request and its media may be, and how media are judged."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -17,7 +17,8 @@ from taskhook.core.message import Json, minified
 _MOST_COMPLAINTS = 10
 _MOST_OF_A_NAME = 100  # characters: it may be the caller's own
 _MOST_DEPTH = 64  # of what is passed on: some parsers end at about 200
-_HEADER = re.compile(r"[ -~]{1,200}")
+_MOST_OF_A_HEADER = 200  # characters
+_HEADER = re.compile(rf"[ -~]{{1,{_MOST_OF_A_HEADER}}}")
 _PYDANTICS_WORDS = re.compile(r"^.*?\bshould\b")  # "Input should be …", "String should have …"
 
 
@@ -68,7 +69,8 @@ def header(headers: Mapping[str, str], name: str, *, otherwise: str = "") -> str
     if _HEADER.fullmatch(value) is None:
         raise RejectedError(
             HTTPStatus.BAD_REQUEST,
-            f"Invalid parameters: header '{name}' must be 1 to 200 printable characters of ASCII",
+            f"Invalid parameters: header '{name}' must be 1 to {_MOST_OF_A_HEADER} printable characters of "
+            "ASCII",
         )
     return value
 
@@ -76,8 +78,8 @@ def header(headers: Mapping[str, str], name: str, *, otherwise: str = "") -> str
 def passed_on(body: Json) -> str:
     """Write a request minified as it came, of which only its vendor knows what it may hold.
 
-    Raises RejectedError for what cannot be sent, or not be read by every parser: more than 64 levels, half a
-    surrogate pair, a number beyond a float's range.
+    Raises RejectedError for what cannot be sent, or not be read by every parser: more than _MOST_DEPTH
+    levels, half a surrogate pair, a number beyond a float's range.
     """
     for name, value in body.items():
         complaint = _unsendable(value, _MOST_DEPTH)

@@ -20,7 +20,7 @@ from taskhook.core.models import MediaFacts
 from taskhook.core.record import SubmitOutcome
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
-from taskhook.core.vendor import NO_HEADERS, BalanceOutcome, ListOutcome, PollOutcome, Vendor
+from taskhook.core.vendor import NO_HEADERS, FreeOutcome, ListOutcome, PollOutcome, Vendor
 
 EXTRA_DELIVERY_GAP = timedelta(seconds=1)  # between a caller's redeliveries and receiver tests: 60 a minute
 # Of a delivery, in all; what a claim must still cover when the first byte is sent.
@@ -49,8 +49,8 @@ class TaskStore(Protocol):
 
         For planning, not for acting.
 
-        What is gone or cannot be had now is left out; an item that cannot be read is told, pushed back and
-        left out.
+        What is gone or cannot be had now is left out; an item that cannot be read is reported, pushed back
+        and left out.
         """
 
     async def with_request(self, task: Task) -> Task:
@@ -289,7 +289,7 @@ class TaskApi(Protocol):
         request: bytes,
         /,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         headers: Mapping[str, str] = NO_HEADERS,
         admit: Admit | None = None,
@@ -298,9 +298,9 @@ class TaskApi(Protocol):
 
         NOT_SENT only with proof that no byte of it left.
 
-        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. `hook` is the
-        address for the vendor's webhook when the task has ended. `admit` is asked right before each request
-        leaves: where it says no, or less than LEAST_POST_TIME is left, that request is not sent.
+        `target` says where it goes, as the vendor's file reads it; `headers` are passed on. At `webhook_url`
+        the vendor tells that the task has ended. `admit` is asked right before each request leaves: where it
+        says no, or less than LEAST_POST_TIME is left, that request is not sent.
         """
 
     async def poll(
@@ -311,7 +311,7 @@ class TaskApi(Protocol):
         With `hold`, ask the vendor to answer only when it has ended, or after a while (HOLD_TIME at most).
         """
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Ask a vendor that has a way to, to cancel a task: free, and safe to repeat."""
 
     async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
@@ -320,7 +320,7 @@ class TaskApi(Protocol):
         None are listed where the vendor has no list, does not answer, or has more than it lists at once.
         """
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Ask for what is free and safe to repeat: the account's balance, where the vendor tells it."""
 
 
@@ -347,12 +347,14 @@ class MediaProbe(Protocol):
 class Wake(Protocol):
     """Starts the poller without waiting for the tick."""
 
-    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
+    async def wake(
+        self, task_id: str, *, ended: bool = False, known_outcome: PollOutcome | None = None
+    ) -> None:
         """Ask for this task to be looked at, at once where it is known to have `ended`.
 
         Never raises: there is the tick.
 
-        What the vendor has `told` of the end is handed on where it is not too large, and not asked for again.
+        A `known_outcome` is handed on where it is not too large, and the vendor not asked for it again.
         """
 
 

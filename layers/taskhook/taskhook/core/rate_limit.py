@@ -1,4 +1,4 @@
-"""How many requests the vendor gets.
+"""How many requests a vendor gets.
 
 Windows of a shared budget, and the blocks that a process takes out of them.
 """

@@ -53,14 +53,14 @@ def typical_minimum(model: str) -> timedelta:
 def next_poll(age: timedelta, *, first: timedelta) -> timedelta:
     """Tell at what age a task is polled next, strictly after `age`.
 
-    The points are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s.
+    The ages are fixed by `first` alone: `first`, then gaps of 10 % of the age, at least 2 s, at most 60 s.
     So a successor knows, without a stored word, which polls were another's and which are its own.
     """
-    points = _points(first)
-    position = bisect_right(points, age)
-    if position < len(points):
-        return points[position]
-    return points[-1] + MAX_GAP * ((age - points[-1]) // MAX_GAP + 1)
+    ages = _poll_ages(first)
+    position = bisect_right(ages, age)
+    if position < len(ages):
+        return ages[position]
+    return ages[-1] + MAX_GAP * ((age - ages[-1]) // MAX_GAP + 1)
 
 
 def gap(age: timedelta) -> timedelta:
@@ -74,47 +74,47 @@ def next_rare_poll(age: timedelta) -> timedelta:
 
 
 @cache
-def _points(first: timedelta) -> tuple[timedelta, ...]:
-    """List the points until the gap has grown to its maximum.
+def _poll_ages(first: timedelta) -> tuple[timedelta, ...]:
+    """List the ages at which a task is polled, until the gap has grown to its maximum.
 
     From the last one on they are `MAX_GAP` apart.
     """
-    points = [first]
-    while (gap := max(MIN_GAP, points[-1] * SHARE)) < MAX_GAP:
-        points.append(points[-1] + gap)
-    return tuple(points)
+    ages = [first]
+    while (gap := max(MIN_GAP, ages[-1] * SHARE)) < MAX_GAP:
+        ages.append(ages[-1] + gap)
+    return tuple(ages)
 
 
 def retry_wait(
-    tried: int,
+    attempts_this_round: int,
     *,
     jitter: float,
     status: int | None = None,
-    soon: int = 0,
-    gone: bool = False,
+    uncounted: int = 0,
+    answered_gone: bool = False,
     retry_after: timedelta | None = None,
 ) -> timedelta | None:
     """Tell how long to wait after an attempt failed with `status`, or None when it was the last.
 
     `jitter` is in [0, 1).
 
-    `tried` counts the schedule's attempts up to and with this one, `soon` the uncounted ones before it;
-    `gone` says that the receiver has answered 410 before. `retry_after` is what the receiver asks for: never
-    sooner than the schedule has it, and not much later.
+    `attempts_this_round` counts the schedule's attempts up to and with this one, `uncounted` those before it
+    that were answered with "soon"; `answered_gone` says that the receiver has answered 410 before.
+    `retry_after` is what the receiver asks for: never sooner than the schedule has it, and not much later.
     """
-    if means_soon(status, soon):
+    if means_soon(status, uncounted):
         wait = SOON_WAIT
-    elif tried >= len(RETRY_WAITS) or (status == GONE and gone):
+    elif attempts_this_round >= len(RETRY_WAITS) or (status == GONE and answered_gone):
         return None
     else:
-        wait = GONE_WAIT if status == GONE else RETRY_WAITS[tried]
+        wait = GONE_WAIT if status == GONE else RETRY_WAITS[attempts_this_round]
     wait *= 1 + RETRY_JITTER * (2 * jitter - 1)
     return min(max(wait, retry_after or wait), max(2 * wait, MOST_PATIENCE))
 
 
-def means_soon(status: int | None, soon: int) -> bool:
+def means_soon(status: int | None, uncounted: int) -> bool:
     """Tell whether an answer asks for another attempt soon, which the schedule does not count.
 
-    Believed five times.
+    Believed MOST_SOON times, of which `uncounted` are over.
     """
-    return status in _SOON and soon < MOST_SOON
+    return status in _SOON and uncounted < MOST_SOON

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from taskhook.core.errors import RejectedError
+from taskhook.core.limits import MAX_MODEL
 from taskhook.core.message import MAX_NOTE, Json
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
@@ -36,6 +37,16 @@ class PollKind(StrEnum):
     KEY_REFUSED = "key_refused"  # 401, 402
     UNAVAILABLE = "unavailable"  # anything else: says nothing about the task
 
+    @property
+    def ended(self) -> bool:
+        """Whether the vendor says that the task has ended."""
+        return self in {PollKind.SUCCEEDED, PollKind.FAILED}
+
+    @property
+    def known(self) -> bool:
+        """Whether the vendor says how the task stands."""
+        return self is PollKind.PENDING or self.ended
+
 
 class PollOutcome(BaseModel):
     """One look at the vendor's task.
@@ -53,7 +64,7 @@ class PollOutcome(BaseModel):
     retry_after: timedelta | None = None
 
 
-class BalanceOutcome(BaseModel):
+class FreeOutcome(BaseModel):
     """What the vendor said to a free request, which tells too whether the vendor answers at all."""
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +81,8 @@ class ListOutcome(PollOutcome):
 
     upstream_task_ids: tuple[str, ...] | None = None  # None: no list, or not all of it
 
+
+NOT_THIS_TASK = PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
 
 # Words for the end of a task, of all vendors and in lower case; any other word keeps a task polling.
 SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
@@ -90,7 +103,7 @@ _REFUSED_FOR_GOOD = {
     HTTPStatus.UNPROCESSABLE_CONTENT,
 }
 _REFUSED_HERE = {HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED}
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_MODEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_MODEL - 1}}}")
 
 
 def submission_of(status: int, upstream_task_id: object) -> Submission:
@@ -145,7 +158,8 @@ def model_named(body: Json, *, otherwise: str | None = None) -> str:
     if not isinstance(model, str) or _MODEL.fullmatch(model) is None:
         raise RejectedError(
             HTTPStatus.BAD_REQUEST,
-            "Invalid parameters: parameter 'model' must be a name: 1 to 128 letters, digits and ._:/-",
+            f"Invalid parameters: parameter 'model' must be a name: 1 to {MAX_MODEL} letters, digits and "
+            "._:/-",
         )
     return model
 

@@ -94,8 +94,8 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
             task.attempts_this_round + 1,
             jitter=random.random(),  # spreads load
             status=reply.status,
-            soon=task.uncounted,
-            gone=task.answered_gone,
+            uncounted=task.uncounted,
+            answered_gone=task.answered_gone,
             retry_after=reply.retry_after,
         )
     retry_at = None if wait is None else now + wait
@@ -170,6 +170,3 @@ def signed_headers(task: Task, caller: Caller, now: datetime) -> dict[str, str]:
         "x-modellix-delivery-id": task.webhook_id,
         "x-modellix-retry-count": str(task.attempts),
     }
-
-
-# --- a receiver tried out -------------------------------------------------------------------------

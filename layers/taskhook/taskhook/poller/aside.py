@@ -1,4 +1,4 @@
-"""Watched tasks beyond those in memory.
+"""Watched tasks that are not kept whole.
 
 Of each its id, when its next poll is due, and when it was accepted.
 """

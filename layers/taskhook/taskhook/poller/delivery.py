@@ -1,6 +1,7 @@
 """Callbacks that are due: each gets a slot in its turn, and one attempt."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from itertools import islice
@@ -35,6 +36,7 @@ class Delivery:
         ports: PollerPorts,
         hosts: Hosts,
         endings: Endings,
+        steps: Counter[str],
         horizon: Callable[[], datetime],
         closed: Callable[[], bool],
         is_running: Callable[[str], bool],
@@ -43,6 +45,7 @@ class Delivery:
         self._clock = ports.clock
         self._hosts = hosts
         self._endings = endings
+        self._steps = steps
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
@@ -55,7 +58,9 @@ class Delivery:
             reporter=ports.reporter,
             retention=rules.retention,
         )
-        self._whole: dict[str, Task] = {}  # tasks whose attempt follows at once
+        self._claimed: dict[
+            str, Task
+        ] = {}  # with their ends, by this invocation: their attempts follow at once
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
         self._misplaced: dict[
@@ -141,7 +146,7 @@ class Delivery:
         now, task_id = self._clock.now(), task.task_id
         if task_id in self._endings.reserved:
             self._endings.reserved.remove(task_id)
-            self._slots[task_id], self._whole[task_id] = _candidate(task), task
+            self._slots[task_id], self._claimed[task_id] = _candidate(task), task
             return True
         due = task.next_attempt_at or now
         if task.claimed(now):  # another invocation is at it, so what is read now is soon old
@@ -220,7 +225,7 @@ class Delivery:
             self._hosts.leave(candidate.caller, candidate.host)
 
     async def _attempt(self, task_id: str) -> Task | None:
-        mine = self._whole.pop(task_id, None)  # with a claim of this invocation's own
+        mine = self._claimed.pop(task_id, None)
         task = mine or await self._ports.tasks.get(task_id)
         now = self._read_at[task_id] = self._clock.now()
         if task is None or not self.takes(task):
@@ -229,7 +234,7 @@ class Delivery:
             return task
         if self._closed() and not (mine is not None and claim_covers_attempt(mine, now)):
             return task
-        self._endings.steps["delivered"] += 1
+        self._steps["delivered"] += 1
         return await attempt(task, self._delivery_ports, ran_until=self._endings.ran_until.get(task_id))
 
     async def _defer(self, task_id: str) -> Task | None:

@@ -26,7 +26,7 @@ class Endings:
         self._rules = rules
         self._ports = ports
         self._hosts = hosts
-        self.steps = steps
+        self._steps = steps
         self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
         self.ran_until: dict[
             str, datetime
@@ -102,7 +102,7 @@ class Endings:
             self.reserved.add(task.task_id)
         if ran_until is not None and stored.callback is CallbackState.WAITING:
             self.ran_until[task.task_id] = ran_until
-        self.steps["ended"] += 1
+        self._steps["ended"] += 1
         self._ports.reporter.report(
             "task.ended", task_id=stored.task_id, caller=stored.caller, state=stored.state, error=stored.error
         )

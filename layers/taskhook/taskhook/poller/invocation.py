@@ -52,7 +52,7 @@ def ends_of(event: Json) -> Ends:
     """Read which tasks a wake says have ended, and what the vendor said of each, where that is known."""
     ended = event.get("ended", {})
     named = ended if isinstance(ended, dict) else dict.fromkeys(ended)
-    return {task_id: PollOutcome.model_validate(told) if told else None for task_id, told in named.items()}
+    return {task_id: PollOutcome.model_validate(said) if said else None for task_id, said in named.items()}
 
 
 async def poll(
@@ -100,13 +100,14 @@ class _Invocation:
             ports=ports,
             hosts=self._hosts,
             endings=endings,
+            steps=scheduler.steps,
             horizon=self._horizon,
             closed=self._closed,
             is_running=scheduler.is_running,
         )
         # What leaves a queue enters the watch of its vendor, so the queues are looked at first.
         queues, watches = ([one.queue for one in self._all], [one.watch for one in self._all])
-        scheduler.run((*queues, *watches, archiving, delivery), closed=self._closed)
+        scheduler.assign((*queues, *watches, archiving, delivery), closed=self._closed)
 
     @property
     def _all(self) -> "Iterable[_AtVendor]":
@@ -121,6 +122,7 @@ class _Invocation:
             pacing=pacing,
             standing=self._standing,
             endings=self._endings,
+            steps=self._scheduler.steps,
             is_running=self._scheduler.is_running,
             known=self._scheduler.knows,
             track=self._scheduler.track,
@@ -242,7 +244,8 @@ class _Invocation:
 
     async def _serve_once(self) -> None:
         """Do what was due at the start, each once, waiting for the requests that takes."""
-        await self._pacing_known()
+        if self._has_work():  # vendors are about to be asked, and some may want to be left alone
+            await self._read_admissions()
         await self._scheduler.start(self._started)
         while not self._closed():
             if not await self._scheduler.wait(BEAT):
@@ -252,12 +255,8 @@ class _Invocation:
                 await self._clock.sleep(BEAT)  # until the budget has room again
             await self._scheduler.start(self._started)
 
-    async def _pacing_known(self) -> None:
-        """Read how long each vendor wants to be left alone, where one is about to be asked."""
-        if self._has_work():
-            await self._read_admissions()
-
     async def _read_admissions(self) -> None:
+        """Read what is known of the way to each vendor."""
         await asyncio.gather(*(one.pacing.read_admission() for one in self._all))
 
     async def _leave(self) -> None:

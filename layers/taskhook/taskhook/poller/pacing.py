@@ -18,7 +18,6 @@ from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
 
-KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}  # what says something about the task
 LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
@@ -187,10 +186,10 @@ class Pacing:
         One task that is refused says nothing of the others while polls of the same model are held.
         """
         now = self._clock.now()
-        if outcome.kind in KNOWN and took >= HELD_PROOF:
+        if outcome.kind.known and took >= HELD_PROOF:
             self._support.held(task.model, now)
             return False
-        if outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
+        if outcome.kind.ended:
             return False  # the task has ended, which a vendor that holds tells at once too
         if task.model not in self.held.values():
             if outcome.kind is PollKind.PENDING:

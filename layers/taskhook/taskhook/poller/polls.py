@@ -3,6 +3,7 @@
 A poll and what follows from its answer, or the end that the task's age asks for.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller import adoption
 from taskhook.poller.endings import Endings
 from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
-from taskhook.poller.pacing import KNOWN, Pacing
+from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
 
 
@@ -55,6 +56,7 @@ class Polls:
         pacing: Pacing,
         standing: Standing,
         endings: Endings,
+        steps: Counter[str],
         replan_pending: Callable[[], None],
         started: datetime,
     ) -> None:
@@ -64,6 +66,7 @@ class Polls:
         self._pacing = pacing
         self._standing = standing
         self._endings = endings
+        self._steps = steps
         self._replan_pending = replan_pending
         self._started = started
         self.asked = 0  # polls, and of them those that said nothing, with the last one's reason
@@ -129,10 +132,10 @@ class Polls:
             task = await self._unchanged(task)
         if outcome is None:
             outcome = await self._ask(entry)
-        self._endings.steps["polled"] += 1
-        entry.answered, entry.asked = outcome.kind in KNOWN, True
+        self._steps["polled"] += 1
+        entry.answered, entry.asked = outcome.kind.known, True
         self._measure(entry, outcome, asked_at)
-        if webhook_is_due and outcome.kind in {PollKind.SUCCEEDED, PollKind.FAILED}:
+        if webhook_is_due and outcome.kind.ended:
             await self._pacing.doubt_webhooks()
             self._replan_pending()
         return await self._polled(entry, task, outcome, asked_at=asked_at)
@@ -219,7 +222,7 @@ class Polls:
 
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""
-        self._endings.steps["marked_unknown"] += 1
+        self._steps["marked_unknown"] += 1
         unknown = await self._ports.tasks.swap(task, task.mark_unknown())
         self._ports.reporter.report(
             "task.submitted", task_id=task.task_id, caller=task.caller, outcome=Submission.AMBIGUOUS
@@ -258,7 +261,7 @@ class Polls:
 
     async def _look_for(self, task: Task) -> Task:
         """Look for a submit whose outcome is unknown in the vendor's list, and adopt what it made."""
-        self._endings.steps["looked_for"] += 1
+        self._steps["looked_for"] += 1
         upstream_task_id = await adoption.found(
             task,
             api=self._pacing.api,

@@ -64,7 +64,7 @@ class Queue:
         self._payment = PaymentPorts(
             tasks=ports.tasks,
             vendors=ports.vendors,
-            hooks=ports.hooks,
+            webhook_urls=ports.webhook_urls,
             clock=ports.clock,
             reporter=ports.reporter,
             retention=rules.retention,

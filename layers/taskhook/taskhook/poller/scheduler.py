@@ -25,8 +25,8 @@ class Scheduler:
         self._closed: Callable[[], bool] = lambda: False
         self.steps: Counter[str] = Counter()
 
-    def run(self, kinds: Sequence[Work], *, closed: Callable[[], bool]) -> None:
-        """Name the kinds of work; nothing is begun any more once `closed`."""
+    def assign(self, kinds: Sequence[Work], *, closed: Callable[[], bool]) -> None:
+        """Name the kinds of work; a task is of the first that takes it. Once `closed`, nothing is begun."""
         self._kinds, self._closed = kinds, closed
 
     async def find(self) -> None:
@@ -87,7 +87,7 @@ class Scheduler:
         except StoreUnavailableError:
             kind.postpone(task_id, PAUSE_SHORT)
             return None
-        # One poisoned task never stops the others; it is told, and tried again.
+        # One poisoned task never stops the others; it is reported, and tried again.
         except Exception as error:  # noqa: BLE001
             self._reporter.report("task.crashed", task_id=task_id, error=type(error).__name__)
             kind.postpone(task_id, PAUSE_LONG)

@@ -1,6 +1,7 @@
 """Tasks at one vendor: asked about when it is time, ended when the vendor says so, or never does."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +40,7 @@ class Watch:
         pacing: Pacing,
         standing: Standing,
         endings: Endings,
+        steps: Counter[str],
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
         track: Callable[[Task], None],
@@ -55,8 +57,7 @@ class Watch:
         self._started = started  # of the invocation; one that does not lead serves once what was due by then
         self._entries: dict[str, Entry] = {}
         self._aside = SetAside()
-        self._vendor = pacing.vendor.name
-        self.index = WatchIndex(ports.work, self._vendor, ports.clock, started=started)
+        self.index = WatchIndex(ports.work, pacing.vendor.name, ports.clock, started=started)
         self._table_steps = 0
         self._looks: set[str] = set()  # under way, for submits whose outcome is unknown
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
@@ -66,6 +67,7 @@ class Watch:
             pacing=pacing,
             standing=standing,
             endings=endings,
+            steps=steps,
             replan_pending=self.replan_pending,
             started=started,
         )
@@ -113,16 +115,15 @@ class Watch:
 
     def takes(self, task: Task) -> bool:
         """Whether it is on its way to, or at, this vendor."""
-        return task.state in _OURS and task.vendor == self._vendor
+        return task.state in _OURS and task.vendor == self._pacing.vendor.name
 
     def keep(self, task: Task) -> bool:
         """Look after a task from what was just read or stored."""
         entry, now = self._entries.get(task.task_id), self._clock.now()
         if entry is None:
             self.drop(task.task_id)
-            entry = self._entries[task.task_id] = Entry(
-                task, self.polls.due(task, after=self._standing.polled_until)
-            )
+            due = self.polls.due(task, after=self._standing.polled_until)
+            entry = self._entries[task.task_id] = Entry(task, due)
             left = self._given.pop(task.task_id, None)
             if left is not None and self.polls.is_asked_about(task):
                 entry.unserved, entry.due = left, min(entry.due, left)

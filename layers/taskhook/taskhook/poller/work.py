@@ -43,7 +43,7 @@ class Rules:
     max_queue_age: timedelta
     requests_per_minute: int = 1000  # to Modellix; of other vendors their files say it
     immediate: bool = False  # poll from the vendor's acceptance on, not from the model's typical minimum
-    leads: bool = True
+    leads: bool = True  # an invocation may stay as the leader
     long_poll: bool = True
     archives_at_once: int = 2  # invocations that copy results
     origin: str | None = None  # of links to archived results; None: results are not archived
@@ -63,7 +63,7 @@ class PollerPorts:
     admission: AdmissionStore
     budget: Budget
     vendors: Mapping[str, TaskApi]
-    hooks: WebhookUrls | None
+    webhook_urls: WebhookUrls | None
     callbacks: CallbackSender
     callers: CallerDirectory
     clock: Clock
@@ -76,16 +76,16 @@ class PollerPorts:
 class Standing:
     """Where an invocation stands among the pollers, and what it knows of the others."""
 
-    # Where no leader was before, every poll time since the last tick is unserved, and when one was served
-    # is not known.
+    # Poll times up to then were served by others; those after it are this invocation's.
     polled_until: datetime
+    # An end that came before was found by others, so that one which is found now came later.
     looked_until: datetime
     leads: bool = False  # whether this invocation is the leader
     view: LeadershipView = field(default_factory=LeadershipView)  # as it was last read
 
     @classmethod
     def at(cls, started: datetime) -> Self:
-        """Stand as an invocation does that knows of no other."""
+        """Stand as one that knows of no other does: what came due since the last tick may be unserved."""
         return cls(polled_until=started - TICK, looked_until=started - TICK)
 
 

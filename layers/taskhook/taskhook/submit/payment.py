@@ -28,7 +28,7 @@ class PaymentPorts:
 
     tasks: TaskStore
     vendors: Mapping[str, TaskApi]
-    hooks: WebhookUrls | None  # None: the vendor is not asked for webhooks
+    webhook_urls: WebhookUrls | None  # None: the vendor is not asked for webhooks
     clock: Clock
     reporter: Reporter
     retention: timedelta
@@ -48,7 +48,7 @@ async def pay(
     holder writes that, with proof. One request was taken from `allowance` when the task was claimed
     (`submitted_at`); one that leaves in a later window, and a second one, take their own. Never raises for
     want of the store: what could not be stored by `settle_by` (SETTLE_TIME past the deadline, if not given)
-    is reaped as ambiguous.
+    becomes unknown by the poller (`Task.mark_unknown`).
     """
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
@@ -59,8 +59,8 @@ async def pay(
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         api = payment.vendors[task.vendor]
-        hooks = payment.hooks if api.vendor.webhooks else None
-        hook = await hooks.url(task.task_id) if hooks is not None else None
+        urls = payment.webhook_urls if api.vendor.webhooks else None
+        webhook_url = await urls.url(task.task_id) if urls is not None else None
         admit = {"admit": _admission(task, allowance, payment.clock)} if allowance is not None else {}
         # What is too little by now, the vendor's adapter does not begin with.
         limit = end - payment.clock.now()
@@ -68,7 +68,7 @@ async def pay(
             task.target or task.model,
             task.request.encode(),
             headers=task.headers,
-            hook=hook,
+            webhook_url=webhook_url,
             limit=limit,
             **admit,
         )
@@ -108,9 +108,9 @@ async def _settle(
 ) -> Task:
     """Store the outcome, patiently: money may have been spent.
 
-    What was not stored at once is told before the next try.
+    What was not stored at once is reported before the next try.
     """
-    until, told = until or payment.clock.now() + SETTLE_TIME, False
+    until, is_reported = until or payment.clock.now() + SETTLE_TIME, False
     while True:
         left = min(max(until - payment.clock.now(), STORE_TRY_LEAST), STORE_TRY)
         try:
@@ -129,14 +129,14 @@ async def _settle(
             continue
         # A table that is away, or rights that a deployment is just replacing.
         except Exception:  # noqa: BLE001
-            if not told:
+            if not is_reported:
                 payment.reporter.report(
                     "task.outcome_unstored",
                     task_id=task.task_id,
                     outcome=outcome.submission,
                     upstream_task_id=outcome.upstream_task_id or None,
                 )
-            told = True
+            is_reported = True
         if payment.clock.now() + _STORE_STEP >= until:
             return _unstored(task, outcome, payment)
         await payment.clock.sleep(_STORE_STEP)

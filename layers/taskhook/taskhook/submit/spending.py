@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError
+from taskhook.core.message import MAX_NOTE
 from taskhook.core.ports import SpendStore
 from taskhook.submit.request import SubmitRequest
 
@@ -58,7 +59,5 @@ def _check_model(request: SubmitRequest, models: Sequence[str], where: str) -> N
     names = (request.paid.model, f"{request.vendor}/{request.paid.model}")
     if any(fnmatchcase(name, pattern) for name in names for pattern in models):
         return
-    raise RejectedError(
-        HTTPStatus.FORBIDDEN,
-        f"Forbidden: model '{request.paid.model}' is not open {where}; open are {', '.join(models)}"[:1000],
-    )
+    message = f"Forbidden: model '{request.paid.model}' is not open {where}; open are {', '.join(models)}"
+    raise RejectedError(HTTPStatus.FORBIDDEN, message[:MAX_NOTE])

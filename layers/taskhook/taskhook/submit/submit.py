@@ -1,4 +1,4 @@
-"""Accept a task, and the one code path that pays for it."""
+"""Accept a task: store it, pay for it where there is time and a way, and answer."""
 
 import asyncio
 import contextlib

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, TaskExistsError
-from taskhook.core.limits import MAX_UPSTREAM_ID
+from taskhook.core.limits import MAX_MODEL, MAX_UPSTREAM_ID, PRINTABLE
 from taskhook.core.message import Json
 from taskhook.core.ports import Clock, Reporter, TaskApi, TaskStore, Wake
 from taskhook.core.rate_limit import Allowance
@@ -28,12 +28,14 @@ class Takeover(OwnFields):
     task_id: str = Field(
         min_length=1,
         max_length=MAX_UPSTREAM_ID,
-        pattern="^[!-~]+$",
+        pattern=PRINTABLE,
         description="The vendor's own id of it.",
         examples=["task-17c0ffee"],
     )
     model: str = Field(
-        default="", max_length=128, description="The model's name; it comes back in answers and callback."
+        default="",
+        max_length=MAX_MODEL,
+        description="The model's name; it comes back in answers and callback.",
     )
 
 
@@ -94,7 +96,7 @@ async def take_over(
     )
     if wake is not None:
         has_ended = outcome.kind is not PollKind.PENDING
-        await wake.wake(task_id, ended=has_ended, told=outcome if has_ended else None)
+        await wake.wake(task_id, ended=has_ended, known_outcome=outcome if has_ended else None)
     return stored
 
 

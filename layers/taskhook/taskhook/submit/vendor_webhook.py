@@ -17,14 +17,13 @@ from taskhook.core.vendor import PollKind, PollOutcome
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
 _REFRESH = timedelta(minutes=10)  # between two notes that webhooks come
-_KNOWN = {PollKind.PENDING, PollKind.SUCCEEDED, PollKind.FAILED}
 
 
 @dataclass(frozen=True)
 class WebhookPorts:
     """What it takes to check a vendor webhook."""
 
-    hooks: WebhookUrls
+    webhook_urls: WebhookUrls
     tasks: TaskStore
     vendors: Mapping[str, TaskApi]
     leadership: LeadershipStore
@@ -43,7 +42,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
     Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a
     while.
     """
-    known = await ports.hooks.valid(task_id, token)
+    known = await ports.webhook_urls.valid(task_id, token)
     if known is None:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -52,7 +51,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
         )
     task = await ports.tasks.get(task_id) if known else None
     if task is None:
-        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such hook")
+        raise RejectedError(HTTPStatus.NOT_FOUND, "Resource not found: there is no such webhook address")
     if task.state is State.SUBMITTING:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -67,7 +66,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
     outcome = await _ask(task, upstream_task_id, now, ports)
     if outcome.kind is PollKind.MISSING and task.state is State.UNKNOWN:
         return  # not a task of ours
-    if outcome.kind not in _KNOWN:
+    if not outcome.kind.known:
         raise RejectedError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "Service unavailable: the vendor gave no answer about the task",
@@ -110,12 +109,16 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
 
 
 async def _tell_poller(
-    task_id: str, told: PollOutcome | None, leadership: LeadershipView, now: datetime, ports: WebhookPorts
+    task_id: str,
+    known_outcome: PollOutcome | None,
+    leadership: LeadershipView,
+    now: datetime,
+    ports: WebhookPorts,
 ) -> None:
     """Wake the poller for a task that has ended, and let it know that webhooks come."""
     if leadership.webhook_at is None or now >= leadership.webhook_at + _REFRESH:
         await ports.leadership.webhook_came(now)
-    await ports.wake.wake(task_id, ended=True, told=told)
+    await ports.wake.wake(task_id, ended=True, known_outcome=known_outcome)
 
 
 async def _adopt(task: Task, upstream_task_id: str, ports: WebhookPorts) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from taskhook.core.errors import RejectedError
 from taskhook.core.ports import Clock, TaskApi
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.vendor import BalanceOutcome
+from taskhook.core.vendor import FreeOutcome
 
 _BALANCE_KEPT = timedelta(seconds=60)
 
@@ -25,7 +25,7 @@ class Account:
     vendor: TaskApi
     allowance: Allowance
     clock: Clock
-    said: BalanceOutcome | None = None
+    said: FreeOutcome | None = None
     kept_until: datetime | None = None
 
     async def balance(self) -> float:
@@ -54,7 +54,7 @@ class Account:
         )
 
 
-def _balance(said: BalanceOutcome) -> float | None:
+def _balance(said: FreeOutcome) -> float | None:
     """Find a number that JSON can hold in what the vendor said of its account."""
     data = said.body.get("data")
     balance = data.get("balance") if isinstance(data, dict) else None

@@ -103,7 +103,7 @@ async def _canceled_at_vendor(
 
 
 async def _has_ended(task: Task, api: TaskApi, wake: Wake | None) -> bool:
-    """Ask how a task stands; of an end that nobody has seen yet the poller is told at once.
+    """Ask how a task stands; an end that was not seen yet is handed to the poller at once.
 
     Raises RejectedError where the vendor does not say.
     """
@@ -113,7 +113,7 @@ async def _has_ended(task: Task, api: TaskApi, wake: Wake | None) -> bool:
             return False
         case PollKind.SUCCEEDED | PollKind.FAILED:
             if wake is not None:
-                await wake.wake(task.task_id, ended=True, told=outcome)
+                await wake.wake(task.task_id, ended=True, known_outcome=outcome)
             return True
         case PollKind.MISSING:
             raise _not_canceled("it does not know it")

@@ -1,4 +1,4 @@
-"""What a caller may see of its own tasks, take back, and have delivered again."""
+"""What a caller may see of its own tasks, and by which filters it finds them."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +22,7 @@ from taskhook.core.limits import (
     MAX_REFERENCE,
     MAX_SEARCH,
     MAX_UPSTREAM_ID,
+    PRINTABLE,
     TASK_ID,
 )
 from taskhook.core.ports import Clock, TaskHistory, TaskStore
@@ -99,17 +100,16 @@ def _cursor(value: str) -> str:
     return value
 
 
-def _whole(value: object) -> object:
+def _whole_number(value: object) -> object:
     """Read a number of a query, written with digits alone. Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) is None:
         raise ValueError("must be a whole number, written with digits")
     return value
 
 
-_PRINTABLE = "^[!-~]+$"  # as ids, names and hosts are
-Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=_PRINTABLE)]
-ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=_PRINTABLE)]
-UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=_PRINTABLE)]
+Word = Annotated[str, Field(min_length=1, max_length=MAX_SEARCH, pattern=PRINTABLE)]
+ShortWord = Annotated[str, Field(min_length=1, max_length=32, pattern=PRINTABLE)]
+UpstreamId = Annotated[str, Field(min_length=1, max_length=MAX_UPSTREAM_ID, pattern=PRINTABLE)]
 Time = Annotated[datetime, BeforeValidator(_moment)]
 Cursor = Annotated[str, AfterValidator(_cursor)]
 
@@ -179,7 +179,7 @@ class Filter(_Wanted):
     reference_prefix: str | None = Field(
         default=None, min_length=1, max_length=MAX_SEARCH, description="Whose reference begins so."
     )
-    limit: Annotated[int, BeforeValidator(_whole)] = Field(default=20, ge=1, le=MAX_LISTED)
+    limit: Annotated[int, BeforeValidator(_whole_number)] = Field(default=20, ge=1, le=MAX_LISTED)
 
     @property
     def id(self) -> str | None:

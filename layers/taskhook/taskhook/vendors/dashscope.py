@@ -26,6 +26,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
     IMAGE,
+    NOT_THIS_TASK,
     VIDEO,
     Action,
     Example,
@@ -208,7 +209,7 @@ class DashScope:
         output = _output(body)
         status = output.get("task_status")
         if output.get("task_id") != upstream_task_id or not isinstance(status, str):
-            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
+            return NOT_THIS_TASK
         if status.lower() == "unknown":  # expired, or another account's
             return PollOutcome(kind=PollKind.MISSING)
         kind = kind_of(status)

@@ -13,13 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from taskhook.core import parameters
 from taskhook.core.errors import RejectedError
-from taskhook.core.limits import MAX_URL
+from taskhook.core.limits import MAX_MODEL, MAX_URL
 from taskhook.core.message import MAX_NOTE, Json, finite, kept_data, minified
 from taskhook.core.models import MediaRule, Model
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.vendor import (
     IMAGE,
+    NOT_THIS_TASK,
     OWN_FIELDS,
     VIDEO,
     Action,
@@ -140,7 +141,7 @@ def _failure(body: Json, data: Json) -> str:
 
 # Never a provider: paths of the deployment, and of other vendors.
 _RESERVED = {"tasks", "callbacks", "apikey", "models", "team", "media", "watch", "services"}
-_SLUG = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,127}")
+SLUG_PART = rf"[a-z0-9][A-Za-z0-9._-]{{0,{MAX_MODEL - 1}}}"  # provider, or model
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Modellix:
     def paid_request(self, path: str, _headers: Mapping[str, str], body: Json) -> PaidRequest:
         """Read a submit: of a described model strictly, of any other as it came."""
         slug = _slug(path) or ""
-        if any(_SLUG.fullmatch(part) is None for part in slug.split("/")):
+        if any(re.fullmatch(SLUG_PART, part) is None for part in slug.split("/")):
             raise RejectedError(
                 HTTPStatus.NOT_FOUND, f"Resource not found: '{slug[:200]}' is no name of a model"
             )
@@ -253,7 +254,7 @@ class Modellix:
             or data.get("task_id") != upstream_task_id
             or not isinstance(data.get("status"), str)
         ):
-            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
+            return NOT_THIS_TASK
         kind = kind_of(data["status"])
         if kind is PollKind.PENDING:
             return PollOutcome(kind=kind)

@@ -19,6 +19,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import (
     CANCELED,
     IMAGE,
+    NOT_THIS_TASK,
     Action,
     Example,
     HttpRequest,
@@ -214,7 +215,7 @@ class Runway:
         """
         status = body.get("status")
         if body.get("id") != upstream_task_id or not isinstance(status, str):
-            return PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is not about this task")
+            return NOT_THIS_TASK
         kind = kind_of(status)
         if kind is PollKind.PENDING:  # THROTTLED, too: the vendor has it, and it waits for a slot there
             return PollOutcome(kind=kind)

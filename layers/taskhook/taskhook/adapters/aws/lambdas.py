@@ -24,12 +24,14 @@ class LambdaWake:
         self._function = function
         self._reporter = reporter
 
-    async def wake(self, task_id: str, *, ended: bool = False, told: PollOutcome | None = None) -> None:
-        """Ask for this task to be looked at; a failure is told and left to the tick."""
+    async def wake(
+        self, task_id: str, *, ended: bool = False, known_outcome: PollOutcome | None = None
+    ) -> None:
+        """Ask for this task to be looked at; a failure is reported and left to the tick."""
         payload = json.dumps({"ended" if ended else "accepted": [task_id]}).encode()
-        if told is not None:
+        if known_outcome is not None:
             longer = json.dumps(
-                {"ended": {task_id: told.model_dump(mode="json", exclude_defaults=True)}}
+                {"ended": {task_id: known_outcome.model_dump(mode="json", exclude_defaults=True)}}
             ).encode()
             payload = longer if len(longer) <= _MOST_TOLD else payload
         try:
@@ -52,7 +54,7 @@ class LambdaArchiver:
         self._wakes = wakes
 
     async def start(self, task_id: str) -> bool:
-        """Have a task's results copied; a failure is told, and may be tried again."""
+        """Have a task's results copied; a failure is reported, and may be tried again."""
         payload = json.dumps({"archive": [task_id], "wake": self._wakes}).encode()
         try:
             await asyncio.to_thread(

@@ -34,7 +34,7 @@ from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, LEAST_POST_TIME, POLLS
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.vendor import (
     NO_HEADERS,
-    BalanceOutcome,
+    FreeOutcome,
     HttpRequest,
     ListOutcome,
     PollKind,
@@ -96,7 +96,7 @@ class HttpTaskApi:
         target: str,
         request: bytes,
         *,
-        hook: str | None,
+        webhook_url: str | None,
         limit: timedelta,
         headers: Mapping[str, str] = NO_HEADERS,
         admit: Admit | None = None,
@@ -106,7 +106,7 @@ class HttpTaskApi:
         A 401 or 402 proves that it was not; if the key has been replaced since, the POST is sent again with
         the new one.
         """
-        made = self.vendor.submit(target, request, headers=headers, webhook_url=hook)
+        made = self.vendor.submit(target, request, headers=headers, webhook_url=webhook_url)
         post = _Post(self._url(made.target), made, self._tls)
         loop = asyncio.get_running_loop()
         begin_by = loop.time() + (limit - self._least).total_seconds()
@@ -196,11 +196,11 @@ class HttpTaskApi:
         except (_NoAnswerError, EndlessAnswerError) as error:
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
 
-    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> BalanceOutcome:
+    async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Ask the vendor to cancel a task."""
         made = self.vendor.cancel(operation or self.vendor.operation(upstream_task_id))
         if made is None:
-            return BalanceOutcome(answered=False, message="the vendor cancels no task")
+            return FreeOutcome(answered=False, message="the vendor cancels no task")
         return await self._ask(made)
 
     async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:
@@ -219,11 +219,11 @@ class HttpTaskApi:
             upstream_task_ids=None if made is None else tuple(made),
         )
 
-    async def balance(self) -> BalanceOutcome:
+    async def balance(self) -> FreeOutcome:
         """Ask for what is free."""
         return await self._ask(self.vendor.free_request())
 
-    async def _ask(self, made: HttpRequest) -> BalanceOutcome:
+    async def _ask(self, made: HttpRequest) -> FreeOutcome:
         """Send what is free, on a connection of its own.
 
         Polls that hang keep none of those that are kept free.
@@ -239,12 +239,10 @@ class HttpTaskApi:
                 asked_for = requested_pause(response.headers, most=MOST_PAUSE)
                 self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
                 body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
-                return BalanceOutcome(
-                    answered=_serves(status), status=status, body=body, retry_after=asked_for
-                )
+                return FreeOutcome(answered=_serves(status), status=status, body=body, retry_after=asked_for)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
         except Exception as error:  # noqa: BLE001
-            return BalanceOutcome(
+            return FreeOutcome(
                 answered=_serves(status),
                 status=status,
                 message=type(error).__name__,
@@ -416,7 +414,7 @@ def _leniently(content: bytearray) -> Any:
     NaN, a number of any length, half a surrogate pair.
     """
     try:
-        return _encodable(json.loads(content, parse_int=_whole))
+        return _encodable(json.loads(content, parse_int=_whole_number))
     except (ValueError, RecursionError) as error:
         raise _NoAnswerError from error
 
@@ -432,5 +430,5 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _whole(digits: str) -> float:
+def _whole_number(digits: str) -> float:
     return int(digits) if len(digits) < _MANY_DIGITS else float(digits)
