@@ -788,7 +788,6 @@ async def test_a_queued_task_that_the_index_shows_late_holds_no_other_up(
     heads = poller.tasks.queue_heads
 
     async def lagging(vendor: str) -> list[Task]:
-        del vendor
         return [late, *await heads(vendor)]
 
     monkeypatch.setattr(poller.tasks, "queue_heads", lagging)
