@@ -41,6 +41,7 @@ class Watch:
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
         track: Callable[[Task], None],
+        has_written: Callable[[Task], bool],
         started: datetime,
     ) -> None:
         self._ports = ports
@@ -66,6 +67,7 @@ class Watch:
             standing=standing,
             endings=endings,
             replan_pending=self.replan_pending,
+            has_written=has_written,
             started=started,
         )
 
