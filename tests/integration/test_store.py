@@ -1,14 +1,16 @@
 """One exam for the fake and the real table: what passes it may stand in for the other."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
@@ -881,6 +883,25 @@ async def test_a_repeated_write_knows_its_own_success(store: Store) -> None:
     unknown = await store.swap(added, added.mark_unknown())
     assert await store.get(added.task_id) == bare(unknown)
     assert (await store.with_request(unknown)).request == a_task().request
+
+
+async def test_a_write_that_was_never_answered_says_what_may_be_stored(store: Store) -> None:
+    """By the nonce of the error its writer knows its own write again."""
+    if isinstance(store, MemoryTasks):
+        pytest.skip("a dict loses no answers")
+    added, update_item = await store.add(a_task()), store.table.client.update_item
+
+    def unanswered(**request: Any) -> Any:
+        with contextlib.suppress(ClientError):  # the second time
+            update_item(**request)
+        raise ReadTimeoutError(endpoint_url="")
+
+    store.table.client = SimpleNamespace(update_item=unanswered, get_item=store.table.client.get_item)  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailableError) as lost:
+        await store.swap(added, added.mark_unknown())
+    assert (await store.get(added.task_id)) == bare(
+        added.mark_unknown().model_copy(update={"nonce": lost.value.nonce})
+    )
 
 
 async def test_a_repeated_write_of_a_control_item_knows_its_own_success(control: Control) -> None:

@@ -45,9 +45,13 @@ class UnavailableError(TaskhookError):
 
 
 class StoreUnavailableError(UnavailableError):
-    """The table could not be asked, or its answer was lost: a write may or may not have happened."""
+    """The table could not be asked, or its answer was lost: a write may or may not have happened.
+
+    `nonce` is what a task bears if its write happened; empty where nothing was written.
+    """
 
     what = "the task table did not answer"
+    nonce = ""
 
 
 class SecretUnavailableError(StoreUnavailableError):

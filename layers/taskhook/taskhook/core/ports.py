@@ -71,7 +71,8 @@ class TaskStore(Protocol):
     async def swap(self, old: Task, new: Task) -> Task:
         """Store `new` if the table still holds `old`, and return it with its nonce.
 
-        Raises StaleTaskError; safe to repeat.
+        Raises StaleTaskError, and StoreUnavailableError with the nonce of what may be stored all the same;
+        safe to repeat.
         """
 
 

@@ -40,6 +40,7 @@ class Delivery:
         horizon: Callable[[], datetime],
         closed: Callable[[], bool],
         is_running: Callable[[str], bool],
+        has_written: Callable[[Task], bool],
     ) -> None:
         self._ports = ports
         self._clock = ports.clock
@@ -49,6 +50,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
+        self._has_written = has_written
         self._delivery_ports = DeliveryPorts(
             tasks=ports.tasks,
             callbacks=ports.callbacks,
@@ -149,7 +151,7 @@ class Delivery:
             self._slots[task_id], self._claimed[task_id] = _candidate(task), task
             return True
         due = task.next_attempt_at or now
-        if task.claimed(now):  # another invocation is at it, so what is read now is soon old
+        if self._is_anothers(task):  # so what is read now is soon old
             due = min(task.claimed_until or now, now + SCAN)
         if due < self._horizon() and self._planned.get(task_id) != due:
             there_is_room = self._plan(_candidate(task), due, now)
@@ -230,12 +232,16 @@ class Delivery:
         now = self._read_at[task_id] = self._clock.now()
         if task is None or not self.takes(task):
             return task
-        if mine is None and (task.claimed(now) or (task.next_attempt_at or now) > now):
+        if mine is None and (self._is_anothers(task) or (task.next_attempt_at or now) > now):
             return task
         if self._closed() and not (mine is not None and claim_covers_attempt(mine, now)):
             return task
         self._steps["delivered"] += 1
         return await attempt(task, self._delivery_ports, ran_until=self._endings.ran_until.get(task_id))
+
+    def _is_anothers(self, task: Task) -> bool:
+        """Whether another invocation is at it."""
+        return task.claimed(self._clock.now()) and not self._has_written(task)
 
     async def _defer(self, task_id: str) -> Task | None:
         """Move a first delivery whose process died out of `watch`, which is read whole by each leader."""

@@ -104,6 +104,7 @@ class _Invocation:
             horizon=self._horizon,
             closed=self._closed,
             is_running=scheduler.is_running,
+            has_written=scheduler.has_written,
         )
         # What leaves a queue enters the watch of its vendor, so the queues are looked at first.
         queues, watches = ([one.queue for one in self._all], [one.watch for one in self._all])
@@ -126,6 +127,7 @@ class _Invocation:
             is_running=self._scheduler.is_running,
             known=self._scheduler.knows,
             track=self._scheduler.track,
+            has_written=self._scheduler.has_written,
             started=self._started,
         )
         queue = Queue(

@@ -15,6 +15,7 @@ from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, TaskApi
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
 
@@ -260,11 +261,9 @@ class Pacing:
             return min(wanted, self.allowance.left)
 
 
-def most_urgent(
-    waiting: Iterable[tuple[str, float, float]], count: int, now: float
-) -> list[tuple[str, float, float]]:
-    """Choose up to `count` tasks whose poll is due: each an id, since when it is due, when its age began."""
-    return heapq.nsmallest(count, waiting, key=lambda task: urgency(task[1], task[2], now))
+def most_urgent(waiting: Iterable[Place], count: int, now: float) -> list[Place]:
+    """Choose up to `count` tasks whose poll is due."""
+    return heapq.nsmallest(count, waiting, key=lambda place: urgency(place[0], place[2], now))
 
 
 def urgency(due: float, accepted: float, now: float) -> tuple[bool, float]:

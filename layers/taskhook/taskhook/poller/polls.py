@@ -10,7 +10,7 @@ from datetime import datetime
 
 from taskhook.core import schedule
 from taskhook.core.errors import StaleTaskError
-from taskhook.core.record import ErrorCode, State, Submission
+from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller import adoption
@@ -58,6 +58,7 @@ class Polls:
         endings: Endings,
         steps: Counter[str],
         replan_pending: Callable[[], None],
+        has_written: Callable[[Task], bool],
         started: datetime,
     ) -> None:
         self._rules = rules
@@ -68,6 +69,7 @@ class Polls:
         self._endings = endings
         self._steps = steps
         self._replan_pending = replan_pending
+        self._has_written = has_written
         self._started = started
         self.asked = 0  # polls, and of them those that said nothing, with the last one's reason
         self.unanswered = 0
@@ -77,6 +79,8 @@ class Polls:
     def due(self, task: Task, *, after: datetime, entry: Entry | None = None) -> datetime:
         """Tell when a task's next step is due, from the task and what is known of it."""
         now = self._clock.now()
+        if self._is_unpaid(task):
+            return self._started
         if task.claimed(now):  # another invocation is at it, so what is read now is soon old
             return min(task.claimed_until or now, now + SCAN)
         match task.state:
@@ -100,6 +104,8 @@ class Polls:
         """
         task = entry.task
         match task.state:
+            case State.SUBMITTING if self._is_unpaid(task):
+                return await self._requeue(task)
             case _ if task.claimed(self._clock.now()):
                 return await self._look_again(task)
             case State.SUBMITTING:
@@ -219,6 +225,17 @@ class Polls:
                 task, ErrorCode.LOST, "the vendor does not know the task any more"
             )
         return task
+
+    def _is_unpaid(self, task: Task) -> bool:
+        """Whether this invocation has claimed a task to pay for it, and has not, for it did not learn so."""
+        return task.state is State.SUBMITTING and self._has_written(task)
+
+    async def _requeue(self, task: Task) -> Task:
+        """Give a task back to the queue."""
+        unpaid = SubmitOutcome(submission=Submission.NOT_SENT, message="the claim was not answered")
+        return await self._ports.tasks.swap(
+            task, task.submitted(unpaid, self._clock.now(), retention=self._rules.retention)
+        )
 
     async def _mark_unknown(self, task: Task) -> Task:
         """Take over a submit whose process has died before it could store the vendor's answer."""

@@ -24,6 +24,7 @@ class Scheduler:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._closed: Callable[[], bool] = lambda: False
         self.steps: Counter[str] = Counter()
+        self._unanswered: set[str] = set()  # nonces of writes that may have happened
 
     def assign(self, kinds: Sequence[Work], *, closed: Callable[[], bool]) -> None:
         """Name the kinds of work; a task is of the first that takes it. Once `closed`, nothing is begun."""
@@ -46,6 +47,13 @@ class Scheduler:
     def is_running(self, task_id: str) -> bool:
         """Whether a step of the task is under way."""
         return task_id in self._running
+
+    def has_written(self, task: Task) -> bool:
+        """Whether a task stands as a write of this invocation has left it that was never answered.
+
+        Its claim is this invocation's own, and no step goes on under it.
+        """
+        return task.nonce in self._unanswered
 
     def is_busy(self) -> bool:
         """Whether a step is under way."""
@@ -84,7 +92,9 @@ class Scheduler:
             task = await kind.step(task_id)
         except StaleTaskError as stale:  # another invocation has taken it further
             task = stale.current
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
+            if error.nonce:
+                self._unanswered.add(error.nonce)
             kind.postpone(task_id, PAUSE_SHORT)
             return None
         # One poisoned task never stops the others; it is reported, and tried again.

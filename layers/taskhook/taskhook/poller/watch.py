@@ -1,23 +1,22 @@
 """Tasks at one vendor: asked about when it is time, ended when the vendor says so, or never does."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from taskhook.core import rate_limit, schedule
-from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import Row
 from taskhook.core.record import State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollOutcome
 from taskhook.poller.adoption import LOOK_REQUESTS
-from taskhook.poller.aside import SetAside
+from taskhook.poller.aside import Place, SetAside
 from taskhook.poller.endings import Endings
 from taskhook.poller.pacing import Pacing, most_urgent
 from taskhook.poller.polls import Entry, Polls
 from taskhook.poller.watch_index import WatchIndex, accepted
-from taskhook.poller.work import INDEX_LAG, SCAN, PollerPorts, Rules, Standing
+from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
 
 LOADED = 2000  # tasks kept in memory; of those beyond, an id and two times
 LOOKS_AT_ONCE = 2  # for submits whose outcome is unknown: each reads all tasks of the vendor's
@@ -44,6 +43,7 @@ class Watch:
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
         track: Callable[[Task], None],
+        has_written: Callable[[Task], bool],
         started: datetime,
     ) -> None:
         self._ports = ports
@@ -56,8 +56,9 @@ class Watch:
         self._track = track  # hands a task that was read to the kind that takes it
         self._started = started  # of the invocation; one that does not lead serves once what was due by then
         self._entries: dict[str, Entry] = {}
-        self._aside = SetAside()
-        self.index = WatchIndex(ports.work, pacing.vendor.name, ports.clock, started=started)
+        self._aside = SetAside(ports.tasks, ports.clock, track=track, known=known)
+        self._vendor = pacing.vendor.name
+        self.index = WatchIndex(ports.work, self._vendor, ports.clock, started=started)
         self._table_steps = 0
         self._looks: set[str] = set()  # under way, for submits whose outcome is unknown
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
@@ -69,6 +70,7 @@ class Watch:
             endings=endings,
             steps=steps,
             replan_pending=self.replan_pending,
+            has_written=has_written,
             started=started,
         )
 
@@ -89,27 +91,18 @@ class Watch:
         for task in read:
             unread.pop(task.task_id, None)
             self._track(task)
-        self._look_later(unread, SCAN)
+        self._aside.look_later(unread, SCAN)
         for row in rows[room:]:
             since = accepted(row)
             age = self._standing.polled_until.timestamp() - since
             wait = schedule.next_poll(timedelta(seconds=age), first=timedelta(0)).total_seconds()
             self._aside.add(row.task_id, due=since + wait, accepted=since)
+            self._aside.only_row_read(row.task_id)
 
-    async def _load(self, task_ids: list[str]) -> None:
-        """Read tasks that were set aside and are due."""
-        unread = self._aside.take(task_ids)
-        with contextlib.suppress(StoreUnavailableError):
-            for task in await self._ports.tasks.read_many(task_ids):
-                unread.pop(task.task_id, None)
-                self._track(task)
-        self._look_later(unread, INDEX_LAG)
-
-    def _look_later(self, unread: Mapping[str, float], pause: timedelta) -> None:
-        """Read tasks that were not to be had, by when they were accepted, after a pause."""
-        for task_id, at in unread.items():
-            if not self._known(task_id):
-                self._aside.add(task_id, due=(self._clock.now() + pause).timestamp(), accepted=at)
+    def _waits_for_vendor(self, task: Task) -> bool:
+        if task.state is State.WATCHED:
+            return not self.polls.past_grace(task)
+        return self.takes(task) and len(self._entries) >= 2 * LOADED  # an end that is to be told goes first
 
     # --- keeping ----------------------------------------------------------------------------------
 
@@ -131,7 +124,8 @@ class Watch:
         entry.task = task
         again = self.polls.due(task, after=now, entry=entry)
         entry.due = max(again, entry.not_before or again)
-        if len(self._entries) > LOADED and entry.due > now + SCAN and not entry.webhook:
+        is_polled = task.state is State.WATCHED and not entry.webhook
+        if len(self._entries) > LOADED and entry.due > now + SCAN and is_polled:
             del self._entries[task.task_id]
             self._aside.add(task.task_id, due=entry.due.timestamp(), accepted=task.age_since.timestamp())
         return False
@@ -183,6 +177,8 @@ class Watch:
         if free_at <= now:
             free_at = self._started  # for want of a request it is waited, not left to the next invocation
         times = [self.polls.free_at(entry, free_at) for entry in self._entries.values()]
+        if self._aside.has_unread():
+            times.append(self._started)
         if self._aside.overdue_count():
             times.append(free_at)
         if (due := self._aside.next_at()) is not None:
@@ -224,14 +220,13 @@ class Watch:
     def unserved(self) -> dict[str, datetime]:
         """List the poll times that are due and were not served, the most urgent ones."""
         now = self._clock.now()
-        waiting = [
+        waiting = (
             _waiting(entry)
             for task_id, entry in self._entries.items()
             if self.polls.is_asked_about(entry.task) and entry.due <= now and not self._is_running(task_id)
-        ]
-        waiting += self._aside.overdue()
-        left = most_urgent(waiting, MOST_LEFT, now.timestamp())
-        return {task_id: datetime.fromtimestamp(due, UTC) for task_id, due, _ in left}
+        )
+        left = most_urgent(chain(waiting, self._aside.overdue()), MOST_LEFT, now.timestamp())
+        return {task_id: datetime.fromtimestamp(due, UTC) for due, task_id, _ in left}
 
     def inherit(self, left: Mapping[str, datetime]) -> None:
         """Take over the poll times that the predecessor has left unserved."""
@@ -255,6 +250,8 @@ class Watch:
         if self._pacing.believe_held_polls(now):  # of those, too, that were asked plainly meanwhile
             self.replan_all()
             self.replan_pending()
+        if self._aside.has_unread():
+            await self._aside.read_unread(waits=self._waits_for_vendor)
         self._aside.wake(min(now, due_by).timestamp())
         started: list[str] = []
         polls: list[str] = []
@@ -278,11 +275,11 @@ class Watch:
         if room == 0:
             return []
         polls += looks if room >= LOOK_REQUESTS else []
-        waiting = [_waiting(self._entries[task_id]) for task_id in polls] + self._aside.overdue()
-        chosen = most_urgent(waiting, room, now.timestamp())
-        await self._load([task_id for task_id, *_ in chosen if task_id in self._aside])
+        waiting = chain((_waiting(self._entries[task_id]) for task_id in polls), self._aside.overdue())
+        chosen = [task_id for _, task_id, _ in most_urgent(waiting, room, now.timestamp())]
+        await self._aside.load(task_id for task_id in chosen if task_id in self._aside)
         started = []
-        for task_id, *_ in chosen:
+        for task_id in chosen:
             entry = self._entries.get(task_id)
             if (
                 entry is None
@@ -329,6 +326,6 @@ class Watch:
             entry.polling = entry.hold = False
 
 
-def _waiting(entry: Entry) -> tuple[str, float, float]:
+def _waiting(entry: Entry) -> Place:
     """Say of a task since when its poll is due, and since when its age counts, as `most_urgent` takes it."""
-    return entry.task.task_id, entry.due.timestamp(), entry.task.age_since.timestamp()
+    return entry.due.timestamp(), entry.task.task_id, entry.task.age_since.timestamp()

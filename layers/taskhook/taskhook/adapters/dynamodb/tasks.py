@@ -158,6 +158,9 @@ class DynamoTasks:
             current = self._read(failed.found)
             if current is None or current.nonce != new.nonce:
                 raise StaleTaskError(current) from failed
+        except StoreUnavailableError as error:
+            error.nonce = new.nonce
+            raise
         return new
 
     async def _write(self, method: Callable[..., Awaitable[Any]], *arguments: Any, **on: Any) -> None:
