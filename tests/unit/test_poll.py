@@ -509,6 +509,16 @@ async def test_a_queued_task_whose_time_is_over_is_never_paid(poller: PollerWorl
     )
 
 
+async def test_a_queued_task_without_a_callback_whose_time_is_over_ends_too(poller: PollerWorld) -> None:
+    """No delivery stores its end in passing."""
+    tasks = [await poller.add(State.QUEUED, f"q{number}", url=None) for number in range(2)]
+    poller.clock.pass_by(poller.rules.max_queue_age)
+    writes = poller.tasks.writes
+    await poller.tick()
+    assert [poller.now_of(task).error for task in tasks] == [ErrorCode.QUEUE_EXPIRED] * 2
+    assert poller.tasks.writes == writes + 2
+
+
 async def test_a_pause_of_submits_keeps_no_task_past_its_time(poller: PollerWorld) -> None:
     """What waited too long ends at the next tick, of each caller one after the other; the young one stays."""
     old = [await poller.add(State.QUEUED, f"{who}{n}", who) for who in ("alice", "bob") for n in range(2)]

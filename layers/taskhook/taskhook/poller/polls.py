@@ -265,7 +265,7 @@ class Polls:
         if self.is_looked_for(entry.task):
             return True
         watched = entry.task.state is State.WATCHED and entry.known_outcome is None
-        return watched and not self.past_grace(entry.task) and not entry.task.claimed(self._clock.now())
+        return watched and not self.past_grace(entry.task)  # one that is watched is claimed by no invocation
 
     def is_asked_about(self, task: Task) -> bool:
         """Whether the vendor tells, sooner or later, of a task in this state."""
