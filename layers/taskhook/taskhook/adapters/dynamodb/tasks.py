@@ -96,7 +96,7 @@ class DynamoTasks:
         return task
 
     async def get(self, task_id: str) -> Task | None:
-        """Read the task as of now; an item that cannot be read is told and pushed back."""
+        """Read the task as of now; an item that cannot be read is reported and pushed back."""
         values = await self.table.get(task_id)
         task = self._read(values)
         if task is None and values is not None and "work" in values:

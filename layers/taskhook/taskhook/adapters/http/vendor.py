@@ -171,10 +171,7 @@ class HttpTaskApi:
                 made = self.vendor.poll(operation or self.vendor.operation(upstream_task_id), hold=hold)
                 client = next(self._holding) if hold else self._client
                 async with await self._answer(client, made) as response:
-                    self._key_refused = response.status_code in {
-                        httpx.codes.UNAUTHORIZED,
-                        httpx.codes.PAYMENT_REQUIRED,
-                    }
+                    self._key_refused = _refuses_key(response.status_code)
                     outcome = await self._read_poll(response, upstream_task_id)
                     return outcome.model_copy(
                         update={"retry_after": requested_pause(response.headers, most=MOST_PAUSE)}
@@ -237,7 +234,7 @@ class HttpTaskApi:
             ):
                 status = response.status_code
                 asked_for = requested_pause(response.headers, most=MOST_PAUSE)
-                self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
+                self._key_refused = _refuses_key(status)
                 body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
                 return FreeOutcome(answered=_serves(status), status=status, body=body, retry_after=asked_for)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
@@ -363,6 +360,11 @@ class _Post:
 
 
 # --- the answers: what they mean ------------------------------------------------------------------
+
+
+def _refuses_key(status: int) -> bool:
+    """Tell whether an answer says that the key is of no use: it may have been replaced since."""
+    return _REFUSALS.get(status) is PollKind.KEY_REFUSED
 
 
 def _serves(status: int) -> bool:
