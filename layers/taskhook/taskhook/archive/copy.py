@@ -61,10 +61,7 @@ class ArchiveReport:
 
 
 async def archive(task_ids: Iterable[str], *, hard_stop: datetime, ports: ArchivePorts) -> ArchiveReport:
-    """Copy the results of tasks, one after the other, until `hard_stop`.
-
-    What is not done by then can be gone on with.
-    """
+    """Copy the results of tasks, one after the other, until `hard_stop`; the next invocation goes on."""
     done: Counter[str] = Counter()
     for task_id in task_ids:
         if ports.clock.now() < hard_stop:
@@ -245,9 +242,10 @@ class _Copying:
         return sizes or []
 
     def _complete(self, index: int, at: int, sizes: list[int]) -> bool:
-        """Whether nothing is missing.
+        """Whether nothing is missing of a file.
 
-        The size that was told is there, or a part that only the last one can be.
+        All bytes are there where its size is known; else the last part is shorter than any but the last can
+        be.
         """
         size = self.copies[index].size
         return at == size if size is not None else bool(sizes) and sizes[-1] != PART

@@ -69,10 +69,7 @@ async def attempt(task: Task, ports: DeliveryPorts, *, ran_until: datetime | Non
 
 
 async def _claimed(task: Task, ports: DeliveryPorts) -> Task:
-    """Claim the task so that a whole attempt from now on is covered.
-
-    The clock is looked at after the claim's write.
-    """
+    """Claim the task so that a whole attempt is covered, measured after the claim's write."""
     for _ in range(CLAIM_WRITES):
         now = ports.clock.now()
         if claim_covers_attempt(task, now):
@@ -113,10 +110,7 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
-    """Tell how long the receiver has waited at most.
-
-    None where it still does, or has asked for the message again.
-    """
+    """Tell how many seconds the receiver has waited at most; None where it still does, or asked again."""
     ended_at = ran_until or task.ended_at
     if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
@@ -138,9 +132,9 @@ def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:
 
 
 async def _caller(task: Task, ports: DeliveryPorts) -> Caller | None:
-    """Find whose secret signs.
+    """Find the caller whose secret signs; None where its record is gone or broken.
 
-    None where the record is gone or broken, which the schedule gives time to mend.
+    The schedule gives the operator time to mend it.
     """
     try:
         return await ports.callers.find(task.caller)

@@ -317,9 +317,9 @@ class Hosts:
         self._callers[candidate.caller].waiting[candidate.order] -= 1
 
     def _changed(self, caller: str, host: str) -> None:
-        """Bring the turns of a host and of its caller in line with what has become of them.
+        """Bring the turns of a host and its caller in line with what they hold and what waits.
 
-        Keep what is worth it.
+        A host of which something was learnt is remembered, up to IDLE_HOSTS of them.
         """
         key, known = (caller, host), self._hosts[caller, host]
         its = self._callers.get(caller)

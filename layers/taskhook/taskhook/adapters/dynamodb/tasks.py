@@ -161,10 +161,7 @@ class DynamoTasks:
         return new
 
     async def _write(self, method: Callable[..., Awaitable[Any]], *arguments: Any, **on: Any) -> None:
-        """Write, once more if no answer came.
-
-        It bears the same nonce, so that it knows the first one's success.
-        """
+        """Write, once more if no answer came: the same nonce shows whether the first had succeeded."""
         try:
             await method(*arguments, **on)
         except StoreUnavailableError:
@@ -259,9 +256,8 @@ class DynamoTasks:
     async def _get_batch(self, keys: Sequence[str], *, all_of_them: bool) -> list[Attributes]:
         """Read items, again and again while some come.
 
-        What a throttled partition keeps back in spite of waiting is left out.
-
-        The next look finds it. Where `all_of_them` are wanted, raises StoreUnavailableError instead.
+        What a throttled partition keeps back in spite of waiting is left out, for the next look; where
+        `all_of_them` are wanted, raises StoreUnavailableError instead.
         """
         items: list[Attributes] = []
         waits = iter(_UNPROCESSED_WAITS)
@@ -280,10 +276,7 @@ class DynamoTasks:
         return items
 
     async def _push_back(self, unreadable: Attributes) -> None:
-        """Move an item that cannot be read out of the way, counted.
-
-        It is never deleted, and read again later.
-        """
+        """Move an item that cannot be read out of the way, counted; it is read again later, never deleted."""
         at, task_id = str(unreadable.get("work_at")), str(unreadable["task_id"])
         work = unreadable.get("work")
         before, when = ("", at) if work == "retry" else (at[: at.find("#") + 1], at[at.find("#") + 1 :])

@@ -70,10 +70,7 @@ class AiohttpCallbacks:
         )
 
     async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, exchange: "_Exchange") -> None:
-        """Send it.
-
-        Once more where a kept connection turns out to be dead, which is no answer of the receiver's.
-        """
+        """Send one attempt, and once more where a kept connection is dead: the receiver never saw it."""
         sent = {"Accept-Encoding": "identity", **headers}
         while True:
             exchange.kept = False

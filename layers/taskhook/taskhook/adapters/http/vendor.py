@@ -221,10 +221,7 @@ class HttpTaskApi:
         return await self._ask(self.vendor.free_request())
 
     async def _ask(self, made: HttpRequest) -> FreeOutcome:
-        """Send what is free, on a connection of its own.
-
-        Polls that hang keep none of those that are kept free.
-        """
+        """Send a free request on a connection of its own: all kept ones may be busy with polls that hang."""
         status, asked_for = 0, None
         try:
             async with (
@@ -279,9 +276,7 @@ class HttpTaskApi:
     async def _read[T](
         self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
     ) -> T:
-        """Read a JSON object of bounded size, and of it what `read` keeps.
-
-        Only one answer that is large at a time.
+        """Read a JSON object of bounded size, and of it what `read` keeps; large answers one at a time.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
@@ -411,10 +406,7 @@ def _object(content: bytearray) -> Json:
 
 
 def _leniently(content: bytearray) -> Any:
-    """Parse what a strict reader refuses whole, and a paid result may hold.
-
-    NaN, a number of any length, half a surrogate pair.
-    """
+    """Parse what a strict reader refuses and a paid result may hold: NaN, huge numbers, half surrogates."""
     try:
         return _encodable(json.loads(content, parse_int=_whole_number))
     except (ValueError, RecursionError) as error:
