@@ -8,7 +8,10 @@ from collections.abc import Iterable
 
 
 class SetAside:
-    """Each task waits until its poll is due, or is overdue. All times are Unix seconds."""
+    """Times are Unix seconds.
+
+    A task stands in one of two places: it waits until its poll is due, or it is overdue.
+    """
 
     def __init__(self) -> None:
         self._later: dict[str, tuple[float, float]] = {}  # when due, and accepted
