@@ -34,7 +34,7 @@ from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.delivery.attempt import DeliveryPorts, attempt
-from taskhook.delivery.hosts import Candidate, Hosts, Order, host_of
+from taskhook.delivery.hosts import Candidate, Hosts, Order
 from taskhook.poller.invocation import poll
 from taskhook.wiring import App
 from tests.world import (
@@ -125,7 +125,7 @@ async def _engine(tasks: list[Task]) -> float:
 
     def offer_next() -> bool:
         task = unoffered[0]
-        return hosts.offer(Candidate(task.task_id, task.caller, host_of(task), Order.FIRST))
+        return hosts.offer(Candidate(task.task_id, task.caller, task.host, Order.FIRST))
 
     async def deliver(candidate: Candidate) -> None:
         await attempt(store.items[candidate.task_id], ports)

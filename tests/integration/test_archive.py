@@ -187,7 +187,7 @@ async def test_an_archive_that_is_not_there_is_unavailable() -> None:
 @pytest_asyncio.fixture
 async def originals() -> AsyncIterator[AiohttpOriginals]:
     """Give a reader that may go to loopback, and closes what it opens."""
-    reader = AiohttpOriginals(RELAXED, patience=2)
+    reader = AiohttpOriginals(RELAXED, patience=timedelta(seconds=2))
     yield reader
     await reader.close()
 
@@ -425,7 +425,7 @@ async def test_an_answer_without_end_is_left(begin: bytes, again: bytes) -> None
             await connection.send(again)
             await asyncio.sleep(0.01)
 
-    originals = AiohttpOriginals(RELAXED, patience=10, piece_time=0.5)
+    originals = AiohttpOriginals(RELAXED, patience=timedelta(seconds=10), piece_time=timedelta(seconds=0.5))
     async with listening(script) as listener, asyncio.timeout(20):
         with pytest.raises(SourceUnavailableError):
             await originals.read(f"{listener.origin}/x", start=0, length=10_000, tag=None)
@@ -455,7 +455,7 @@ async def test_silence_is_bounded() -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
         await connection.hold()
 
-    originals = AiohttpOriginals(RELAXED, patience=0.2)
+    originals = AiohttpOriginals(RELAXED, patience=timedelta(seconds=0.2))
     async with listening(script) as listener:
         with pytest.raises(SourceUnavailableError, match="Timeout"):
             await originals.read(f"{listener.origin}/x", start=0, length=10, tag=None)

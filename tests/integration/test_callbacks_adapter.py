@@ -26,7 +26,7 @@ from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import MAX_EXCERPT, Task
 from taskhook.delivery import attempt as deliver
 from taskhook.delivery.attempt import CLAIM, DeliveryPorts
-from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts, host_of
+from taskhook.delivery.hosts import MIN_RETRY_AFTER, Hosts
 from tests import certificates
 from tests.listener import (
     Connection,
@@ -1165,7 +1165,7 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
         assert task.next_attempt_at is not None
         assert expected.wait * 0.9 <= task.next_attempt_at - START <= expected.wait * 1.1
         assert (task.attempts_this_round, task.answered_gone) == (int(expected.counted), expected.log == 410)
-    open_until = hosts.open_until(task.caller, host_of(task))
+    open_until = hosts.open_until(task.caller, task.host)
     assert (open_until and open_until - START) == expected.rests
 
 

@@ -28,7 +28,6 @@ from taskhook.delivery.hosts import (
     Candidate,
     Hosts,
     Order,
-    host_of,
 )
 from tests.rows import each_row
 from tests.world import START, VirtualClock
@@ -519,5 +518,5 @@ def test_a_host_is_name_and_port() -> None:
         task_id="t", caller="a", model="m", request="", fingerprint="", accepted_at=START, state=State.QUEUED
     )
     urls = ("https://a.example.com/x?y", "https://A.example.com:8443/", None)
-    hosts = [host_of(task.model_copy(update={"callback_url": url})) for url in urls]
+    hosts = [task.model_copy(update={"callback_url": url}).host for url in urls]
     assert hosts == ["a.example.com", "a.example.com:8443", ""]

@@ -25,6 +25,7 @@ from taskhook.core.errors import (
     StaleTaskError,
     StoreUnavailableError,
 )
+from taskhook.core.limits import TASK_ID
 from taskhook.core.ports import Archive, Clock, Originals, Reporter, TaskStore, Wake
 from taskhook.core.record import Copy, State
 from taskhook.core.task import Task
@@ -37,7 +38,7 @@ PART = 8 * 1024 * 1024  # bytes in memory; S3 takes no less than 5 MB
 MOST = 2 * 1024**3  # bytes of a file: 256 parts
 TRIES = 3  # in a row without progress; the tick comes back for more
 PAUSE = timedelta(seconds=1)  # before the second of them, longer each time
-_KEY = re.compile(r"tk_[A-Za-z0-9_-]{22}/[0-9]{1,6}/[0-9a-f]{32}")
+_KEY = re.compile(rf"{TASK_ID}/[0-9]{{1,6}}/[0-9a-f]{{32}}")
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,7 @@ class ArchiveReport:
 
 
 async def archive(task_ids: Iterable[str], *, hard_stop: datetime, ports: ArchivePorts) -> ArchiveReport:
-    """Copy the results of tasks, one after the other, until `hard_stop`.
-
-    What is not done by then can be gone on with.
-    """
+    """Copy the results of tasks, one after the other, until `hard_stop`; the next invocation goes on."""
     done: Counter[str] = Counter()
     for task_id in task_ids:
         if ports.clock.now() < hard_stop:
@@ -165,104 +163,105 @@ class _Copying:
 
     async def run(self) -> None:
         """Copy the files, one after the other."""
-        for place, copy in enumerate(self.copies):
+        for index, copy in enumerate(self.copies):
             if not copy.settled:
-                await self._copy_with_retries(place)
+                await self._copy_with_retries(index)
 
-    async def _copy_with_retries(self, place: int) -> None:
+    async def _copy_with_retries(self, index: int) -> None:
         """Copy a file, from where it broke off when it breaks off."""
         self.failures = 0
         while True:
             try:
-                await self._copy(place)
+                await self._copy(index)
             except SourceGoneError as error:
-                self._save(place, given_up=str(error))
-                self._tell("archive.failed", place, reason=str(error))
+                self._save(index, given_up=str(error))
+                self._report("archive.failed", index, reason=str(error))
             except SourceChangedError:
-                await self._restart(place)
-                await self._back_off("changed", place)
+                await self._restart(index)
+                await self._back_off("changed", index)
             except (SourceUnavailableError, ArchiveUnavailableError) as error:
-                await self._back_off(str(error), place)
-            if self.copies[place].settled or self.failures == TRIES:
+                await self._back_off(str(error), index)
+            if self.copies[index].settled or self.failures == TRIES:
                 return
 
-    async def _back_off(self, reason: str, place: int) -> None:
+    async def _back_off(self, reason: str, index: int) -> None:
         self.failures += 1
-        self._tell("archive.interrupted", place, reason=reason)
+        self._report("archive.interrupted", index, reason=reason)
         if self.failures < TRIES:
             await self.ports.clock.sleep(PAUSE * 4 ** (self.failures - 1))
 
-    async def _copy(self, place: int) -> None:
+    async def _copy(self, index: int) -> None:
         """Copy what is missing of a file."""
-        archive, key = self.ports.archive, self.copies[place].key(self.task.task_id)
-        began, sizes = self.ports.clock.now(), await self._uploaded_parts(place)
-        if self.copies[place].settled:
+        archive, key = self.ports.archive, self.copies[index].key(self.task.task_id)
+        began, sizes = self.ports.clock.now(), await self._uploaded_parts(index)
+        if self.copies[index].settled:
             return
         at, number = sum(sizes), len(sizes) + 1
-        url = self.task.original(self.copies[place])
-        while not self._complete(place, at, sizes):
-            piece = await self.ports.originals.read(url, start=at, length=PART, tag=self.copies[place].tag)
+        url = self.task.original(self.copies[index])
+        while not self._complete(index, at, sizes):
+            piece = await self.ports.originals.read(url, start=at, length=PART, tag=self.copies[index].tag)
             size, at = piece.size, at + len(piece.data)
             if max(at, size or 0) > MOST:
                 raise SourceGoneError("too_large")
             if at == 0:
                 raise SourceGoneError("empty")
-            upload = self.copies[place].upload
+            upload = self.copies[index].upload
             if upload is None:
                 upload = await archive.begin(key, piece.media_type)
-                self._save(place, upload=upload, size=size, tag=piece.tag)
-            if size != self.copies[place].size:
+                self._save(index, upload=upload, size=size, tag=piece.tag)
+            if size != self.copies[index].size:
                 raise SourceChangedError
             if piece.data:
                 await archive.put(key, upload, number, piece.data)
                 sizes, number, self.failures = [*sizes, len(piece.data)], number + 1, 0
             if piece.last:
                 break
-        await archive.finish(key, self.copies[place].upload or "")
-        self._save(place, archived=True)
-        self._tell(
+        await archive.finish(key, self.copies[index].upload or "")
+        self._save(index, archived=True)
+        self._report(
             "result.archived",
-            place,
+            index,
             bytes=at,
             seconds=round((self.ports.clock.now() - began).total_seconds(), 3),
         )
 
-    async def _uploaded_parts(self, place: int) -> list[int]:
+    async def _uploaded_parts(self, index: int) -> list[int]:
         """List the sizes of the parts that are there already; a file that is there is settled."""
-        copy = self.copies[place]
+        copy = self.copies[index]
         key = copy.key(self.task.task_id)
         if copy.upload is None:
             return []
         sizes = await self.ports.archive.parts(key, copy.upload)
         if sizes is None and await self.ports.archive.link(key) is not None:
-            self._save(place, archived=True)
-            self._tell("result.archived", place)
+            self._save(index, archived=True)
+            self._report("result.archived", index)
         elif sizes is None:
-            self._save(place, upload=None, size=None, tag=None)
+            self._save(index, upload=None, size=None, tag=None)
         elif sizes:
-            self._tell("archive.resumed", place, bytes=sum(sizes))
+            self._report("archive.resumed", index, bytes=sum(sizes))
         return sizes or []
 
-    def _complete(self, place: int, at: int, sizes: list[int]) -> bool:
-        """Whether nothing is missing.
+    def _complete(self, index: int, at: int, sizes: list[int]) -> bool:
+        """Whether nothing is missing of a file.
 
-        The size that was told is there, or a part that only the last one can be.
+        All bytes are there where its size is known; else the last part is shorter than any but the last can
+        be.
         """
-        size = self.copies[place].size
+        size = self.copies[index].size
         return at == size if size is not None else bool(sizes) and sizes[-1] != PART
 
-    async def _restart(self, place: int) -> None:
-        copy = self.copies[place]
-        self._save(place, upload=None, size=None, tag=None)
+    async def _restart(self, index: int) -> None:
+        copy = self.copies[index]
+        self._save(index, upload=None, size=None, tag=None)
         if copy.upload is not None:
             with contextlib.suppress(ArchiveUnavailableError):  # what is left there is removed after a day
                 await self.ports.archive.drop(copy.key(self.task.task_id), copy.upload)
 
-    def _save(self, place: int, **progress: object) -> None:
-        self.copies[place] = self.copies[place].model_copy(update=progress)
+    def _save(self, index: int, **progress: object) -> None:
+        self.copies[index] = self.copies[index].model_copy(update=progress)
 
-    def _tell(self, event: str, place: int, **facts: str | float | None) -> None:
+    def _report(self, event: str, index: int, **facts: str | float | None) -> None:
         task = self.task
         self.ports.reporter.report(
-            event, task_id=task.task_id, caller=task.caller, n=self.copies[place].n, **facts
+            event, task_id=task.task_id, caller=task.caller, n=self.copies[index].n, **facts
         )

@@ -19,9 +19,7 @@ LONGEST_PAUSE = timedelta(minutes=5)
 
 
 class AdmissionState(BaseModel):
-    """What is known of the way to the vendor.
-
-    Whether tasks wait before it, how many it runs at once, and until when to pause.
+    """What is known of the way to one vendor: whether tasks wait, how many it runs at once, when to pause.
 
     While anything waits, submits queue behind it without asking, so that no task overtakes another.
     """
@@ -50,10 +48,7 @@ class AdmissionState(BaseModel):
         return now < self._paused_until(now)
 
     def next_try(self, running: int, now: datetime) -> datetime:
-        """Tell when one more task may be submitted while `running` are.
-
-        Now where a slot is free, else at the next probe.
-        """
+        """Tell when one more task may be submitted while `running` are: now, or at the next probe."""
         soonest = self._paused_until(now)
         if self.slots is None or running < self.slots or self.probed_at is None:
             return soonest
@@ -75,7 +70,7 @@ class AdmissionState(BaseModel):
     def taken(self, running: int, *, served: str) -> "AdmissionState":
         """Learn from an acceptance while `running` others ran.
 
-        Where that is more than was known, the limit is not known.
+        Where these fill more slots than were known, how many there are is not known any more.
         """
         slots = self.slots if self.slots is None or running < self.slots else None
         return self.answered().model_copy(update={"slots": slots, "served": served})
@@ -83,9 +78,9 @@ class AdmissionState(BaseModel):
     def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
-        One that was a probe has been spent although the vendor answers what is free: so the next one is as
-        rare as can be. It was its caller's turn (`served`; None: no turn was taken), so that the next probe
-        is another caller's.
+        Where that submit was a probe, a task was spent although the vendor had answered a free request: the
+        next probe waits as long as any. `served` is the caller whose turn it was, so that the next probe is
+        another caller's; None: no turn was taken.
         """
         admission = self.model_copy(
             update={"unknown": self.unknown + 1, "served": self.served if served is None else served}
@@ -118,10 +113,7 @@ class AdmissionState(BaseModel):
         return self.model_copy(update={"took": kept | {model: lately}})
 
     def in_turn(self, heads: Iterable[Task]) -> list[Task]:
-        """Order the callers' oldest tasks by whose turn it is.
-
-        By name, beginning after the caller that was served last.
-        """
+        """Order the callers' oldest tasks by name, beginning after the caller that was served last."""
         return sorted(heads, key=lambda task: (task.caller <= self.served, task.caller))
 
     def pause(self, until: datetime) -> "AdmissionState":

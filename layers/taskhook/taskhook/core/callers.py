@@ -24,9 +24,7 @@ _CHANGED = "caller {!r} was changed at the same time; try again"
 async def authenticate(
     authorization: str | None, *, callers: CallerDirectory, now: datetime
 ) -> Caller | None:
-    """Find the caller of an `Authorization` header.
-
-    None when it is missing, malformed, wrong, expired or disabled.
+    """Find the caller of an `Authorization` header; None where it proves none that is enabled.
 
     Every None costs the same: one read of the table, and two comparisons. So its time tells no caller's name.
     A token that the cached record proves costs no read; what the cache cannot prove is read anew, so that a

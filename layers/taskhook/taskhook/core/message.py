@@ -99,10 +99,7 @@ def _size(value: object) -> int:
 
 
 def finite(value: Any) -> Any:
-    """Put null for a number beyond a float's range.
-
-    It reads as infinite, which no JSON can hold and no one could pass on.
-    """
+    """Put null for a number beyond a float's range, which reads as infinite: no JSON can hold that."""
     match value:
         case dict():
             for name in value:

@@ -129,10 +129,7 @@ class MediaRule:
 
 @dataclass(frozen=True)
 class Model:
-    """One model of the vendor.
-
-    Its slug, what its request and its media may be, and how soon its result can be there.
-    """
+    """One model of a vendor: its slug, what its request and media may be, its least time to a result."""
 
     slug: str
     kind: str

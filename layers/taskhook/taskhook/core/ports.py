@@ -45,9 +45,7 @@ class TaskStore(Protocol):
         """Read the task as of now."""
 
     async def read_many(self, task_ids: Sequence[str]) -> list[Task]:
-        """Read tasks, perhaps as they were a moment ago, without request, message and result.
-
-        For planning, not for acting.
+        """Read tasks for planning, perhaps as they were a moment ago, without request, message and result.
 
         What is gone or cannot be had now is left out; an item that cannot be read is reported, pushed back
         and left out.
@@ -59,13 +57,11 @@ class TaskStore(Protocol):
     async def reserve(
         self, request: str, task_id: str, *, repeat: bool, now: datetime, until: datetime
     ) -> str:
-        """Give the id for the task of a request without an idempotency key.
+        """Give the id for the task of a request without an idempotency key: `task_id`, or an earlier one.
 
-        `task_id`, reserved until then, or an earlier one.
-
-        `request` says which caller asks for what. A repeat gets the id that is reserved for the same request
-        at the time, and so does a first request that its own repeat has overtaken; each of them prolongs it.
-        Safe to repeat.
+        `request` says which caller asks for what; the id stays reserved for it `until` then. A repeat gets
+        the id that is reserved for the same request, and so does a first request that its own repeat has
+        overtaken; each of them prolongs it. Safe to repeat.
         """
 
     async def swap(self, old: Task, new: Task) -> Task:
@@ -101,7 +97,7 @@ class WorkIndex(Protocol):
     async def watched(self, vendor: str, since: datetime | None, *, cursor: Any = None) -> Rows:
         """Read a page of a vendor's tasks that are not left to the schedule of attempts.
 
-        Those accepted from `since` (None: ever) on.
+        Of those, the tasks that were accepted from `since` on; None: all.
         """
 
     async def retries(self, since: datetime | None, before: datetime, *, cursor: Any = None) -> Rows:
@@ -171,10 +167,7 @@ class AdmissionStore(Protocol):
         """Read it."""
 
     async def set_admission(self, vendor: str, old: AdmissionState, new: AdmissionState) -> AdmissionState:
-        """Store `new` if `old` still stands; give what stands then.
-
-        Nothing is lost with a change that was too late.
-        """
+        """Store `new` if `old` still stands; give what stands then. A change that is lost does no harm."""
 
 
 class Budget(Protocol):

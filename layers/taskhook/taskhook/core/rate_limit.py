@@ -37,13 +37,11 @@ def reserve(limit: int) -> int:
 
 @dataclass
 class Allowance:
-    """Requests that this process may make out of the vendor's budget, taken in blocks.
+    """Requests that this process may make out of a vendor's budget, taken in blocks.
 
-    Kept while it stays warm.
-
-    The first block of a window is what the window before used, so that a busy process pays for one write a
-    window, not for one a request; at most an eighth of all, for what is not used lapses. `reserve` of each
-    window is left to others.
+    It is kept while the process stays warm. The first block of a window is what the window before used, so
+    that a busy process pays for one write a window, not for one a request; at most an eighth of all, for what
+    is not used lapses. `reserve` of each window is left to others.
     """
 
     tokens: Budget
@@ -56,9 +54,7 @@ class Allowance:
     empty: bool = False  # nothing is to be had in this window any more
 
     async def room(self, wanted: int, now: datetime, *, expected: int = 0) -> int:
-        """Tell how many of `wanted` requests may be made now.
-
-        `expected` are likely to be by the end of the window.
+        """Tell how many of `wanted` requests may be made now; `expected` are likely by the end of the window.
 
         Raises StoreUnavailableError.
         """

@@ -132,10 +132,7 @@ class Copy(BaseModel):
         return self.archived or self.given_up is not None
 
     def key(self, task_id: str) -> str:
-        """Give the file's name in the archive, which its link says too.
-
-        The file is found long after the task is gone.
-        """
+        """Give the file's name in the archive; its link holds it, and works when the task is gone."""
         return f"{task_id}/{self.n}/{self.token}"
 
 
@@ -227,9 +224,10 @@ class TaskRecord(BaseModel):
 
     @property
     def webhook_id(self) -> str:
-        """The message's id: one task, one message.
+        """The message's id. A task has one message.
 
-        An idempotency key makes the same task id again once the first is gone.
+        The time of acceptance is part of it, for an idempotency key makes the same task id again once the
+        first is gone.
         """
         return f"msg_{self.task_id}_{milliseconds(self.accepted_at)}"
 
@@ -265,12 +263,10 @@ class TaskRecord(BaseModel):
 
     @property
     def reusable(self) -> bool:
-        """Whether the idempotency key may be used again.
+        """Whether the idempotency key may be used again: a refusal was this deployment's fault.
 
-        Refused for a reason that was this deployment's, not the caller's.
-
-        Not after the outcome was called unknown: a late refusal ends its task like any other, with a callback
-        or without.
+        Never after the submitter was told that the outcome is unknown: then a late refusal ends the task like
+        any other.
         """
         told = self.answer_status == HTTPStatus.BAD_GATEWAY and self.callback is CallbackState.NONE
         return told and not self.told_unknown and self.error is ErrorCode.UPSTREAM_REFUSED

@@ -115,6 +115,6 @@ def retry_wait(
 def means_soon(status: int | None, uncounted: int) -> bool:
     """Tell whether an answer asks for another attempt soon, which the schedule does not count.
 
-    Believed MOST_SOON times, of which `uncounted` are over.
+    A receiver is believed MOST_SOON times in a round, of which `uncounted` are over.
     """
     return status in _SOON and uncounted < MOST_SOON

@@ -96,7 +96,7 @@ class TargetPolicy:
     def check_url(self, url: str, use: Use = CALLBACK) -> None:
         """Raise ForbiddenTargetError unless `url` may be asked.
 
-        A scheme and port of its use, or 1024 and above, a public host.
+        It needs a scheme of its use, that scheme's port or one from 1024 on, and a public host.
         """
         if len(url) > MAX_URL:
             raise ForbiddenTargetError(f"is {len(url)} characters long; at most {MAX_URL} are allowed")
@@ -169,9 +169,9 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def _looks_numeric(name: str) -> bool:
-    """Tell whether some parser would read the name as an IPv4 address.
+    """Tell whether some parser would read the name as an IPv4 address: its last label is a number.
 
-    Its last label is a number (WHATWG URL).
+    Source: WHATWG URL.
     """
     last = name.rsplit(".", 1)[-1]
     return last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None

@@ -56,10 +56,7 @@ class Task(TaskRecord):
         return self._to(state=State.SUBMITTING, submitted_at=now, claimed_until=until)
 
     def submitted(self, outcome: SubmitOutcome, now: datetime, *, retention: timedelta) -> Self:
-        """Submitting → what the vendor's answer means.
-
-        Also unknown → that, when a late answer settles it after all.
-        """
+        """Submitting, or unknown where a late answer settles it → what the vendor's answer means."""
         self._require(State.SUBMITTING, State.UNKNOWN)
         answered = self.answer_status is not None
         match outcome.submission:
@@ -132,10 +129,7 @@ class Task(TaskRecord):
         )
 
     def archiving(self, data: Json, now: datetime, *, new_token: Callable[[], str]) -> Self:
-        """Watched → archiving.
-
-        Keep the vendor's `data` until its files are copied, or the time for that is up.
-        """
+        """Watched → archiving: the vendor's `data` is kept until its files are copied, or time is up."""
         self._require(State.WATCHED)
         kept = kept_data(data)
         copies = tuple(Copy(n=n, token=new_token()) for n in file_numbers(kept)[:MAX_COPIES])
@@ -253,10 +247,7 @@ class Task(TaskRecord):
             raise IllegalTransitionError(f"{self.task_id} is {self.state}, not {' or '.join(states)}")
 
     def _answered(self, status: int, message: str | None = None) -> Self:
-        """Fix what the submitter is told, for the first answer and every repeat.
-
-        A queued task has its 200 already.
-        """
+        """Fix what the submitter is told, for the first answer and every repeat; it never changes."""
         return (
             self
             if self.answer_status is not None

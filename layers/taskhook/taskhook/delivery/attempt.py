@@ -9,12 +9,11 @@ from taskhook.core.caller import Caller
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import ATTEMPT_TIME, CallbackSender, CallerDirectory, Clock, Reporter, TaskStore
 from taskhook.core.record import Attempt, CallbackState
-from taskhook.core.reply import Reply, is_delivered
+from taskhook.core.reply import DeliveryError, Reply, is_delivered
 from taskhook.core.task import Task
-from taskhook.delivery.hosts import Hosts, host_of
+from taskhook.delivery.hosts import Hosts
 
 CLAIM = timedelta(seconds=30)
-TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
 # Tried for one attempt, where each takes so long that its claim does not cover the attempt any more.
 CLAIM_WRITES = 2
 
@@ -48,7 +47,7 @@ async def attempt(task: Task, ports: DeliveryPorts, *, ran_until: datetime | Non
     """
     caller = await _caller(task, ports)
     task = await _claimed(task, ports)
-    reply = Reply(error="caller_unreadable")
+    reply = Reply(error=DeliveryError.CALLER_UNREADABLE)
     if caller is not None:
         reply = await send_attempt(task, caller, ports.clock.now(), ports.callbacks)
     _record(task, reply, ports)
@@ -70,10 +69,7 @@ async def attempt(task: Task, ports: DeliveryPorts, *, ran_until: datetime | Non
 
 
 async def _claimed(task: Task, ports: DeliveryPorts) -> Task:
-    """Claim the task so that a whole attempt from now on is covered.
-
-    The clock is looked at after the claim's write.
-    """
+    """Claim the task so that a whole attempt is covered, measured after the claim's write."""
     for _ in range(CLAIM_WRITES):
         now = ports.clock.now()
         if claim_covers_attempt(task, now):
@@ -114,10 +110,7 @@ def _settled(task: Task, reply: Reply, now: datetime, *, retention: timedelta) -
 
 
 def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | None:
-    """Tell how long the receiver has waited at most.
-
-    None where it still does, or has asked for the message again.
-    """
+    """Tell how many seconds the receiver has waited at most; None where it still does, or asked again."""
     ended_at = ran_until or task.ended_at
     if task.callback is not CallbackState.DELIVERED or task.attempts_before_round or ended_at is None:
         return None
@@ -126,13 +119,12 @@ def _lateness(task: Task, now: datetime, ran_until: datetime | None) -> float | 
 
 def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:
     """Let the caller's other callbacks to this host profit from what this one met."""
-    host = host_of(task)
-    opened = ports.hosts.record(task.caller, host, reply)
+    opened = ports.hosts.record(task.caller, task.host, reply)
     if opened is not None:
         ports.reporter.report(
             "receiver.circuit_opened",
             caller=task.caller,
-            host=host,
+            host=task.host,
             status=reply.status,
             error=reply.error,
             seconds=round(opened.total_seconds(), 1),
@@ -140,9 +132,9 @@ def _record(task: Task, reply: Reply, ports: DeliveryPorts) -> None:
 
 
 async def _caller(task: Task, ports: DeliveryPorts) -> Caller | None:
-    """Find whose secret signs.
+    """Find the caller whose secret signs; None where its record is gone or broken.
 
-    None where the record is gone or broken, which the schedule gives time to mend.
+    The schedule gives the operator time to mend it.
     """
     try:
         return await ports.callers.find(task.caller)

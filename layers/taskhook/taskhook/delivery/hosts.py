@@ -13,8 +13,7 @@ from enum import IntEnum
 from http import HTTPStatus
 
 from taskhook.core.ports import SLOTS, Clock
-from taskhook.core.reply import Reply
-from taskhook.core.task import Task
+from taskhook.core.reply import DeliveryError, Reply
 
 RESERVED_SLOTS = 60  # of them for callers that hold none
 HOST_SLOTS = 20  # at most, for one host of one caller
@@ -32,10 +31,7 @@ IDLE_HOSTS = 5000  # without attempts or candidates, of which something learnt i
 
 _THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
 # Nothing was sent, so nothing was learnt of the host.
-_NOT_ATTEMPTED = {
-    "caller_unreadable",
-    "forbidden_target",
-}
+_NOT_ATTEMPTED = {DeliveryError.CALLER_UNREADABLE, DeliveryError.FORBIDDEN_TARGET}
 
 
 class Order(IntEnum):
@@ -321,9 +317,9 @@ class Hosts:
         self._callers[candidate.caller].waiting[candidate.order] -= 1
 
     def _changed(self, caller: str, host: str) -> None:
-        """Bring the turns of a host and of its caller in line with what has become of them.
+        """Bring the turns of a host and its caller in line with what they hold and what waits.
 
-        Keep what is worth it.
+        A host of which something was learnt is remembered, up to IDLE_HOSTS of them.
         """
         key, known = (caller, host), self._hosts[caller, host]
         its = self._callers.get(caller)
@@ -360,8 +356,3 @@ class Hosts:
             turn.pop(host, None)
             if not turn:
                 its.turns.pop(line, None)
-
-
-def host_of(task: Task) -> str:
-    """Name the host that a task's callback goes to, with its port."""
-    return task.host

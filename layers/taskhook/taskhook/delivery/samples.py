@@ -17,8 +17,10 @@ from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.reply import Reply, is_delivered
 from taskhook.core.targets import CallbackUrl, TargetPolicy
 from taskhook.core.task import Task
-from taskhook.delivery.attempt import TESTS_AHEAD, send_attempt
+from taskhook.delivery.attempt import send_attempt
 from taskhook.vendors.modellix import MODELS
+
+TESTS_AHEAD = timedelta(seconds=10)  # of a caller's rate, which a receiver test may use before its time
 
 
 class ReceiverTest(BaseModel):

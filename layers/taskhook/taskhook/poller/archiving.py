@@ -97,9 +97,9 @@ class Archiving:
         return min(times, default=None)
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start what is due, and has a slot.
+        """Start what is due and has a slot.
 
-        Where none is left, those that copy are looked at, for some are done.
+        Where no slot is left, those that copy are looked at too, for some of them may be done.
         """
         now = self._clock.now()
         slots, saturated = self._free_slots(now), False
@@ -125,10 +125,7 @@ class Archiving:
         return self._at_once - sum(entry.copies(now) for entry in self._entries.values())
 
     async def step(self, task_id: str) -> Task | None:
-        """End a task whose results are archived, or can wait no longer.
-
-        Else have them copied where no invocation does.
-        """
+        """End a task whose results are archived or that can wait no longer; else have them copied."""
         self._steps += 1
         try:
             return await self._advance(task_id, self._entries[task_id])
@@ -156,8 +153,5 @@ class Archiving:
         return task
 
     def _is_over(self, task: Task) -> bool:
-        """Whether a task waits for its copies no longer.
-
-        Nor does it where archiving was switched off meanwhile.
-        """
+        """Whether a task waits for its copies no longer, or archiving was switched off meanwhile."""
         return task.copied or self._ports.archiver is None or self._clock.now() >= task.archive_by

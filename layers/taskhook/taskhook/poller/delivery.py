@@ -83,10 +83,7 @@ class Delivery:
     # --- finding ----------------------------------------------------------------------------------
 
     async def find(self) -> None:
-        """Read all that is due the first time, then what has come due since.
-
-        And all again for what was left out.
-        """
+        """Read all callbacks that are due the first time, and again for what was left out; else new ones."""
         now = self._clock.now()
         self._read_at = {task_id: at for task_id, at in self._read_at.items() if now < at + INDEX_LAG}
         sweep = self._looked_until is None or self._sweep_is_due(now)
@@ -141,10 +138,7 @@ class Delivery:
         return task.state.final and task.callback is CallbackState.WAITING
 
     def keep(self, task: Task) -> bool:
-        """Look after a callback.
-
-        True where its first attempt was claimed with the end, and follows at once.
-        """
+        """Look after a callback; True where its first attempt was claimed with the end, and follows."""
         now, task_id = self._clock.now(), task.task_id
         if task_id in self._endings.reserved:
             self._endings.reserved.remove(task_id)

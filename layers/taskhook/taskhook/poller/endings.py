@@ -84,10 +84,7 @@ class Endings:
         *,
         ran_until: datetime | None = None,
     ) -> Task:
-        """Store the end.
-
-        Without a slot the first delivery is left to the schedule of attempts, due at once.
-        """
+        """Store the end; without a slot its first delivery is due at once, by the schedule of attempts."""
         slot = task.callback is CallbackState.WAITING and await self._slot(
             task, after_poll=ran_until is not None
         )

@@ -234,10 +234,7 @@ class _Invocation:
             return False
 
     def _served_until(self) -> datetime | None:
-        """Tell until when every poll time was served, where nothing is due any more.
-
-        None where one may not have been.
-        """
+        """Tell until when every poll time was served; None where one may not have been."""
         now = self._clock.now()
         answered = all(one.watch.all_answered() and one.pacing.paused_until(now) <= now for one in self._all)
         if self._blind or not answered:
@@ -262,10 +259,7 @@ class _Invocation:
         await asyncio.gather(*(one.pacing.read_admission() for one in self._all))
 
     async def _leave(self) -> None:
-        """Resign first, for no task must be left to this invocation while it drains.
-
-        Then let finish what has begun.
-        """
+        """Resign, then let finish what has begun: no task must be left to an invocation that drains."""
         self._draining = True
         try:
             if self._leadership.holds:
@@ -291,10 +285,7 @@ class _Invocation:
         return self._scheduler.is_busy() or (at is not None and at < self._horizon())
 
     def _report(self) -> None:
-        """Report what this invocation has learnt on its way of how much there is to do.
-
-        Nothing where it did nothing.
-        """
+        """Report how much there is to do, as far as this invocation has learnt on its way; else nothing."""
         for name, one in self._vendors.items():
             self._report_on(name, one.watch.polls, one.queue.longest_wait)
 

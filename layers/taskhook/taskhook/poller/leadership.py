@@ -65,9 +65,7 @@ class Leadership:
         return True
 
     async def inherited(self) -> dict[str, datetime] | None:
-        """Read which poll times the predecessor has left unserved, once.
-
-        None while it may still say so, or where there is none.
+        """Read, once, which poll times the predecessor has left unserved; None while it may still say so.
 
         Where it says nothing in time it has died, and every poll time since the last tick may be unserved:
         the answer is empty and `standing.polled_until` is moved back. Raises StoreUnavailableError.

@@ -11,9 +11,9 @@ MOST_REFUSALS = 2  # answers in a row that were not held ones
 
 @dataclass
 class LongPollSupport:
-    """Kept while the process stays warm, for nothing depends on it.
+    """What is known of held polls, kept while the process stays warm.
 
-    A poll that is not held is repeated plainly at once.
+    Nothing depends on it: a poll that is not held is repeated plainly at once.
     """
 
     holds: dict[str, bool] = field(default_factory=dict)
@@ -36,10 +36,7 @@ class LongPollSupport:
         self.found(model, now, holds=True)
 
     def refused(self, model: str, now: datetime) -> None:
-        """Learn from a poll that should be held and met anything else.
-
-        Twice in a row shows that the vendor does not hold.
-        """
+        """Learn from a poll that was not held although asked to: after two in a row none is asked to."""
         self.refusals[model] = self.refusals.get(model, 0) + 1
         if self.refusals[model] >= MOST_REFUSALS:
             self.refusals.pop(model)

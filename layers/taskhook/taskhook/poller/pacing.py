@@ -49,9 +49,7 @@ class Pacing:
     def next_poll(
         self, task: Task, *, after: datetime, answered: bool = True, plain: bool = False
     ) -> datetime:
-        """Tell when a task is polled next.
-
-        By the schedule, rarely where vendor webhooks come, at once where polls are held.
+        """Tell when a task is polled next: by age, rarely where webhooks come, at once where polls are held.
 
         A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after
         it. `plain` says that a poll of this task is not held.
@@ -73,7 +71,7 @@ class Pacing:
     def _first_poll(self, task: Task) -> timedelta:
         """Tell at what age a task is polled first.
 
-        Of a model that is not described, a little before its tasks have lately ended.
+        A task whose model is not described is polled a little before such tasks have lately ended.
         """
         if self._rules.immediate:
             return timedelta(0)
@@ -94,8 +92,8 @@ class Pacing:
     def _webhook_comes(self, task: Task) -> bool:
         """Tell whether a vendor webhook would tell of a task's end.
 
-        Of a task that was submitted elsewhere none comes, and of a model whose polls are said to be held none
-        is acted on.
+        None comes of a task that was submitted elsewhere, and none is acted on while the leader's held polls
+        bring the same news.
         """
         view, now = self._standing.view, self._clock.now()
         return (
@@ -106,10 +104,7 @@ class Pacing:
         )
 
     async def doubt_webhooks(self) -> None:
-        """Trust vendor webhooks no longer when a task has ended without one.
-
-        The next true one is trusted again.
-        """
+        """Trust vendor webhooks no longer, until the next true one: a task has ended without one."""
         self._standing.view = self._standing.view.model_copy(update={"webhook_at": None})
         with contextlib.suppress(StoreUnavailableError):
             await self._ports.leadership.webhook_came(None)
@@ -122,10 +117,7 @@ class Pacing:
         return bool(known) and self._holds_polls() and not plain
 
     def may_hold(self, task: Task, *, plain: bool) -> bool:
-        """Whether the vendor is asked to hold the next poll of this task.
-
-        It is known to, or this one shall tell.
-        """
+        """Whether the vendor is asked to hold the next poll of this task, for it does, or to find out."""
         if plain or not (self._holds_polls() and self._hold_is_free()):
             return False
         known = self._support.holding(task.model, self._clock.now())
@@ -164,10 +156,7 @@ class Pacing:
         return len(self._plain) < POLLS_AT_ONCE
 
     def _hold_is_probed(self, task: Task, *, plain: bool) -> bool:
-        """Tell whether the next poll is to show if the vendor holds it.
-
-        A held one is cheaper than a webhook.
-        """
+        """Tell whether the next poll finds out if the vendor holds it: that is cheaper than a webhook."""
         return self._support.holding(task.model, self._clock.now()) is None and self.may_hold(
             task, plain=plain
         )
@@ -230,10 +219,7 @@ class Pacing:
         self.admission = self._merged(await self._ports.admission.admission(self.vendor.name))
 
     async def store(self, admission: AdmissionState) -> None:
-        """Store what was learnt of the way to the vendor, where it is news.
-
-        Obeyed here even where the table is away.
-        """
+        """Store what was learnt of the way to the vendor, where it is news; obey it even if that fails."""
         if admission == self.admission:
             return
         old, self.admission = self.admission, admission
@@ -252,7 +238,7 @@ class Pacing:
     async def room(self, wanted: int, *, expected: int) -> int:
         """Tell how many of `wanted` requests may be made now.
 
-        Where the table does not answer, no more in this window.
+        Where the table does not answer, no more are taken in this window.
         """
         try:
             return await self.allowance.room(wanted, self._clock.now(), expected=expected)

@@ -293,9 +293,9 @@ class Polls:
         return recovered
 
     async def _look_again(self, task: Task) -> Task:
-        """See how far the invocation with the claim has come.
+        """Read how far the invocation that holds the claim has come; it may be done before the claim ends.
 
-        What it leaves to do is not to wait for the claim's end.
+        Raises StaleTaskError where the task is gone.
         """
         current = await self._ports.tasks.get(task.task_id)
         if current is None:

@@ -12,10 +12,7 @@ from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, Work
 
 
 class Scheduler:
-    """Runs at most one step of a task at a time.
-
-    A crash, a stale task or an absent table stays with its task.
-    """
+    """Runs at most one step of a task at a time; what goes wrong in a step stays with its task."""
 
     def __init__(self, *, clock: Clock, reporter: Reporter) -> None:
         self._clock = clock
@@ -105,10 +102,7 @@ class Scheduler:
         return self._hand_on(task_id, task)
 
     def _hand_on(self, task_id: str, task: Task | None) -> Work | None:
-        """Give a task to the kind that takes it, and to no other.
-
-        Give that kind where its step follows at once.
-        """
+        """Give a task to the kind that takes it, and to no other; name that kind if its step follows."""
         taken = next((kind for kind in self._kinds if task is not None and kind.takes(task)), None)
         for kind in self._kinds:
             if kind is not taken:

@@ -242,10 +242,7 @@ class Watch:
     # --- starting ---------------------------------------------------------------------------------
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start what the table answers at once.
-
-        Of the polls, the most urgent ones for which there are requests.
-        """
+        """Start the steps that the table answers, and the most urgent polls that there are requests for."""
         now = self._clock.now()
         if self._pacing.believe_held_polls(now):  # of those, too, that were asked plainly meanwhile
             self.replan_all()

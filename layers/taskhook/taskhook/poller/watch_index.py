@@ -11,10 +11,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 class WatchIndex:
-    """Every look reads INDEX_LAG back.
-
-    Now and then it reads further, for submitters whose clock is behind.
-    """
+    """Reads INDEX_LAG back at every look, and now and then further, for submitters whose clock is behind."""
 
     def __init__(self, index: WorkIndex, vendor: str, clock: Clock, *, started: datetime) -> None:
         self._index = index
@@ -34,9 +31,7 @@ class WatchIndex:
         self._wide_scan_at = self._clock.now()
 
     async def pages(self) -> AsyncIterator[Sequence[Row]]:
-        """Give all rows the first time, then what came since.
-
-        All again where a queued task may have been submitted.
+        """Give all rows the first time, and where a queued task may have been submitted; else new ones.
 
         A look that was broken off is made again. Raises StoreUnavailableError.
         """

@@ -116,15 +116,10 @@ class Work(Protocol):
         """Tell when the next step may start, pauses included; None where nothing is left to do."""
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Tell which of the steps that are due by then may start now, most urgent first.
-
-        Whatever limits them is taken.
-        """
+        """Name the steps due by then that may start now, most urgent first; take their slots and requests."""
 
     async def step(self, task_id: str) -> Task | None:
-        """Take a task one step further and give it as it is then.
-
-        None where it is gone, or is nothing of the poller's.
+        """Take a task one step further and give it as it is then; None where there is nothing to hand on.
 
         Raises StaleTaskError, StoreUnavailableError.
         """

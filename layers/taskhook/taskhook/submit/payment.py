@@ -86,10 +86,7 @@ async def pay(
 
 
 def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
-    """Make what is asked right before each request leaves.
-
-    Whether it may, by the budget of the window that it leaves in.
-    """
+    """Make what is asked right before each request leaves: whether its window has room for it."""
     counted = rate_limit.window(task.submitted_at) if task.submitted_at is not None else None
 
     async def admit() -> bool:
@@ -106,10 +103,7 @@ def _admission(task: Task, allowance: "Allowance", clock: Clock) -> Admit:
 async def _settle(
     task: Task, outcome: SubmitOutcome, payment: PaymentPorts, until: datetime | None = None
 ) -> Task:
-    """Store the outcome, patiently: money may have been spent.
-
-    What was not stored at once is reported before the next try.
-    """
+    """Store the outcome, patiently, for money may have been spent; a first try that fails is reported."""
     until, is_reported = until or payment.clock.now() + SETTLE_TIME, False
     while True:
         left = min(max(until - payment.clock.now(), STORE_TRY_LEAST), STORE_TRY)

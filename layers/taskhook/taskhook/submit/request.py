@@ -90,10 +90,7 @@ class SubmitRequest:
     def task(
         self, caller: Caller, now: datetime, *, unchecked: dict[str, str], claimed_until: datetime | None
     ) -> Task:
-        """Make the task.
-
-        Submitting under a claim, or queued where there is no time to pay before the answer is due.
-        """
+        """Make the task: submitting under a claim, or queued where no time is left to pay for it."""
         paying = claimed_until is not None
         return Task(
             task_id=self.task_id,
@@ -157,10 +154,7 @@ def _check_key(idempotency_key: str | None) -> None:
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:
-    """Derive the id from caller and key, so that a repeat meets the first.
-
-    Random without a key. 132 bits either way.
-    """
+    """Derive the id from caller and key, so that a repeat meets the first; random without a key. 132 bits."""
     if idempotency_key is None:
         return f"tk_{secrets.token_urlsafe(17)[:22]}"
     return derived_id(caller, idempotency_key)

@@ -80,9 +80,7 @@ async def submit(
     payment: PaymentPorts,
     admitting: AdmissionPorts,
 ) -> SubmitResult:
-    """Store the task, pay for it if there is time and a way, and answer.
-
-    A repeat of the same key gets the first answer.
+    """Store the task, pay for it if there is time and a way, and answer; a repeat gets the first answer.
 
     `claim` is how long no other invocation may touch the task: longer than this function can live. Raises
     RejectedError, and StoreUnavailableError, which means that nothing was sent to the vendor.
@@ -134,10 +132,7 @@ async def _begin(
     payment: PaymentPorts,
     admitting: AdmissionPorts,
 ) -> tuple[Task, AdmissionState] | SubmitResult:
-    """Store the task, submitting or queued, by what the admission says.
-
-    Or give the first answer again where its key is known.
-    """
+    """Store the task, submitting or queued, as the admission says; a known key gets the first answer."""
     deadline, now = arrived_at + ANSWER_TIME, payment.clock.now()
     request = await _recognised(request, caller=caller, arrived_at=arrived_at, payment=payment)
     first = await payment.tasks.get(request.task_id) if request.keyed else None
@@ -242,8 +237,8 @@ async def _recognised(
 ) -> SubmitRequest:
     """Give a request without a key the id of the one that it repeats, where its client counts repeats.
 
-    What the official SDKs do unasked; a count of 0 is another request, however alike. Only such requests cost
-    a write more.
+    The official SDKs count unasked; a count of 0 is another request, however alike. Only such requests cost
+    one more write.
     """
     if request.keyed or request.retry_count is None:
         return request
@@ -259,10 +254,7 @@ async def _recognised(
 
 
 async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
-    """Tell whether a leader is there, which finds the task by itself.
-
-    It looks every two seconds, and once more as it leaves.
-    """
+    """Tell whether there is a leader: it looks for tasks every 2 s, and once more as it resigns."""
     try:
         return (await admitting.leadership.view()).alive(now)
     except StoreUnavailableError:
@@ -270,11 +262,9 @@ async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
 
 
 def _is_open(admission: AdmissionState, now: datetime) -> bool:
-    """Tell whether a submit may ask the vendor.
+    """Tell whether a submit may ask the vendor: it overtakes no task that waits, and there is no trouble.
 
-    No task waits that would be overtaken, and the vendor is not in trouble.
-
-    While it is, only the poller submits, one task at a time.
+    While there is, only the poller submits, one task at a time.
     """
     return not admission.waiting and not admission.paused(now) and not admission.in_trouble
 
@@ -312,7 +302,7 @@ async def _close_admission(
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
-    """Store the task unless its id is taken.
+    """Store the task unless its id is taken; give what stands there, and whether it is new.
 
     One conditional write is write-ahead, idempotency and deduplication.
     """

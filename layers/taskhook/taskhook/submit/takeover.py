@@ -51,10 +51,9 @@ async def take_over(
     clock: Clock,
     reporter: Reporter,
 ) -> Task:
-    """Watch a task that the vendor has; the same one again is the first one.
+    """Watch a task that the vendor has; a repeat gets the first one, and one that has ended is ended at once.
 
-    One that has ended is ended at once. Raises RejectedError (404 where the vendor does not have it),
-    StoreUnavailableError.
+    Raises RejectedError (404 where the vendor does not have it), StoreUnavailableError.
     """
     wanted = parameters.read(Takeover, body, what="a task to watch")
     api = vendors.get(wanted.vendor)

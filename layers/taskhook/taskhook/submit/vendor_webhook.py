@@ -35,9 +35,7 @@ class WebhookPorts:
 
 
 async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, ports: WebhookPorts) -> None:
-    """Check what a webhook says of a task.
-
-    Wake the poller if it has ended, recover it if its submit was ambiguous.
+    """Check what a webhook says of a task: wake the poller if it has ended, recover it if it was unknown.
 
     Raises RejectedError: 404 for a token that is not this task's, 503 where the vendor should try again in a
     while.

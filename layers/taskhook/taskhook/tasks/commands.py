@@ -161,8 +161,8 @@ async def redeliver(
 ) -> Task:
     """Have a task's message delivered again, by a fresh round of the schedule, when the caller's rate allows.
 
-    Also where it waits for its next attempt: a caller that has mended its receiver need not wait for hours.
-    Raises RejectedError: 404, 409, or 429.
+    A message that waits for its next attempt may be asked for too: a caller that has mended its receiver need
+    not wait for hours. Raises RejectedError: 404, 409, or 429.
     """
     task = await with_callback(task_id, caller=caller, tasks=tasks)
     now = clock.now()

@@ -52,8 +52,8 @@ class DynamoControl:
         """Give the leadership up if `leader` still has it; `drained_at` says that nothing was due by then."""
         values, update = {":leader": leader, ":over": 0}, "SET #until = :over"
         if drained_at is not None:
-            values[":left"] = milliseconds(drained_at)
-            update += ", drained_at = :left"
+            values[":drained"] = milliseconds(drained_at)
+            update += ", drained_at = :drained"
         await self._set(_LEADERSHIP, update, values, names={"#until": "until"}, condition="leader = :leader")
 
     async def webhook_came(self, at: datetime | None) -> None:

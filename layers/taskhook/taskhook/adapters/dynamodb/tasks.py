@@ -96,7 +96,7 @@ class DynamoTasks:
         return task
 
     async def get(self, task_id: str) -> Task | None:
-        """Read the task as of now; an item that cannot be read is told and pushed back."""
+        """Read the task as of now; an item that cannot be read is reported and pushed back."""
         values = await self.table.get(task_id)
         task = self._read(values)
         if task is None and values is not None and "work" in values:
@@ -164,10 +164,7 @@ class DynamoTasks:
         return new
 
     async def _write(self, method: Callable[..., Awaitable[Any]], *arguments: Any, **on: Any) -> None:
-        """Write, once more if no answer came.
-
-        It bears the same nonce, so that it knows the first one's success.
-        """
+        """Write, once more if no answer came: the same nonce shows whether the first had succeeded."""
         try:
             await method(*arguments, **on)
         except StoreUnavailableError:
@@ -262,9 +259,8 @@ class DynamoTasks:
     async def _get_batch(self, keys: Sequence[str], *, all_of_them: bool) -> list[Attributes]:
         """Read items, again and again while some come.
 
-        What a throttled partition keeps back in spite of waiting is left out.
-
-        The next look finds it. Where `all_of_them` are wanted, raises StoreUnavailableError instead.
+        What a throttled partition keeps back in spite of waiting is left out, for the next look; where
+        `all_of_them` are wanted, raises StoreUnavailableError instead.
         """
         items: list[Attributes] = []
         waits = iter(_UNPROCESSED_WAITS)
@@ -283,10 +279,7 @@ class DynamoTasks:
         return items
 
     async def _push_back(self, unreadable: Attributes) -> None:
-        """Move an item that cannot be read out of the way, counted.
-
-        It is never deleted, and read again later.
-        """
+        """Move an item that cannot be read out of the way, counted; it is read again later, never deleted."""
         at, task_id = str(unreadable.get("work_at")), str(unreadable["task_id"])
         work = unreadable.get("work")
         before, when = ("", at) if work == "retry" else (at[: at.find("#") + 1], at[at.find("#") + 1 :])

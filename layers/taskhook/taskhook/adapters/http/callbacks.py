@@ -29,7 +29,7 @@ from taskhook.core.task import MAX_EXCERPT
 
 _READ = 2048  # bytes of an answer, also once it is unpacked
 _TAKEN = 16 * 1024  # bytes of it as they came, with whatever stands between those that are read
-_READ_TIME = 1  # seconds
+_READ_S = 1
 _MOST_RETRY_AFTER = timedelta(hours=48)  # twice the longest wait of the schedule: no receiver is granted more
 
 
@@ -70,10 +70,7 @@ class AiohttpCallbacks:
         )
 
     async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, exchange: "_Exchange") -> None:
-        """Send it.
-
-        Once more where a kept connection turns out to be dead, which is no answer of the receiver's.
-        """
+        """Send one attempt, and once more where a kept connection is dead: the receiver never saw it."""
         sent = {"Accept-Encoding": "identity", **headers}
         while True:
             exchange.kept = False
@@ -153,7 +150,7 @@ async def _note_name(
 
 async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
     try:
-        async with asyncio.timeout(_READ_TIME):
+        async with asyncio.timeout(_READ_S):
             return await response.content.read(_READ)
     except (TimeoutError, aiohttp.ClientError, OSError):
         return b""

@@ -23,7 +23,7 @@ from taskhook.core.errors import ForbiddenTargetError
 from taskhook.core.reply import DeliveryError
 from taskhook.core.targets import TargetPolicy
 
-_KEPT = 1.0  # seconds for which a connection is kept: through a burst, and shorter than servers keep theirs
+_KEPT_S = 1.0  # for which a connection is kept: through a burst, and shorter than servers keep theirs
 
 type _AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
 
@@ -152,7 +152,7 @@ def guarded_connector(
         socket_factory=open_socket,
         ssl=tls or True,
         use_dns_cache=False,
-        keepalive_timeout=_KEPT,
+        keepalive_timeout=_KEPT_S,
     )
 
 

@@ -6,6 +6,7 @@ One open answer, read piece by piece as the copy is made.
 import asyncio
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
 
 import aiohttp
@@ -22,9 +23,9 @@ from taskhook.core.errors import (
 from taskhook.core.ports import Piece
 from taskhook.core.targets import TargetPolicy
 
-# Seconds for one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late
-# anyway.
-PIECE_TIME = 120.0
+# For one read, what is skipped before it included; a file of a usual size at 70 KB/s is too late anyway.
+PIECE_TIME = timedelta(minutes=2)
+PATIENCE = timedelta(seconds=20)  # with a server that sends nothing; half of it until it is connected
 # A signed link that has expired says 403.
 _GONE = {
     HTTPStatus.FORBIDDEN,
@@ -73,12 +74,13 @@ class AiohttpOriginals:
         policy: TargetPolicy,
         *,
         resolver: AbstractResolver | None = None,
-        patience: float = 20,
-        piece_time: float = PIECE_TIME,
+        patience: timedelta = PATIENCE,
+        piece_time: timedelta = PIECE_TIME,
     ) -> None:
         self._policy = policy
         self._resolver = resolver  # None: the system's
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience / 2, sock_read=patience)
+        silence_s = patience.total_seconds()
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_s / 2, sock_read=silence_s)
         self._piece_time = piece_time
         self._session: aiohttp.ClientSession | None = None
         self._open: _OpenResponse | None = None
@@ -89,7 +91,7 @@ class AiohttpOriginals:
         Raises SourceGoneError, SourceChangedError, SourceUnavailableError.
         """
         try:
-            async with asyncio.timeout(self._piece_time):  # a drip is as good as silence
+            async with asyncio.timeout(self._piece_time.total_seconds()):  # a drip is as good as silence
                 opened = self._open
                 if (
                     opened is None

@@ -171,10 +171,7 @@ class HttpTaskApi:
                 made = self.vendor.poll(operation or self.vendor.operation(upstream_task_id), hold=hold)
                 client = next(self._holding) if hold else self._client
                 async with await self._answer(client, made) as response:
-                    self._key_refused = response.status_code in {
-                        httpx.codes.UNAUTHORIZED,
-                        httpx.codes.PAYMENT_REQUIRED,
-                    }
+                    self._key_refused = _refuses_key(response.status_code)
                     outcome = await self._read_poll(response, upstream_task_id)
                     return outcome.model_copy(
                         update={"retry_after": requested_pause(response.headers, most=MOST_PAUSE)}
@@ -224,10 +221,7 @@ class HttpTaskApi:
         return await self._ask(self.vendor.free_request())
 
     async def _ask(self, made: HttpRequest) -> FreeOutcome:
-        """Send what is free, on a connection of its own.
-
-        Polls that hang keep none of those that are kept free.
-        """
+        """Send a free request on a connection of its own: all kept ones may be busy with polls that hang."""
         status, asked_for = 0, None
         try:
             async with (
@@ -237,7 +231,7 @@ class HttpTaskApi:
             ):
                 status = response.status_code
                 asked_for = requested_pause(response.headers, most=MOST_PAUSE)
-                self._key_refused = status in {httpx.codes.UNAUTHORIZED, httpx.codes.PAYMENT_REQUIRED}
+                self._key_refused = _refuses_key(status)
                 body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
                 return FreeOutcome(answered=_serves(status), status=status, body=body, retry_after=asked_for)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
@@ -282,9 +276,7 @@ class HttpTaskApi:
     async def _read[T](
         self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
     ) -> T:
-        """Read a JSON object of bounded size, and of it what `read` keeps.
-
-        Only one answer that is large at a time.
+        """Read a JSON object of bounded size, and of it what `read` keeps; large answers one at a time.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
@@ -365,6 +357,11 @@ class _Post:
 # --- the answers: what they mean ------------------------------------------------------------------
 
 
+def _refuses_key(status: int) -> bool:
+    """Tell whether an answer says that the key is of no use: it may have been replaced since."""
+    return _REFUSALS.get(status) is PollKind.KEY_REFUSED
+
+
 def _serves(status: int) -> bool:
     """Tell whether an answer shows a vendor that serves requests, if only to refuse them."""
     is_refusal = (
@@ -409,10 +406,7 @@ def _object(content: bytearray) -> Json:
 
 
 def _leniently(content: bytearray) -> Any:
-    """Parse what a strict reader refuses whole, and a paid result may hold.
-
-    NaN, a number of any length, half a surrogate pair.
-    """
+    """Parse what a strict reader refuses and a paid result may hold: NaN, huge numbers, half surrogates."""
     try:
         return _encodable(json.loads(content, parse_int=_whole_number))
     except (ValueError, RecursionError) as error:
