@@ -497,9 +497,7 @@ def _kept(stack: str) -> list[Kept]:
     return [
         Kept(one["ResourceType"], one["PhysicalResourceId"])
         for one in resources
-        if one["LogicalResourceId"] in keeps
-        and one.get("PhysicalResourceId")
-        and one["ResourceType"] != "AWS::S3::BucketPolicy"
+        if one["LogicalResourceId"] in keeps and one.get("PhysicalResourceId")
     ]
 
 

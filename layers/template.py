@@ -27,7 +27,6 @@ def kept(*, archive: bool = False) -> dict[str, Any]:
         name: one | {"DeletionPolicy": "Retain"}
         for name, one in load()["Resources"].items()
         if str(one.get("DeletionPolicy", "")).startswith("Retain")
-        and one["Type"] != "AWS::S3::BucketPolicy"
         and (archive or one.get("Condition") != "Archives")
     }
     for one in resources.values():

@@ -429,8 +429,8 @@ def test_a_taskhook_that_was_imported_and_never_deployed_is_deleted(
     assert (code, "is deleted" in told, "DynamoDB table" in told) == (0, True, True), told
 
 
-def test_what_goes_with_its_bucket_is_not_deleted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bucket's policy stays with the bucket, which is never without; nothing could delete it later."""
+def test_what_outlives_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables, secret and bucket; all else goes with the stack, the bucket's policy too."""
     found = [
         {"LogicalResourceId": name, "ResourceType": one["Type"], "PhysicalResourceId": f"its-{name}"}
         for name, one in template.load()["Resources"].items()
