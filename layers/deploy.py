@@ -192,6 +192,8 @@ def _fault(parameter: Mapping[str, Any], value: str) -> str | None:
         return f"it must be one of {', '.join(allowed)}"
     if "AllowedPattern" in parameter and not re.fullmatch(parameter["AllowedPattern"], value):
         return f"it must be {parameter.get('ConstraintDescription', parameter['AllowedPattern'])}"
+    if len(value) > parameter.get("MaxLength", len(value)):
+        return f"it must have at most {parameter['MaxLength']} characters"
     if parameter["Type"] == "Number" and not allowed:
         least, most = parameter["MinValue"], parameter["MaxValue"]
         if not re.fullmatch(r"[0-9]+", value) or not least <= int(value) <= most:

@@ -150,6 +150,7 @@ def aws(url: str, service: Any) -> Any:
         (["VendorWebhooks=maybe"], {}, "it must be one of on, off"),
         (["Architecture=x86"], {}, "it must be one of arm64, x86_64"),
         (["PublicUrl=https://x.example.com/"], {}, "it must be an origin such as"),
+        ([f"Models={'m' * 1025}"], {}, "it must have at most 1024 characters"),
         (["RetentionDays=6"], {}, "it must be a number from 7 to 3650"),
         (["RetentionDays=a week"], {}, "it must be a number from 7 to 3650"),
         (["LogRetentionDays=2"], {}, "it must be one of 1, 3, 5"),

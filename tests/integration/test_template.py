@@ -225,6 +225,32 @@ def test_the_environment_is_the_settings() -> None:
     assert set(variables("ArchiveFunction")) == fields - {"POLL_FUNCTION", "ARCHIVE_FUNCTION"}
 
 
+def longest(value: Any) -> int:
+    """Return the most characters that a variable's value may have."""
+    if isinstance(value, str):
+        return len(value)
+    [(function, argument)] = value.items()
+    if function == "Fn::If":
+        return max(longest(one) for one in argument[1:])
+    if function == "Fn::Sub":
+        return longest({"Ref": "VendorUrl"}) + len("/media")
+    if function == "Fn::GetAtt":  # the API's URL, the secret's ARN
+        return 128
+    if argument in TABLES:  # the stack's name, the table's, and twelve characters
+        return 150
+    if argument not in TEMPLATE["Parameters"]:  # a function, the bucket
+        return 128 if argument == "AWS::StackName" else 64
+    parameter = TEMPLATE["Parameters"][argument]
+    choices = [str(one) for one in parameter.get("AllowedValues", [parameter.get("MaxValue", "")])]
+    return int(parameter.get("MaxLength", max(map(len, choices))))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_variables_fit(function: str) -> None:
+    """Lambda takes 4 KB of all variables of a function together; quotes, colon and comma counted too."""
+    assert sum(len(name) + longest(value) + 6 for name, value in variables(function).items()) <= 4096
+
+
 def test_without_the_archive_there_is_nothing_of_it() -> None:
     """No bucket, no permission, no function: nothing that costs, or could be used."""
     assert TEMPLATE["Parameters"]["ArchiveResults"]["Default"] == "off"
