@@ -17,8 +17,8 @@ TaskhookError
 └── CallerError
 ```
 
-Beside it stand `task.IllegalTransitionError`, a bug, which no code expects, and `admin.AdminError` of an operator's
-commands. What an adapter raises for itself alone stays in its room.
+Beside it stand `task.IllegalTransitionError`, a bug, which no code expects, and `admin.AdminError` of an
+operator's commands. What an adapter raises for itself alone stays in its room.
 """
 
 from taskhook.core.task import Task
