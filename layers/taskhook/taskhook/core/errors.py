@@ -1,4 +1,4 @@
-"""Every error that crosses a module, in one tree; what it says of what was begun is part of it.
+"""Every error that crosses a room, in one tree; what it says of what was begun is part of it.
 
 ```
 TaskhookError
@@ -17,7 +17,8 @@ TaskhookError
 └── CallerError
 ```
 
-Beside it stands `task.IllegalTransitionError`: a bug, which no code expects.
+Beside it stand `task.IllegalTransitionError`, a bug, which no code expects, and `admin.AdminError` of an
+operator's commands. What an adapter raises for itself alone stays in its room.
 """
 
 from taskhook.core.task import Task
