@@ -487,7 +487,9 @@ def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
     assert page.url.endswith("#/tasks?vendor=modellix")
 
 
-def test_the_skip_link_leaves_the_view_as_it_is(user: User, visit: Callable[..., Visitor], marker: str) -> None:
+def test_the_skip_link_leaves_the_view_as_it_is(
+    user: User, visit: Callable[..., Visitor], marker: str
+) -> None:
     """The list goes on by itself after it."""
     visitor = visit().signed_in(token_of(user))
     page = visitor.page

@@ -403,6 +403,23 @@ async def test_a_pause_past_the_last_moment_ends_an_unknown_submit_in_time(polle
     assert ended.ended_at - task.accepted_at < minutes(16)
 
 
+async def test_no_task_is_adopted_once_a_rival_may_have_ended(poller: PollerWorld) -> None:
+    """What the other caller's submit has made is not taken for this one's, for want of the rival."""
+    look_asked(poller)
+    began = poller.clock.now()
+    rival = await poller.add(State.UNKNOWN, "rival", caller="bob")
+    poller.vendor.taken["up-rival"] = began
+    poller.vendor.task_time, poller.vendor.lists = minutes(60), ["up-rival"]
+    poller.clock.pass_by(timedelta(seconds=25))
+    task = await poller.add(State.UNKNOWN)
+    pause = AdmissionState(polls_paused_until=began + minutes(15) + timedelta(seconds=5))
+    poller.control.the_admission = pause
+    await poller.run(minutes(18))
+    ended = [poller.now_of(each) for each in (rival, task)]
+    assert [each.error for each in ended] == 2 * [ErrorCode.SUBMISSION_UNKNOWN]
+    assert [each.upstream_task_id for each in ended] == [None, None]
+
+
 async def test_a_look_for_which_no_request_is_left_is_made_in_the_next_window(
     poller: PollerWorld,
 ) -> None:
