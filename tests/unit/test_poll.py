@@ -539,6 +539,31 @@ async def test_a_pause_of_submits_keeps_no_task_past_its_time(poller: PollerWorl
     assert (poller.now_of(young).state, poller.vendor.submits) == (State.QUEUED, [])
 
 
+async def test_queued_tasks_that_end_unpaid_hold_up_no_poll_and_no_delivery(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of one vendor, ended one after the other, are no matter of tasks that are due meanwhile."""
+    old = [await poller.add(State.QUEUED, f"{number}") for number in range(300)]
+    poller.clock.pass_by(poller.rules.max_queue_age)
+    poller.rules = replace(poller.rules, immediate=True)
+    watched, began = await poller.add(State.WATCHED, "watched"), poller.clock.now()
+    poller.vendor.task_time = timedelta(seconds=2)
+    hour = began + timedelta(hours=1)
+    poller.control.the_admission = AdmissionState(waiting=True, paused_until=hour)
+    swap = poller.tasks.swap
+
+    async def slowly(old: Task, new: Task) -> Task:
+        await poller.clock.sleep(timedelta(milliseconds=20))
+        return await swap(old, new)
+
+    monkeypatch.setattr(poller.tasks, "swap", slowly)
+    await poller.tick()
+    assert {poller.now_of(task).error for task in old} == {ErrorCode.QUEUE_EXPIRED}
+    ended_at = poller.now_of(watched).ended_at
+    assert ended_at is not None
+    assert ended_at - began < timedelta(seconds=5)
+
+
 async def test_a_refused_key_pauses_the_queue_and_fails_no_task(poller: PollerWorld) -> None:
     """401 on a queued task's POST leaves it queued for at least a minute."""
     task = await poller.add(State.QUEUED)
