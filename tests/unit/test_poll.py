@@ -403,6 +403,23 @@ async def test_a_pause_past_the_last_moment_ends_an_unknown_submit_in_time(polle
     assert ended.ended_at - task.accepted_at < minutes(16)
 
 
+async def test_no_task_is_adopted_once_a_rival_may_have_ended(poller: PollerWorld) -> None:
+    """What the other caller's submit has made is not taken for this one's, for want of the rival."""
+    look_asked(poller)
+    began = poller.clock.now()
+    rival = await poller.add(State.UNKNOWN, "rival", caller="bob")
+    poller.vendor.taken["up-rival"] = began
+    poller.vendor.task_time, poller.vendor.lists = minutes(60), ["up-rival"]
+    poller.clock.pass_by(timedelta(seconds=25))
+    task = await poller.add(State.UNKNOWN)
+    pause = AdmissionState(polls_paused_until=began + minutes(15) + timedelta(seconds=5))
+    poller.control.the_admission = pause
+    await poller.run(minutes(18))
+    ended = [poller.now_of(each) for each in (rival, task)]
+    assert [each.error for each in ended] == 2 * [ErrorCode.SUBMISSION_UNKNOWN]
+    assert [each.upstream_task_id for each in ended] == [None, None]
+
+
 async def test_a_look_for_which_no_request_is_left_is_made_in_the_next_window(
     poller: PollerWorld,
 ) -> None:
@@ -530,6 +547,31 @@ async def test_a_pause_of_submits_keeps_no_task_past_its_time(poller: PollerWorl
     assert [poller.now_of(task).error for task in old] == [ErrorCode.QUEUE_EXPIRED] * 4
     assert [poller.now_of(task).callback for task in old] == [CallbackState.DELIVERED] * 4
     assert (poller.now_of(young).state, poller.vendor.submits) == (State.QUEUED, [])
+
+
+async def test_queued_tasks_that_end_unpaid_hold_up_no_poll_and_no_delivery(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of one vendor, ended one after the other, are no matter of tasks that are due meanwhile."""
+    old = [await poller.add(State.QUEUED, f"{number}") for number in range(300)]
+    poller.clock.pass_by(poller.rules.max_queue_age)
+    poller.rules = replace(poller.rules, immediate=True)
+    watched, began = await poller.add(State.WATCHED, "watched"), poller.clock.now()
+    poller.vendor.task_time = timedelta(seconds=2)
+    hour = began + timedelta(hours=1)
+    poller.control.the_admission = AdmissionState(waiting=True, paused_until=hour)
+    swap = poller.tasks.swap
+
+    async def slowly(old: Task, new: Task) -> Task:
+        await poller.clock.sleep(timedelta(milliseconds=20))
+        return await swap(old, new)
+
+    monkeypatch.setattr(poller.tasks, "swap", slowly)
+    await poller.tick()
+    assert {poller.now_of(task).error for task in old} == {ErrorCode.QUEUE_EXPIRED}
+    ended_at = poller.now_of(watched).ended_at
+    assert ended_at is not None
+    assert ended_at - began < timedelta(seconds=5)
 
 
 async def test_a_refused_key_pauses_the_queue_and_fails_no_task(poller: PollerWorld) -> None:

@@ -22,6 +22,7 @@ SKEW = timedelta(seconds=5)  # between the vendor's clock and ours
 POST_TIME = timedelta(seconds=20)  # of a paid POST at most
 # After the submit; by the first one the index shows every task that was submitted at the same time.
 LOOKS = tuple(POST_TIME + SKEW + INDEX_LAG + timedelta(seconds=pause) for pause in (5, 60, 300))
+APART = POST_TIME + SKEW + SKEW  # submits that are so close may each have made what is found
 LOOK_REQUESTS = 2  # to the vendor, of one look
 MOST_OWN = 1000  # tasks of ours that are compared; where there are more, none is adopted
 
@@ -37,6 +38,15 @@ def next_look(
     if paused_until is not None and paused_until > times[0]:
         times.append(paused_until)
     return min((at for at in times if at > after), default=None)
+
+
+def looked_for_until(task: Task) -> datetime:
+    """Tell from when on a task is not looked for any more.
+
+    A rival that was submitted before it may end as unknown before it does, and is not seen then: what it made
+    would be taken for this one's. Twice the time between them, for a look itself takes some.
+    """
+    return task.unknown_until - 2 * APART
 
 
 async def found(
@@ -88,5 +98,4 @@ def _is_rival(other: Task, model: str, submitted_at: datetime) -> bool:
     """Tell whether what is found could as well be this one, which was submitted at about the same time."""
     if other.state not in {State.SUBMITTING, State.UNKNOWN} or other.model != model:
         return False
-    apart = abs((other.submitted_at or submitted_at) - submitted_at)
-    return apart <= POST_TIME + SKEW + SKEW
+    return abs((other.submitted_at or submitted_at) - submitted_at) <= APART

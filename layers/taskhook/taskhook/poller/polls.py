@@ -273,7 +273,7 @@ class Polls:
 
     def is_looked_for(self, task: Task) -> bool:
         """Whether the next step of a task is a look at the vendor's list."""
-        is_unknown = task.state is State.UNKNOWN and self._clock.now() < task.unknown_until
+        is_unknown = task.state is State.UNKNOWN and self._clock.now() < adoption.looked_for_until(task)
         return is_unknown and task.submitted_at is not None and self._pacing.vendor.listing is not None
 
     async def _look_for(self, task: Task) -> Task:

@@ -16,7 +16,6 @@ from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, PollerPorts, Rules
 from taskhook.submit.payment import PaymentPorts, pay
 
-_TOO_LONG = "waited too long for a free slot at the vendor"
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
 KEY = "the queue of "  # and its vendor: of the one entry, for tasks are submitted one after the other
@@ -51,7 +50,7 @@ class Queue:
         self._steps = steps
         self._waits = False  # tasks are queued
         self._started = started
-        self._looked_for_over_age = False  # while nothing may be submitted
+        self._has_looked = False  # once also while nothing may be submitted: what waited too long ends
         self._blocked_until = started
         self._budget_until = started  # no request is left before
         # The vendor has answered what is free: the next request may be a task's.
@@ -77,9 +76,6 @@ class Queue:
         if self._waits:
             self._watch.index.queue_seen()
             await self._pacing.read_admission()
-            if self._due(self._clock.now()) > self._clock.now() and not self._looked_for_over_age:
-                self._looked_for_over_age = True
-                await self._expire_over_age()
 
     def takes(self, task: Task) -> bool:
         """Whether it is queued."""
@@ -119,25 +115,29 @@ class Queue:
         return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
-        """Start when there is a way to the vendor."""
+        """Start when there is a way to the vendor, and once whether there is one or not."""
         now = self._clock.now()
-        return (
-            [self._key] if self._waits and max(self._due(now), self._budget_until) <= max(now, due_by) else []
-        )
+        is_due = max(self._due(now), self._budget_until) <= max(now, due_by) or not self._has_looked
+        if not (self._waits and is_due):
+            return []
+        self._has_looked = True
+        return [self._key]
 
     async def step(self, _task_id: str) -> Task | None:
         """Submit queued tasks, callers in turn, until the vendor refuses or none is left.
 
-        Raises StoreUnavailableError.
+        While nothing may be submitted, end only what waited too long. Raises StoreUnavailableError.
         """
         await self._pacing.read_admission()
+        is_paused = self._due(self._clock.now()) > self._clock.now()
         self._only_skipped_until = self._started
         found = False
         while heads := await self._heads():
             found, served = True, False
             # They end whatever the vendor says to the others.
             over_age = [head for head in heads if self._is_over_age(head)]
-            for head in over_age or self._pacing.admission.in_turn(heads):
+            others = [] if is_paused else self._pacing.admission.in_turn(heads)
+            for head in over_age or others:
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
                         waited = self._clock.now() - min(head.accepted_at for head in heads)
@@ -150,7 +150,10 @@ class Queue:
                     raise
                 # One poisoned task keeps no other caller's waiting.
                 except Exception as error:  # noqa: BLE001
-                    self._skip(head, error)
+                    self._ports.reporter.report(
+                        "task.crashed", task_id=head.task_id, error=type(error).__name__
+                    )
+                    self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
                 return None
@@ -178,29 +181,8 @@ class Queue:
         self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
         return [head for head in heads if head.task_id not in self._skipped]
 
-    def _skip(self, head: Task, error: Exception) -> None:
-        self._ports.reporter.report("task.crashed", task_id=head.task_id, error=type(error).__name__)
-        self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
-
     def _is_over_age(self, task: Task) -> bool:
         return self._clock.now() >= task.accepted_at + self._rules.max_queue_age
-
-    async def _expire_over_age(self) -> None:
-        """End what has waited too long, also while nothing may be submitted. Raises StoreUnavailableError."""
-        ended = True
-        while ended and not self._closed():
-            ended = False
-            for head in await self._heads():
-                if head.state is not State.QUEUED or not self._is_over_age(head):
-                    continue
-                try:
-                    ended = await self._expire(head, _TOO_LONG)
-                except StaleTaskError:  # another invocation has it
-                    continue
-                except StoreUnavailableError:
-                    raise
-                except Exception as error:  # noqa: BLE001  # one poisoned task hides no other
-                    self._skip(head, error)
 
     async def _serve(self, task: Task, *, alone: bool) -> bool:
         """Submit one queued task, or end it where it waited too long; False where the queue has to wait.
@@ -211,7 +193,7 @@ class Queue:
         if task.state is not State.QUEUED:
             raise StaleTaskError(task)
         if self._is_over_age(task):
-            return await self._expire(task, _TOO_LONG)
+            return await self._expire(task, "waited too long for a free slot at the vendor")
         if self._due(now) > now:
             return False
         task = await self._ports.tasks.with_request(task)
