@@ -131,7 +131,7 @@ _lasts("posts down", 10 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("silent", 20 * MINUTE, within=20 * MINUTE, most_unknown=MOST_UNKNOWN)
 _lasts("unreachable", 30 * MINUTE, within=10 * MINUTE)
 _lasts("key refused", 30 * MINUTE, within=10 * MINUTE)
-_lasts("throttling", 2 * HOUR, within=40 * MINUTE, most_requests=80)  # a pause is over for all polls at once
+_lasts("throttling", 2 * HOUR, within=40 * MINUTE, most_requests=30)  # after a pause two polls go first
 _lasts("confused", HOUR, within=10 * MINUTE)
 _lasts("slow", 30 * MINUTE, within=10 * MINUTE)
 

@@ -26,7 +26,7 @@ def test_a_held_poll_between_two_refusals_clears_the_first() -> None:
     support = LongPollSupport()
     for _ in range(5):
         support.refused("m", NOW)
-        support.held("m", NOW)
+        support.held("m", NOW, since=NOW)
     assert support.holding("m", NOW) is True
 
 

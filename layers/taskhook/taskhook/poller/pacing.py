@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from taskhook.core import rate_limit, schedule
 from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
-from taskhook.core.ports import HOLDS_AT_ONCE, POLLS_AT_ONCE, TaskApi
+from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, POLLS_AT_ONCE, TaskApi
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
@@ -19,6 +19,8 @@ from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
 
+PROBES = 2  # requests after a pause, until one is answered without another: as many as a look takes
+PROBED_FOR = timedelta(minutes=2)  # after a pause
 LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
@@ -42,7 +44,9 @@ class Pacing:
         self.admission = AdmissionState()  # as it was last read
         self.probing: dict[str, datetime] = {}  # by model: since when a poll tells whether the vendor holds
         self._plain: set[str] = set()  # polls under way that are not held, by task
-        self.held: dict[str, str] = {}  # polls that the vendor was asked to hold, by task, with the model
+        # Polls that the vendor was asked to hold, by task, with the model, and since when.
+        self.held: dict[str, tuple[str, datetime]] = {}
+        self._pause_over: datetime | None = None  # the end of a pause that an answer has shown to be the last
 
     # --- when a task is polled next ---------------------------------------------------------------
 
@@ -128,7 +132,7 @@ class Pacing:
         for _ in range(requests):
             self.allowance.spend()
         if hold:
-            self.held[task.task_id] = task.model
+            self.held[task.task_id] = task.model, self._clock.now()
             self.probing.setdefault(task.model, self._clock.now())
         else:
             self._plain.add(task.task_id)
@@ -142,6 +146,8 @@ class Pacing:
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""
+        if self.is_probing(self._clock.now()):
+            return max(PROBES - len(self._plain), 0)
         holds = HOLDS_AT_ONCE - len(self.held) if self._holds_polls() else 0
         return holds + POLLS_AT_ONCE - len(self._plain)
 
@@ -173,26 +179,40 @@ class Pacing:
     def learn_hold(self, task: Task, outcome: PollOutcome, took: timedelta) -> bool:
         """Learn from a poll that the vendor was asked to hold; True where it was not held.
 
-        One task that is refused says nothing of the others while polls of the same model are held.
+        One task that is refused says nothing of the others while a poll of the same model is held for longer,
+        or was held lately.
         """
         now = self._clock.now()
         if outcome.kind.known and took >= HELD_PROOF:
-            self._support.held(task.model, now)
+            self._support.held(task.model, now, since=now - took)
             return False
         if outcome.kind.ended:
             return False  # the task has ended, which a vendor that holds tells at once too
-        if task.model not in self.held.values():
+        held_longer = any(model == task.model and now - since > took for model, since in self.held.values())
+        if not held_longer and not self._support.held_since(task.model, now - HOLD_TIME):
             if outcome.kind is PollKind.PENDING:
                 self._support.found(task.model, now, holds=False)
             else:
                 self._support.refused(task.model, now)
         return True
 
+    def learn_belied(self, task: Task) -> None:
+        """Learn that a task has ended of which a held poll has just said that it runs."""
+        self._support.belied(task.model, self._clock.now())
+
     # --- pauses -----------------------------------------------------------------------------------
 
     def paused_until(self, now: datetime) -> datetime:
         """Tell from when on the vendor may be asked; `now` where it may be."""
         return max(now, self.admission.polls_paused_until or now)
+
+    def is_probing(self, now: datetime) -> bool:
+        """Whether a pause is just over, and no answer has shown yet that no other one follows.
+
+        Until then the vendor gets PROBES requests at a time, none of which it is asked to hold.
+        """
+        end = self.admission.polls_paused_until
+        return end is not None and end != self._pause_over and end <= now < end + PROBED_FOR
 
     async def obey(self, outcome: PollOutcome) -> None:
         """Leave the vendor alone for as long as it asks, also in the invocations that follow."""
@@ -205,6 +225,8 @@ class Pacing:
         elif outcome.kind is PollKind.THROTTLED:
             pause = PAUSE_SHORT
         else:
+            if self.is_probing(now):
+                self._pause_over = self.admission.polls_paused_until
             return
         if now + pause <= self.paused_until(now):
             return

@@ -15,7 +15,7 @@ from taskhook.core.task import EXPIRY_GRACE, LOST_AGE, LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller import adoption
 from taskhook.poller.endings import Endings
-from taskhook.poller.long_poll import HELD_SIGN, NOT_HELD_FOR
+from taskhook.poller.long_poll import CHECK_GAP, HELD_SIGN, NOT_HELD_FOR
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.work import SCAN, PollerPorts, Rules, Standing
 
@@ -35,6 +35,7 @@ class Entry:
     refusals: int = 0  # of held polls
     plain_until: datetime | None = None  # its polls are not held before
     plain_next: bool = False  # nor is the next one
+    is_check: bool = False  # the next one looks whether a held one has told the truth
     answered: bool = True  # the vendor answered its last poll
     asked: bool = False  # by this invocation
     # When the vendor's task is last known to have run; what follows may be lateness.
@@ -150,7 +151,7 @@ class Polls:
         """Ask the vendor; what a poll that it did not hold says is believed only of a task that has ended."""
         task, began = entry.task, self._clock.now()
         self.asked += 1
-        entry.plain_next = False
+        is_check, entry.is_check, entry.plain_next = entry.is_check, False, False
         entry.not_before = began + schedule.MIN_GAP
         outcome = await self._pacing.api.poll(
             task.upstream_task_id or "", operation=task.operation, hold=entry.hold
@@ -158,15 +159,23 @@ class Polls:
         if outcome.kind is PollKind.UNAVAILABLE:
             self.unanswered += 1
             self.complaint = outcome.message
-        await self._pacing.obey(outcome)
+        if not (
+            entry.hold and outcome.kind is PollKind.KEY_REFUSED
+        ):  # which the plain poll will confirm, or not
+            await self._pacing.obey(outcome)
         self._pacing.end(task, hold=entry.hold)  # what follows may wait for the task's receiver
-        if not entry.hold:
-            return outcome
         now = self._clock.now()
+        if not entry.hold:
+            if is_check and outcome.kind.ended:
+                self._pacing.learn_belied(task)
+            return outcome
         if not self._pacing.learn_hold(task, outcome, now - began):
             entry.refusals = 0
             if now - began >= HELD_SIGN:
                 entry.ran_until = now  # the vendor held it for as long as the task ran
+            if outcome.kind is PollKind.PENDING:
+                is_due = (began - task.age_since) // CHECK_GAP < (now - task.age_since) // CHECK_GAP
+                entry.is_check = entry.plain_next = is_due
             return outcome
         entry.refusals += 1
         if entry.refusals > 1:

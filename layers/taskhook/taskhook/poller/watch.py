@@ -287,7 +287,8 @@ class Watch:
                 continue  # read just now, and not due after all, or begun by another event meanwhile
             is_look = self.polls.is_looked_for(entry.task)
             requests = LOOK_REQUESTS if is_look else 1
-            entry.hold = not is_look and self._pacing.may_hold(entry.task, plain=entry.is_plain(now))
+            may_hold = not is_look and not self._pacing.is_probing(now)
+            entry.hold = may_hold and self._pacing.may_hold(entry.task, plain=entry.is_plain(now))
             if requests > self._pacing.allowance.left or (is_look and len(self._looks) >= LOOKS_AT_ONCE):
                 continue
             if not entry.hold and not self._pacing.plain_is_free():
