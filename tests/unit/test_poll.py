@@ -21,7 +21,7 @@ from taskhook.core.vendor import Listing, ListOutcome, PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings
-from taskhook.poller.invocation import BEAT, Ends, PollReport, ends_of, poll
+from taskhook.poller.invocation import BEAT, DRAIN, Ends, PollReport, ends_of, poll
 from taskhook.poller.leadership import HAND_OVER
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.scheduler import Scheduler
@@ -713,6 +713,28 @@ async def test_an_end_stored_during_the_hand_over_is_delivered_at_once(poller: P
     ended = poller.now_of(task)
     assert ended.ended_at is not None
     assert [at - ended.ended_at for at, *_ in poller.receivers.attempts] == [timedelta(0)]
+
+
+async def test_no_attempt_begins_after_the_last_moment_under_a_claim_that_is_nearly_over(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of the end took 20 of the 30 s that it claims: the next invocation makes the attempt."""
+    poller.vendor.holds, poller.vendor.task_time = True, STOP - DRAIN - timedelta(seconds=10)
+    task, swap = await poller.add(State.WATCHED), poller.tasks.swap
+
+    async def slowly(old: Task, new: Task) -> Task:
+        stored = await swap(old, new)
+        if new.state is State.SUCCESS and new.attempts == 0:
+            await poller.clock.sleep(timedelta(seconds=20))
+        return stored
+
+    monkeypatch.setattr(poller.tasks, "swap", slowly)
+    await poller.tick(task.task_id)
+    assert poller.now_of(task).state is State.SUCCESS
+    assert poller.receivers.attempts == []
+    monkeypatch.undo()
+    await ticks(poller, minutes(2))
+    assert poller.now_of(task).callback is CallbackState.DELIVERED
 
 
 @pytest.mark.parametrize("at_s", [19, 21.5, 22.5, 28])  # before the poll, during it, and during the attempt
@@ -2010,6 +2032,28 @@ async def test_first_deliveries_that_cannot_be_made_leave_the_index_of_watched_t
     monkeypatch.undo()
     await poller.run(minutes(90))
     assert all(poller.now_of(task).callback is CallbackState.DELIVERED for task in dead)
+
+
+async def test_of_what_has_ended_nothing_is_moved_that_another_invocation_has_claimed_meanwhile(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own write would be refused, and what it delivered would be delivered again."""
+    now, claims, get = poller.clock.now(), {}, poller.tasks.get
+    for number in range(300):
+        task = await poller.add(State.WATCHED, str(number), url="https://refusing.example.com/")
+        await poller.tasks.swap(task, task.succeeded({}, now, retention=RETENTION, claim=now))
+
+    async def claimed(task_id: str) -> Task | None:
+        task = await get(task_id)
+        if task is not None and task_id not in claims:
+            claim = task.claim_delivery(until=poller.clock.now() + minutes(3))
+            claims[task_id] = (await poller.tasks.swap(task, claim)).nonce
+        return await get(task_id)
+
+    monkeypatch.setattr(poller.tasks, "get", claimed)
+    await poller.tick()
+    assert len(claims) > 100
+    assert {task_id: poller.tasks.items[task_id].nonce for task_id in claims} == claims
 
 
 async def test_what_has_ended_and_stands_among_the_watched_is_moved_where_it_cannot_be_delivered(
