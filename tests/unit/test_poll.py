@@ -21,12 +21,12 @@ from taskhook.core.vendor import Listing, ListOutcome, PollKind, PollOutcome
 from taskhook.delivery.hosts import FIRST_SLOTS, Hosts
 from taskhook.poller import watch
 from taskhook.poller.endings import Endings
-from taskhook.poller.invocation import BEAT, DRAIN, Ends, PollReport, ends_of, poll
+from taskhook.poller.invocation import BEAT, Ends, PollReport, ends_of, poll
 from taskhook.poller.leadership import HAND_OVER
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.scheduler import Scheduler
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import INDEX_LAG, PAUSE_SHORT, SCAN, Rules, Standing
+from taskhook.poller.work import DRAIN, INDEX_LAG, PAUSE_SHORT, SCAN, Rules, Standing
 from taskhook.vendors.dashscope import DASHSCOPE
 from taskhook.vendors.modellix import Modellix
 from taskhook.wiring import App
@@ -724,7 +724,7 @@ async def test_no_attempt_begins_after_the_last_moment_under_a_claim_that_is_nea
 
     async def slowly(old: Task, new: Task) -> Task:
         stored = await swap(old, new)
-        if new.state is State.SUCCESS and new.attempts == 0:
+        if old.state is State.WATCHED and new.state is State.SUCCESS:
             await poller.clock.sleep(timedelta(seconds=20))
         return stored
 
