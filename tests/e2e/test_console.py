@@ -477,14 +477,29 @@ def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
     page.get_by_label("Model").press("Enter")
     expect(page.get_by_text("No task matches.")).to_be_visible()
     page.evaluate("""() => {
-        const button = [...document.querySelectorAll("button")].find((one) => one.textContent === "Clear filters");
-        button.click();
+        const buttons = [...document.querySelectorAll("button")];
+        buttons.find((one) => one.textContent === "Clear filters").click();
         const vendor = document.getElementById("filter-vendor");
         vendor.value = "modellix";
         vendor.dispatchEvent(new Event("change"));
     }""")
     expect(page.locator("tbody tr")).to_have_count(1)
     assert page.url.endswith("#/tasks?vendor=modellix")
+
+
+def test_what_a_field_says_as_its_view_is_left_is_not_heard(
+    user: User, visit: Callable[..., Visitor]
+) -> None:
+    """A filter that was typed and not applied does not undo the way back: address and view fit."""
+    visitor = visit().signed_in(token_of(user), "/#/callbacks")
+    page = visitor.page
+    expect(visitor.heading("Callbacks")).to_be_visible()
+    page.get_by_role("link", name="Tasks", exact=True).click()
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Model").press_sequentially("kling")
+    page.evaluate("history.back()")
+    expect(visitor.heading("Callbacks")).to_be_visible()
+    assert page.url.endswith("/#/callbacks")
 
 
 def test_the_skip_link_leaves_the_view_as_it_is(
