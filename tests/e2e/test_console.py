@@ -487,6 +487,21 @@ def test_what_is_chosen_next_is_for_the_view_that_was_asked_for(
     assert page.url.endswith("#/tasks?vendor=modellix")
 
 
+def test_what_a_field_says_as_its_view_is_left_is_not_heard(
+    user: User, visit: Callable[..., Visitor]
+) -> None:
+    """A filter that was typed and not applied does not undo the way back: address and view fit."""
+    visitor = visit().signed_in(token_of(user), "/#/callbacks")
+    page = visitor.page
+    expect(visitor.heading("Callbacks")).to_be_visible()
+    page.get_by_role("link", name="Tasks", exact=True).click()
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Model").press_sequentially("kling")
+    page.evaluate("history.back()")
+    expect(visitor.heading("Callbacks")).to_be_visible()
+    assert page.url.endswith("/#/callbacks")
+
+
 def test_the_skip_link_leaves_the_view_as_it_is(
     user: User, visit: Callable[..., Visitor], marker: str
 ) -> None:

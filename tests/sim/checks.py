@@ -212,7 +212,7 @@ def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: s
     """Compare when receivers were called with when they should be: after the end, after each attempt."""
     slack = SLACK + scene.beat + (0 if scene.deployment.wakes else TICK)
     upstream = scene.vendor.tasks.get(task.get("upstream_task_id", ""))
-    found = task.get("error") in {None, ErrorCode.UPSTREAM_FAILED}
+    found = task.get("error") in {None, ErrorCode.UPSTREAM_FAILED} or "canceled_at" in task
     # what is copied first has a time of its own
     if visits and upstream is not None and found and not scene.deployment.archives:
         late = visits[0] - upstream.ends
@@ -249,7 +249,7 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is a success that the vendor never reported"
     if error == ErrorCode.UPSTREAM_FAILED and reported is not PollKind.FAILED:
         yield "is a failure that the vendor never reported"
-    if error in _KNOWN_END and any(post.possible for post in posts):
+    if error in _KNOWN_END and "canceled_at" not in task and any(post.possible for post in posts):
         yield f"is {error}, and may have been paid"
     if error == ErrorCode.UPSTREAM_REFUSED and not any(
         post.seen in {Submission.REFUSED, Submission.REFUSED_HERE} for post in posts

@@ -7,12 +7,13 @@ import pytest
 
 from taskhook.core.errors import RejectedError
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.record import State
+from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
 from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
 from taskhook.vendors import VENDORS
 from tests.rows import each_row
+from tests.unit.test_poll import PollerWorld
 from tests.unit.test_vendors import a_task
 from tests.world import (
     FakeVendor,
@@ -89,6 +90,21 @@ async def test_what_runs_is_canceled_at_its_vendor(vendor: Vendor) -> None:
     world = CancelWorld(vendor)
     assert (await world.cancel()).state is State.WATCHED
     assert world.api.cancels == [world.task.upstream_task_id]
+
+
+@EACH
+@pytest.mark.parametrize("then", [PollKind.FAILED, PollKind.MISSING])
+async def test_its_callback_says_that_it_was_canceled(vendor: Vendor, then: PollKind) -> None:
+    """Whether its vendor calls it failed from then on, or does not know it any more, as Runway does."""
+    world, poller = CancelWorld(vendor), PollerWorld()
+    await world.cancel()
+    stored = world.tasks.items[world.task.task_id]
+    url = {"callback": CallbackState.WAITING, "callback_url": "https://r.example.com/"}
+    watched = await poller.tasks.add(stored.model_copy(update={"vendor": "modellix", **url}))
+    poller.vendor.answers = {stored.upstream_task_id or "": then}
+    await poller.run(timedelta(minutes=3))
+    ended = poller.now_of(watched)
+    assert (ended.error, ended.callback) == (ErrorCode.CANCELED, CallbackState.DELIVERED)
 
 
 @EACH_THAT_REMOVES

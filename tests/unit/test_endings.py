@@ -9,8 +9,9 @@ import pytest
 from taskhook.core.record import CallbackState, State
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
+from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.delivery.hosts import HOST_SLOTS
-from taskhook.poller.endings import PATIENCE
+from taskhook.poller.endings import BEAT, MOST_WAITING_SIZE, PATIENCE
 from tests.unit.test_poll import PollerWorld
 
 TOGETHER = 5 * HOST_SLOTS
@@ -77,3 +78,24 @@ async def test_a_receiver_that_is_slow_or_dead_holds_up_no_end_for_long(
     assert max(stored_at(poller, slow)) <= began + asked + PATIENCE
     assert max(stored_at(poller, good)) <= began + asked
     assert {poller.now_of(task).callback for task in good} == {CallbackState.DELIVERED}
+
+
+async def test_large_ends_do_not_wait_for_a_slot_in_crowds(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would keep the vendor's answer in memory, where it takes twenty times its size."""
+
+    async def never(url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        del url, headers, body
+        await poller.clock.sleep(timedelta(seconds=14))
+        return Reply(status=200)
+
+    monkeypatch.setattr(poller.receivers, "send", never)
+    tasks = await ended_together(poller, "slow")
+    large = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {}, "raw": {"text": "x" * 200_000}})
+    poller.vendor.poll_outcomes.extend([large] * TOGETHER)
+    began = poller.clock.now()
+    await poller.tick(ended=tuple(task.task_id for task in tasks))
+    waited = [at for at in stored_at(poller, tasks) if at >= began + timedelta(seconds=2) + BEAT]
+    assert len(stored_at(poller, tasks)) == TOGETHER
+    assert len(waited) <= MOST_WAITING_SIZE // 200_000

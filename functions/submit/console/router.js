@@ -3,6 +3,7 @@
 let views; // none of which this file knows: `start` gets them
 let shownAddress; // the one whose view it is
 let left = () => {}; // stops what the view before had under way
+let leaving = false; // its elements are being removed
 
 /** Show what the address asks for, now and whenever it changes; of the `given` views, `named` are by an address's first word. */
 function start(given) {
@@ -43,7 +44,9 @@ function route() {
     entry.toggleAttribute("aria-current", entry.hash === `#/${name || "tasks"}`);
     if (entry.hasAttribute("aria-current")) entry.setAttribute("aria-current", "page");
   }
+  leaving = true;
   main.replaceChildren();
+  leaving = false;
   view(parameters, id);
   const heading = main.querySelector("h1");
   document.title = heading ? `${heading.textContent} · taskhook` : "taskhook";
@@ -64,6 +67,7 @@ function signOut() {
 
 /** Show the view of an address at once, so that what is typed or chosen next is for that view. */
 function go(hash) {
+  if (leaving) return; // Chromium tells of a field's change as the field is removed
   location.hash = hash;
   arrive();
 }

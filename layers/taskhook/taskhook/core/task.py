@@ -117,6 +117,11 @@ class Task(TaskRecord):
         self._require(State.WATCHED)
         return self._to(missing_since=None)
 
+    def canceled(self, now: datetime) -> Self:
+        """Remember that the vendor took a cancel; how the task ends, the vendor tells."""
+        self._require(State.WATCHED)
+        return self._to(canceled_at=now)
+
     def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
         """Watched → success, with the vendor's `data`.
 
@@ -168,7 +173,9 @@ class Task(TaskRecord):
         raw: Json | None = None,
     ) -> Self:
         """Queued, watched or unknown → failed; `raw` is what the vendor said, `claim` as in `succeeded`."""
-        if error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
+        if error is ErrorCode.CANCELED and self.canceled_at is not None:
+            self._require(State.WATCHED)
+        elif error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}:  # both say that nothing was paid
             self._require(State.QUEUED)
         else:
             self._require(State.WATCHED, State.UNKNOWN)

@@ -16,7 +16,9 @@ from taskhook.poller.work import PollerPorts, Rules
 
 PATIENCE = timedelta(seconds=5)  # of an end, for a slot that is in use; a first delivery without costs twice
 BEAT = timedelta(seconds=0.05)  # between looks whether one is free
-MOST_WAITING = 100  # ends, each with the vendor's answer in memory
+MOST_WAITING = 100  # ends
+# Bytes of their callbacks. The vendor's answer to each is in memory, which parsed takes twenty times as much.
+MOST_WAITING_SIZE = 1024 * 1024
 
 
 class Endings:
@@ -31,7 +33,7 @@ class Endings:
         self.ran_until: dict[
             str, datetime
         ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
-        self._waiting = 0
+        self._waiting: dict[str, int] = {}  # ends that wait for a slot, each with its size
         self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
@@ -86,7 +88,7 @@ class Endings:
     ) -> Task:
         """Store the end; without a slot its first delivery is due at once, by the schedule of attempts."""
         slot = task.callback is CallbackState.WAITING and await self._slot(
-            task, after_poll=ran_until is not None
+            task, ended, after_poll=ran_until is not None
         )
         now = self._ports.clock.now()
         try:
@@ -105,23 +107,31 @@ class Endings:
         )
         return stored
 
-    async def _slot(self, task: Task, *, after_poll: bool) -> bool:
+    async def _slot(
+        self, task: Task, ended: Callable[[datetime, datetime | None], Task], *, after_poll: bool
+    ) -> bool:
         """Take a slot for the first delivery; False where none is to be had soon.
 
         Of tasks that end together the first are delivered, which frees their slots, before the last are
         stored. The ends for one host wait in a line, of which the first one looks. An end that no poll has
         shown waits for none: it is one of the few steps at the table.
         """
-        caller, host, until = task.caller, task.host, self._ports.clock.now() + PATIENCE
-        if not after_poll or self._waiting >= MOST_WAITING:
+        caller, host, now = task.caller, task.host, self._ports.clock.now()
+        line = self._lines.setdefault((caller, host), asyncio.Lock())
+        if not after_poll or not line.locked():
+            entered = self._hosts.enter(caller, host)
+            if entered or not after_poll or not self._hosts.frees_soon(caller, host):
+                return entered
+        size = len(ended(now, None).message or "")
+        if len(self._waiting) >= MOST_WAITING or sum(self._waiting.values()) + size > MOST_WAITING_SIZE:
             return self._hosts.enter(caller, host)
-        self._waiting += 1
+        self._waiting[task.task_id] = size
         try:
-            async with self._lines.setdefault((caller, host), asyncio.Lock()):
+            async with line:
                 while not (entered := self._hosts.enter(caller, host)):
-                    if self._ports.clock.now() >= until or not self._hosts.frees_soon(caller, host):
+                    if self._ports.clock.now() >= now + PATIENCE or not self._hosts.frees_soon(caller, host):
                         break
                     await self._ports.clock.sleep(BEAT)
                 return entered
         finally:
-            self._waiting -= 1
+            del self._waiting[task.task_id]

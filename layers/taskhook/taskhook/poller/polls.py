@@ -209,7 +209,7 @@ class Polls:
             case PollKind.FAILED:
                 return await self._endings.failed(
                     task,
-                    ErrorCode.UPSTREAM_FAILED,
+                    ErrorCode.UPSTREAM_FAILED if task.canceled_at is None else ErrorCode.CANCELED,
                     outcome.message,
                     raw=outcome.data.get("raw"),
                     ran_until=entry.ran_until,
@@ -220,6 +220,10 @@ class Polls:
                 )
             case PollKind.PENDING if task.missing_since is not None:
                 return await self._ports.tasks.swap(task, task.found())
+            case PollKind.MISSING if task.canceled_at is not None:
+                return await self._endings.failed(
+                    task, ErrorCode.CANCELED, "canceled at the vendor, which does not know it any more"
+                )
             case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
                 return await self._missing(task, asked_at)
             case _:

@@ -1,6 +1,7 @@
 """What a caller does with its tasks: cancel, redeliver."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.caller import Caller
-from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.limits import MAX_LOOKED_AT
 from taskhook.core.message import MAX_NOTE
 from taskhook.core.ports import (
@@ -29,6 +30,7 @@ from taskhook.tasks.query import LOOK_TIME, PAGE, STATUSES, RedeliveryFilter, sh
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
+NOTE_WRITES = 3  # tries to note a cancel, of a task that the poller writes at the same time
 CANCELED = "canceled by its caller; it was never paid"
 
 
@@ -54,8 +56,12 @@ async def cancel(
     if also_ended and task.state.final:
         return task
     api = vendors.get(task.vendor)
+    if task.state is State.WATCHED and task.canceled_at is not None:
+        return task
     if task.state is State.WATCHED and api is not None and api.vendor.cancel("") is not None:
-        if await _canceled_at_vendor(task, now, api, allowances[task.vendor], wake) or also_ended:
+        if await _canceled_at_vendor(task, now, api, allowances[task.vendor], wake):
+            return await _noted(task, now, tasks, wake)
+        if also_ended:
             return task
         raise RejectedError(
             HTTPStatus.CONFLICT, "Conflict: the task has ended at the vendor; its callback tells how"
@@ -100,6 +106,26 @@ async def _canceled_at_vendor(
         why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
         raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
     raise _no_answer()
+
+
+async def _noted(task: Task, now: datetime, tasks: TaskStore, wake: Wake | None) -> Task:
+    """Note that the vendor took the cancel: it may not know the task any more, or calls it failed.
+
+    Where that cannot be stored the end is told as the vendor tells it, for it is canceled all the same.
+    """
+    with contextlib.suppress(StoreUnavailableError):
+        for _ in range(NOTE_WRITES):
+            try:
+                task = await tasks.swap(task, task.canceled(now))
+            except StaleTaskError as stale:  # the poller has noted an answer, or the end
+                if stale.current is None or stale.current.state is not State.WATCHED:
+                    break
+                task = stale.current
+                continue
+            if wake is not None:
+                await wake.wake(task.task_id, ended=True)
+            break
+    return task
 
 
 async def _has_ended(task: Task, api: TaskApi, wake: Wake | None) -> bool:

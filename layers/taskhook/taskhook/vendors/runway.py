@@ -191,7 +191,7 @@ class Runway:
         return _free("GET", operation)
 
     def cancel(self, operation: str) -> HttpRequest | None:
-        """Ask to cancel a task; the vendor does not know it any more from then on."""
+        """Ask to cancel a task; the vendor answers 404 about it from then on."""
         return _free("DELETE", operation)
 
     def free_request(self) -> HttpRequest:
