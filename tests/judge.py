@@ -16,7 +16,7 @@ FOR_NOW = {401, 402, 429}  # refusals that prove that nothing was taken: another
 FINAL, ATTEMPTS, SILENT_S = {"success", "failed"}, 10, 48 * 3600.0  # after which a task ends unanswered
 SAID = {"upstream_failed": {"failed"}, "lost": {"missing"}, "expired": {"pending"}, None: {"success"}}
 UNPAID, KINDS = {"queue_expired", "canceled"}, {"deployment", "vendor", "receiver", "caller", "end"}
-FEW, SETTLED_S, GRACE_S, AT_ONCE, NEVER = 12, 120.0, 5.0, 2, 9e99
+FEW, SETTLED_S, GRACE_S, AT_ONCE, NEVER, GONE = 12, 120.0, 5.0, 2, 9e99, {"failed", "missing"}
 
 
 def grouped(events: Iterable[Event], key: str) -> dict[Any, list[Event]]:
@@ -107,7 +107,7 @@ class History:
                     yield f"4: {task} was called back before its end was stored"
                 if error in SAID and self.reported(vendor_task, SAID[error]) > at and not silent:
                     yield f"4: {task} is {error or state}, which the vendor had not said"
-                if error in UNPAID and self.posts.get(task) and self.reported(vendor_task, {"failed"}) > at:
+                if error in UNPAID and self.posts.get(task) and self.reported(vendor_task, GONE) > at:
                     yield f"4: {task} is {error}, and may have been paid"
 
     def isolates(self) -> Iterator[str]:

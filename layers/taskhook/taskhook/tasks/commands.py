@@ -26,7 +26,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind
-from taskhook.tasks.query import LOOK_TIME, PAGE, STATUSES, RedeliveryFilter, show
+from taskhook.tasks.query import FIRST_PAGE, LOOK_TIME, STATUSES, RedeliveryFilter, next_page, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
@@ -231,14 +231,16 @@ async def redeliver_many(
     delivered right now is left alone. Raises RejectedError (429) where it cannot even begin.
     """
     after, until = wanted.span
-    done: list[Task] = []
+    done: dict[str, datetime | None] = {}  # and no task, for each has its message, which may be large
     cursor: str | None = until
-    began = clock.now()
-    for _ in range(MAX_LOOKED_AT // PAGE):
+    began, looked_at, limit = clock.now(), 0, FIRST_PAGE
+    while looked_at < MAX_LOOKED_AT:
         room = wanted.limit - len(done)
         if cursor is None or after >= cursor or room == 0 or clock.now() >= began + LOOK_TIME:
             break
-        page = await history.page(caller.caller, after=after, until=cursor, limit=PAGE)
+        limit = min(limit, MAX_LOOKED_AT - looked_at)
+        page = await history.page(caller.caller, after=after, until=cursor, limit=limit)
+        looked_at, limit = looked_at + limit, next_page(page.tasks)
         now = clock.now()
         matching = [task for task in page.tasks if wanted.matches(task) and not task.claimed(now)]
         chosen = matching[:room]
@@ -251,13 +253,14 @@ async def redeliver_many(
         writes = (
             _again(task, at, tasks=tasks, reporter=reporter) for task, at in zip(chosen, moments, strict=True)
         )
-        done += [task for task in await asyncio.gather(*writes) if task is not None]
+        written = await asyncio.gather(*writes)
+        done |= {task.task_id: task.next_attempt_at for task in written if task is not None}
         cursor = matching[room - 1].created_key if len(matching) > room else page.cursor
     if wake is not None and done:
-        await wake.wake(done[0].task_id)  # the leader finds the others
+        await wake.wake(next(iter(done)))  # the leader finds the others
     return Redelivery(
         count=len(done),
-        last_attempt_at=max((task.next_attempt_at for task in done if task.next_attempt_at), default=None),
+        last_attempt_at=max((at for at in done.values() if at is not None), default=None),
         cursor=cursor if cursor is not None and after < cursor else None,
     )
 

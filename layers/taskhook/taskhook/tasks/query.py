@@ -1,7 +1,7 @@
 """What a caller may see of its own tasks, and by which filters it finds them."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -32,7 +32,7 @@ from taskhook.core.task import Task
 # Bytes of one answer. Lambda refuses more than 6 MB, and an answer within an answer may be twice as long.
 _MAX_SIZE = 1_500_000
 PAGE = 100  # tasks read at a time, of MAX_LOOKED_AT at most; a rare filter goes on with the cursor
-_FIRST_PAGE = 25  # until it is known how large they are
+FIRST_PAGE = 25  # until it is known how large they are
 _MOST_READ = MAX_LOOKED_MB * 1024 * 1024
 LOOK_TIME = timedelta(seconds=4)  # after which no further page is read
 _WAIT_STEP = timedelta(seconds=1)  # between two looks at a task whose end is waited for
@@ -326,6 +326,16 @@ def _size(task: Task) -> int:
     return sum(len((text or "").encode()) for text in (task.message, task.result)) + 256 * len(task.log)
 
 
+def _page_of(largest: int, room: int) -> int:
+    """Tell how many tasks are read at once, where the largest so far has this size."""
+    return min(PAGE, max(1, room // largest))
+
+
+def next_page(tasks: Iterable[Task]) -> int:
+    """Tell how many tasks are read after these, where none of them are kept."""
+    return _page_of(max((_size(task) for task in tasks), default=1) or 1, _MOST_READ)
+
+
 @dataclass
 class Looked:
     """How far a look at a caller's tasks has come; `cursor` is None once there are no more."""
@@ -349,7 +359,7 @@ async def look(
     No page is read after LOOK_TIME, or once they were MAX_LOOKED_MB large.
     """
     until, read, largest = clock.now() + LOOK_TIME, 0, 0
-    limit = _FIRST_PAGE
+    limit = FIRST_PAGE
     while looked.cursor is not None and after < looked.cursor:
         limit = min(limit, most - looked.at)
         if limit == 0 or read >= _MOST_READ or (looked.at and clock.now() >= until):
@@ -357,7 +367,7 @@ async def look(
         page = await history.page(caller.caller, after=after, until=looked.cursor, limit=limit)
         sizes = [_size(task) for task in page.tasks]
         read, largest = read + sum(sizes), max(largest, *sizes, 1)
-        limit = min(PAGE, max(1, (_MOST_READ - read) // largest))
+        limit = _page_of(largest, _MOST_READ - read)
         looked.cursor = page.cursor
         for task in page.tasks:
             looked.at += 1
