@@ -62,10 +62,11 @@ class SortKeys(Sequence[str]):
         work = self.task(0).work_key
         assert work is not None
         self.form = work[1]
-        assert all(
-            self.task(number).work_key == (self.partition, self.work_at(number))
-            for number in (0, count // 2, count - 1)
-        )
+        self.item_form = json.dumps(item(values_of(self.task(0))))
+        for number in (0, count // 2, count - 1):
+            task = self.task(number)
+            assert task.work_key == (self.partition, self.work_at(number))
+            assert item(values_of(task)) == self.item(number)
 
     def __len__(self) -> int:
         return self.size
@@ -83,21 +84,31 @@ class SortKeys(Sequence[str]):
 
     def work_at(self, number: int) -> str:
         """Make the sort key of a row from the first one's, without its task."""
+        return self._of(number, self.form)
+
+    def item(self, number: int) -> Any:
+        """Make the item of a row's task from the first one's, in a fiftieth of the time."""
+        return json.loads(self._of(number, self.item_form))
+
+    def _of(self, number: int, form: str) -> str:
         own = {
             self._at(0): self._at(number),
             self._id(0): self._id(number),
-            f"{self._caller(0)}#": f"{self._caller(number)}#",
+            self._upstream(0): self._upstream(number),
+            self._caller(0): self._caller(number),
         }
-        key = self.form
         for first, mine in own.items():
-            key = key.replace(first, mine)
-        return key
+            form = form.replace(first, mine)
+        return form
 
     def _at(self, number: int) -> str:
         return f"{milliseconds(START) - 1000 + number // 200:013d}"
 
     def _id(self, number: int) -> str:
         return f"tk_{number:022d}"
+
+    def _upstream(self, number: int) -> str:
+        return f"task-{number:010d}"
 
     def _caller(self, number: int) -> str:
         return f"caller{number // (self.size // CALLERS + 1):02d}" if self.kind == "queued" else "alice"
@@ -119,7 +130,7 @@ class SortKeys(Sequence[str]):
             answer_status=200,
             submitted_at=None if self.kind == "queued" else at,
             taken_at=None if self.kind == "queued" else at,
-            upstream_task_id=None if self.kind == "queued" else f"task-{number:010d}",
+            upstream_task_id=None if self.kind == "queued" else self._upstream(number),
             callback=CallbackState.WAITING,
         )
         if self.kind in {"watched", "queued"}:
@@ -184,8 +195,10 @@ class CrowdedTable(MemoryDynamo):
         number, _, fingerprint = key.removeprefix("tk_").partition("#")
         if not key.startswith("tk_") or not number.isdecimal():
             return None
-        task = self._sort_keys.task(int(number))
-        return item({"task_id": key, "request": task.request} if fingerprint else values_of(task))
+        if not fingerprint:
+            made: Item = self._sort_keys.item(int(number))
+            return made
+        return item({"task_id": key, "request": self._sort_keys.task(int(number)).request})
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:

@@ -69,7 +69,19 @@ _CLAIM_TIMES = {
 _MARGINS = {"ATTEMPT_TIME", "INDEX_LAG"}
 _SPLIT = re.compile(r" (AND|OR) ")
 # The cheapest first: the tests of the module itself, of those that use it, then the simulator.
-UNIT = ("task", "submit", "poll", "deliver", "vendor_webhook", "query", "callers", "archive")
+UNIT = (
+    "task",
+    "submit",
+    "poll",
+    "deliver",
+    "vendor_webhook",
+    "query",
+    "callers",
+    "archive",
+    "aside",
+    "held_polls",
+    "lost_writes",
+)
 OWN_TEST = {  # of a file whose folder does not name it
     "core/callers.py": "callers",
     "core/record.py": "task",
