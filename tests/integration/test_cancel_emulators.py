@@ -87,7 +87,7 @@ async def course(vendor: Vendor) -> AsyncIterator[Course]:
 
 @EACH
 async def test_a_result_outlives_a_cancel_that_comes_too_late(vendor: Vendor) -> None:
-    """The task has ended a moment ago, and nobody has seen it yet."""
+    """The task has ended a moment ago, and no poller has seen it yet."""
     async with course(vendor) as one:
         one.emulator.vendor.end(one.emulator.vendor.known(one.task.upstream_task_id or ""))
         await one.cancel()

@@ -137,7 +137,7 @@ async def cancels(scene: Scene) -> None:
 
 @_scenario({"a": "success delivered"}, task_time=90.0)
 async def cancels_too_late(scene: Scene) -> None:
-    """A task that has just ended at its vendor, which nobody has seen yet: its result is not lost."""
+    """A task that has just ended at its vendor, which no poller has seen yet: its result is not lost."""
     await scene.submit("a").ended.wait()
     await asyncio.sleep(90)
     await scene.cancel("a").ended.wait()

@@ -60,9 +60,8 @@ class Delivery:
             reporter=ports.reporter,
             retention=rules.retention,
         )
-        self._claimed: dict[
-            str, Task
-        ] = {}  # with their ends, by this invocation: their attempts follow at once
+        # Claimed with their ends, by this invocation: their attempts follow at once.
+        self._claimed: dict[str, Task] = {}
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
         self._misplaced: dict[

@@ -57,8 +57,7 @@ class Watch:
         self._started = started  # of the invocation; one that does not lead serves once what was due by then
         self._entries: dict[str, Entry] = {}
         self._aside = SetAside(ports.tasks, ports.clock, track=track, known=known)
-        self._vendor = pacing.vendor.name
-        self.index = WatchIndex(ports.work, self._vendor, ports.clock, started=started)
+        self.index = WatchIndex(ports.work, pacing.vendor.name, ports.clock, started=started)
         self._table_steps = 0
         self._looks: set[str] = set()  # under way, for submits whose outcome is unknown
         self._given: dict[str, datetime] = {}  # poll times that the predecessor left unserved
