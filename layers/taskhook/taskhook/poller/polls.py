@@ -159,9 +159,9 @@ class Polls:
         if outcome.kind is PollKind.UNAVAILABLE:
             self.unanswered += 1
             self.complaint = outcome.message
-        if not (
-            entry.hold and outcome.kind is PollKind.KEY_REFUSED
-        ):  # which the plain poll will confirm, or not
+        # That a held poll's key is refused the plain poll, which follows, confirms or not.
+        is_unconfirmed = entry.hold and outcome.kind is PollKind.KEY_REFUSED
+        if not is_unconfirmed:
             await self._pacing.obey(outcome)
         self._pacing.end(task, hold=entry.hold)  # what follows may wait for the task's receiver
         now = self._clock.now()
