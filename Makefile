@@ -65,7 +65,7 @@ clean: ## forget environments and builds
 # STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
 
 .PHONY: deploy
-deploy: tools ## into your AWS account (STACK=… VENDOR_KEY_FILE=… ARGS="PublicUrl=https://… …", or it asks)
+deploy: tools ## into your AWS account (STACK=… VENDOR_KEY_FILE=… ARGS="PublicUrl=https://… …", or it asks; ARGS=--help)
 	@exec python -m layers.deploy deploy $(ARGS)
 
 .PHONY: destroy

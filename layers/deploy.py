@@ -3,8 +3,8 @@
 Then what to do next.
 
 STACK, VENDOR_KEY_FILE, ARCHITECTURE, CONFIRM and CONFIRM_DATA are read from the environment, where make puts
-what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. Exit codes: 0 done, 1 failed, 2 called
-wrongly, 130 interrupted.
+what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. ARGS=--help tells all of this. Exit codes:
+0 done, 1 failed, 2 called wrongly, 130 interrupted.
 """
 
 import asyncio
@@ -94,6 +94,9 @@ def main(
 ) -> int:
     """Deploy or destroy; give the exit code."""
     verb, *more = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"}.intersection(more):
+        print(_HELP[verb] + (_parameters_help() if verb == "deploy" else ""))
+        return 0
     try:
         {"deploy": deploy, "destroy": destroy}[verb](more, environment, terminal or Terminal())
     except UsageError as error:
@@ -108,6 +111,35 @@ def main(
         )
         return INTERRUPTED
     return 0
+
+
+_HELP = {
+    "deploy": """\
+make deploy [STACK=name] [VENDOR_KEY_FILE=file] [ARCHITECTURE=arm64|x86_64] [ARGS="Name=Value ..."]
+
+Checks everything, builds, deploys, and says what to do next. What is not given is asked for, the vendor's
+key included. Account and region are AWS's own: AWS_PROFILE, AWS_DEFAULT_REGION, ...
+
+  make deploy STACK=taskhook VENDOR_KEY_FILE=key.txt ARGS="Alarms=on AlarmEmail=ops@example.com"
+
+Parameters; one that is not named keeps its value, or at first has the default:
+""",
+    "destroy": """\
+make destroy [STACK=name] [CONFIRM=name] [CONFIRM_DATA=name]
+
+Deletes a stack, once its name was typed. Tables, keys and results stay, and are listed, unless the name is
+typed again. Without a terminal, CONFIRM and CONFIRM_DATA are the name typed.""",
+}
+
+
+def _parameters_help() -> str:
+    """Give a line for each parameter of the template: its name, its default, and what it is."""
+    known = template.load()["Parameters"]
+    width = max(map(len, known))
+    return "".join(
+        f"\n  {name.ljust(width)}  {one['Description']} [{one.get('Default', '') or 'none'}]"
+        for name, one in known.items()
+    )
 
 
 # --- deploy ---------------------------------------------------------------------------------------
@@ -213,9 +245,9 @@ def _key_of_file(path: str) -> str:
 
 def _account() -> tuple[str, str]:
     """Tell whose credentials these are, and the region. Raises what `explain` explains."""
-    sts = client("sts")
-    account: str = sts.get_caller_identity()["Account"]
-    return account, sts.meta.region_name
+    region: str = client("cloudformation").meta.region_name  # STS would be content with none
+    account: str = client("sts").get_caller_identity()["Account"]
+    return account, region
 
 
 def _say_quota() -> None:

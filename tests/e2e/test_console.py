@@ -538,6 +538,43 @@ def test_a_queued_task_is_taken_back(
     assert vendor.paid(marker) == []
 
 
+def test_a_vendor_that_can_cancel_is_asked_to(
+    stack: Stack, inbox: Inbox, visit: Callable[..., Visitor], marker: str
+) -> None:
+    """After a question, for a task that it has; a vendor that cannot is offered no such thing."""
+    asked: list[str] = []
+
+    def answered(route: Route) -> None:
+        asked.append(route.request.method)
+        route.fulfill(json={"code": 0, "message": "success", "data": {}})
+
+    body: Json = {"model": "gen4_turbo", "promptImage": f"https://media.invalid/{marker}.jpg"}
+    headers = {"Authorization": f"Bearer {stack.token}", "X-Webhook-URL": inbox.url(marker)}
+    submit = f"{stack.endpoint}{VENDORS['runway'].example.path}"
+    task_id = httpx.post(submit, json=body, headers=headers, trust_env=False, timeout=60).json()["id"]
+    asking = f"{stack.endpoint}/api/v1/tasks/{task_id}"
+    shown = httpx.get(asking, headers=headers, trust_env=False, timeout=60).json()
+
+    def as_one_that_it_has(route: Route) -> None:
+        data = shown["data"] | {"stage": "watched", "status": "processing", "vendor": vendor_of_it}
+        route.fulfill(json=shown | {"data": data})
+
+    vendor_of_it = "modellix"
+    visitor = visit()
+    visitor.page.route(re.compile(f"/tasks/{task_id}$"), as_one_that_it_has)
+    visitor.page.route(re.compile(f"/tasks/{task_id}/cancel$"), answered)
+    visitor.signed_in(stack.token, f"/#/tasks/{task_id}")
+    expect(visitor.step("Processing")).to_be_visible()
+    expect(visitor.button("Cancel task")).to_have_count(0)
+    vendor_of_it = "runway"
+    visitor.page.reload()
+    visitor.button("Cancel task").click()
+    expect(visitor.page.get_by_text("is the vendor's to say")).to_be_visible()
+    visitor.button("Cancel the task").click()
+    expect(visitor.page.get_by_text("The vendor was asked to cancel it.").first).to_be_visible()
+    assert asked == ["POST"]
+
+
 def hostile_task(user: User, state: State) -> Task:
     """Make a task whose every field is an attack; only what decides about rules of our own is not."""
     said: Json = {HOSTILE: HOSTILE, "url": "javascript:window.broken = 1", "type": HOSTILE}

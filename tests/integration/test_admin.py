@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,11 @@ def test_the_command_is_a_script_too(command: Command) -> None:
     assert script.stdout == command("--help")[1]
 
 
+def test_the_command_tells_its_version(command: Command) -> None:
+    """As pyproject.toml has it, for a report."""
+    assert command("--version") == (0, f"taskhook {version('taskhook')}\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -476,7 +482,7 @@ def test_an_audit_counts_and_lists_what_breaks_a_promise(
     table.put_item(TableName=name, Item={"task_id": {"S": "tk_old"}, **fields, **old})
     table.put_item(TableName=name, Item={"task_id": {"S": "tk_odd"}, **fields, "state": {"S": "dreaming"}})
     code, shown, note = command("audit", "--stack", deployed, **environment)
-    assert (code, note) == (1, "2 task(s) break a promise\n")
+    assert (code, note) == (1, "2 tasks break a promise\n")
     assert "tk_odd cannot be read; " in shown
     assert re.search(
         r"tk_old is watched since before .*, past MaxTaskHours; its vendor does not answer", shown

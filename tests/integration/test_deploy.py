@@ -167,6 +167,18 @@ def test_a_wrong_parameter_is_refused_before_anything_else(
     assert complaint in told
 
 
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_help_names_every_variable_and_parameter(bench: Bench, asked: str) -> None:
+    """Without credentials, and whatever else is given."""
+    code, shown, told = bench.run("deploy", "Alarms=on", asked)
+    assert (code, told, bench.sam) == (0, "", [])
+    assert all(f"\n  {name} " in shown for name in template.load()["Parameters"])
+    assert {"STACK", "VENDOR_KEY_FILE", "ARCHITECTURE", "ARGS"} <= set(re.findall(r"[A-Z_]+", shown))
+    code, shown, told = bench.run("destroy", asked)
+    assert (code, told) == (0, "")
+    assert {"STACK", "CONFIRM", "CONFIRM_DATA"} <= set(re.findall(r"[A-Z_]+", shown))
+
+
 @pytest.mark.parametrize(
     ("key", "complaint"),
     [
@@ -189,10 +201,11 @@ def test_a_key_file_that_holds_no_key_is_refused_first(bench: Bench, key: str | 
     [
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
         (ACCOUNT | {"AWS_DEFAULT_REGION": ""}, "set AWS_DEFAULT_REGION"),
+        ({k: v for k, v in ACCOUNT.items() if k != "AWS_DEFAULT_REGION"}, "set AWS_DEFAULT_REGION"),
         (ACCOUNT | {"AWS_PROFILE": "absent"}, "`aws configure list-profiles`"),
         (ACCOUNT | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the network"),
     ],
-    ids=["credentials", "region", "profile", "network"],
+    ids=["credentials", "region", "no region", "profile", "network"],
 )
 def test_credentials_and_region_are_looked_at_before_the_build(
     bench: Bench, environment: dict[str, str], advice: str

@@ -132,15 +132,18 @@ function actions(task, looking, told) {
       { type: "button", class: "first", onclick: (event) => does(event.target, "redeliver", "The callback is on its way again.") },
       { pending: "Deliver now", retrying: "Retry now" }[callbackState(task)] ?? "Redeliver callback",
     );
+  const queued = task.stage === "queued";
   const cancel =
-    task.stage === "queued" &&
+    (queued || (task.stage === "watched" && VENDORS[task.vendor]?.cancels)) &&
     el.button(
       {
         type: "button",
         class: "danger",
         onclick: async (event) =>
-          (await confirmed("Take this task back? It has not been paid for, and will not be.", "Cancel the task")) &&
-          does(event.target, "cancel", "Canceled."),
+          (await confirmed(
+            queued ? "Take this task back? It has not been paid for, and will not be." : "Ask the vendor to cancel this task? Whether it costs something is the vendor's to say.",
+            "Cancel the task",
+          )) && does(event.target, "cancel", queued ? "Canceled." : "The vendor was asked to cancel it."),
       },
       "Cancel task",
     );

@@ -49,7 +49,7 @@ function strip(data) {
     el.small(
       data.next_cursor
         ? [`Last 24 h, of which the newest ${digits.format(tasks)} tasks are counted, back to `, moment(back_to), "."]
-        : "Last 24 h",
+        : "Last 24 h, counted every minute",
     ),
   );
 }

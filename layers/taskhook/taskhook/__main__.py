@@ -198,7 +198,9 @@ async def _audit(options: argparse.Namespace) -> bool:
         print(f"{name.ljust(9)}  {count}")
     for finding in audit.findings:
         print(f"{finding.task_id} {finding.problem}; {finding.advice}")
-    print(f"{len(audit.findings) or 'no'} task(s) break a promise", file=sys.stderr)
+    broken = len(audit.findings)
+    words = {0: "no task breaks a promise", 1: "1 task breaks a promise"}
+    print(words.get(broken, f"{broken} tasks break a promise"), file=sys.stderr)
     return bool(audit.findings)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any, NoReturn, override
 
 from taskhook.core import callers
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 exit codes: 0 done; 1 failed, and stderr says what to do; 2 called wrongly; 130 interrupted""",
     )
+    whole.add_argument("--version", action="version", version=f"taskhook {version('taskhook')}")
     areas = whole.add_subparsers(dest="area", required=True, metavar="AREA", title="what to administer")
     common = _Parser(add_help=False)
     common.add_argument("--stack", default="taskhook", help="the stack's name (default: %(default)s)")

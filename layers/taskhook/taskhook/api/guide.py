@@ -97,7 +97,10 @@ def facts() -> Json:
 
 
 def vendors() -> list[Json]:
-    """Say where each vendor's tasks are submitted here, with an example that has `{image}` and `{video}`."""
+    """Say where each vendor's tasks are submitted here, with an example that has `{image}` and `{video}`.
+
+    And whether it can be asked to cancel a task that it has.
+    """
     return [
         {
             "vendor": vendor.name,
@@ -106,6 +109,7 @@ def vendors() -> list[Json]:
             "path": vendor.example.path,
             "headers": dict(vendor.example.headers),
             "body": vendor.example.body,
+            "cancels": vendor.cancel("") is not None,
         }
         for vendor in VENDORS.values()
     ]
