@@ -3,11 +3,9 @@
 import asyncio
 import json
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +13,6 @@ import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tests.local.__main__ import lines, show
 from tests.local.receiver import Delivery, Receiver
 from tests.local.server import serving
 from tests.rows import each_row
@@ -218,30 +215,3 @@ async def test_wrong_control_bodies_name_the_field(behaviour: dict[str, Any], fi
         assert (answer.status_code, answer.json()["code"]) == (400, 400)
         assert f"parameter '{field}'" in answer.json()["message"]
         assert (await client.post("/hook")).status_code == 200
-
-
-@pytest.mark.parametrize("terminal", [False, True], ids=["program", "person"])
-def test_a_program_has_a_line_of_json_and_a_person_the_callback(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    terminal: bool,  # noqa: FBT001  # a parameter
-) -> None:
-    """What is written for programs would hide from a person at a terminal what is written for people."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    delivery = Delivery(
-        path="/callbacks",
-        query="",
-        task_id="tk_1",
-        received_at=0.0,
-        headers={"x-modellix-event": "prediction.task.succeeded"},
-        body=BODY,
-        verified=True,
-        reason=None,
-        status_answered=200,
-    )
-    with lines() as tell:
-        show(delivery, tell)
-    shown, told = capsys.readouterr()
-    assert "callback verified, answered 200: prediction.task.succeeded tk_1\n" in told
-    assert (BODY in told) == terminal
-    assert shown == ("" if terminal else json.dumps(asdict(delivery)) + "\n")

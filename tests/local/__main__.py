@@ -1,9 +1,8 @@
 """The whole of taskhook on this machine: an emulated account, vendor and receiver.
 
-Prints one line of JSON when it is ready, then one for every callback received, unless a person reads along
-at a terminal; everything else goes to stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when
-its parent dies; with 1 when it cannot start or the account dies; with 2 when it is called wrongly. Nothing of
-it stays, even after `kill -9`.
+Prints one line of JSON when it is ready, then one for every callback received; everything else goes to
+stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot
+start or the account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
 """
 
 import argparse
@@ -208,14 +207,14 @@ async def _serve(options: argparse.Namespace) -> None:
         webhooks=options.webhooks,
     )
     async with contextlib.AsyncExitStack() as room:
-        tell = room.enter_context(lines())
+        tell = room.enter_context(_lines())
         front = Front()
         recorder = Recorder(options.history) if options.history else None
         if recorder is not None:
             room.callback(recorder.close)
 
         def received(delivery: Delivery) -> None:
-            show(delivery, tell)
+            _show(delivery, tell)
             if recorder is not None:
                 recorder.delivered(delivery, receiver_url)
 
@@ -261,16 +260,6 @@ async def _serve(options: argparse.Namespace) -> None:
         receiver.add_secret(signing_secret)
         await _timed("first request answered", _validate(endpoint, token))
         _say(f"{time.monotonic() - started:6.1f} s  in all: ready\n")
-        more = _other_curls(endpoint, token, receiver_url, samples)
-        _say(f"A task of each other vendor's to submit:\n\n{more}\n")
-        exported = _exported(endpoint, token, signing_secret, samples)
-        _say(f"What the samples in README read, and receive at:\n\n{exported}\n")
-        _say(
-            f"console   {endpoint}/\ndocs      {endpoint}/docs\ntoken     {token}\n"
-            f"receiver  {receiver_url}/callbacks, which verifies and shows what comes\n"
-        )
-        first = _curl(endpoint, token, receiver_url, samples)
-        _say(f"A task to submit (Ctrl-C here ends all of it):\n\n{first}\n")
         tell(
             {
                 "endpoint": endpoint,
@@ -284,6 +273,16 @@ async def _serve(options: argparse.Namespace) -> None:
                 "stack": stack.STACK,
             }
         )
+        more = _other_curls(endpoint, token, receiver_url, samples)
+        _say(f"A task of each other vendor's to submit:\n\n{more}\n")
+        exported = _exported(endpoint, token, signing_secret, samples)
+        _say(f"What the samples in README read, and receive at:\n\n{exported}\n")
+        _say(
+            f"console   {endpoint}/\ndocs      {endpoint}/docs\ntoken     {token}\n"
+            f"receiver  {receiver_url}/callbacks, which verifies and shows what comes\n"
+        )
+        first = _curl(endpoint, token, receiver_url, samples)
+        _say(f"A task to submit (Ctrl-C here ends all of it):\n\n{first}\n")
         await account.supervisor.wait()
         msg = "the emulated account is gone"
         raise stack.StackError(msg)
@@ -311,7 +310,7 @@ async def _set_keys(account: stack.Account, key: str, others: Mapping[str, Vendo
         await stack.set_vendor_key(account, name, profile.api_keys[0])
 
 
-def show(delivery: Delivery, tell: Callable[[object], None]) -> None:
+def _show(delivery: Delivery, tell: Callable[[object], None]) -> None:
     """Print a callback for programs, and beside it what a reader at a terminal wants to know."""
     tell(asdict(delivery))
     verdict = "verified" if delivery.verified else f"not verified ({delivery.reason})"
@@ -319,8 +318,6 @@ def show(delivery: Delivery, tell: Callable[[object], None]) -> None:
         f"callback {verdict}, answered {delivery.status_answered}: "
         f"{delivery.headers.get('x-modellix-event', delivery.path)} {delivery.task_id or ''}"
     )
-    if sys.stdout.isatty():
-        _say(f"  {delivery.body}")
 
 
 async def _timed[T](what: str, work: Awaitable[T]) -> T:
@@ -379,14 +376,8 @@ def _other_curls(endpoint: str, token: str, receiver: str, samples: tuple[str, s
 
 
 @contextlib.contextmanager
-def lines() -> Iterator[Callable[[object], None]]:
-    """Print objects as lines of JSON; a reader that does not read, or has left, holds nothing up.
-
-    At a terminal they would only stand between what a person reads.
-    """
-    if sys.stdout.isatty():
-        yield lambda _: None
-        return
+def _lines() -> Iterator[Callable[[object], None]]:
+    """Print objects as lines of JSON; a reader that does not read, or has left, holds nothing up."""
     waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def write() -> None:
