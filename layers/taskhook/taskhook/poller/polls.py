@@ -220,24 +220,24 @@ class Polls:
                 )
             case PollKind.PENDING if task.missing_since is not None:
                 return await self._ports.tasks.swap(task, task.found())
-            case PollKind.MISSING if task.canceled_at is not None:
-                return await self._endings.failed(
-                    task, ErrorCode.CANCELED, "canceled at the vendor, which does not know it any more"
-                )
-            case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
+            case PollKind.MISSING if task.canceled_at is not None or asked_at >= taken_at + LOST_AGE:
                 return await self._missing(task, asked_at)
             case _:
                 return task
 
     async def _missing(self, task: Task, asked_at: datetime) -> Task:
-        """Believe the vendor's 404 only the second time, a while later."""
+        """Believe the vendor's 404 only the second time, a while later.
+
+        A task that its vendor was asked to cancel is canceled then, any other one lost.
+        """
         if task.missing_since is None:
             return await self._ports.tasks.swap(task, task.missing(asked_at))
-        if asked_at >= task.missing_since + LOST_CONFIRMATION:
-            return await self._endings.failed(
-                task, ErrorCode.LOST, "the vendor does not know the task any more"
-            )
-        return task
+        if asked_at < task.missing_since + LOST_CONFIRMATION:
+            return task
+        error, why = ErrorCode.LOST, "the vendor does not know the task any more"
+        if task.canceled_at is not None:
+            error, why = ErrorCode.CANCELED, "canceled at the vendor, which does not know it any more"
+        return await self._endings.failed(task, error, why)
 
     def _is_unpaid(self, task: Task) -> bool:
         """Whether this invocation has claimed a task to pay for it, and has not, for it did not learn so."""
