@@ -60,6 +60,7 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
+    size: int = 0  # of the answer that tells of an end, in bytes; parsed it takes many times as much
     # For how long the vendor wants to be left alone, whatever it said of the task.
     retry_after: timedelta | None = None
 

@@ -212,6 +212,7 @@ class Polls:
                     ErrorCode.UPSTREAM_FAILED if task.canceled_at is None else ErrorCode.CANCELED,
                     outcome.message,
                     raw=outcome.data.get("raw"),
+                    size=outcome.size,
                     ran_until=entry.ran_until,
                 )
             case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:

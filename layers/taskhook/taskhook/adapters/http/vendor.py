@@ -145,7 +145,7 @@ class HttpTaskApi:
             post.answered = self._submission(response.status_code, None, asked_for)
             # Kept before the connection is closed, which may fail: an id that was read is paid for.
             post.answered = await self._read(
-                response, lambda body: self._submission(response.status_code, body, asked_for)
+                response, lambda body, _: self._submission(response.status_code, body, asked_for)
             )
             return post.answered
 
@@ -189,9 +189,12 @@ class HttpTaskApi:
             message = f"the vendor answered {response.status_code}"
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=message)
         try:
-            return await self._read(response, lambda body: self.vendor.read_poll(body, upstream_task_id))
+            outcome, size = await self._read(
+                response, lambda body, size: (self.vendor.read_poll(body, upstream_task_id), size)
+            )
         except (_NoAnswerError, EndlessAnswerError) as error:
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
+        return outcome.model_copy(update={"size": size}) if outcome.kind.ended else outcome
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Ask the vendor to cancel a task."""
@@ -232,7 +235,7 @@ class HttpTaskApi:
                 status = response.status_code
                 asked_for = requested_pause(response.headers, most=MOST_PAUSE)
                 self._key_refused = _refuses_key(status)
-                body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
+                body = await self._read(response, lambda body, _: body, at_most=MAX_BALANCE)
                 return FreeOutcome(answered=_serves(status), status=status, body=body, retry_after=asked_for)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
         except Exception as error:  # noqa: BLE001
@@ -274,9 +277,11 @@ class HttpTaskApi:
         return self.vendor.authorization(key)
 
     async def _read[T](
-        self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
+        self, response: httpx.Response, read: Callable[[Json, int], T], *, at_most: int = MAX_ANSWER
     ) -> T:
         """Read a JSON object of bounded size, and of it what `read` keeps; large answers one at a time.
+
+        `read` is told how many bytes it was.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
@@ -296,7 +301,7 @@ class HttpTaskApi:
             body = _object(content)
             if len(content) > MAX_VENDOR_DATA:
                 _shorten(body)
-            return read(body)
+            return read(body, len(content))
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
