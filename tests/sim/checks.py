@@ -263,7 +263,8 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is called lost, and the vendor has it"
     if (
         error == ErrorCode.EXPIRED
-        and (task["ended_at"] - task["taken_at"]) / 1000 < scene.rules.max_task_age.total_seconds()
+        and (task["ended_at"] - task["taken_at"]) / 1000
+        < scene.rules.task_age_at(scene.vendor.vendor).total_seconds()
     ):
         yield "expired before its deadline"
 

@@ -291,6 +291,10 @@ class Vendor(Protocol):
         """How many requests it allows, where a deployment says nothing else."""
 
     @property
+    def longest_task(self) -> timedelta:
+        """How long it may work on a task before it gives up by itself; zero where its pages do not say."""
+
+    @property
     def long_poll(self) -> bool:
         """Whether it may hold a poll until the task has ended."""
 

@@ -63,6 +63,7 @@ class Polls:
         started: datetime,
     ) -> None:
         self._rules = rules
+        self._max_task_age = rules.task_age_at(pacing.vendor)
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
@@ -193,7 +194,7 @@ class Polls:
         as is known.
         """
         taken_at = entry.task.age_since
-        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._rules.max_task_age)
+        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._max_task_age)
         if outcome.kind is PollKind.PENDING:
             entry.ran_until = max(asked_at, entry.ran_until or asked_at)
         elif entry.ran_until is None:
@@ -215,7 +216,7 @@ class Polls:
                     size=outcome.size,
                     ran_until=entry.ran_until,
                 )
-            case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:
+            case PollKind.PENDING if asked_at >= taken_at + self._max_task_age:
                 return await self._endings.failed(
                     task, ErrorCode.EXPIRED, "the task was not done by its deadline"
                 )
@@ -325,4 +326,4 @@ class Polls:
 
     def past_grace(self, task: Task) -> bool:
         """Whether a task is to end without asking the vendor once more."""
-        return self._clock.now() >= task.age_since + self._rules.max_task_age + EXPIRY_GRACE
+        return self._clock.now() >= task.age_since + self._max_task_age + EXPIRY_GRACE
