@@ -43,6 +43,7 @@ class CancelingVendor(FakeVendor):
 
     cancels: list[str] = field(default_factory=list)
     status: int = 200
+    no_key: bool = False
     meanwhile: Callable[[], Awaitable[object]] | None = None  # what happens while it is asked
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
@@ -52,7 +53,7 @@ class CancelingVendor(FakeVendor):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
-        return FreeOutcome(answered=0 < self.status < 500, status=self.status)
+        return FreeOutcome(answered=0 < self.status < 500, status=self.status, no_key=self.no_key)
 
 
 class CancelWorld:
@@ -198,6 +199,16 @@ async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor) -> None:
     with pytest.raises(RejectedError):
         await world.cancel()
     assert world.stored.canceled_at is None
+
+
+@EACH
+async def test_a_cancel_for_which_there_was_no_key_is_forgotten(vendor: Vendor) -> None:
+    """Nothing was asked; the caller asks again."""
+    world = CancelWorld(vendor)
+    world.api.no_key, world.api.status = True, 0
+    with pytest.raises(RejectedError) as rejected:
+        await world.cancel()
+    assert (rejected.value.status, world.stored.canceled_at) == (503, None)
 
 
 @EACH

@@ -72,6 +72,7 @@ class FreeOutcome(BaseModel):
 
     answered: bool  # any 2xx or 4xx but 408, 425 and 429: the vendor is there, and serves requests
     status: int = 0  # 0: no answer came
+    no_key: bool = False  # nothing was asked, for there is no key that can be sent
     body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
     message: str = ""  # why there is no answer
     retry_after: timedelta | None = None

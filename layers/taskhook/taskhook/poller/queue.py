@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -223,12 +224,23 @@ class Queue:
             return True
         if not await self._request_is_left():
             return False
-        if (await self._pacing.api.balance()).answered:
+        said = await self._pacing.api.balance()
+        if said.answered:
             # Where a window has one request, it is the next one's.
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
-        await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
+        if said.no_key:
+            await self._pause_for_key(self._pacing.admission)
+        else:
+            await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
         return False
+
+    async def _pause_for_key(self, admission: AdmissionState) -> None:
+        """Leave the vendor alone for a while, and let its alarm ring."""
+        await self._pacing.store(admission.pause(self._clock.now() + PAUSE_LONG))
+        self._ports.reporter.report(
+            "vendor.paused", vendor=self._vendor, reason="key_refused", seconds=PAUSE_LONG.total_seconds()
+        )
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
@@ -255,13 +267,7 @@ class Queue:
             case Submission.BUSY:
                 await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
-                await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
-                self._ports.reporter.report(
-                    "vendor.paused",
-                    vendor=self._vendor,
-                    reason="key_refused",
-                    seconds=PAUSE_LONG.total_seconds(),
-                )
+                await self._pause_for_key(admission.answered())
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:

@@ -120,11 +120,12 @@ async def _canceled_at_vendor(
         if wake is not None:
             await wake.wake(task.task_id, ended=True)
         return asked
-    if not said.answered:
-        raise _no_answer()
-    if asked.canceled_at == now and said.status != HTTPStatus.NOT_FOUND:  # and no other request's cancel
+    is_refused = said.no_key or (said.answered and said.status != HTTPStatus.NOT_FOUND)
+    if is_refused and asked.canceled_at == now:  # no other request has noted it
         with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # a failure is called canceled then
             await tasks.swap(asked, asked.cancel_refused())
+    if not said.answered:
+        raise _no_answer()
     why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
     raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
 

@@ -210,7 +210,8 @@ class HttpTaskApi:
             return ListOutcome(kind=PollKind.UNAVAILABLE, message="the vendor has no list")
         answer = await self._ask(listing.request(model, since=since, until=until))
         if answer.status != HTTPStatus.OK:
-            kind = _REFUSALS.get(answer.status, PollKind.UNAVAILABLE)
+            status = HTTPStatus.UNAUTHORIZED if answer.no_key else answer.status
+            kind = _REFUSALS.get(status, PollKind.UNAVAILABLE)
             return ListOutcome(kind=kind, message=answer.message, retry_after=answer.retry_after)
         made = listing.made(answer.body, model, since=since, until=until)
         return ListOutcome(
@@ -242,6 +243,7 @@ class HttpTaskApi:
             return FreeOutcome(
                 answered=_serves(status),
                 status=status,
+                no_key=isinstance(error, KeyUnusableError),
                 message=type(error).__name__,
                 retry_after=asked_for,
             )
