@@ -253,6 +253,8 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is a failure that the vendor never reported"
     if error in _KNOWN_END and any(post.possible for post in posts) and not _was_canceled(task, upstream):
         yield f"is {error}, and may have been paid"
+    if error in {ErrorCode.LOST, ErrorCode.UPSTREAM_FAILED} and upstream is not None and upstream.canceled:
+        yield f"is called {error}, and was canceled"
     if error == ErrorCode.UPSTREAM_REFUSED and not any(
         post.seen in {Submission.REFUSED, Submission.REFUSED_HERE} for post in posts
     ):

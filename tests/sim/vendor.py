@@ -58,6 +58,7 @@ class Upstream:
     ends: float
     fails: bool
     known: bool = True  # False: the vendor has lost it
+    canceled: bool = False  # while it ran
     reported: PollKind | None = None  # the end, once it was told
 
 
@@ -233,7 +234,7 @@ class SimVendor(AtModellix):
             await asyncio.sleep(0.2)
             task = self.tasks[upstream_task_id]
             if self._loop.time() < task.ends:
-                task.ends, task.fails = self._loop.time(), True
+                task.ends, task.fails, task.canceled = self._loop.time(), True, True
                 task.known = self.vendor.name not in _FORGETS
             elif self.vendor.cancel_removes:
                 task.known = False
