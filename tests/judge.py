@@ -16,7 +16,7 @@ FOR_NOW = {401, 402, 429}  # refusals that prove that nothing was taken: another
 FINAL, ATTEMPTS, SILENT_S = {"success", "failed"}, 10, 48 * 3600.0  # after which a task ends unanswered
 SAID = {"upstream_failed": {"failed"}, "lost": {"missing"}, "expired": {"pending"}, None: {"success"}}
 UNPAID, KINDS = {"queue_expired", "canceled"}, {"deployment", "vendor", "receiver", "caller", "end"}
-FEW, SETTLED_S, GRACE_S, AT_ONCE, NEVER, GONE = 12, 120.0, 5.0, 2, 9e99, {"failed", "missing"}
+FEW, SETTLED_S, GRACE_S, AGAIN_S, AT_ONCE, NEVER, GONE = 12, 120.0, 5.0, 25.0, 2, 9e99, {"failed", "missing"}
 
 
 def grouped(events: Iterable[Event], key: str) -> dict[Any, list[Event]]:
@@ -49,8 +49,10 @@ class History:
         self.posts = {task: self.paid[work] for task, work in works if work in alone}
 
     def reported(self, vendor_task: str | None, states: set[str]) -> float:
-        """Tell when the vendor first said so."""
-        return min((one["at"] for one in self.said[vendor_task] if one["state"] in states), default=NEVER)
+        """Tell when the vendor first said so; that it knows no such task counts when it says so again."""
+        said = [one["at"] for one in self.said[vendor_task] if one["state"] in states - {"missing"}]
+        gone = [one["at"] for one in self.said[vendor_task] if one["state"] in states & {"missing"}]
+        return min((*said, *(at for at in gone if at > gone[0] + AGAIN_S)), default=NEVER)
 
     def ends(self, task: str) -> list[tuple[float, str, str | None, str | None]]:
         """List when it was said to have ended, how, why, and as which of the vendor's."""
@@ -77,9 +79,8 @@ class History:
         """2: where there is an end, all have ended, and callbacks are delivered, or given up by the rules."""
         for task, call in self.accepted.items() if self.end else ():
             last = (self.views[task] or [{"state": None, "callback": None, "error": None}])[-1]
-            statuses = {one["status"] or 0 for one in self.heard[task]}
+            statuses, posts = {one["status"] or 0 for one in self.heard[task]}, self.posts.get(task, ())
             told = any(200 <= status < 300 for status in statuses)
-            posts = self.posts.get(task, ())
             known = min((self.reported(post["task"], FINAL) for post in posts), default=NEVER)
             over = last["state"] in FINAL or (not last["state"] and known < self.end[-1]["at"] - SETTLED_S)
             if last["callback"] == "delivered" and not told:
@@ -145,6 +146,5 @@ def judge(lines: Iterable[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = judge(Path(sys.argv[1]).read_text().splitlines())
-    print(*found, f"{len(found)} violations", sep="\n")
+    print(*(found := judge(Path(sys.argv[1]).read_text().splitlines())), f"{len(found)} violations", sep="\n")
     sys.exit(bool(found))

@@ -923,6 +923,13 @@ async def test_large_answer_is_read() -> None:
     )
 
 
+async def test_how_large_the_answer_of_an_ended_task_was_is_known() -> None:
+    """Those that wait to be stored are bounded by it; of a task that runs nothing waits."""
+    for status, size in (("success", 50_000), ("failed", 50_000), ("processing", 0)):
+        body = task_body(status, note="x" * (50_000 - len(task_body(status, note=""))))
+        assert (await poll(answering(answer(200, body)))).size == size
+
+
 async def test_endless_answer_is_dropped() -> None:
     """An answer without end is given up at its limit, not when the memory is full."""
 

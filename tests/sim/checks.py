@@ -13,6 +13,7 @@ from taskhook.core import signature
 from taskhook.core.encryption import decrypt
 from taskhook.core.record import ARCHIVE_TIME, ErrorCode, State, Submission, milliseconds
 from taskhook.core.schedule import RETRY_JITTER, RETRY_WAITS
+from taskhook.core.task import LOST_CONFIRMATION
 from taskhook.core.vendor import PollKind
 from taskhook.submit.submit import SubmitResult
 from tests.judge import judge
@@ -217,6 +218,7 @@ def _of_time(scene: Scene, task: dict[str, Any], visits: list[float], outcome: s
     if visits and upstream is not None and found and not scene.deployment.archives:
         late = visits[0] - upstream.ends
         may = slack + (0.0 if scene.deployment.holds and not outcome else _until_found(scene, upstream))
+        may += 0.0 if upstream.known else LOST_CONFIRMATION.total_seconds()
         if late > may:
             yield f"was called back {late:.1f} s after its end, not within {may:.1f} s"
     promised = [
@@ -249,8 +251,10 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is a success that the vendor never reported"
     if error == ErrorCode.UPSTREAM_FAILED and reported is not PollKind.FAILED:
         yield "is a failure that the vendor never reported"
-    if error in _KNOWN_END and "canceled_at" not in task and any(post.possible for post in posts):
+    if error in _KNOWN_END and any(post.possible for post in posts) and not _was_canceled(task, upstream):
         yield f"is {error}, and may have been paid"
+    if error in {ErrorCode.LOST, ErrorCode.UPSTREAM_FAILED} and upstream is not None and upstream.canceled:
+        yield f"is called {error}, and was canceled"
     if error == ErrorCode.UPSTREAM_REFUSED and not any(
         post.seen in {Submission.REFUSED, Submission.REFUSED_HERE} for post in posts
     ):
@@ -261,9 +265,16 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
         yield "is called lost, and the vendor has it"
     if (
         error == ErrorCode.EXPIRED
-        and (task["ended_at"] - task["taken_at"]) / 1000 < scene.rules.max_task_age.total_seconds()
+        and (task["ended_at"] - task["taken_at"]) / 1000
+        < scene.rules.task_age_at(scene.vendor.vendor).total_seconds()
     ):
         yield "expired before its deadline"
+
+
+def _was_canceled(task: dict[str, Any], upstream: Upstream | None) -> bool:
+    """Whether its vendor was asked to cancel it, and has told its end, or has forgotten it."""
+    ended = upstream is not None and (upstream.reported is PollKind.FAILED or not upstream.known)
+    return "canceled_at" in task and ended
 
 
 def _of_copies(scene: Scene, task: dict[str, Any]) -> Iterator[str]:

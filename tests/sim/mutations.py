@@ -81,6 +81,11 @@ UNIT = (
     "aside",
     "held_polls",
     "lost_writes",
+    "cancel",
+    "deadline",
+    "endings",
+    "lost_key",
+    "pause",
 )
 OWN_TEST = {  # of a file whose folder does not name it
     "core/callers.py": "callers",
@@ -89,7 +94,7 @@ OWN_TEST = {  # of a file whose folder does not name it
     "delivery/attempt.py": "deliver",
     "delivery/samples.py": "deliver",
     "submit/vendor_webhook.py": "vendor_webhook",
-    "tasks/commands.py": "query",
+    "tasks/commands.py": "cancel",
     "tasks/query.py": "query",
     **{
         f"poller/{name}.py": "poll"

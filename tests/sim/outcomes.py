@@ -23,6 +23,7 @@ OUTCOMES: dict[str, tuple[str, ...]] = {
     ),
     "look": (*_DIED, *_FROZEN, *_TWINNED, "wrong", "slow"),
     "poll": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "throttled", "key refused", "missing", "slow"),
+    "cancel": (*_DIED, *_FROZEN, *_TWINNED, "unavailable", "answer lost", "key refused", "missing", "slow"),
     "send": (*_DIED, *_FROZEN, *_TWINNED, "answer lost", "timed out", "refused", "error", "slow"),
     "s3": (
         *(*_DIED, *_FROZEN, *_TWINNED),

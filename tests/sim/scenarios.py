@@ -51,6 +51,8 @@ def _scenario(
         name = script.__name__
         SCENARIOS[name] = Scenario(name, script, lambda: Deployment(**deployment), ends, beat)
         for vendor in OTHERS if _OF_ONE.isdisjoint(deployment) else ():
+            if "max_task_age" in deployment and VENDORS[vendor].longest_task:
+                continue  # its own limit is days away
             there = partial(Deployment, vendor=vendor, **deployment)
             other = f"{name}@{vendor}"
             SCENARIOS[other] = Scenario(other, script, there, ends | (elsewhere or {}), beat)

@@ -23,6 +23,7 @@ _STRUCK = {
     "key refused": PollKind.KEY_REFUSED,
     "missing": PollKind.MISSING,
 }
+_FORGETS = {"runway"}  # vendors that do not know a task any more which was canceled
 _STATES = {
     PollKind.PENDING: "pending",
     PollKind.SUCCEEDED: "success",
@@ -57,6 +58,7 @@ class Upstream:
     ends: float
     fails: bool
     known: bool = True  # False: the vendor has lost it
+    canceled: bool = False  # while it ran
     reported: PollKind | None = None  # the end, once it was told
 
 
@@ -224,7 +226,7 @@ class SimVendor(AtModellix):
         return answer
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
-        """End a task that runs: it fails at once; remove one that has ended, where the vendor does that."""
+        """End a task that runs: it fails at once, or is forgotten; remove one that has ended, as some do."""
         del operation
         self._asked("other")
 
@@ -232,7 +234,8 @@ class SimVendor(AtModellix):
             await asyncio.sleep(0.2)
             task = self.tasks[upstream_task_id]
             if self._loop.time() < task.ends:
-                task.ends, task.fails = self._loop.time(), True
+                task.ends, task.fails, task.canceled = self._loop.time(), True, True
+                task.known = self.vendor.name not in _FORGETS
             elif self.vendor.cancel_removes:
                 task.known = False
                 if not task.fails and task.reported is None:
@@ -240,9 +243,14 @@ class SimVendor(AtModellix):
             return FreeOutcome(answered=True, status=200)
 
         async def strike(outcome: str) -> FreeOutcome:
-            return FreeOutcome(answered=outcome in {"key refused", "missing"}, status=503, message=outcome)
+            if outcome in {"slow", "answer lost"}:
+                await asyncio.sleep(9)
+                told = await effect()
+                return told if outcome == "slow" else FreeOutcome(answered=False, message=outcome)
+            status = {"key refused": 401, "missing": 404}.get(outcome, 503)
+            return FreeOutcome(answered=status < 500, status=status, message=outcome)
 
-        answer: FreeOutcome = await self._injector.interact("poll", effect, strike)
+        answer: FreeOutcome = await self._injector.interact("cancel", effect, strike)
         return answer
 
     async def tasks_made(self, model: str, *, since: datetime, until: datetime) -> ListOutcome:

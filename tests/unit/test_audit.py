@@ -17,7 +17,7 @@ from tests.world import START
 
 RETENTION = timedelta(days=30)
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
-LIMITS = Limits(max_task_age=DAY, max_queue_age=DAY)
+LIMITS = Limits(max_task_age=DAY, max_queue_age=DAY, longest_tasks={"ark": 3 * DAY, "runway": HOUR})
 TAKEN = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="up", status=200)
 UNKNOWN = SubmitOutcome(submission=Submission.AMBIGUOUS)
 
@@ -82,6 +82,8 @@ def test_a_refusal_that_was_the_answer_to_the_submit_needs_no_callback(status: i
     ("values", "soon", "late", "words"),
     [
         (changed(watched()), DAY, DAY + HOUR, "past MaxTaskHours"),
+        (changed(watched(), vendor="ark"), 3 * DAY, 3 * DAY + HOUR, "past MaxTaskHours"),
+        (changed(watched(), vendor="runway"), DAY, DAY + HOUR, "past MaxTaskHours"),
         (changed(a_task(State.QUEUED)), DAY, DAY + HOUR, "past MaxQueueHours"),
         (changed(a_task()), 15 * MINUTE, HOUR, "was claimed for its submit until"),
         (

@@ -1,21 +1,25 @@
 """A cancel of what the vendor has: what runs is canceled, and no result that was paid for is lost."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from unittest.mock import AsyncMock
 
 import pytest
 
-from taskhook.core.errors import RejectedError
+from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
-from taskhook.core.task import Task
+from taskhook.core.task import LOST_CONFIRMATION, Task
 from taskhook.core.vendor import FreeOutcome, PollKind, PollOutcome, Vendor
 from taskhook.tasks import commands
 from taskhook.vendors import VENDORS
+from taskhook.vendors.runway import RUNWAY
 from tests.rows import each_row
 from tests.unit.test_poll import PollerWorld
 from tests.unit.test_vendors import a_task
 from tests.world import (
+    START,
     FakeVendor,
     MemoryControl,
     MemoryTasks,
@@ -39,12 +43,17 @@ class CancelingVendor(FakeVendor):
 
     cancels: list[str] = field(default_factory=list)
     status: int = 200
+    no_key: bool = False
+    meanwhile: Callable[[], Awaitable[object]] | None = None  # what happens while it is asked
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
-        """Take it, or answer as told."""
+        """Take it, or answer as told; 0: no answer comes."""
         del operation
         self.cancels.append(upstream_task_id)
-        return FreeOutcome(answered=self.status < 500, status=self.status)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return FreeOutcome(answered=0 < self.status < 500, status=self.status, no_key=self.no_key)
 
 
 class CancelWorld:
@@ -59,9 +68,15 @@ class CancelWorld:
         self.api.taken[self.task.upstream_task_id] = self.clock.now()
         self.allowance = Allowance(MemoryControl(), vendor.name, requests_per_minute=requests_per_minute)
 
+    @property
+    def stored(self) -> Task:
+        """The task as it stands."""
+        return self.tasks.items[self.task.task_id]
+
     async def cancel(self, *, also_ended: bool = True) -> Task:
         """Cancel it, by a DELETE of the vendor's own unless it says otherwise."""
-        await self.tasks.add(self.task)
+        if self.task.task_id not in self.tasks.items:
+            await self.tasks.add(self.task)
         return await commands.cancel(
             self.task.task_id,
             caller=a_caller("alice"),
@@ -74,6 +89,17 @@ class CancelWorld:
             retention=timedelta(days=7),
             also_ended=also_ended,
         )
+
+    async def watched(self, *answers: PollKind, hours: int = 0) -> tuple[PollerWorld, Task]:
+        """Hand it to a poller, which finds it so many hours old, and whose vendor answers so at first."""
+        poller = PollerWorld()
+        poller.clock.pass_by(timedelta(hours=hours))
+        url = {"callback": CallbackState.WAITING, "callback_url": "https://r.example.com/"}
+        task = await poller.tasks.add(self.stored.model_copy(update={"vendor": "modellix", **url}))
+        poller.vendor.task_time = timedelta(hours=hours, minutes=10)
+        poller.vendor.taken[task.upstream_task_id or ""] = self.clock.now()
+        poller.vendor.poll_outcomes.extend(PollOutcome(kind=kind) for kind in answers)
+        return poller, task
 
 
 @EACH
@@ -96,15 +122,175 @@ async def test_what_runs_is_canceled_at_its_vendor(vendor: Vendor) -> None:
 @pytest.mark.parametrize("then", [PollKind.FAILED, PollKind.MISSING])
 async def test_its_callback_says_that_it_was_canceled(vendor: Vendor, then: PollKind) -> None:
     """Whether its vendor calls it failed from then on, or does not know it any more, as Runway does."""
-    world, poller = CancelWorld(vendor), PollerWorld()
+    world = CancelWorld(vendor)
     await world.cancel()
-    stored = world.tasks.items[world.task.task_id]
-    url = {"callback": CallbackState.WAITING, "callback_url": "https://r.example.com/"}
-    watched = await poller.tasks.add(stored.model_copy(update={"vendor": "modellix", **url}))
-    poller.vendor.answers = {stored.upstream_task_id or "": then}
+    poller, task = await world.watched(*[then] * 100)
     await poller.run(timedelta(minutes=3))
-    ended = poller.now_of(watched)
+    ended = poller.now_of(task)
     assert (ended.error, ended.callback) == (ErrorCode.CANCELED, CallbackState.DELIVERED)
+
+
+@each_row("hours", [0, 1])
+async def test_that_it_is_not_known_any_more_is_believed_the_second_time(hours: int) -> None:
+    """As of any task, 30 s after the first, however rarely a task of its age is asked about."""
+    world = CancelWorld(RUNWAY)
+    await world.cancel()
+    poller, task = await world.watched(*[PollKind.MISSING] * 100, hours=hours)
+    await poller.run(timedelta(minutes=3))
+    first, last = poller.vendor.polls[0][0], poller.vendor.polls[-1][0]
+    assert poller.now_of(task).error is ErrorCode.CANCELED
+    assert LOST_CONFIRMATION <= last - first <= LOST_CONFIRMATION + timedelta(seconds=5)
+
+
+async def test_one_404_ends_no_task_that_was_canceled() -> None:
+    """The vendor took the cancel, and finished the task all the same."""
+    world = CancelWorld(RUNWAY)
+    await world.cancel()
+    poller, task = await world.watched(PollKind.MISSING)
+    await poller.run(timedelta(minutes=12))
+    assert (poller.now_of(task).state, poller.now_of(task).error) == (State.SUCCESS, None)
+
+
+@EACH
+@each_row("status", [0, 500, 503, 404])
+async def test_a_cancel_whose_answer_says_nothing_may_have_been_taken(vendor: Vendor, status: int) -> None:
+    """The caller is told that it is not known; where the task is not either, it is canceled, not lost."""
+    world = CancelWorld(vendor)
+    world.api.status = status
+    with pytest.raises(RejectedError) as rejected:
+        await world.cancel()
+    assert rejected.value.status == (409 if status == 404 else 503)
+    poller, task = await world.watched(*[PollKind.MISSING] * 100)
+    await poller.run(timedelta(minutes=3))
+    assert poller.now_of(task).error is ErrorCode.CANCELED
+
+
+@EACH
+async def test_a_cancel_without_an_answer_ends_no_task_that_goes_on(vendor: Vendor) -> None:
+    """It had not reached the vendor."""
+    world = CancelWorld(vendor)
+    world.api.status = 503
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    poller, task = await world.watched()
+    await poller.run(timedelta(minutes=12))
+    assert poller.now_of(task).state is State.SUCCESS
+
+
+@EACH
+async def test_a_process_that_dies_while_it_cancels_leaves_word(vendor: Vendor) -> None:
+    """The vendor may have taken the cancel by then."""
+    world = CancelWorld(vendor)
+
+    async def dies() -> None:
+        raise SystemExit
+
+    world.api.meanwhile = dies
+    with pytest.raises(SystemExit):
+        await world.cancel()
+    assert world.stored.canceled_at is not None
+
+
+@EACH
+async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor) -> None:
+    """What fails later has failed, and was not canceled; what is lost then is lost."""
+    world = CancelWorld(vendor)
+    world.api.status = 409
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    assert world.stored.canceled_at is None
+
+
+@EACH
+async def test_a_cancel_for_which_there_was_no_key_is_forgotten(vendor: Vendor) -> None:
+    """Nothing was asked; the caller asks again."""
+    world = CancelWorld(vendor)
+    world.api.no_key, world.api.status = True, 0
+    with pytest.raises(RejectedError) as rejected:
+        await world.cancel()
+    assert (rejected.value.status, world.stored.canceled_at) == (503, None)
+
+
+@EACH
+async def test_a_cancel_is_asked_again_where_no_answer_came(vendor: Vendor) -> None:
+    """It is not taken for done; that it is refused now may be because the first one was taken."""
+    world = CancelWorld(vendor)
+    world.api.status = 503
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    first = world.stored.canceled_at
+    world.clock.pass_by(timedelta(seconds=5))
+    world.api.status = 409
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    assert (len(world.api.cancels), world.stored.canceled_at) == (2, first)
+
+
+@EACH_THAT_REMOVES
+async def test_a_cancel_that_is_repeated_once_the_task_is_gone_is_fine(vendor: Vendor) -> None:
+    """The first one was taken, as far as can be known."""
+    world = CancelWorld(vendor)
+    await world.cancel()
+    world.api.poll_outcomes.append(PollOutcome(kind=PollKind.MISSING))
+    assert (await world.cancel()).canceled_at is not None
+    assert len(world.api.cancels) == 1
+
+
+@EACH
+async def test_the_refusal_of_one_request_forgets_no_cancel_of_another(vendor: Vendor) -> None:
+    """Two at once: the one that comes second is refused because the first was taken."""
+    world, first = CancelWorld(vendor), VirtualClock().now() - timedelta(seconds=1)
+    await world.tasks.add(world.task)
+    swap = world.tasks.swap
+
+    async def beaten(old: Task, new: Task) -> Task:
+        world.tasks.swap = swap  # type: ignore[method-assign]
+        await swap(old, old.cancel_asked(first))
+        return await swap(old, new)
+
+    world.tasks.swap = beaten  # type: ignore[method-assign]
+    world.api.status = 409
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    assert world.stored.canceled_at == first
+
+
+@EACH
+async def test_what_the_poller_notes_meanwhile_stops_no_cancel(vendor: Vendor) -> None:
+    """Only an end does: then the vendor is not asked."""
+    for change, asked in (({"missing_since": START}, 1), ({"state": State.SUCCESS}, 0)):
+        world = CancelWorld(vendor)
+        read, task = await world.tasks.add(world.task), world.task
+        await world.tasks.swap(read, task.model_copy(update=change))
+        world.tasks.get = AsyncMock(return_value=read)  # type: ignore[method-assign]  # just before
+        canceled = await world.cancel()
+        assert (len(world.api.cancels), canceled.canceled_at is not None) == (asked, asked == 1)
+
+
+@EACH
+async def test_a_cancel_that_cannot_be_noted_is_not_asked_for(vendor: Vendor) -> None:
+    """The table does not answer; the caller asks again."""
+    world = CancelWorld(vendor)
+    await world.tasks.add(world.task)
+    world.tasks.swap = AsyncMock(side_effect=StoreUnavailableError)  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError):
+        await world.cancel()
+    assert world.api.cancels == []
+
+
+@EACH
+async def test_a_refusal_that_cannot_be_noted_is_told(vendor: Vendor) -> None:
+    """The caller hears what the vendor said, whatever the table does."""
+    for trouble in (StoreUnavailableError(), StaleTaskError(None)):
+        world = CancelWorld(vendor)
+        world.api.status = 409
+
+        async def away(world: CancelWorld = world, trouble: Exception = trouble) -> None:
+            world.tasks.swap = AsyncMock(side_effect=trouble)  # type: ignore[method-assign]
+
+        world.api.meanwhile = away
+        with pytest.raises(RejectedError, match="does not cancel"):
+            await world.cancel()
 
 
 @EACH_THAT_REMOVES

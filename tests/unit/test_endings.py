@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
+from taskhook.core import task as core_task
+from taskhook.core.message import rendered
 from taskhook.core.record import CallbackState, State
 from taskhook.core.reply import Reply
 from taskhook.core.task import Task
@@ -80,8 +83,26 @@ async def test_a_receiver_that_is_slow_or_dead_holds_up_no_end_for_long(
     assert {poller.now_of(task).callback for task in good} == {CallbackState.DELIVERED}
 
 
-async def test_large_ends_do_not_wait_for_a_slot_in_crowds(
+async def test_the_message_of_an_end_that_waits_is_rendered_once(
     poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large, and many wait."""
+    messages: list[str] = []
+
+    def render(kind: str, at: datetime, **parts: Any) -> str:
+        messages.append(rendered(kind, at, **parts))
+        return messages[-1]
+
+    monkeypatch.setattr(core_task, "rendered", render)
+    tasks = await ended_together(poller, "good")
+    await poller.tick(ended=tuple(task.task_id for task in tasks))
+    assert {poller.now_of(task).callback for task in tasks} == {CallbackState.DELIVERED}
+    assert len(messages) == TOGETHER
+
+
+@pytest.mark.parametrize("kind", [PollKind.SUCCEEDED, PollKind.FAILED])
+async def test_large_ends_do_not_wait_for_a_slot_in_crowds(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch, kind: PollKind
 ) -> None:
     """Each would keep the vendor's answer in memory, where it takes twenty times its size."""
 
@@ -92,7 +113,8 @@ async def test_large_ends_do_not_wait_for_a_slot_in_crowds(
 
     monkeypatch.setattr(poller.receivers, "send", never)
     tasks = await ended_together(poller, "slow")
-    large = PollOutcome(kind=PollKind.SUCCEEDED, data={"result": {}, "raw": {"text": "x" * 200_000}})
+    said = {"result": {}, "raw": {"text": "x" * 200_000}}
+    large = PollOutcome(kind=kind, data=said, size=200_000)
     poller.vendor.poll_outcomes.extend([large] * TOGETHER)
     began = poller.clock.now()
     await poller.tick(ended=tuple(task.task_id for task in tasks))

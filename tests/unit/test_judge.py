@@ -185,6 +185,17 @@ def cancels_what_was_paid(events: Events) -> None:
     )
 
 
+def believes_the_first_404(events: Events) -> None:
+    """Ends a task when the vendor has said but once that it does not know it."""
+    missing = [one for one in events if one["event"] == "vendor" and one["state"] == "missing"]
+    assert len(missing) > 1
+    for one in missing[1:]:
+        one["state"] = None
+
+
+PLANTS += [(name, "4", believes_the_first_404) for name in ("is_lost", "cancels@runway")]
+
+
 @plant("submits", "4")
 def calls_it_delivered(events: Events) -> None:
     """Delivered, and no receiver said so."""

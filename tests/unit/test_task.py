@@ -199,6 +199,18 @@ class TaskMachine(RuleBasedStateMachine):
         if self.step({State.WATCHED}, self.task.found):
             assert self.task.missing_since is None
 
+    @rule()
+    def ask_to_cancel(self) -> None:
+        """Be about to ask the vendor to cancel it."""
+        if self.step({State.WATCHED}, lambda: self.task.cancel_asked(self.now)):
+            assert self.task.canceled_at == self.now
+
+    @rule()
+    def refuse_to_cancel(self) -> None:
+        """Hear that the vendor does not."""
+        if self.step({State.WATCHED}, self.task.cancel_refused):
+            assert self.task.canceled_at is None
+
     @rule(slot=st.booleans())
     def succeed(self, slot: bool) -> None:  # noqa: FBT001  # filled in
         """Hear of the success, with a slot for the first delivery or without."""
@@ -216,6 +228,8 @@ class TaskMachine(RuleBasedStateMachine):
         """End badly."""
         unpaid = error in {ErrorCode.QUEUE_EXPIRED, ErrorCode.CANCELED}
         legal = {State.QUEUED} if unpaid else {State.WATCHED, State.UNKNOWN}
+        if error is ErrorCode.CANCELED and self.task.canceled_at is not None:
+            legal = {State.WATCHED}
         if self.step(
             legal,
             lambda: self.task.failed(error, "why", self.now, retention=RETENTION, claim=self.now + CLAIM),

@@ -186,6 +186,7 @@ async def _audit(options: argparse.Namespace) -> bool:
     limits = Limits(
         max_task_age=timedelta(hours=int(given.get("MaxTaskHours", "24"))),
         max_queue_age=timedelta(hours=int(given.get("MaxQueueHours", "24"))),
+        longest_tasks={name: vendor.longest_task for name, vendor in VENDORS.items()},
     )
     audit, began = Audit(), datetime.now(UTC)
     async for task_id, task, values in stored_tasks(client("dynamodb"), table):

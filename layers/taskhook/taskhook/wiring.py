@@ -154,7 +154,8 @@ class App:
     def tasks(self) -> DynamoTasks:
         """The tasks and their indexes."""
         own = self.settings
-        kept = own.max_queue_age + own.max_task_age + EXPIRY_GRACE + own.retention
+        task_age = max(self.rules.task_age_at(vendor) for vendor in VENDORS.values())
+        kept = own.max_queue_age + task_age + EXPIRY_GRACE + own.retention
         return DynamoTasks(
             self.dynamodb, own.tasks_table, clock=self.clock, reporter=self.reporter, requests_kept=kept
         )

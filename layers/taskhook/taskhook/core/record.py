@@ -202,7 +202,7 @@ class TaskRecord(BaseModel):
     operation: str | None = None  # the URL at which it is asked for, whatever the settings say by then
     taken_at: Moment | None = None
     missing_since: Moment | None = None  # the first of the vendor's 404s
-    canceled_at: Moment | None = None  # when the vendor took a cancel
+    canceled_at: Moment | None = None  # when the vendor was asked to cancel it, and did not refuse
     result: str | None = None  # what the vendor said of its success, until the message is rendered
     archiving_since: Moment | None = None
     copies: tuple[Copy, ...] = ()

@@ -117,10 +117,15 @@ class Task(TaskRecord):
         self._require(State.WATCHED)
         return self._to(missing_since=None)
 
-    def canceled(self, now: datetime) -> Self:
-        """Remember that the vendor took a cancel; how the task ends, the vendor tells."""
+    def cancel_asked(self, now: datetime) -> Self:
+        """Remember, before the request, that the vendor is asked to cancel; how the task ends, it tells."""
         self._require(State.WATCHED)
         return self._to(canceled_at=now)
+
+    def cancel_refused(self) -> Self:
+        """Forget a cancel that the vendor has refused."""
+        self._require(State.WATCHED)
+        return self._to(canceled_at=None)
 
     def succeeded(self, data: Json, now: datetime, *, retention: timedelta, claim: datetime | None) -> Self:
         """Watched → success, with the vendor's `data`.

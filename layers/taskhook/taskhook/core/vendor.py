@@ -60,6 +60,7 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
+    size: int = 0  # of the answer that tells of an end, in bytes; parsed it takes many times as much
     # For how long the vendor wants to be left alone, whatever it said of the task.
     retry_after: timedelta | None = None
 
@@ -71,6 +72,7 @@ class FreeOutcome(BaseModel):
 
     answered: bool  # any 2xx or 4xx but 408, 425 and 429: the vendor is there, and serves requests
     status: int = 0  # 0: no answer came
+    no_key: bool = False  # nothing was asked, for there is no key that can be sent
     body: Json = {}  # the vendor's own; empty where it was no JSON object, or too large
     message: str = ""  # why there is no answer
     retry_after: timedelta | None = None
@@ -288,6 +290,10 @@ class Vendor(Protocol):
     @property
     def requests_per_minute(self) -> int:
         """How many requests it allows, where a deployment says nothing else."""
+
+    @property
+    def longest_task(self) -> timedelta:
+        """How long it may work on a task before it gives up by itself; zero where its pages do not say."""
 
     @property
     def long_poll(self) -> bool:

@@ -17,7 +17,7 @@ from taskhook.poller.work import PollerPorts, Rules
 PATIENCE = timedelta(seconds=5)  # of an end, for a slot that is in use; a first delivery without costs twice
 BEAT = timedelta(seconds=0.05)  # between looks whether one is free
 MOST_WAITING = 100  # ends
-# Bytes of their callbacks. The vendor's answer to each is in memory, which parsed takes twenty times as much.
+# Bytes of the vendor's answers to them. Each is in memory, where parsed it takes twenty times as much.
 MOST_WAITING_SIZE = 1024 * 1024
 
 
@@ -33,7 +33,7 @@ class Endings:
         self.ran_until: dict[
             str, datetime
         ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
-        self._waiting: dict[str, int] = {}  # ends that wait for a slot, each with its size
+        self._waiting: dict[str, int] = {}  # ends that wait for a slot, each with the size of its answer
         self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def succeeded(self, task: Task, outcome: PollOutcome, *, ran_until: datetime | None) -> Task:
@@ -49,6 +49,7 @@ class Endings:
             lambda now, claim: task.succeeded(
                 outcome.data, now, retention=self._rules.retention, claim=claim
             ),
+            size=outcome.size,
             ran_until=ran_until,
         )
 
@@ -68,14 +69,19 @@ class Endings:
         message: str,
         *,
         raw: Json | None = None,
+        size: int = 0,
         ran_until: datetime | None = None,
     ) -> Task:
-        """End a task as failed; `raw` is what the vendor said of it, where its form is not ours."""
+        """End a task as failed; `raw` is what the vendor said of it, where its form is not ours.
+
+        `size` is that of the vendor's answer, in bytes.
+        """
         return await self._end(
             task,
             lambda now, claim: task.failed(
                 error, message, now, retention=self._rules.retention, claim=claim, raw=raw
             ),
+            size=size,
             ran_until=ran_until,
         )
 
@@ -84,11 +90,12 @@ class Endings:
         task: Task,
         ended: Callable[[datetime, datetime | None], Task],
         *,
+        size: int = 0,
         ran_until: datetime | None = None,
     ) -> Task:
         """Store the end; without a slot its first delivery is due at once, by the schedule of attempts."""
         slot = task.callback is CallbackState.WAITING and await self._slot(
-            task, ended, after_poll=ran_until is not None
+            task, size=size, after_poll=ran_until is not None
         )
         now = self._ports.clock.now()
         try:
@@ -107,9 +114,7 @@ class Endings:
         )
         return stored
 
-    async def _slot(
-        self, task: Task, ended: Callable[[datetime, datetime | None], Task], *, after_poll: bool
-    ) -> bool:
+    async def _slot(self, task: Task, *, size: int, after_poll: bool) -> bool:
         """Take a slot for the first delivery; False where none is to be had soon.
 
         Of tasks that end together the first are delivered, which frees their slots, before the last are
@@ -122,7 +127,6 @@ class Endings:
             entered = self._hosts.enter(caller, host)
             if entered or not after_poll or not self._hosts.frees_soon(caller, host):
                 return entered
-        size = len(ended(now, None).message or "")
         if len(self._waiting) >= MOST_WAITING or sum(self._waiting.values()) + size > MOST_WAITING_SIZE:
             return self._hosts.enter(caller, host)
         self._waiting[task.task_id] = size

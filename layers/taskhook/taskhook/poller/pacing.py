@@ -13,7 +13,7 @@ from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import HOLD_TIME, HOLDS_AT_ONCE, POLLS_AT_ONCE, TaskApi
 from taskhook.core.rate_limit import Allowance
-from taskhook.core.task import Task
+from taskhook.core.task import LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
@@ -56,8 +56,14 @@ class Pacing:
         """Tell when a task is polled next: by age, rarely where webhooks come, at once where polls are held.
 
         A poll that was not `answered` may have been the one that mattered, so no webhook is waited for after
-        it. `plain` says that a poll of this task is not held.
+        it. `plain` says that a poll of this task is not held. A task that the vendor did not know is asked
+        about again as soon as a second such answer would be believed.
         """
+        due = self._next_poll(task, after=after, answered=answered, plain=plain)
+        confirmed = after if task.missing_since is None else task.missing_since + LOST_CONFIRMATION
+        return min(due, confirmed) if after < confirmed else due
+
+    def _next_poll(self, task: Task, *, after: datetime, answered: bool, plain: bool) -> datetime:
         taken_at = task.age_since
         first = self._first_poll(task)
         holding = self.holding(task, plain=plain)

@@ -63,6 +63,7 @@ class Polls:
         started: datetime,
     ) -> None:
         self._rules = rules
+        self._max_task_age = rules.task_age_at(pacing.vendor)
         self._ports = ports
         self._clock = ports.clock
         self._pacing = pacing
@@ -193,7 +194,7 @@ class Polls:
         as is known.
         """
         taken_at = entry.task.age_since
-        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._rules.max_task_age)
+        self.deadline_used = max(self.deadline_used, (asked_at - taken_at) / self._max_task_age)
         if outcome.kind is PollKind.PENDING:
             entry.ran_until = max(asked_at, entry.ran_until or asked_at)
         elif entry.ran_until is None:
@@ -212,32 +213,33 @@ class Polls:
                     ErrorCode.UPSTREAM_FAILED if task.canceled_at is None else ErrorCode.CANCELED,
                     outcome.message,
                     raw=outcome.data.get("raw"),
+                    size=outcome.size,
                     ran_until=entry.ran_until,
                 )
-            case PollKind.PENDING if asked_at >= taken_at + self._rules.max_task_age:
+            case PollKind.PENDING if asked_at >= taken_at + self._max_task_age:
                 return await self._endings.failed(
                     task, ErrorCode.EXPIRED, "the task was not done by its deadline"
                 )
             case PollKind.PENDING if task.missing_since is not None:
                 return await self._ports.tasks.swap(task, task.found())
-            case PollKind.MISSING if task.canceled_at is not None:
-                return await self._endings.failed(
-                    task, ErrorCode.CANCELED, "canceled at the vendor, which does not know it any more"
-                )
-            case PollKind.MISSING if asked_at >= taken_at + LOST_AGE:
+            case PollKind.MISSING if task.canceled_at is not None or asked_at >= taken_at + LOST_AGE:
                 return await self._missing(task, asked_at)
             case _:
                 return task
 
     async def _missing(self, task: Task, asked_at: datetime) -> Task:
-        """Believe the vendor's 404 only the second time, a while later."""
+        """Believe the vendor's 404 only the second time, a while later.
+
+        A task that its vendor was asked to cancel is canceled then, any other one lost.
+        """
         if task.missing_since is None:
             return await self._ports.tasks.swap(task, task.missing(asked_at))
-        if asked_at >= task.missing_since + LOST_CONFIRMATION:
-            return await self._endings.failed(
-                task, ErrorCode.LOST, "the vendor does not know the task any more"
-            )
-        return task
+        if asked_at < task.missing_since + LOST_CONFIRMATION:
+            return task
+        error, why = ErrorCode.LOST, "the vendor does not know the task any more"
+        if task.canceled_at is not None:
+            error, why = ErrorCode.CANCELED, "canceled at the vendor, which does not know it any more"
+        return await self._endings.failed(task, error, why)
 
     def _is_unpaid(self, task: Task) -> bool:
         """Whether this invocation has claimed a task to pay for it, and has not, for it did not learn so."""
@@ -324,4 +326,4 @@ class Polls:
 
     def past_grace(self, task: Task) -> bool:
         """Whether a task is to end without asking the vendor once more."""
-        return self._clock.now() >= task.age_since + self._rules.max_task_age + EXPIRY_GRACE
+        return self._clock.now() >= task.age_since + self._max_task_age + EXPIRY_GRACE

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -136,12 +137,10 @@ class Queue:
             found, served = True, False
             # They end whatever the vendor says to the others.
             over_age = [head for head in heads if self._is_over_age(head)]
-            others = [] if is_paused else self._pacing.admission.in_turn(heads)
-            for head in over_age or others:
+            for head in over_age or self._in_turn(heads, is_paused=is_paused):
                 try:
                     if self._closed() or not await self._serve(head, alone=len(heads) == 1):
-                        waited = self._clock.now() - min(head.accepted_at for head in heads)
-                        self.longest_wait = max(waited, self.longest_wait or waited)
+                        self._note_wait(heads)
                         return None
                     served = True
                 except StaleTaskError:  # another invocation has it, or the index shows it late
@@ -169,6 +168,18 @@ class Queue:
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
         self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
         return None
+
+    def _in_turn(self, heads: list[Task], *, is_paused: bool) -> list[Task]:
+        """Order the callers' oldest tasks; while nothing may be submitted none has its turn, and all wait."""
+        if not is_paused:
+            return self._pacing.admission.in_turn(heads)
+        self._note_wait(heads)
+        return []
+
+    def _note_wait(self, heads: list[Task]) -> None:
+        """Note since when the oldest of the callers' oldest tasks waits."""
+        waited = self._clock.now() - min(head.accepted_at for head in heads)
+        self.longest_wait = max(waited, self.longest_wait or waited)
 
     async def _heads(self) -> list[Task]:
         """Give each caller's oldest task, or those that were named and that the index does not show yet."""
@@ -223,12 +234,30 @@ class Queue:
             return True
         if not await self._request_is_left():
             return False
-        if (await self._pacing.api.balance()).answered:
+        said = await self._pacing.api.balance()
+        if said.answered:
             # Where a window has one request, it is the next one's.
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
-        await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
+        if said.no_key:
+            await self._pause_for_key(self._pacing.admission)
+        else:
+            await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
+            self._report_pause("no_answer")
         return False
+
+    async def _pause_for_key(self, admission: AdmissionState) -> None:
+        """Leave the vendor alone for a while, and let its alarm ring."""
+        await self._pacing.store(admission.pause(self._clock.now() + PAUSE_LONG))
+        self._report_pause("key_refused")
+
+    def _report_pause(self, reason: str) -> None:
+        """Report for how long nothing is submitted."""
+        now = self._clock.now()
+        pause = (self._pacing.admission.paused_until or now) - now
+        self._ports.reporter.report(
+            "vendor.paused", vendor=self._vendor, reason=reason, seconds=round(pause.total_seconds())
+        )
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
@@ -244,9 +273,14 @@ class Queue:
 
     async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
+        was_in_trouble = self._pacing.admission.in_trouble
         goes_on = await self._learn_of(outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
             await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
+        if outcome.retry_after is not None:
+            self._report_pause("throttled")
+        if was_in_trouble and not self._pacing.admission.in_trouble:
+            self._ports.reporter.report("vendor.resumed", vendor=self._vendor)
         return goes_on
 
     async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
@@ -255,17 +289,13 @@ class Queue:
             case Submission.BUSY:
                 await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
             case Submission.REFUSED_HERE:
-                await self._pacing.store(admission.answered().pause(now + PAUSE_LONG))
-                self._ports.reporter.report(
-                    "vendor.paused",
-                    vendor=self._vendor,
-                    reason="key_refused",
-                    seconds=PAUSE_LONG.total_seconds(),
-                )
+                await self._pause_for_key(admission.answered())
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
                 await self._pacing.store(admission.outcome_unknown(now, served=served))
+                if self._pacing.admission.in_trouble:
+                    self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
                 await self._pacing.store(admission.taken(running, served=served))

@@ -48,6 +48,10 @@ class Rules:
     archives_at_once: int = 2  # invocations that copy results
     origin: str | None = None  # of links to archived results; None: results are not archived
 
+    def task_age_at(self, vendor: Vendor) -> timedelta:
+        """Tell how old a task gets: none is given up, for it is paid, that its vendor may still end."""
+        return max(self.max_task_age, vendor.longest_task)
+
     def requests_to(self, vendor: Vendor) -> int:
         """Tell how many requests a minute a vendor gets at most."""
         return self.requests_per_minute if vendor.name == FIRST_VENDOR else vendor.requests_per_minute

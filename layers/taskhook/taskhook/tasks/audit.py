@@ -1,10 +1,11 @@
 """What a deployment's own items say of its promises: counts, and what should not be, each with what to do."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import NamedTuple
 
 from taskhook.core.record import CallbackState, ErrorCode, State
@@ -34,6 +35,7 @@ class Limits:
 
     max_task_age: timedelta
     max_queue_age: timedelta
+    longest_tasks: Mapping[str, timedelta] = MappingProxyType({})  # by vendor, where that may be longer
 
 
 class Finding(NamedTuple):
@@ -99,6 +101,7 @@ def _of_course(task: Task, now: datetime, limits: Limits) -> Iterator[_Words]:
     """List what is wrong with a task that has not ended."""
     if task.state is State.SUBMITTING and _over(task.claimed_until, now):
         yield f"was claimed for its submit until {_at(task.claimed_until)}, and nothing came of it", _POLLER
+    task_age = max(limits.max_task_age, limits.longest_tasks.get(task.vendor, timedelta(0)))
     deadlines = {
         State.QUEUED: (task.accepted_at + limits.max_queue_age, "MaxQueueHours"),
         State.UNKNOWN: (
@@ -106,7 +109,7 @@ def _of_course(task: Task, now: datetime, limits: Limits) -> Iterator[_Words]:
             "the quarter of an hour for which an unknown outcome is watched",
         ),
         State.ARCHIVING: (task.archive_by, "the quarter of an hour for which a callback waits for copies"),
-        State.WATCHED: (task.age_since + limits.max_task_age, "MaxTaskHours"),
+        State.WATCHED: (task.age_since + task_age, "MaxTaskHours"),
     }
     deadline, of = deadlines.get(task.state, (now, ""))
     if now > deadline + SLACK:

@@ -30,7 +30,6 @@ from taskhook.tasks.query import FIRST_PAGE, LOOK_TIME, STATUSES, RedeliveryFilt
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
 
-NOTE_WRITES = 3  # tries to note a cancel, of a task that the poller writes at the same time
 CANCELED = "canceled by its caller; it was never paid"
 
 
@@ -56,11 +55,12 @@ async def cancel(
     if also_ended and task.state.final:
         return task
     api = vendors.get(task.vendor)
-    if task.state is State.WATCHED and task.canceled_at is not None:
-        return task
     if task.state is State.WATCHED and api is not None and api.vendor.cancel("") is not None:
-        if await _canceled_at_vendor(task, now, api, allowances[task.vendor], wake):
-            return await _noted(task, now, tasks, wake)
+        asked = await _canceled_at_vendor(
+            task, now, api=api, allowance=allowances[task.vendor], tasks=tasks, wake=wake
+        )
+        if asked is not None:
+            return asked
         if also_ended:
             return task
         raise RejectedError(
@@ -85,64 +85,76 @@ async def cancel(
 
 
 async def _canceled_at_vendor(
-    task: Task, now: datetime, api: TaskApi, allowance: Allowance, wake: Wake | None
-) -> bool:
-    """Ask the vendor to cancel a task, within its budget; False where it has ended, and would be removed.
+    task: Task,
+    now: datetime,
+    *,
+    api: TaskApi,
+    allowance: Allowance,
+    tasks: TaskStore,
+    wake: Wake | None,
+) -> Task | None:
+    """Ask the vendor to cancel a task, within its budget; None where it has ended, and would be removed.
 
-    What becomes of the task, polls tell. Raises RejectedError where the vendor refuses, or does not answer.
+    That it is asked is stored before the request, and forgotten only where the vendor refuses: any other task
+    may have been canceled, and what became of it polls tell. Raises RejectedError where the vendor refuses,
+    does not know the task, or does not answer; StoreUnavailableError before it is asked.
     """
     await allowance.require(now)
     if api.vendor.cancel_removes:
         await allowance.require(now)
         # A task that ends between this answer and the cancel is removed all the same: such a vendor has no
-        # way to cancel only what has not ended. Both requests are in the budget already, so nothing else
+        # way to cancel only what has not ended. Both requests are in the budget already, so only one write
         # lies between them.
-        if await _has_ended(task, api, wake):
-            return False
+        match await _kind_of(task, api, wake):
+            case PollKind.SUCCEEDED | PollKind.FAILED:
+                return None
+            case PollKind.MISSING if task.canceled_at is not None:
+                return task
+            case PollKind.MISSING:
+                raise _not_canceled("it does not know it")
+    asked = await _noted(task, now, tasks)
+    if asked is None:
+        return None
     said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
     if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
-        return True
-    if said.answered:
-        why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
-        raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
-    raise _no_answer()
+        if wake is not None:
+            await wake.wake(task.task_id, ended=True)
+        return asked
+    is_refused = said.no_key or (said.answered and said.status != HTTPStatus.NOT_FOUND)
+    if is_refused and asked.canceled_at == now:  # no other request has noted it
+        with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # a failure is called canceled then
+            await tasks.swap(asked, asked.cancel_refused())
+    if not said.answered:
+        raise _no_answer()
+    why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
+    raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
 
 
-async def _noted(task: Task, now: datetime, tasks: TaskStore, wake: Wake | None) -> Task:
-    """Note that the vendor took the cancel: it may not know the task any more, or calls it failed.
+async def _noted(task: Task, now: datetime, tasks: TaskStore) -> Task | None:
+    """Store that the vendor is asked to cancel a task, where it is not stored yet; None where it has ended.
 
-    Where that cannot be stored the end is told as the vendor tells it, for it is canceled all the same.
+    Raises StoreUnavailableError.
     """
-    with contextlib.suppress(StoreUnavailableError):
-        for _ in range(NOTE_WRITES):
-            try:
-                task = await tasks.swap(task, task.canceled(now))
-            except StaleTaskError as stale:  # the poller has noted an answer, or the end
-                if stale.current is None or stale.current.state is not State.WATCHED:
-                    break
-                task = stale.current
-                continue
-            if wake is not None:
-                await wake.wake(task.task_id, ended=True)
-            break
+    while task.canceled_at is None:
+        try:
+            return await tasks.swap(task, task.cancel_asked(now))
+        except StaleTaskError as stale:  # the poller has noted an answer, or the end
+            if stale.current is None or stale.current.state is not State.WATCHED:
+                return None
+            task = stale.current
     return task
 
 
-async def _has_ended(task: Task, api: TaskApi, wake: Wake | None) -> bool:
+async def _kind_of(task: Task, api: TaskApi, wake: Wake | None) -> PollKind:
     """Ask how a task stands; an end that was not seen yet is handed to the poller at once.
 
     Raises RejectedError where the vendor does not say.
     """
     outcome = await api.poll(task.upstream_task_id or "", operation=task.operation)
-    match outcome.kind:
-        case PollKind.PENDING:
-            return False
-        case PollKind.SUCCEEDED | PollKind.FAILED:
-            if wake is not None:
-                await wake.wake(task.task_id, ended=True, known_outcome=outcome)
-            return True
-        case PollKind.MISSING:
-            raise _not_canceled("it does not know it")
+    if outcome.kind.ended and wake is not None:
+        await wake.wake(task.task_id, ended=True, known_outcome=outcome)
+    if outcome.kind.known or outcome.kind is PollKind.MISSING:
+        return outcome.kind
     raise _no_answer()
 
 

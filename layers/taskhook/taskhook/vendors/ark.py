@@ -129,6 +129,8 @@ class Ark:
     origin = "https://ark.ap-southeast.bytepluses.com"
     hosts: Sequence[str] = ("ark.cn-beijing.volces.com",)
     requests_per_minute = 600
+    # The most that `execution_expires_after` may say; without it a task has 48 hours. Then it is `expired`.
+    longest_task = timedelta(hours=72)
     long_poll = False
     webhooks = False
     cancel_removes = True

@@ -110,6 +110,7 @@ class DashScope:
         "*.maas.aliyuncs.com",
     )
     requests_per_minute = 1200  # 20 a second, of reads
+    longest_task = timedelta(0)
     long_poll = False
     webhooks = False
     cancel_removes = False

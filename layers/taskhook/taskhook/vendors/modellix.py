@@ -158,6 +158,7 @@ class Modellix:
     origin = "https://api.modellix.ai"
     hosts: Sequence[str] = ()
     requests_per_minute = 1000
+    longest_task = timedelta(0)
     long_poll = True
     webhooks = True
     cancel_removes = False

@@ -118,6 +118,7 @@ class Runway:
     origin = "https://api.dev.runwayml.com"
     hosts: Sequence[str] = ()
     requests_per_minute = 1000  # its pages name none; its limits are of tasks that run, and of tasks a day
+    longest_task = timedelta(0)
     long_poll = False
     webhooks = False
     cancel_removes = True

@@ -145,7 +145,7 @@ class HttpTaskApi:
             post.answered = self._submission(response.status_code, None, asked_for)
             # Kept before the connection is closed, which may fail: an id that was read is paid for.
             post.answered = await self._read(
-                response, lambda body: self._submission(response.status_code, body, asked_for)
+                response, lambda body, _: self._submission(response.status_code, body, asked_for)
             )
             return post.answered
 
@@ -189,9 +189,12 @@ class HttpTaskApi:
             message = f"the vendor answered {response.status_code}"
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=message)
         try:
-            return await self._read(response, lambda body: self.vendor.read_poll(body, upstream_task_id))
+            outcome, size = await self._read(
+                response, lambda body, size: (self.vendor.read_poll(body, upstream_task_id), size)
+            )
         except (_NoAnswerError, EndlessAnswerError) as error:
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=type(error).__name__)
+        return outcome.model_copy(update={"size": size}) if outcome.kind.ended else outcome
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
         """Ask the vendor to cancel a task."""
@@ -207,7 +210,8 @@ class HttpTaskApi:
             return ListOutcome(kind=PollKind.UNAVAILABLE, message="the vendor has no list")
         answer = await self._ask(listing.request(model, since=since, until=until))
         if answer.status != HTTPStatus.OK:
-            kind = _REFUSALS.get(answer.status, PollKind.UNAVAILABLE)
+            status = HTTPStatus.UNAUTHORIZED if answer.no_key else answer.status
+            kind = _REFUSALS.get(status, PollKind.UNAVAILABLE)
             return ListOutcome(kind=kind, message=answer.message, retry_after=answer.retry_after)
         made = listing.made(answer.body, model, since=since, until=until)
         return ListOutcome(
@@ -232,13 +236,14 @@ class HttpTaskApi:
                 status = response.status_code
                 asked_for = requested_pause(response.headers, most=MOST_PAUSE)
                 self._key_refused = _refuses_key(status)
-                body = await self._read(response, lambda body: body, at_most=MAX_BALANCE)
+                body = await self._read(response, lambda body, _: body, at_most=MAX_BALANCE)
                 return FreeOutcome(answered=_serves(status), status=status, body=body, retry_after=asked_for)
         # Wire, key or URL; or an answer that is not JSON, which is one all the same.
         except Exception as error:  # noqa: BLE001
             return FreeOutcome(
                 answered=_serves(status),
                 status=status,
+                no_key=isinstance(error, KeyUnusableError),
                 message=type(error).__name__,
                 retry_after=asked_for,
             )
@@ -274,9 +279,11 @@ class HttpTaskApi:
         return self.vendor.authorization(key)
 
     async def _read[T](
-        self, response: httpx.Response, read: Callable[[Json], T], *, at_most: int = MAX_ANSWER
+        self, response: httpx.Response, read: Callable[[Json, int], T], *, at_most: int = MAX_ANSWER
     ) -> T:
         """Read a JSON object of bounded size, and of it what `read` keeps; large answers one at a time.
+
+        `read` is told how many bytes it was.
 
         Raises _NoAnswerError, EndlessAnswerError.
         """
@@ -296,7 +303,7 @@ class HttpTaskApi:
             body = _object(content)
             if len(content) > MAX_VENDOR_DATA:
                 _shorten(body)
-            return read(body)
+            return read(body, len(content))
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
