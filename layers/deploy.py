@@ -7,6 +7,11 @@ what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. ARGS=--help 
 0 done, 1 failed, 2 called wrongly, 130 interrupted.
 """
 
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
+
 import asyncio
 import difflib
 import getpass
@@ -574,4 +579,4 @@ def _delete_bucket(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)

@@ -6,6 +6,11 @@ its parent dies; with 1 when it cannot start or the account dies; with 2 when it
 it stays, even after `kill -9`.
 """
 
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import asyncio
 import contextlib
@@ -410,4 +415,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)
