@@ -1,0 +1,105 @@
+"""Ctrl-C ends every program with exit code 130, without a trace, and with what it has started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from layers.interruption import INTERRUPTED
+from tests.local import stack
+from tests.rows import each_row
+
+WITHIN_S = 60.0  # against a real hang
+PROGRAMS = (
+    ("tests.local",),
+    ("tests.local.vendor",),
+    ("tests.bench", "size"),
+    ("tests.bench.crowd", "watched", "1"),
+    ("tests.bench.sink", "127.0.0.1"),
+    ("tests.sim",),
+    ("tests.sim.mutations", "--list"),
+    ("tests.sim.swarm",),
+    ("tests.sim.trouble",),
+    ("tests.judge", os.devnull),
+    ("taskhook", "callers", "list"),
+    ("layers.deploy", "deploy"),
+)
+# Each program imports one of these early; by this name it finds a module that presses the key.
+IMPORTED = ("argparse", "difflib", "json")
+PRESSES = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+
+
+@each_row("program", PROGRAMS)
+def test_it_shows_no_trace_while_it_is_imported(program: tuple[str, ...], tmp_path: Path) -> None:
+    """The first seconds of a program are imports, and a person may see the mistake right then."""
+    for name in IMPORTED:
+        (tmp_path / f"{name}.py").write_text(PRESSES)
+    ran = subprocess.run(
+        [sys.executable, "-m", *program],
+        cwd=stack.ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert b"Traceback" not in ran.stderr
+    assert ran.returncode == INTERRUPTED
+
+
+# Two processes of a pool say that they work, and would work for ever.
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import os, time
+from layers.interruption import PROGRAM, at_once, orderly
+if __name__ in PROGRAM:
+    at_once()
+def work(_):
+    os.write(1, b"works\\n")
+    time.sleep(3600)
+def main():
+    with ProcessPoolExecutor(2, mp_context=get_context(HOW)) as pool:
+        list(pool.map(work, range(2)))
+if __name__ == "__main__":
+    END
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("whom", "end"),
+    [("program", "main()"), ("group", "main()"), ("group", "orderly(main)")],
+    ids=["program", "group", "group, orderly"],
+)
+def test_it_takes_the_processes_of_its_pool_along(tmp_path: Path, how: str, whom: str, end: str) -> None:
+    """Whether a terminal sends the signal to all, or another program to the first one alone."""
+    file = tmp_path / "program.py"
+    file.write_text(POOL.replace("HOW", repr(how)).replace("END", end))
+    environment = os.environ | {"PYTHONPATH": str(stack.ROOT)}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        [sys.executable, file], env=environment, start_new_session=True, **pipes
+    ) as process:
+        family = [psutil.Process(process.pid)]
+        try:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == [b"works\n"] * 2
+            family += family[0].children(recursive=True)
+            if whom == "group":
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                process.send_signal(signal.SIGINT)
+            assert process.wait(WITHIN_S) == INTERRUPTED
+            assert psutil.wait_procs(family, timeout=WITHIN_S)[1] == []
+            assert b"Traceback" not in process.communicate(timeout=WITHIN_S)[1]
+        finally:
+            for one in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
