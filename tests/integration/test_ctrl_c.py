@@ -103,3 +103,47 @@ def test_it_takes_the_processes_of_its_pool_along(tmp_path: Path, how: str, whom
             for one in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
+
+
+async def test_a_supervisor_that_does_not_end_is_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stack does its work: no process and no folder of the account stays."""
+    monkeypatch.setattr(stack, "ENDS_WITHIN_S", 0.2)
+    monkeypatch.setattr(stack, "MINISTACK_PYTHON", sys.executable)
+    monkeypatch.setattr(stack, "EMULATOR", "tests.local.vendor")  # lives until it is told to end
+    async with stack.emulated_account() as account:
+        leader = psutil.Process(account.group)
+        account.supervisor.send_signal(signal.SIGSTOP)
+    assert psutil.wait_procs([leader], timeout=WITHIN_S)[1] == []
+    assert not account.folder.exists()
+    assert "did not end within 0.2 s" in capsys.readouterr().err
+
+
+# A stack of which a part does not end when it is told to.
+STUCK = """
+import asyncio, contextlib, sys
+from tests.local import __main__ as local
+async def serve(_):
+    print("serves", flush=True)
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+local.ENDS_WITHIN_S, local._serve = 0.2, serve
+sys.exit(local.main())
+"""
+
+
+def test_a_stack_that_hangs_ends_all_the_same() -> None:
+    """And says that it did not end as it should have."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=stack.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"serves\n"
+            process.send_signal(signal.SIGINT)
+            assert b"did not end within 0.2 s" in process.communicate(timeout=WITHIN_S)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 1
