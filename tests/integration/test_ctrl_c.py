@@ -1,5 +1,6 @@
 """Ctrl-C ends every program with exit code 130, without a trace, and with what it has started."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -118,6 +119,23 @@ async def test_a_supervisor_that_does_not_end_is_killed(
     assert psutil.wait_procs([leader], timeout=WITHIN_S)[1] == []
     assert not account.folder.exists()
     assert "did not end within 0.2 s" in capsys.readouterr().err
+
+
+async def test_a_command_that_is_given_up_is_not_waited_for_by_its_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A build's downloads hold its pipes for as long as they take; they die with the account."""
+    monkeypatch.setattr(stack, "MINISTACK_PYTHON", sys.executable)
+    monkeypatch.setattr(stack, "EMULATOR", "tests.local.vendor")
+    async with stack.emulated_account() as account:
+        command = asyncio.create_task(account.run("/bin/sh", "-c", "sleep 3600 & echo $! >child; wait"))
+        file = account.folder / "child"
+        while not (file.exists() and file.read_text().endswith("\n")):
+            await asyncio.sleep(0.01)
+        child = psutil.Process(int(file.read_text()))
+        command.cancel()
+        assert await asyncio.wait([command], timeout=WITHIN_S) == ({command}, set())
+    assert psutil.wait_procs([child], timeout=WITHIN_S)[1] == []
 
 
 # A stack of which a part does not end when it is told to.
