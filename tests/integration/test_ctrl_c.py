@@ -130,7 +130,7 @@ async def test_a_command_that_is_given_up_is_not_waited_for_by_its_children(
     async with stack.emulated_account() as account:
         command = asyncio.create_task(account.run("/bin/sh", "-c", "sleep 3600 & echo $! >child; wait"))
         file = account.folder / "child"
-        while not (file.exists() and file.read_text().endswith("\n")):
+        while not (file.exists() and file.read_text().endswith("\n")):  # noqa: ASYNC110  # another's file
             await asyncio.sleep(0.01)
         child = psutil.Process(int(file.read_text()))
         command.cancel()

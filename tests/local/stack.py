@@ -98,7 +98,7 @@ class Account:
         finally:
             if process.returncode is None:
                 process.kill()
-                # This waits for its pipes too, which its children hold: they die with the account, just after.
+                # Its pipes are waited for too, and its children hold them until the account ends, just after.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), DIES_WITHIN_S)
         if process.returncode != 0:
