@@ -62,7 +62,7 @@ clean: ## forget environments and builds
 
 # --- AWS ------------------------------------------------------------------------------------------------------------
 
-# STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
+# STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, PARAMETERS=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
 
 .PHONY: deploy
 deploy: tools ## into your AWS account (STACK=… VENDOR_KEY_FILE=… ARGS="PublicUrl=https://… …", or it asks; ARGS=--help)
