@@ -434,7 +434,7 @@ def test_filters_and_pages(
     visitor.button("Newest").click()
     expect(rows.first).to_contain_text("number 0")
     page.get_by_text("Filters", exact=True).click()
-    page.get_by_label("Callback").select_option("failed")
+    page.get_by_label("Callback").select_option("undelivered")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("number 29")
     expect(visitor.button("Redeliver all of them")).to_be_visible()
@@ -892,7 +892,7 @@ def test_where_callbacks_stand_is_seen_at_once(
     expect(row["running"].locator(".of-callback")).to_contain_text("pendingafter the end")
     expect(row["retrying"].locator(".of-callback")).to_contain_text("retryinganswered 503")
     expect(row["retrying"].locator(".of-callback")).to_contain_text("1 attempt, next in")
-    expect(row["failed"].locator(".of-callback")).to_contain_text("failedanswered 503")
+    expect(row["failed"].locator(".of-callback")).to_contain_text("undeliveredanswered 503")
     words = [row[word].locator(".of-callback .word") for word in tasks]
     assert len({word.evaluate("(it) => getComputedStyle(it).color") for word in words}) == len(words)
     assert_accessible(page)
