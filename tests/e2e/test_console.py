@@ -735,6 +735,17 @@ def test_an_api_that_is_away_and_comes_back(newcomer: User, visit: Callable[...,
     visitor.complaints.clear()
 
 
+def test_an_error_leads_to_what_it_means(user: User, visit: Callable[..., Visitor]) -> None:
+    """To the row that the header `Link` names, in a tab of its own: what is filled in here stays."""
+    visitor = visit()
+    visitor.expected = {400}
+    page = visitor.signed_in(token_of(user), "/#/tasks?since=yesterday").page
+    with page.expect_popup() as opened:
+        page.get_by_role("alert").get_by_role("link", name="What this means").click()
+    expect(opened.value).to_have_url(re.compile("/docs#error-400$"))
+    expect(opened.value.locator("#error-400")).to_be_visible()
+
+
 def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]) -> None:
     """Both are said, with a way back."""
     visitor = visit()
@@ -966,6 +977,7 @@ def test_a_task_is_found_by_what_is_known_of_it(
     page, rows = visitor.page, visitor.page.locator("tbody tr")
     expect(rows).to_have_count(2)
     field = page.get_by_role("searchbox", name="Search")
+    expect(field).to_have_attribute("placeholder", "Reference or id, then Enter")
     for words in ("DELIVERED/", f" {task.upstream_task_id} "):
         page.locator("h1").click()
         page.keyboard.press("/")
