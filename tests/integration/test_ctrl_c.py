@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from layers.interruption import INTERRUPTED
+from tests.bench.own_stack import end
 from tests.local import stack
 from tests.rows import each_row
 
@@ -136,6 +137,14 @@ async def test_a_command_that_is_given_up_is_not_waited_for_by_its_children(
         command.cancel()
         assert await asyncio.wait([command], timeout=WITHIN_S) == ({command}, set())
     assert psutil.wait_procs([child], timeout=WITHIN_S)[1] == []
+
+
+async def test_a_bench_may_end_what_the_key_has_ended() -> None:
+    """At a terminal the signal reaches both; the bench is not to break by it, and go on with the next."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await process.wait()
+    await end(process)
+    assert process.returncode == 0
 
 
 # A stack of which a part does not end when it is told to.
