@@ -62,7 +62,7 @@ clean: ## forget environments and builds
 
 # --- AWS ------------------------------------------------------------------------------------------------------------
 
-# STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
+# STACK=…, VENDOR_KEY_FILE=…, ARCHITECTURE=…, PARAMETERS=…, CONFIRM=… and CONFIRM_DATA=… reach layers/deploy.py through the environment.
 
 .PHONY: deploy
 deploy: tools ## into your AWS account (STACK=… VENDOR_KEY_FILE=… ARGS="PublicUrl=https://… …", or it asks; ARGS=--help)
@@ -83,8 +83,11 @@ caller: tools ## a caller with its token and signing secret: make caller NAME=me
 # what has none is deleted, not mended: half of a package looks installed to an installer.
 
 # One at a time: the lock ends with the last process that holds it, an installer that outlived its make included.
-LOCKED := python3 -c 'import fcntl, os, sys; lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX); \
-  os.set_inheritable(lock.fileno(), True); os.execvp(sys.argv[2], sys.argv[2:])' $(TOOLS)/lock
+LOCKED := python3 -c 'import fcntl, os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+  lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX); os.set_inheritable(lock.fileno(), True); os.execvp(sys.argv[2], sys.argv[2:])' $(TOOLS)/lock
+
+# Said where an installer fails, and not after Ctrl-C.
+OR_SAY := || { [ $$? = 130 ] || echo "Behind a company's certificate authority: export UV_SYSTEM_CERTS=1 (an older uv: UV_NATIVE_TLS=1), then again." >&2; exit 1; }
 
 .PHONY: tools
 tools:
@@ -95,11 +98,14 @@ tools:
 installed: .venv/complete $(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/sdks/complete $(TOOLS)/receivers/complete
 	@:
 
+# Python shows a trace at Ctrl-C: what it says is shown only where it failed by itself.
+PLAINLY := 2>$(TOOLS)/uv.log || { code=$$?; [ $$code = 130 ] || cat $(TOOLS)/uv.log >&2; exit $$code; }
+
 $(TOOLS)/uv/bin/uv:
 	@echo "installing uv into $(TOOLS)/uv" >&2
 	@rm -rf $(TOOLS)/uv $(TOOLS)/uv.new
-	@python3 -m venv $(TOOLS)/uv.new
-	@$(TOOLS)/uv.new/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@python3 -m venv $(TOOLS)/uv.new $(PLAINLY)
+	@$(TOOLS)/uv.new/bin/python -m pip install --quiet --disable-pip-version-check uv $(PLAINLY)
 	@mv $(TOOLS)/uv.new $(TOOLS)/uv
 
 .venv/complete: requirements-dev.txt pyproject.toml .python-version | $(UV)
@@ -107,7 +113,7 @@ $(TOOLS)/uv/bin/uv:
 	@[ -e $@ ] || rm -rf $(@D)
 	@rm -f $@
 	@$(UV) venv --quiet --allow-existing --python 3.13 $(@D)
-	@$(UV) pip sync --quiet --require-hashes --python $(@D) requirements-dev.txt
+	@$(UV) pip sync --quiet --require-hashes --python $(@D) requirements-dev.txt $(OR_SAY)
 	@$(UV) pip install --quiet --python $(@D) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -116,7 +122,7 @@ $(TOOLS)/sam/complete $(TOOLS)/ministack/complete $(TOOLS)/checkov/complete $(TO
 	@[ -e $@ ] || rm -rf $(@D)
 	@rm -f $@
 	@$(UV) venv --quiet --allow-existing --python 3.13 $(@D)
-	@$(UV) pip sync --quiet --require-hashes --python $(@D) $<
+	@$(UV) pip sync --quiet --require-hashes --python $(@D) $< $(OR_SAY)
 	@touch $@
 
 # --- locks: names, versions and hashes, never an address ----------------------------------------------------------------

@@ -2,10 +2,15 @@
 
 Then what to do next.
 
-STACK, VENDOR_KEY_FILE, ARCHITECTURE, CONFIRM and CONFIRM_DATA are read from the environment, where make puts
-what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. ARGS=--help tells all of this. Exit codes:
-0 done, 1 failed, 2 called wrongly, 130 interrupted.
+STACK, VENDOR_KEY_FILE, ARCHITECTURE, PARAMETERS, CONFIRM and CONFIRM_DATA are read from the environment,
+where make puts what it was given. With STACK and VENDOR_KEY_FILE nothing is asked. ARGS=--help tells all of
+this. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
 """
+
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
 
 import asyncio
 import difflib
@@ -122,6 +127,8 @@ key included. Account and region are AWS's own: AWS_PROFILE, AWS_DEFAULT_REGION,
 
   make deploy STACK=taskhook VENDOR_KEY_FILE=key.txt ARGS="Alarms=on AlarmEmail=ops@example.com"
 
+What others have typed belongs into the variable PARAMETERS, which is read as ARGS is, but by no shell.
+
 Parameters; one that is not named keeps its value, or at first has the default:
 """,
     "destroy": """\
@@ -150,7 +157,7 @@ def deploy(arguments: Sequence[str], environment: Mapping[str, str], terminal: T
 
     Raises UsageError and `EXPECTED`.
     """
-    given = read_parameters(arguments, environment)
+    given = read_parameters([*arguments, *environment.get("PARAMETERS", "").split()], environment)
     key = _key_of_file(environment.get("VENDOR_KEY_FILE", ""))
     account, region = _account()
     stack = _stack_name(environment, terminal, default="taskhook")
@@ -574,4 +581,4 @@ def _delete_bucket(name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)

@@ -3,6 +3,11 @@
 Exit code 0 when everything asked for was measured, 1 when something broke; never by a figure.
 """
 
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import datetime as dt
 import importlib
@@ -75,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)

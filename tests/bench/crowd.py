@@ -10,6 +10,11 @@ free. Prints the peak of the resident memory in MB, and what it was before both,
 function imports.
 """
 
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
+
 import asyncio
 import contextlib
 import json

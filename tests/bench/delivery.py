@@ -224,10 +224,12 @@ async def _p95(port: int, silent: int, dead: int) -> float:
             scheduled=True, hard_stop=clock.now() + timedelta(seconds=120), rules=app.rules, ports=app.poller
         )
     )
-    await told.all_there.wait()
-    invocation.cancel()
-    await asyncio.gather(invocation, return_exceptions=True)
-    await callbacks.close()
+    try:
+        await told.all_there.wait()
+    finally:
+        invocation.cancel()
+        await asyncio.gather(invocation, return_exceptions=True)
+        await callbacks.close()
     times = sorted(at - began for at in told.times)
     return times[94]
 

@@ -31,6 +31,7 @@ from taskhook.core.task import Task
 from taskhook.settings import Settings
 from taskhook.wiring import App
 from tests.bench.first_event import Context
+from tests.bench.own_stack import end
 from tests.bench.surroundings import surroundings
 from tests.local import stack
 
@@ -64,8 +65,7 @@ async def _measured(tasks: int, rounds: int) -> tuple[list[float], list[float], 
                 run = function.submit(_rounds, environment, receiver, tasks, rounds)
                 return *(await asyncio.wrap_future(run)), tasks
         finally:
-            sink.terminate()
-            await sink.wait()
+            await end(sink)
 
 
 def _rounds(

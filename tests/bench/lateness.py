@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from tests.bench.own_stack import started
+from tests.bench.own_stack import end, started
 
 ROOT = Path(__file__).parents[2]
 MODEL_PATH = "/api/v1/alibaba/wan2.2-animate-mix"
@@ -190,8 +190,7 @@ async def _fixed(load: Load, seed: int, rpm: int) -> tuple[list[Outcome], dict[s
             )
             control = (await client.get("/_control")).json()
     finally:
-        process.terminate()
-        await process.wait()
+        await end(process)
     ended = {task["id"]: task for task in control["tasks"]}
     outcomes = [
         Outcome(seconds=seconds, late=at - ended[task_id]["ended_at"], requests=ended[task_id]["requests"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+ENDS_WITHIN_S = 120.0  # longer than a stack gives itself
 
 type Read = Callable[[asyncio.StreamReader], Coroutine[Any, Any, None]]
 
@@ -31,6 +32,16 @@ async def started(*flags: str, read: Read) -> AsyncIterator[tuple[dict[str, Any]
         reading = asyncio.create_task(read(stdout))
         yield ready, process.pid
     finally:
-        process.terminate()
-        await process.wait()
+        await end(process)
     await reading
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Ask a process to end, and wait for it; Ctrl-C at a terminal may have ended it already."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), ENDS_WITHIN_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,5 +1,10 @@
 """Cheap receivers: `python -m tests.bench.sink [--silent|--interim] HOST…` prints its port and answers."""
 
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import asyncio
 

@@ -10,6 +10,7 @@ import boto3
 from aiohttp import web
 
 from taskhook.adapters.dynamodb.items import item
+from tests.bench.own_stack import end
 from tests.local import stack
 from tests.local.server import serving
 from tests.world import MATERIAL, a_caller, as_stored
@@ -61,8 +62,7 @@ async def _vendor() -> AsyncIterator[dict[str, str]]:
     try:
         yield json.loads(await vendor.stdout.readline())
     finally:
-        vendor.terminate()
-        await vendor.wait()
+        await end(vendor)
 
 
 async def _taken(_: web.Request) -> web.Response:

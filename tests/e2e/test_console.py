@@ -434,7 +434,7 @@ def test_filters_and_pages(
     visitor.button("Newest").click()
     expect(rows.first).to_contain_text("number 0")
     page.get_by_text("Filters", exact=True).click()
-    page.get_by_label("Callback").select_option("failed")
+    page.get_by_label("Callback").select_option("undelivered")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("number 29")
     expect(visitor.button("Redeliver all of them")).to_be_visible()
@@ -735,6 +735,17 @@ def test_an_api_that_is_away_and_comes_back(newcomer: User, visit: Callable[...,
     visitor.complaints.clear()
 
 
+def test_an_error_leads_to_what_it_means(user: User, visit: Callable[..., Visitor]) -> None:
+    """To the row that the header `Link` names, in a tab of its own: what is filled in here stays."""
+    visitor = visit()
+    visitor.expected = {400}
+    page = visitor.signed_in(token_of(user), "/#/tasks?since=yesterday").page
+    with page.expect_popup() as opened:
+        page.get_by_role("alert").get_by_role("link", name="What this means").click()
+    expect(opened.value).to_have_url(re.compile("/docs#error-400$"))
+    expect(opened.value.locator("#error-400")).to_be_visible()
+
+
 def test_there_is_no_such_task_or_page(user: User, visit: Callable[..., Visitor]) -> None:
     """Both are said, with a way back."""
     visitor = visit()
@@ -892,7 +903,7 @@ def test_where_callbacks_stand_is_seen_at_once(
     expect(row["running"].locator(".of-callback")).to_contain_text("pendingafter the end")
     expect(row["retrying"].locator(".of-callback")).to_contain_text("retryinganswered 503")
     expect(row["retrying"].locator(".of-callback")).to_contain_text("1 attempt, next in")
-    expect(row["failed"].locator(".of-callback")).to_contain_text("failedanswered 503")
+    expect(row["failed"].locator(".of-callback")).to_contain_text("undeliveredanswered 503")
     words = [row[word].locator(".of-callback .word") for word in tasks]
     assert len({word.evaluate("(it) => getComputedStyle(it).color") for word in words}) == len(words)
     assert_accessible(page)
@@ -966,6 +977,7 @@ def test_a_task_is_found_by_what_is_known_of_it(
     page, rows = visitor.page, visitor.page.locator("tbody tr")
     expect(rows).to_have_count(2)
     field = page.get_by_role("searchbox", name="Search")
+    expect(field).to_have_attribute("placeholder", "Reference or id, then Enter")
     for words in ("DELIVERED/", f" {task.upstream_task_id} "):
         page.locator("h1").click()
         page.keyboard.press("/")

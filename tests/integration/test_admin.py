@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 import pytest
 
-from taskhook.__main__ import main
+from taskhook.cli import main
 from taskhook.vendors import VENDORS
 from tests.local import stack
 

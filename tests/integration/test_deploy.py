@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 from layers import deploy, template
@@ -156,6 +157,8 @@ def aws(url: str, service: Any) -> Any:
         (["LogRetentionDays=2"], {}, "it must be one of 1, 3, 5"),
         (["Architecture=x86_64"], {"ARCHITECTURE": "arm64"}, "contradict each other"),
         ([], {"ARCHITECTURE": "mips"}, "it must be one of arm64, x86_64"),
+        ([], {"PARAMETERS": "RetentionDays=7;id Alarms=on"}, "RetentionDays=7;id: it must be a number"),
+        (["Alarms=on"], {"PARAMETERS": "Alarms=off"}, "Alarms is given twice"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_else(
@@ -173,7 +176,9 @@ def test_help_names_every_variable_and_parameter(bench: Bench, asked: str) -> No
     code, shown, told = bench.run("deploy", "Alarms=on", asked)
     assert (code, told, bench.sam) == (0, "", [])
     assert all(f"\n  {name} " in shown for name in template.load()["Parameters"])
-    assert {"STACK", "VENDOR_KEY_FILE", "ARCHITECTURE", "ARGS"} <= set(re.findall(r"[A-Z_]+", shown))
+    assert {"STACK", "VENDOR_KEY_FILE", "ARCHITECTURE", "ARGS", "PARAMETERS"} <= set(
+        re.findall(r"[A-Z_]+", shown)
+    )
     code, shown, told = bench.run("destroy", asked)
     assert (code, told) == (0, "")
     assert {"STACK", "CONFIRM", "CONFIRM_DATA"} <= set(re.findall(r"[A-Z_]+", shown))
@@ -512,6 +517,14 @@ def test_destroy_says_what_stays_and_deletes_that_only_when_the_name_is_given_ag
     assert [
         name for name in tables.list_tables()["TableNames"] if name.startswith(f"{named['STACK']}-2")
     ] == []
+
+
+def test_the_workflow_gives_no_shell_what_was_typed() -> None:
+    """Its command is fixed: what was typed is in the environment; ARGS would go through a shell."""
+    workflow = yaml.safe_load((stack.ROOT / ".github/workflows/deploy.yml").read_text())
+    [*steps] = workflow["jobs"]["deploy"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make deploy"]
+    assert steps[-1]["env"] == {"STACK": "${{ inputs.stack }}", "PARAMETERS": "${{ inputs.parameters }}"}
 
 
 def test_the_makefile_means_the_same_to_make_3_81() -> None:

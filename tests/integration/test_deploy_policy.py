@@ -10,6 +10,7 @@ import pytest
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER  # type: ignore[import-untyped]
 
 from layers import template
+from tests.rows import each_row
 
 POLICY = Path(template.TEMPLATE.parent, "functions/deploy-policy.json").read_text()
 STATEMENTS: list[dict[str, Any]] = json.loads(POLICY)["Statement"]
@@ -59,13 +60,15 @@ NAMED = {
     "AWS::Scheduler::Schedule": "arn:aws:scheduler:REGION:ACCOUNT:schedule/default/STACK-PollFunctionTick-1",
     "AWS::SecretsManager::Secret": "arn:aws:secretsmanager:REGION:ACCOUNT:secret:Secret-1-abcdef",
 }
+STACK = "arn:aws:cloudformation:REGION:ACCOUNT:stack/STACK/1"
+CALLERS = "arn:aws:dynamodb:REGION:ACCOUNT:table/STACK-Callers-1"
 ELSEWHERE = {"iam:PassRole": ROLE, "s3:GetObject": UPLOAD}  # of another service than the resource's own
 # What only properties need that the template does not set. Reading is allowed throughout.
 UNSET = {
     "AWS::DynamoDB::Table": """
         AssociateTableReplica BatchWriteItem CreateTableReplica DeleteItem DeleteResourcePolicy
         DisableKinesisStreamingDestination EnableKinesisStreamingDestination GetItem ImportTable PutItem
-        PutResourcePolicy Query Scan UpdateContributorInsights UpdateItem
+        PutResourcePolicy Query UpdateContributorInsights UpdateItem
         UpdateKinesisStreamingDestination""",
     "AWS::IAM::Policy": "DeleteGroupPolicy DeleteUserPolicy PutGroupPolicy PutUserPolicy",
     "AWS::IAM::Role": """
@@ -137,6 +140,29 @@ def test_a_deployment_may_do_all_that_cloudformation_does(kind: str) -> None:
     assert refused == set(UNSET.get(kind, "").split())
     if kind.split("::")[1] in {"Lambda", "Scheduler"}:
         assert [one for one in asked(kind) & set(ELSEWHERE) if not allows(one, ELSEWHERE[one])] == []
+
+
+@each_row(
+    ("command", "needs"),
+    [
+        (
+            "any",
+            {
+                "cloudformation:DescribeStackResource": STACK,
+                "cloudformation:DescribeStacks": STACK,
+                "secretsmanager:GetSecretValue": NAMED["AWS::SecretsManager::Secret"],
+            },
+        ),
+        ("vendors", {"secretsmanager:PutSecretValue": NAMED["AWS::SecretsManager::Secret"]}),
+        ("callers", {f"dynamodb:{verb}Item": CALLERS for verb in ("Get", "Put", "Delete")}),
+        ("callers list", {"dynamodb:Scan": CALLERS}),
+        ("audit", {"dynamodb:Scan": NAMED["AWS::DynamoDB::Table"]}),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_the_admin_command_works_with_the_same_policy(command: str, needs: dict[str, str]) -> None:
+    """All that it asks AWS for."""
+    assert [action for action, resource in needs.items() if not allows(action, resource)] == []
 
 
 def test_only_what_knows_no_resource_is_allowed_on_all() -> None:

@@ -1,13 +1,16 @@
 """`make tools`, ended at every step by installers that leave halves: the next run makes it whole."""
 
+import fcntl
 import os
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.local.stack import ROOT
@@ -51,6 +54,8 @@ def package(folder, name, content):
 UV = (
     STEP
     + """
+if os.environ.get("FAILS") in sys.argv:
+    sys.exit(1)
 command = sys.argv[1]
 folder = pathlib.Path(sys.argv[-1] if command == "venv" else sys.argv[sys.argv.index("--python") + 1])
 if command == "venv":
@@ -88,12 +93,12 @@ def clone(folder: Path) -> Path:
     return folder / "clone"
 
 
-def make(folder: Path, **more: str) -> subprocess.Popen[bytes]:
+def make(folder: Path, *, said: int = subprocess.DEVNULL, **more: str) -> subprocess.Popen[bytes]:
     """Start `make tools` in a group of its own."""
     path = os.pathsep.join((str(folder.parent / "bin"), "/usr/bin", "/bin"))
     environment = {"PATH": path, "WORLD": str(folder.parent), "HOME": str(folder.parent)} | more
     return subprocess.Popen(
-        ["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+        ["make", "tools"], cwd=folder, env=environment, start_new_session=True, stderr=said
     )
 
 
@@ -139,4 +144,28 @@ def test_an_installer_that_outlives_its_make_is_waited_for(tmp_path: Path) -> No
     second = make(folder)
     (tmp_path / "orphan/go").touch()
     assert second.wait(60) == 0
+    assert_whole(folder)
+
+
+def test_a_failure_tells_of_the_usual_reason(tmp_path: Path) -> None:
+    """The installer trusts its own certificate authorities, and cannot say how it trusts a company's."""
+    folder = clone(tmp_path / "company")
+    with make(folder, said=subprocess.PIPE, FAILS="sync") as process:
+        assert b"UV_SYSTEM_CERTS=1" in process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert_whole(folder)
+
+
+def test_ctrl_c_while_another_make_is_waited_for_shows_no_trace(tmp_path: Path) -> None:
+    """The other one may install for minutes."""
+    folder = clone(tmp_path / "waiting")
+    (folder / ".tools").mkdir()
+    with (folder / ".tools/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with make(folder, said=subprocess.PIPE) as process:
+            waiting = psutil.Process(process.pid)
+            while not any(file.path == lock.name for one in waiting.children() for file in one.open_files()):
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGINT)
+            assert b"Traceback" not in process.communicate(timeout=60)[1]
     assert_whole(folder)

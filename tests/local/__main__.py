@@ -1,9 +1,15 @@
 """The whole of taskhook on this machine: an emulated account, vendor and receiver.
 
 Prints one line of JSON when it is ready, then one for every callback received; everything else goes to
-stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 1 when it cannot
-start or the account dies; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
+stderr. Ends with exit code 0 on Ctrl-C, SIGTERM and SIGHUP, and when its parent dies; with 130 on a Ctrl-C
+before there is anything to end; with 1 when it cannot start, the account dies, or it does not end in a
+minute; with 2 when it is called wrongly. Nothing of it stays, even after `kill -9`.
 """
+
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
 
 import argparse
 import asyncio
@@ -38,6 +44,7 @@ from tests.modellix.vendor import VendorProfile, new_key
 OTHERS = tuple(name for name in VENDORS if name != "modellix")
 REAL_VENDOR = "https://api.modellix.ai"
 KEY_VARIABLE = "MODELLIX_API_KEY"
+ENDS_WITHIN_S = 60.0  # once it is told to; the account's own end is a part of it
 # The real vendor cannot fetch from loopback: these are to be replaced.
 PUBLIC_SAMPLES = ("https://example.com/new_actor.jpg", "https://example.com/original_scene.mp4")
 
@@ -181,12 +188,21 @@ async def _live(options: argparse.Namespace) -> int:
     while not served.done() and not told.done() and os.getppid() == parent:
         await asyncio.wait((served, told), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
+    last = threading.Timer(ENDS_WITHIN_S, _give_up)
+    last.daemon = True
+    last.start()
     if served.done():
         served.result()
     served.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await served
     return 0
+
+
+def _give_up() -> None:
+    """Leave, whatever hangs; the supervisor of the account sees it and removes what there is."""
+    _say(f"the stack did not end within {ENDS_WITHIN_S:g} s, and is left to the account's supervisor")
+    os._exit(1)
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -401,4 +417,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)

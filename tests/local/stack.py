@@ -22,7 +22,7 @@ import boto3
 
 from layers.template import TEMPLATE, load
 from tests.local import share
-from tests.local.supervisor import LOG
+from tests.local.supervisor import LOG, clear
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -37,6 +37,8 @@ MINISTACK_PYTHON = ROOT / ".tools/ministack/bin/python"
 BUILD_INPUTS = ("template.yaml", "layers", "functions", "tests/local/sam.txt")
 BUILD_KEPT_S = 86400.0
 ANSWERS_WITHIN_S = 300.0  # two seconds on a quiet machine
+DIES_WITHIN_S = 1.0  # a command that was killed
+ENDS_WITHIN_S = 30.0  # longer than the supervisor tries to remove what it made
 
 REGION = "us-east-1"
 STACK = "taskhook"
@@ -96,7 +98,9 @@ class Account:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                # Its pipes are waited for too, and its children hold them until the account ends, just after.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), DIES_WITHIN_S)
         if process.returncode != 0:
             name = " ".join(str(part) for part in command[:3])
             lines = [
@@ -168,11 +172,20 @@ async def emulated_account(
         )
     finally:
         supervisor.stdin.close()
-        if await supervisor.wait() != 0 and begun is not None:  # it was killed: its work is ours
+        if await _ended(supervisor) != 0 and begun is not None:  # it was killed: its work is ours
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(begun["group"], signal.SIGKILL)
-            shutil.rmtree(begun["folder"], ignore_errors=True)
-            share.remove_all(share.stack_of(Path(begun["folder"])))
+            clear(Path(begun["folder"]))
+
+
+async def _ended(supervisor: asyncio.subprocess.Process) -> int:
+    """Wait for its end, and kill it where it does not come; give the exit code."""
+    try:
+        return await asyncio.wait_for(supervisor.wait(), ENDS_WITHIN_S)
+    except TimeoutError:
+        print(f"the emulated account did not end within {ENDS_WITHIN_S:g} s; it is killed", file=sys.stderr)
+        supervisor.kill()
+        return await supervisor.wait()
 
 
 def processors(wanted: share.Cpu | None = None) -> tuple[share.Cpu, str]:

@@ -1,5 +1,10 @@
 """An emulator of Modellix's task API: real HTTP on loopback, limits, files, and faults on demand."""
 
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import asyncio
 import contextlib

@@ -10,6 +10,11 @@ them. The whole command plays each of these; the test suite plays every call sit
 three of its scenarios at most (`--scenarios 3`), spread over all scenarios by a hash.
 """
 
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import contextlib
 import gc

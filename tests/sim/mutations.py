@@ -8,6 +8,11 @@ cheapest test that could notice, then the next: unit tests, the store's exam ove
 simulator. Exit code 1 when something can be removed and no test notices.
 """
 
+from layers.interruption import PROGRAM, at_once, orderly
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import ast
 import contextlib
@@ -368,10 +373,13 @@ def _stages(file: str) -> Iterator[tuple[str, list[str]]]:
     yield "trouble", ["tests/unit/test_trouble.py"]
 
 
-def notice(mutation: Mutation, *, quick: bool) -> tuple[Mutation, str, float]:
-    """Give the stage that notices the mutation; an empty string when none does. Runs in its own process."""
+def notice(mutation: Mutation, *, room: str, quick: bool) -> tuple[Mutation, str, float]:
+    """Give the stage that notices the mutation; an empty string when none does.
+
+    Runs in its own process, with its copy in a folder that the command removes, however this process ends.
+    """
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=room) as folder:
         copy = Path(folder) / "taskhook"
         shutil.copytree(PACKAGE, copy)
         (copy / mutation.file).write_text(mutation.apply((copy / mutation.file).read_text()))
@@ -438,9 +446,12 @@ def main() -> int:
     os.chdir(ROOT)
     _preload()
     began, survivors = time.monotonic(), []
-    with multiprocessing.get_context("fork").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
+    with (
+        tempfile.TemporaryDirectory() as room,
+        multiprocessing.get_context("fork").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool,
+    ):
         for mutation, stage, seconds in pool.imap_unordered(
-            partial(notice, quick=options.quick), wanted, chunksize=1
+            partial(notice, room=room, quick=options.quick), wanted, chunksize=1
         ):
             where, change = (
                 f"{mutation.file}:{mutation.line}",
@@ -457,4 +468,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    orderly(main)

@@ -3,9 +3,13 @@
 Each history is an hour of a deployment with six callers: some of the troubles below, all mixed, over the
 calls that `tests.sim` knows and a storm of small faults. Afterwards everything must end within a stated time,
 and the invariants are checked twice: with all that is known of the world, and by `tests/judge.py` from the
-history alone. A state that is rare and must be reached at least once, and was not, fails the whole run.
-Exit code 0 when all holds, 1 when not.
+history alone. A rare state that was not reached once fails the whole run. Exit code 0 when all holds, else 1.
 """
+
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
 
 import argparse
 import asyncio

@@ -6,6 +6,11 @@ real adapter of the table and in virtual time. Afterwards everything must end wi
 may have been late for another's trouble, and what the vendor provably never got must not be called unknown.
 """
 
+from layers.interruption import PROGRAM, at_once
+
+if __name__ in PROGRAM:
+    at_once()
+
 import argparse
 import contextlib
 import json

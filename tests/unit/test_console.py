@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taskhook.api import pages
+from taskhook.api import failures, pages
 from taskhook.vendors import VENDORS
 
 FOLDER = Path(__file__).parents[2] / "functions" / "submit"
@@ -221,11 +221,20 @@ def test_a_failing_callback_has_a_word_of_its_own() -> None:
     ]
     tasks = [{"stage": stage, "callback": {"state": state, "log": log}} for stage, state, log, _ in cases]
     assert evaluated(f"{json.dumps(tasks)}.map(callbackState)") == [said for *_, said in cases]
-    assert evaluated(
-        "['pending', 'retrying', 'delivered', 'undelivered'].map((state) => WORDS[state][1])"
-    ) == [*("pending", "retrying", "delivered", "failed")]
+    words = ["pending", "retrying", "delivered", "undelivered"]
+    assert evaluated(f"{words}.map((state) => WORDS[state][1])") == words  # and the filter's and totals':
+    assert f'"Callback", {json.dumps([*words, "none"])}' in source("console/tasks.js")
+    assert [word for word in words if f'at("{word}"' in source("console/totals.js")] == words[1:]
     colours = evaluated("['pending', 'retrying', 'delivered', 'undelivered'].map((state) => WORDS[state][0])")
     assert len(set(colours)) == 4
+
+
+@needs_node
+def test_a_refusal_leads_to_what_it_means() -> None:
+    """By the address that the header `Link` of each error has, on whichever host this page is."""
+    address = failures.help_link("https://tasks.example.com", 422, "")
+    headers = [address, None, "", '<https://elsewhere.example.com/>; rel="help"']
+    assert evaluated(f"{json.dumps(headers)}.map(helpOf)") == ["/docs#error-422", None, None, None]
 
 
 @needs_node

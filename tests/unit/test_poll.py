@@ -2581,6 +2581,29 @@ def test_a_step_that_is_over_may_be_dropped(poller: PollerWorld) -> None:
     Scheduler(clock=poller.clock, reporter=poller.reported).cancel(["over"])
 
 
+class OneDue:
+    """A kind of work of which one task is due."""
+
+    eager = False
+
+    async def admit(self, _: datetime) -> list[str]:
+        """Let it start."""
+        return ["task"]
+
+
+async def test_a_step_that_is_cancelled_before_it_has_begun_is_not_waited_for(poller: PollerWorld) -> None:
+    """As where all of a process is cancelled at once: a leader that drains would never end."""
+    scheduler = Scheduler(clock=poller.clock, reporter=poller.reported)
+    due: Any = OneDue()
+    scheduler.assign([due], closed=lambda: False)
+    await scheduler.start()
+    scheduler.cancel(["task"])
+    drained = asyncio.create_task(scheduler.drain())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert drained.done() or not drained.cancel()
+
+
 async def test_the_first_poll_of_an_undescribed_model_is_learnt(poller: PollerWorld) -> None:
     """By its name first, then by what its tasks took; a described one keeps its own."""
     poller.rules = replace(poller.rules, long_poll=False)

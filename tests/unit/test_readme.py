@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from layers import template
 from taskhook.core import signature
 from tests import documents
 from tests.documents import ROOT, page
@@ -55,7 +56,8 @@ def test_every_block_is_run() -> None:
     commands = [
         line.partition("#")[0] for block in blocks if not block.info for line in block.code.splitlines()
     ]
-    assert {" ".join(command.split()[:2]) for command in commands} == set(RUN)
+    assert commands[:2] == ["git clone https://github.com/OWNER/taskhook.git", "cd taskhook"]
+    assert {" ".join(command.split()[:2]) for command in commands[2:]} == set(RUN)
     assert "exec python -m tests.local $(ARGS)" in page("Makefile")
     for command, where in RUN.items():
         verb = command.removeprefix("make ")
@@ -73,6 +75,8 @@ def test_its_figures_are_measured_ones() -> None:
         assert words.format(re.sub(r" \w+$", "", figure(what))) in text
     few, many = (float(figure(f"{way}: requests a task")) for way in ("vendor webhooks", "polls by age"))
     assert f"where taskhook asks {few:.0f} to {many:.0f} times" in text
+    days = template.load()["Parameters"]["RetentionDays"]["Default"]
+    assert f"it is kept for {days} days (`RetentionDays`)" in text
     assert 0.4 < float(figure("a month without tasks").removesuffix(" dollars")) < 0.6, "about 50 cents"
 
 

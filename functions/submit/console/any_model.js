@@ -14,7 +14,7 @@ function showAny(parameters) {
       ]);
       show(anyForm(from?.data.vendor ?? parameters.get("vendor"), from?.data ?? null, exampleMedia(description)));
     } catch (error) {
-      show(notice(judged(error).message, { action: route }));
+      show(notice(judged(error).message, { action: route, of: error }));
     }
     return null;
   });
@@ -67,7 +67,8 @@ function anyForm(wanted, task, media) {
       go(`#/tasks/${/tk_[A-Za-z0-9_-]{22}/.exec(JSON.stringify(answer))[0]}`);
     } catch (error) {
       const { message, unknown } = judged(error);
-      told.replaceChildren(notice(unknown ? `${message}; press Submit again: with the same key nothing is paid twice.` : message));
+      const text = unknown ? `${message}; press Submit again: with the same key nothing is paid twice.` : message;
+      told.replaceChildren(notice(text, { of: error }));
     }
     button.disabled = false;
   }

@@ -4,8 +4,9 @@ const ID = /^tk_[A-Za-z0-9_-]{22}$/;
 
 /** What the API refused, or that it did not answer (status 0). */
 class Refusal extends Error {
-  constructor(status, message, wait, unknown, bearer) {
+  constructor(status, message, wait, unknown, bearer, help) {
     super(message);
+    this.help = help; // where `/docs` explains it, or null
     this.bearer = bearer; // with which it was asked
     this.status = status;
     this.wait = wait; // seconds until it makes sense to try again
@@ -53,9 +54,13 @@ async function ask(method, path, { body, headers = {}, bearer = token.get() } = 
       Number(answer.headers.get("retry-after")) || 5,
       told.code === undefined, // API Gateway's own words
       bearer,
+      helpOf(answer.headers.get("link")),
     );
   return told;
 }
+
+/** Find in a header `Link` where this deployment explains an error; null where it does not say. */
+const helpOf = (header) => /<[^>]*(\/docs#error-[\w-]+)>; *rel="help"/.exec(header ?? "")?.[1] ?? null;
 
 /** Take a message apart: `Invalid parameters: parameter 'a' is …; parameter 'b': …`, `Value out of range: a is …. Invalid format: b …`. */
 function complaints(message) {

@@ -24,7 +24,7 @@ function attemptDetails(task, attempt, number) {
       place.replaceChildren(...sent(data, number), ...cameBack(attempt, description && adviceOf(description, attempt.error)));
     } catch (error) {
       asked = false;
-      place.replaceChildren(notice(judged(error).message, { action: open }), ...cameBack(attempt));
+      place.replaceChildren(notice(judged(error).message, { action: open, of: error }), ...cameBack(attempt));
     }
   }
 }

@@ -26,7 +26,7 @@ function showCallbacks() {
       told.replaceChildren(el.ul({ class: "samples" }, data.samples.map(sampleOf)));
     } catch (error) {
       const { status, message } = judged(error);
-      told.replaceChildren(...(status === 400 ? [] : [notice(message)]));
+      told.replaceChildren(...(status === 400 ? [] : [notice(message, { of: error })]));
       if (status === 400) {
         const text = complaints(message)[0].text ?? message;
         complaint.textContent = text[0].toUpperCase() + text.slice(1);
@@ -54,7 +54,7 @@ function showCallbacks() {
         ),
       );
     } catch (error) {
-      secrets.replaceChildren(notice(judged(error).message, { action: reveal }));
+      secrets.replaceChildren(notice(judged(error).message, { action: reveal, of: error }));
     }
   }
   secrets.append(el.button({ type: "button", onclick: reveal }, "Show the secrets"));

@@ -29,7 +29,7 @@ function showSignIn() {
       complaint.textContent = value ? "This deployment does not accept that token." : "A token is needed.";
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      complaint.textContent = error.message;
+      complaint.replaceChildren(...[error.message, " ", meaning(error)].filter(Boolean));
     }
     button.disabled = false;
     field.setAttribute("aria-invalid", "true");

@@ -24,7 +24,7 @@ function showSubmit(parameters) {
         ),
       );
     } catch (error) {
-      place.replaceChildren(el.h1("Submit a task"), notice(judged(error).message, { action: route }));
+      place.replaceChildren(el.h1("Submit a task"), notice(judged(error).message, { action: route, of: error }));
     }
     return null;
   });
@@ -119,7 +119,7 @@ function submitForm(description, models, slug, values) {
     const task = /tk_[A-Za-z0-9_-]{22}/.exec(error.message)?.[0];
     if (others.length)
       told.replaceChildren(
-        notice(`${others.join("; ")}.`),
+        notice(`${others.join("; ")}.`, { of: error }),
         ...(task ? [el.p(el.a({ href: `#/tasks/${task}` }, "To the task"))] : []),
       );
   }

@@ -17,7 +17,7 @@ function showTask(id) {
         showNoTask(page);
         return null;
       }
-      trouble.replaceChildren(notice(`${message}. Trying again every ${wait} s.`, { action: looking.now }));
+      trouble.replaceChildren(notice(`${message}. Trying again every ${wait} s.`, { action: looking.now, of: error }));
       return wait;
     }
     if (looking.over()) return null;
@@ -121,7 +121,7 @@ function actions(task, looking, told) {
       told.replaceChildren(notice(done, { kind: "good" }));
       looking.now();
     } catch (error) {
-      told.replaceChildren(notice(judged(error).message));
+      told.replaceChildren(notice(judged(error).message, { of: error }));
     }
     button.disabled = false;
   };

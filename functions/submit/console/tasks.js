@@ -4,7 +4,7 @@ const SIZES = [25, 50, 100, 500];
 const MOST_ASKED = 100; // tasks of one answer of the API; a larger page is made of several
 const DRAWN_AT_ONCE = 20; // rows; more are drawn frame by frame
 const FILTERS = ["search", "status", "callback", "vendor", "model", "host", "since", "until"]; // of the API
-const SAME = { __proto__: null, undelivered: "failed" }; // words of older links
+const wordOf = (name, value) => (name === "callback" && value === "failed" ? "undelivered" : value); // older links say failed
 const FAILING = { __proto__: null, retrying: "retrying", failed: "undelivered", undelivered: "undelivered" };
 
 /** Give what the API is asked for a view of the list. */
@@ -34,7 +34,8 @@ function showTasks(parameters) {
     type: "search",
     "aria-label": "Search",
     "aria-keyshortcuts": "/",
-    placeholder: "Reference or id",
+    placeholder: "Reference or id, then Enter",
+    enterkeyhint: "search",
     autocomplete: "off",
     spellcheck: "false",
     maxlength: 128,
@@ -80,7 +81,8 @@ function showTasks(parameters) {
       const { status, message, wait } = judged(error);
       if (looking.over()) return null;
       const hopeless = status === 400;
-      trouble.replaceChildren(notice(`${message}${hopeless ? "" : `. Trying again every ${wait} s.`}`, { action: looking.now }));
+      const text = hopeless ? message : `${message}. Trying again every ${wait} s.`;
+      trouble.replaceChildren(notice(text, { action: looking.now, of: error }));
       pulse.textContent = "";
       if (shown === null) sheet.replaceChildren();
       return hopeless ? null : wait;
@@ -130,7 +132,7 @@ function filters(parameters, filtered, size, want) {
       el.select(
         { id: `filter-${name}`, onchange: (event) => want({ [name]: event.target.value }) },
         el.option({ value: "" }, "any"),
-        values.map((value) => el.option({ value, selected: (SAME[parameters.get(name)] ?? parameters.get(name)) === value }, value)),
+        values.map((value) => el.option({ value, selected: wordOf(name, parameters.get(name)) === value }, value)),
       ),
     );
   const text = (name, label, hint) =>
@@ -167,7 +169,7 @@ function filters(parameters, filtered, size, want) {
     );
   };
   const open = filtered.some((name) => name !== "search") || sessionStorage.getItem("filters") === "open";
-  const told = filtered.map((name) => (name === "range" ? `last ${parameters.get(name)}` : `${name} ${parameters.get(name)}`));
+  const told = filtered.map((name) => (name === "range" ? `last ${parameters.get(name)}` : `${name} ${wordOf(name, parameters.get(name))}`));
   const remember = (event) => sessionStorage.setItem("filters", event.currentTarget.parentNode.open ? "" : "open");
   return el.div(
     { class: "sheet" },
@@ -177,7 +179,7 @@ function filters(parameters, filtered, size, want) {
       el.form(
         { class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
         choice("status", "Status", ["pending", "processing", "success", "failed"]),
-        choice("callback", "Callback", ["pending", "retrying", "delivered", "failed", "none"]),
+        choice("callback", "Callback", ["pending", "retrying", "delivered", "undelivered", "none"]),
         choice("vendor", "Vendor", Object.keys(VENDORS)),
         text("model", "Model", "alibaba/*"),
         text("host", "Receiver's host", "hooks.example.com"),
@@ -332,7 +334,7 @@ function retryAll(place, parameters, state, counted) {
       const more = data.next_cursor !== null;
       if (count === 0 && !more) return place.replaceChildren();
       const about = `${digits.format(count)}${more ? " or more" : ""} ${count === 1 && !more ? "callback" : "callbacks"}`;
-      const what = isRetrying ? `${about} waiting for the next attempt.` : `${about} given up.`;
+      const what = isRetrying ? `${about} waiting for the next attempt.` : `${about} undelivered.`;
       place.replaceChildren(
         el.div(
           { class: "notice row" },
@@ -372,7 +374,7 @@ function retryAll(place, parameters, state, counted) {
       setTimeout(() => place.isConnected && (offer(), counted()), wait);
     } catch (error) {
       place.replaceChildren(
-        notice(`${judged(error).message}. ${digits.format(count)} are on their way.`, { action: () => run(expected, more) }),
+        notice(`${judged(error).message}. ${digits.format(count)} are on their way.`, { action: () => run(expected, more), of: error }),
       );
     }
     counted();

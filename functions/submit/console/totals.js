@@ -42,7 +42,7 @@ function strip(data) {
       { class: "numbers" },
       at("delivered", data.delivered, "callback=delivered", "good"),
       at("retrying", data.retrying, "callback=retrying", "again"),
-      at("undelivered", data.exhausted, "callback=failed", "bad"),
+      at("undelivered", data.exhausted, "callback=undelivered", "bad"),
       rate !== null && el.div(el.dt("callbacks delivered"), el.dd(`${rate < 1 ? Math.min(99.9, Math.round(rate * 1000) / 10) : 100} %`)),
       data.costs.map((cost) => el.div(el.dt("cost"), el.dd(price(cost)))),
     ),

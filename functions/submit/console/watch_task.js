@@ -9,7 +9,7 @@ function showWatch() {
       const description = await ask("GET", "/openapi.json");
       place.replaceChildren(el.h1("Watch a task"), watchForm(description));
     } catch (error) {
-      place.replaceChildren(el.h1("Watch a task"), notice(judged(error).message, { action: route }));
+      place.replaceChildren(el.h1("Watch a task"), notice(judged(error).message, { action: route, of: error }));
     }
     return null;
   });
@@ -32,7 +32,7 @@ function watchForm(description) {
       return;
     } catch (error) {
       const others = complain(fields, judged(error).message);
-      if (others.length) told.replaceChildren(notice(`${others.join("; ")}.`));
+      if (others.length) told.replaceChildren(notice(`${others.join("; ")}.`, { of: error }));
     }
     button.disabled = false;
   }

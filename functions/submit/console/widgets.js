@@ -14,7 +14,7 @@ const WORDS = {
   pending: ["none", "pending"],
   retrying: ["again", "retrying"],
   delivered: ["good", "delivered"],
-  undelivered: ["bad stop", "failed"],
+  undelivered: ["bad stop", "undelivered"],
   none: ["none", "no callback"],
 };
 const word = (state, said) => el.span({ class: `word ${WORDS[state]?.[0] ?? "none"}` }, said ?? WORDS[state]?.[1] ?? String(state));
@@ -76,10 +76,14 @@ function say(text) {
 /** Show an id in one piece: where there is no room for all of it, its end is cut off. */
 const idOf = (id) => el.code({ class: "id", title: id }, id);
 
-function notice(text, { kind = "bad", action, label = "Try again" } = {}) {
+/** Lead to what a refusal means and what to do, in a tab of its own: what was filled in here stays. */
+const meaning = ({ help }) => help && el.a({ href: help, target: "_blank", rel: "noopener" }, "What this means");
+
+function notice(text, { kind = "bad", action, label = "Try again", of = {} } = {}) {
   return el.div(
     { class: `notice ${kind} row`, role: kind === "bad" ? "alert" : null },
     el.span(text),
+    meaning(of),
     action && el.button({ type: "button", class: "push", onclick: action }, label),
   );
 }

@@ -3,7 +3,7 @@
 The map, from the top down; imports point down only, which import-linter checks:
 
 ```
-api          HTTP in, one use case, HTTP out; the OpenAPI document        __main__   the admin command
+api          HTTP in, one use case, HTTP out; the OpenAPI document        __main__, cli   the admin command
 wiring.py    class App: every object of a deployment, built once
 poller       one invocation: a scheduler, and the kinds of work          adapters   HTTP, DynamoDB, AWS
 submit, delivery, archive, tasks       the other use cases

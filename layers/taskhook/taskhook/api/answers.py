@@ -134,7 +134,8 @@ class Callback(Answer):
 
     state: CallbackState = Field(
         description="`waiting`: `pending` (not due yet, or not tried yet) or `retrying` (the last attempt "
-        "failed, another one follows), as filters and totals tell them apart; `undelivered`: `failed`."
+        "failed, another one follows), as filters and totals tell them apart; `undelivered`: the schedule is "
+        "through."
     )
     attempts: int = Field(description=f"All that were ever made; `log` has the last {stored.MAX_LOG}.")
     next_attempt_at: Time | None

@@ -122,6 +122,8 @@ class Scheduler:
         """Let what has begun finish: it is bounded, and shorter than DRAIN."""
         while self._running:
             await asyncio.wait(self._running.values())
+            for task_id in [task_id for task_id, step in self._running.items() if step.done()]:
+                del self._running[task_id]  # one that was cancelled before it began has not done so itself
 
     def cancel(self, task_ids: Iterable[str]) -> None:
         """Drop steps that are under way."""

@@ -59,10 +59,10 @@ STATUSES = {
 
 
 class CallbackStatus(StrEnum):
-    """Where a callback stands, in the words of people; the last two are the stored words for some of them.
+    """Where a callback stands, in the words of people; `waiting` and `failed` are other words for some.
 
     `pending`: it is not due yet, or has not been tried yet. `retrying`: the last attempt failed, and another
-    one follows. `failed`: the schedule is through. `waiting` is the first two, `undelivered` is `failed`.
+    one follows. `undelivered`: the schedule is through. `waiting` is the first two, `failed` the last.
     """
 
     NONE = "none"
@@ -160,8 +160,8 @@ class Filter(_Wanted):
     callback: CallbackStatus | None = Field(
         default=None,
         description="Where the callback stands. `pending`: not due yet, or not tried yet; `retrying`: the "
-        "last attempt failed, another one follows; `failed`: the schedule is through. `waiting` is `pending` "
-        "or `retrying`, `undelivered` is `failed`.",
+        "last attempt failed, another one follows; `undelivered`: the schedule is through. `waiting` is "
+        "`pending` or `retrying`, `failed` is `undelivered`.",
     )
     search: str | None = Field(
         default=None,
