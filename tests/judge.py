@@ -3,11 +3,6 @@
 Each line is an exchange (`tests/README.md` has its fields). Exit code 0: the invariants hold; 1: they do not.
 """
 
-from layers.interruption import PROGRAM, at_once
-
-if __name__ in PROGRAM:
-    at_once()
-
 import json
 import sys
 from collections import defaultdict

@@ -28,7 +28,6 @@ PROGRAMS = (
     ("tests.sim.mutations", "--list"),
     ("tests.sim.swarm",),
     ("tests.sim.trouble",),
-    ("tests.judge", os.devnull),
     ("taskhook", "callers", "list"),
     ("layers.deploy", "deploy"),
 )
