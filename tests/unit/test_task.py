@@ -921,3 +921,12 @@ def test_moments_keep_milliseconds() -> None:
     stored = watched().missing(moment).model_dump(mode="json")
     assert stored["missing_since"] == 1795446245678
     assert Task.model_validate(stored).missing_since == moment
+
+
+def test_a_task_that_succeeded_after_a_cancel_stays_a_success() -> None:
+    """Its vendor was asked to cancel it, and was through with it by then."""
+    asked = watched().cancel_asked(START)
+    assert asked.failed(ErrorCode.CANCELED, "", START, retention=RETENTION, claim=None).state is State.FAILED
+    ended = asked.succeeded(DATA, START, retention=RETENTION, claim=None)
+    with pytest.raises(IllegalTransitionError):
+        ended.failed(ErrorCode.CANCELED, "", START, retention=RETENTION, claim=None)
