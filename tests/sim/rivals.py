@@ -40,13 +40,14 @@ def _task(request: Json, item: Item | None, now: datetime, *, readable: bool) ->
     if not readable:
         return item | {"work_at": request["ExpressionAttributeValues"][":later"]}
     task = task_of(items.plain(item))
+    of_another_version = {name: item[name] for name in item.keys() - items.item(values_of(task)).keys()}
     if task.state is State.QUEUED:
         task = task.claim_submit(now, until=now + PAY_CLAIM)
     elif task.state is State.SUBMITTING:
         task = task.mark_unknown()
     elif task.callback is CallbackState.WAITING and task.state.final:
         task = task.claim_delivery(until=now + CLAIM)
-    return items.item(values_of(task.model_copy(update={"nonce": "rival"})))
+    return items.item(values_of(task.model_copy(update={"nonce": "rival"}))) | of_another_version
 
 
 def _control(key: str, now: datetime) -> Item:

@@ -241,10 +241,11 @@ class NewerVersion:
 
     def put_item(self, **request: Any) -> dict[str, Any]:
         """Store a task with it."""
-        if "state" in request["Item"]:
-            request["Item"] = request["Item"] | {"novelty": {"S": "kept"}}
-            self._table.novel.add(request["Item"]["task_id"]["S"])
-        return self._table.put_item(**request)
+        if "state" not in request["Item"]:
+            return self._table.put_item(**request)
+        answer = self._table.put_item(**request | {"Item": request["Item"] | {"novelty": {"S": "kept"}}})
+        self._table.novel.add(request["Item"]["task_id"]["S"])  # a put that is refused has stored nothing
+        return answer
 
 
 def _holds(request: Any, expression: str, item: Item) -> bool:

@@ -25,7 +25,7 @@ from taskhook.core.ports import (
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, ErrorCode, State
 from taskhook.core.task import Task
-from taskhook.core.vendor import PollKind
+from taskhook.core.vendor import FreeOutcome, PollKind
 from taskhook.tasks.query import FIRST_PAGE, LOOK_TIME, STATUSES, RedeliveryFilter, next_page, show
 
 REDELIVERIES_AHEAD = timedelta(hours=1)  # of a caller's rate that may be reserved
@@ -120,10 +120,20 @@ async def _canceled_at_vendor(
         if wake is not None:
             await wake.wake(task.task_id, ended=True)
         return asked
+    return await _not_taken(asked, said, now, tasks)
+
+
+async def _not_taken(asked: Task, said: FreeOutcome, now: datetime, tasks: TaskStore) -> Task:
+    """Forget a cancel that was refused; a repeat, which is refused where the first was taken, is fine.
+
+    Raises RejectedError for any other.
+    """
     is_refused = said.no_key or (said.answered and said.status != HTTPStatus.NOT_FOUND)
-    if is_refused and asked.canceled_at == now:  # no other request has noted it
+    if is_refused and asked.canceled_at == now:
         with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # a failure is called canceled then
             await tasks.swap(asked, asked.cancel_refused())
+    elif is_refused and said.answered:
+        return asked
     if not said.answered:
         raise _no_answer()
     why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
