@@ -70,14 +70,17 @@ async def _flow(
         submitting = asyncio.create_task(
             flow.submit_all(tasks, most_per_second=MOST_PER_SECOND, measured=MEASURED)
         )
-        while not submitting.done():
-            await asyncio.wait((submitting,), timeout=10)
-            told = f"{len(flow.answered_at)} answered, {len(deliveries.all)} callbacks"
-            print(f"{time.monotonic() - began:6.0f} s  {told}", file=sys.stderr, flush=True)
-        per_second = await submitting
-        submitted_s = time.monotonic() - began
-        rounds.cancel()
-        await asyncio.gather(rounds, return_exceptions=True)
+        try:
+            while not submitting.done():
+                await asyncio.wait((submitting,), timeout=10)
+                told = f"{len(flow.answered_at)} answered, {len(deliveries.all)} callbacks"
+                print(f"{time.monotonic() - began:6.0f} s  {told}", file=sys.stderr, flush=True)
+            per_second = await submitting
+            submitted_s = time.monotonic() - began
+        finally:  # Ctrl-C included: neither goes on while the stack ends
+            rounds.cancel()
+            submitting.cancel()
+            await asyncio.gather(rounds, submitting, return_exceptions=True)
         await flow.heal()
         await flow.settled(deliveries.listed, patience_s=patience_s)
         audit = await flow.audit(deliveries.listed)
