@@ -19,7 +19,7 @@ from tests.local import stack
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
 # by functions that answer no HTTP
 NEVER_LOADED = {"taskhook.api", "taskhook.api.routes", "aws_lambda_powertools.event_handler"}
-COSTS_NOTHING = {"gc", "encodings.utf_8_sig"}  # built in; a hundred lines
+COSTS_NOTHING = {"encodings.utf_8_sig"}  # a hundred lines
 ARCHITECTURES = ("arm64", "x86_64")
 WITHOUT_CLIENT = {"logs", "xray"}  # rights of Lambda itself
 
@@ -108,13 +108,14 @@ async def test_a_poller_loads_nothing_that_answers_http(layers: dict[str, Path])
     ("function", "event", "looks"),
     [("submit", "submit", "off"), ("submit", "submit", "record"), ("poll", "tick", "off")],
 )
-async def test_the_first_event_loads_no_module(
+async def test_the_first_event_loads_no_module_and_looks_at_nothing_old(
     layers: dict[str, Path], function: str, event: str, looks: str
 ) -> None:
     """Init has a whole processor, an event a seventh of one."""
     report = """
-import atexit, json, sys
-atexit.register(lambda: print(json.dumps(sorted(set(sys.modules) - at_init))))
+import atexit, gc, json, sys
+loaded = lambda: sorted(set(sys.modules) - at_init)
+atexit.register(lambda: print(json.dumps([loaded(), gc.isenabled(), gc.get_freeze_count()])))
 """
     driver = (stack.ROOT / "tests/bench/first_event.py").read_text()
     driver = report + driver.replace('print("ready"', 'at_init = set(sys.modules); print("ready"')
@@ -126,9 +127,11 @@ atexit.register(lambda: print(json.dumps(sorted(set(sys.modules) - at_init))))
         printed = isolated(
             driver, folder, layers[stack.ARCHITECTURE], sample, "20000", environment=environment
         )
-    [*_, answer, loaded] = printed.splitlines()
+    [*_, answer, at_exit] = printed.splitlines()
     assert '"statusCode": 200' in answer or '"steps": {}' in answer, answer
-    assert set(json.loads(loaded)) - COSTS_NOTHING == set()
+    loaded, collects, frozen = json.loads(at_exit)
+    assert set(loaded) - COSTS_NOTHING == set()
+    assert (collects, frozen > 10_000) == (True, True)
 
 
 def isolated(program: str, *arguments: Any, environment: dict[str, str] | None = None) -> str:
