@@ -128,7 +128,9 @@ class App:
         """JSON lines in the function's log group."""
         # The stubs lack it; a name such as Task-6 says nothing.
         logging.logAsyncioTasks = False  # type: ignore[attr-defined]
-        return Logger(service="taskhook", location=None, use_rfc3339=True)
+        logger = Logger(service="taskhook", location=None, use_rfc3339=True)
+        logger.remove_keys(["service"])  # the same in each line, and each byte of a line is paid for
+        return logger
 
     @cached_property
     def metrics(self) -> Metrics:
