@@ -5,10 +5,15 @@ share of a processor wherever control groups can be written.
 
 Counted: invocations and their reported milliseconds (the vendor takes 400 ms for a submit and 200 ms for a
 poll; what a function that does nothing is reported with, 50 ms, is the emulator's own and taken off), write
-units as DynamoDB returns them with indexes, read units from item sizes, bytes of log, names of metrics, bytes
-kept. By the clock: 100 tasks of two minutes always running are 2.16 million a month; one invocation leads,
-and reads, all that time, and most of them run while the others are counted. Kept: a month. Prices:
-`prices.py`.
+units as DynamoDB returns them with indexes, read units from item sizes, bytes of log (kept for 14 days, not
+compressed), names of metrics, bytes kept, and bytes that leave AWS: requests to vendor, media and receivers,
+and answers through API Gateway. What TLS adds to those is reckoned (`prices.py`); callers and vendor keep
+their connections to the API. Not in it are the packets' own headers (some 0.25 dollars a million, if AWS
+bills them), cold starts, Secrets Manager's calls at them, and what is off unless asked for: alarms,
+dashboard, tracing, archive.
+
+By the clock: 100 tasks of two minutes always running are 2.16 million a month; one invocation leads, and
+reads, all that time, and most of them run while the others are counted. Kept: a month. Prices: `prices.py`.
 
 Beside it the field's alternatives, by the same prices: ten polls a task, callback accepted at once. The
 durable function runs.
@@ -26,7 +31,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -55,7 +60,22 @@ STANDING = RUNNING - 20  # run all the time while the others come and go
 LONG = 500  # bytes of a URL
 AT_ONCE = 2  # submits: each looks at two files, in processes of their own, and there are two cores
 TRIES = 3
-SHOWN = ("api", "requests", "submit", "poll", "writes", "reads", "logs", "metrics", "kept", "fixed")
+SENT = ("bytes", "messages", "connections")  # what leaves AWS
+SHOWN = (
+    "api",
+    "requests",
+    "submit",
+    "poll",
+    "writes",
+    "reads",
+    "logs",
+    "metrics",
+    "kept",
+    "transfer",
+    "fixed",
+)
+LOG_DAYS = stack.template()["Parameters"]["LogRetentionDays"]["Default"]
+LOG_GB = prices.LOG_GB + prices.LOG_GB_MONTH * LOG_DAYS / 30
 _SYSTEM = re.compile(r"^(START|END|REPORT) ")  # which the template's SystemLogLevel leaves out on AWS
 _REPORT = re.compile(r"^REPORT .*\tDuration: ([0-9.]+) ms\tBilled")
 
@@ -83,7 +103,7 @@ class Counted:
         )
 
     def sum(self, kind: str) -> float:
-        """Add up units of one kind: `write`, `read`."""
+        """Add up units of one kind: `write`, `read`, `bytes`, `messages`, `connections`."""
         return sum(units for name, units in self.units.items() if name.startswith(kind))
 
 
@@ -94,7 +114,7 @@ class Account:
         self, ready: dict[str, str], meter: Path, deliveries: Deliveries, client: httpx.AsyncClient
     ) -> None:
         self.ready, self.deliveries, self.client = ready, deliveries, client
-        self._meter = meter
+        self._meter, self._wire = meter, meter.with_name(f"{meter.name}.wire")
         session = boto3.Session(
             region_name=ready["aws_region"], aws_access_key_id="test", aws_secret_access_key="test"
         )
@@ -125,7 +145,7 @@ class Account:
         logged = self._logged
         return Counted(
             at=time.monotonic(),
-            units=Counter(json.loads(self._meter.read_text())),
+            units=Counter(json.loads(self._meter.read_text()) | json.loads(self._wire.read_text())),
             invocations=logged.invocations.copy(),
             milliseconds=logged.milliseconds.copy(),
             log_bytes=logged.log_bytes.copy(),
@@ -332,12 +352,13 @@ async def _fast(long_tasks: int, short_tasks: int, *, standing_s: float) -> dict
     overlap = max(1.0, whole.milliseconds["poll"] / 1000 / whole.at)
     units = {
         kind: _besides(long, still, kind) / long_tasks + still.sum(kind) / still.at * per_task_s
-        for kind in ("write", "read")
+        for kind in ("write", "read", *SENT)
     }
     dollars = _common(long, long_tasks, kept) | {
         "poll": per_task_s * overlap * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": units["write"] * prices.WRITE_UNIT * MILLION,
         "reads": units["read"] * prices.READ_UNIT * MILLION,
+        "transfer": _transfer(units),
     }
     return {
         "dollars": dollars,
@@ -380,7 +401,7 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         "poll": idle.milliseconds["poll"] / ticks / 1000 * POLL_GB * prices.LAMBDA_GB_SECOND,
         "writes": idle.sum("write") / ticks * prices.WRITE_UNIT,
         "reads": idle.sum("read") / ticks * prices.READ_UNIT,
-        "logs": idle.log_bytes["poll"] / ticks / GB * prices.LOG_GB,
+        "logs": idle.log_bytes["poll"] / ticks / GB * LOG_GB,
     }
     idle_month = {name: dollars * ticks_a_month for name, dollars in per_tick.items()}
     idle_month["fixed"] = prices.SECRET_MONTH + ticks_a_month * prices.SCHEDULE
@@ -388,8 +409,15 @@ async def _economy(tasks: int, *, task_s: float) -> tuple[dict[str, Any], dict[s
         "poll": counted.milliseconds["poll"] / tasks / 1000 * POLL_GB * prices.LAMBDA_GB_SECOND * MILLION,
         "writes": counted.sum("write") / tasks * prices.WRITE_UNIT * MILLION,
         "reads": counted.sum("read") / tasks * prices.READ_UNIT * MILLION,
+        "transfer": _transfer({kind: counted.sum(kind) / tasks for kind in SENT}),
     }
     return {"dollars": dollars, "counted": _shown(counted, tasks, kept)}, idle_month
+
+
+def _transfer(sent: Mapping[str, float]) -> float:
+    """Price a million times what a task sends out of AWS."""
+    beside = sent["messages"] * prices.MESSAGE_BYTES + sent["connections"] * prices.CONNECTION_BYTES
+    return (sent["bytes"] + beside) / GB * prices.TRANSFER_OUT_GB * MILLION
 
 
 def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
@@ -408,7 +436,7 @@ def _common(counted: Counted, tasks: int, kept: float) -> dict[str, float]:
         * SUBMIT_GB
         * prices.LAMBDA_GB_SECOND
         * MILLION,
-        "logs": sum(counted.log_bytes.values()) / tasks / GB * prices.LOG_GB * MILLION,
+        "logs": sum(counted.log_bytes.values()) / tasks / GB * LOG_GB * MILLION,
         "metrics": monthly * MILLION,
         "kept": kept / GB * (prices.TABLE_GB_MONTH + prices.PITR_GB_MONTH) * MILLION,
         "fixed": fixed * MILLION,

@@ -14,6 +14,7 @@ import httpx
 
 from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.http.vendor import HttpTaskApi
+from taskhook.adapters.http.vendor_wire import trust
 from taskhook.core.ports import POLLS_AT_ONCE
 from taskhook.core.record import State
 from taskhook.core.task import Task
@@ -102,7 +103,7 @@ async def _pairs(upstream: str, key: str, *, tasks: int, rounds: int) -> list[tu
             del fresh
             return key
 
-        api = HttpTaskApi(upstream, the_key, vendor=MODELLIX)
+        api = HttpTaskApi(upstream, the_key, vendor=MODELLIX, tls=trust())
         settings = SETTINGS.model_copy(
             update={"requests_per_minute": 100_000_000, "callback_latency": CallbackLatency.ECONOMY}
         )

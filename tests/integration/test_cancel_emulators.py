@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from taskhook.adapters.http.vendor import HttpTaskApi
+from taskhook.adapters.http.vendor_wire import trust
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import Submission
 from taskhook.core.task import Task
@@ -67,7 +68,7 @@ async def course(vendor: Vendor) -> AsyncIterator[Course]:
     """Submit a task to an emulator of the vendor."""
     emulator = EMULATORS[vendor.name](VendorProfile(api_keys=("k",), task_seconds=60.0))
     async with serving(emulator.app()) as origin:
-        api = HttpTaskApi(origin, a_key, vendor=vendor, least=timedelta(0))
+        api = HttpTaskApi(origin, a_key, vendor=vendor, tls=trust(), least=timedelta(0))
         try:
             body = vendor.example.with_media("https://x.invalid/a.jpg", "https://x.invalid/b.mp4")
             paid = vendor.paid_request(vendor.example.path, headers_of(vendor), body)

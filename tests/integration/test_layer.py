@@ -1,5 +1,6 @@
 """The layer: what it weighs, what is in it, and that a cold start loads nothing new."""
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -18,6 +19,7 @@ from tests.local import stack
 ZIPPED_MB = 19.7  # of the larger architecture; a layer more than a tenth above it fails
 # by functions that answer no HTTP
 NEVER_LOADED = {"taskhook.api", "taskhook.api.routes", "aws_lambda_powertools.event_handler"}
+COSTS_NOTHING = {"encodings.utf_8_sig"}  # a hundred lines
 ARCHITECTURES = ("arm64", "x86_64")
 WITHOUT_CLIENT = {"logs", "xray"}  # rights of Lambda itself
 
@@ -100,6 +102,36 @@ async def test_a_poller_loads_nothing_that_answers_http(layers: dict[str, Path])
     assert '"steps": {}' in answer, answer
     assert "taskhook.wiring" in modules.split()
     assert set(modules.split()) & NEVER_LOADED == set()
+
+
+@pytest.mark.parametrize(
+    ("function", "event", "looks"),
+    [("submit", "submit", "off"), ("submit", "submit", "record"), ("poll", "tick", "off")],
+)
+async def test_the_first_event_loads_no_module_and_looks_at_nothing_old(
+    layers: dict[str, Path], function: str, event: str, looks: str
+) -> None:
+    """Init has a whole processor, an event a seventh of one."""
+    report = """
+import atexit, gc, json, sys
+loaded = lambda: sorted(set(sys.modules) - at_init)
+atexit.register(lambda: print(json.dumps([loaded(), gc.isenabled(), gc.get_freeze_count()])))
+"""
+    driver = (stack.ROOT / "tests/bench/first_event.py").read_text()
+    driver = report + driver.replace('print("ready"', 'at_init = set(sys.modules); print("ready"')
+    folder, sample = stack.ROOT / "functions" / function, (stack.ROOT / f"events/{event}.json").read_text()
+    sample = sample.replace("new_actor", "actor").replace("original_scene", "scene")
+    async with surroundings() as environment:
+        sample = sample.replace("https://example.com", f"{environment['MODELLIX_VENDOR_URL']}/media")
+        environment |= {"MEDIA_CHECKS": looks, "CALLBACK_TARGETS": "any"}
+        printed = isolated(
+            driver, folder, layers[stack.ARCHITECTURE], sample, "20000", environment=environment
+        )
+    [*_, answer, at_exit] = printed.splitlines()
+    assert '"statusCode": 200' in answer or '"steps": {}' in answer, answer
+    loaded, collects, frozen = json.loads(at_exit)
+    assert set(loaded) - COSTS_NOTHING == set()
+    assert (collects, frozen > 10_000) == (True, True)
 
 
 def isolated(program: str, *arguments: Any, environment: dict[str, str] | None = None) -> str:

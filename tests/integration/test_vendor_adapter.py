@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from taskhook.adapters.http.vendor import HOLDING_CLIENTS, LARGE, MAX_ANSWER, HttpTaskApi, _Post
-from taskhook.adapters.http.vendor_wire import MAX_HEAD, MAX_INTERIM
+from taskhook.adapters.http.vendor_wire import MAX_HEAD, MAX_INTERIM, trust
 from taskhook.core.errors import KeyUnavailableError, KeyUnusableError
 from taskhook.core.message import kept_data
 from taskhook.core.ports import HOLDS_AT_ONCE, ApiKey
@@ -79,7 +79,7 @@ async def calling(
     origin: str, keys: ApiKey | None = None, least: timedelta = timedelta(0)
 ) -> AsyncIterator[HttpTaskApi]:
     """Make the adapter, and close the connections that it keeps for its polls."""
-    api = HttpTaskApi(origin, keys or Keys(), vendor=MODELLIX, least=least)
+    api = HttpTaskApi(origin, keys or Keys(), vendor=MODELLIX, tls=trust(), least=least)
     try:
         yield api
     finally:
@@ -1370,7 +1370,7 @@ async def test_the_key_goes_to_no_other_host(operation: str) -> None:
 
 async def test_a_task_is_asked_for_where_it_was_submitted_whatever_the_settings_say_now() -> None:
     """At the vendor's own host too, where a proxy is the origin by now; a path is one at the origin."""
-    api = HttpTaskApi("https://proxy.example.com", Keys(), vendor=DASHSCOPE)
+    api = HttpTaskApi("https://proxy.example.com", Keys(), vendor=DASHSCOPE, tls=trust())
     for url in (
         "https://dashscope.aliyuncs.com/api/v1/tasks/x",
         "https://dashscope-intl.aliyuncs.com/api/v1/tasks/x",
@@ -1392,7 +1392,7 @@ async def test_a_polling_url_of_another_host_loses_no_paid_task(named: str) -> N
             return outcome.model_copy(update={"operation": named})
 
     async with listening(answering(answer(200, TAKEN))) as listener:
-        api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), least=timedelta(0))
+        api = HttpTaskApi(listener.origin, Keys(), vendor=Elsewhere(), tls=trust(), least=timedelta(0))
         outcome = await api.submit(MODEL, REQUEST, webhook_url=None, limit=LONG)
         await api.close()
     assert outcome.submission is Submission.TAKEN
@@ -1415,7 +1415,7 @@ async def test_the_list_tells_what_pause_is_asked_for(status: int, kind: PollKin
     """As a poll does, whatever the status; and tasks only where there is a whole list."""
     page = json.dumps({"data": [], "total": 0}).encode()
     async with listening(answering(answer(status, page, retry_after="120"))) as listener:
-        api = HttpTaskApi(listener.origin, Keys(), vendor=DASHSCOPE)
+        api = HttpTaskApi(listener.origin, Keys(), vendor=DASHSCOPE, tls=trust())
         now = datetime.now(UTC)
         listed = await api.tasks_made("wan2.2-animate-mix", since=now, until=now)
         await api.close()

@@ -28,6 +28,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
+from aiohttp.typedefs import Middleware
 
 from layers import template
 from taskhook.vendors import VENDORS
@@ -38,6 +39,7 @@ from tests.local.front import Front
 from tests.local.receiver import Delivery, Receiver
 from tests.local.recorder import Recorder
 from tests.local.server import serving
+from tests.local.wire import Wire
 from tests.modellix.vendor import VendorProfile, new_key
 
 # Always emulated: no money is spent at them.
@@ -111,7 +113,8 @@ def arguments() -> argparse.ArgumentParser:
         "--meter",
         type=_file,
         metavar="FILE",
-        help="count into a file what the functions ask of DynamoDB, in units that AWS bills",
+        help="count into a file what the functions ask of DynamoDB, in units that AWS bills, and beside it"
+        " what leaves AWS",
     )
     add(
         "--history",
@@ -235,13 +238,13 @@ async def _serve(options: argparse.Namespace) -> None:
                 recorder.delivered(delivery, receiver_url)
 
         receiver = Receiver(on_delivery=received)
-        at_the_door = [recorder.of_callers()] if recorder is not None else []
+        at_the_door, at_vendors, at_receiver = _listening(recorder, options.meter)
         try:
             endpoint = await room.enter_async_context(serving(front.app(*at_the_door), port=options.port))
         except OSError as error:
             msg = f"port {options.port} cannot be had: choose another --port, or any free one with --port 0"
             raise stack.StackError(msg) from error
-        media, others, profiles = await _emulated_vendors(room, profile, recorder)
+        media, others, profiles = await _emulated_vendors(room, profile, at_vendors)
         if recorder is not None:
             limits = {name: VENDORS[name].requests_per_minute for name in OTHERS}
             limits["modellix"] = int(parameters["RequestsPerMinute"])
@@ -252,7 +255,7 @@ async def _serve(options: argparse.Namespace) -> None:
             if options.real_vendor
             else (f"{media}/media/actor.jpg", f"{media}/media/scene.mp4")
         )
-        receiver_url = await room.enter_async_context(serving(receiver.app()))
+        receiver_url = await room.enter_async_context(serving(receiver.app(*at_receiver)))
 
         cpu, share = stack.processors(options.cpu)
         _say(f"{share}\nsam build, MiniStack, sam deploy: up to a minute the first time")
@@ -304,16 +307,30 @@ async def _serve(options: argparse.Namespace) -> None:
         raise stack.StackError(msg)
 
 
+def _listening(
+    recorder: Recorder | None, meter: Path | None
+) -> tuple[list[Middleware], list[Callable[[str], Middleware]], list[Middleware]]:
+    """Give what listens at the front door, at each vendor by its name, and at the receiver."""
+    door, vendors, receiver = list[Middleware](), list[Callable[[str], Middleware]](), list[Middleware]()
+    if recorder is not None:
+        door.append(recorder.of_callers())
+        vendors.append(recorder.of_vendor)
+    if meter is not None:
+        wire = Wire(meter.with_name(f"{meter.name}.wire"))
+        door.append(wire.of_answers("caller"))
+        vendors.append(wire.of_requests)
+        receiver.append(wire.of_requests("receiver"))
+    return door, vendors, receiver
+
+
 async def _emulated_vendors(
-    room: contextlib.AsyncExitStack, profile: VendorProfile, recorder: Recorder | None
+    room: contextlib.AsyncExitStack, profile: VendorProfile, listening: list[Callable[[str], Middleware]]
 ) -> tuple[str, dict[str, str], dict[str, VendorProfile]]:
-    """Serve Modellix and the others, recorded; give where they are, and what the others are like."""
+    """Serve Modellix and the others, listened to; give where they are, and what the others are like."""
     profiles = {name: replace(profile, api_keys=(new_key(),)) for name in OTHERS}
     emulators = {name: made(profiles.get(name, profile)) for name, made in EMULATORS.items()}
     served = {
-        name: await room.enter_async_context(
-            serving(emulator.app(*([recorder.of_vendor(name)] if recorder is not None else [])))
-        )
+        name: await room.enter_async_context(serving(emulator.app(*(at(name) for at in listening))))
         for name, emulator in emulators.items()
     }
     return served["modellix"], {name: served[name] for name in OTHERS}, profiles

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -73,9 +74,9 @@ class Receiver:
         for secret in secrets:
             self.add_secret(secret)
 
-    def app(self) -> web.Application:
-        """Build the application that serves this state."""
-        app = web.Application(middlewares=[envelope], client_max_size=16 * 2**20)
+    def app(self, *listening: Middleware) -> web.Application:
+        """Build the application that serves this state, and `listening` to it."""
+        app = web.Application(middlewares=[*listening, envelope], client_max_size=16 * 2**20)
         app.router.add_post("/_control", self._behave)
         app.router.add_get("/_control", self._list)
         app.router.add_get("/_control/counts", self._counts)

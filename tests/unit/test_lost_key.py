@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from taskhook.adapters.aws.secrets import StackSecret, StoredKey
 from taskhook.adapters.http.vendor import HttpTaskApi
+from taskhook.adapters.http.vendor_wire import trust
 from taskhook.core.admission import MOST_UNKNOWN, AdmissionState
 from taskhook.core.record import State
 from taskhook.core.task import Task
@@ -37,7 +38,7 @@ def lost(vendor: Vendor, how: dict[str, Any] | Exception) -> HttpTaskApi:
         how = {"SecretString": how["SecretString"].replace("%s", vendor.name)}
     secret: Any = Secrets(how)
     key = StoredKey(StackSecret(secret, "arn"), vendor.name)
-    return HttpTaskApi("https://vendor.invalid", key, vendor=vendor, least=timedelta(0))
+    return HttpTaskApi("https://vendor.invalid", key, vendor=vendor, tls=trust(), least=timedelta(0))
 
 
 async def at(vendor: Vendor, how: dict[str, Any] | Exception, state: State) -> tuple[PollerWorld, Task]:

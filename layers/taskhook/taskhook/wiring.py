@@ -5,6 +5,7 @@ One `App` holds every object of a deployment, each built once. Over 400 lines, f
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -28,6 +29,7 @@ from taskhook.adapters.http.callbacks import AiohttpCallbacks
 from taskhook.adapters.http.media import AiohttpMediaProbe
 from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.adapters.http.vendor import HttpTaskApi
+from taskhook.adapters.http.vendor_wire import trust
 from taskhook.archive.copy import ArchivePorts
 from taskhook.core.errors import StoreUnavailableError
 from taskhook.core.ports import (
@@ -126,7 +128,9 @@ class App:
         """JSON lines in the function's log group."""
         # The stubs lack it; a name such as Task-6 says nothing.
         logging.logAsyncioTasks = False  # type: ignore[attr-defined]
-        return Logger(service="taskhook", location=None, use_rfc3339=True)
+        logger = Logger(service="taskhook", location=None, use_rfc3339=True)
+        logger.remove_keys(["service"])  # the same in each line, and each byte of a line is paid for
+        return logger
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -190,11 +194,16 @@ class App:
     # --- the vendors ------------------------------------------------------------------------------
 
     @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """The authorities that vouch for vendors, read once for all of them."""
+        return trust()
+
+    @cached_property
     def vendors(self) -> Mapping[str, TaskApi]:
         """The vendors, by name."""
-        origins = self.settings.vendor_origins
+        origins, keys = self.settings.vendor_origins, self.vendor_keys
         return {
-            name: HttpTaskApi(origins.get(name, vendor.origin), self.vendor_keys[name], vendor=vendor)
+            name: HttpTaskApi(origins.get(name, vendor.origin), keys[name], vendor=vendor, tls=self.tls)
             for name, vendor in VENDORS.items()
         }
 

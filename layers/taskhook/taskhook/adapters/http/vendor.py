@@ -78,15 +78,22 @@ class HttpTaskApi:
     `vendor` says what is asked, and what its answers mean; `key` gives the API key, a fresh one after a
     refusal.
 
-    With less than `least` left, a paid POST is not begun.
+    `tls` says which authorities are trusted. With less than `least` left, a paid POST is not begun.
     """
 
     def __init__(
-        self, origin: str, key: ApiKey, *, vendor: Vendor, least: timedelta = LEAST_POST_TIME
+        self,
+        origin: str,
+        key: ApiKey,
+        *,
+        vendor: Vendor,
+        tls: ssl.SSLContext,
+        least: timedelta = LEAST_POST_TIME,
     ) -> None:
         self.vendor = vendor
         self.origin = origin.rstrip("/")
         self._key = key
+        self._tls = tls
         self._least = least
         self._key_refused = False  # read the key again before it is used again: it may have been replaced
         self._large = asyncio.Semaphore(1)
@@ -304,10 +311,6 @@ class HttpTaskApi:
             if len(content) > MAX_VENDOR_DATA:
                 _shorten(body)
             return read(body, len(content))
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context(trust_env=False)
 
     async def close(self) -> None:
         """Close what is open."""
