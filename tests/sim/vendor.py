@@ -311,7 +311,7 @@ class SimVendor(AtModellix):
             return PollOutcome(kind=PollKind.PENDING)
         if task.fails:
             task.reported = PollKind.FAILED
-            return PollOutcome(kind=PollKind.FAILED, message="the video is too long")
+            return PollOutcome(kind=PollKind.FAILED, message="the video is too long", canceled=task.canceled)
         task.reported = PollKind.SUCCEEDED
         return a_success(upstream_task_id)
 
