@@ -57,7 +57,9 @@ class CancelingVendor(FakeVendor):
             await meanwhile()
         if self.after is not None:
             self.poll_outcomes.append(self.after)
-        return FreeOutcome(answered=0 < self.status < 500, status=self.status, no_key=self.no_key)
+        return FreeOutcome(
+            answered=0 < self.status < 500 and self.status != 429, status=self.status, no_key=self.no_key
+        )
 
 
 class CancelWorld:
@@ -212,10 +214,11 @@ async def test_a_process_that_dies_while_it_cancels_leaves_word(vendor: Vendor) 
 
 
 @EACH
-async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor) -> None:
+@each_row("status", [401, 409, 429])
+async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor, status: int) -> None:
     """What fails later has failed, and was not canceled; what is lost then is lost."""
     world = CancelWorld(vendor)
-    world.api.status = 409
+    world.api.status = status
     with pytest.raises(RejectedError):
         await world.cancel()
     assert world.stored.canceled_at is None

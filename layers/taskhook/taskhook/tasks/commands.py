@@ -142,7 +142,8 @@ async def _not_taken(
     A repeat is refused as well where the first one was taken, and then it is fine. Raises RejectedError for
     any other.
     """
-    is_refused = said.no_key or (said.answered and said.status != HTTPStatus.NOT_FOUND)
+    is_answer = said.answered and said.status != HTTPStatus.NOT_FOUND
+    is_refused = said.no_key or is_answer or said.status == HTTPStatus.TOO_MANY_REQUESTS
     if is_refused and asked.canceled_at == now:
         with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # what is lost is canceled then
             await tasks.swap(asked, asked.cancel_refused())
