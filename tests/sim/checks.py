@@ -272,8 +272,10 @@ def _of_truth(scene: Scene, task: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def _was_canceled(task: dict[str, Any], upstream: Upstream | None) -> bool:
-    """Whether its vendor was asked to cancel it, and has told its end, or has forgotten it."""
-    ended = upstream is not None and (upstream.reported is PollKind.FAILED or not upstream.known)
+    """Whether its vendor was asked to cancel it, and has told that it is canceled, or has forgotten it."""
+    ended = upstream is not None and (
+        (upstream.canceled and upstream.reported is PollKind.FAILED) or not upstream.known
+    )
     return "canceled_at" in task and ended
 
 

@@ -57,6 +57,7 @@ class Upstream:
     webhook_url: str | None
     ends: float
     fails: bool
+    vendor: str = ""  # where it is, of several in one world
     known: bool = True  # False: the vendor has lost it
     canceled: bool = False  # while it ran
     reported: PollKind | None = None  # the end, once it was told
@@ -173,7 +174,10 @@ class SimVendor(AtModellix):
         post.taken = True
         upstream = f"up-{len(self.tasks)}-{post.name}"
         ends = now + self.times.get(post.name, self._deployment.task_time)
-        self.tasks[upstream] = Upstream(post.name, now, webhook_url, ends, fails=post.name.startswith("bad"))
+        is_bad = post.name.startswith("bad")
+        self.tasks[upstream] = Upstream(
+            post.name, now, webhook_url, ends, fails=is_bad, vendor=self.vendor.name
+        )
         if webhook_url is not None:
             self._aside(self._call_webhooks(upstream))
         if planned == "silent":
@@ -262,7 +266,11 @@ class SimVendor(AtModellix):
         async def effect() -> ListOutcome:
             await asyncio.sleep(0.2)
             first, last = ((moment - START).total_seconds() for moment in (since, until))
-            made = [upstream for upstream, task in self.tasks.items() if first <= task.since <= last]
+            made = [
+                upstream
+                for upstream, task in self.tasks.items()
+                if first <= task.since <= last and task.vendor == self.vendor.name
+            ]
             return ListOutcome(kind=PollKind.SUCCEEDED, upstream_task_ids=tuple(made))
 
         async def strike(outcome: str) -> ListOutcome:
@@ -311,7 +319,7 @@ class SimVendor(AtModellix):
             return PollOutcome(kind=PollKind.PENDING)
         if task.fails:
             task.reported = PollKind.FAILED
-            return PollOutcome(kind=PollKind.FAILED, message="the video is too long")
+            return PollOutcome(kind=PollKind.FAILED, message="the video is too long", canceled=task.canceled)
         task.reported = PollKind.SUCCEEDED
         return a_success(upstream_task_id)
 

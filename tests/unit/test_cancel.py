@@ -1,5 +1,6 @@
 """A cancel of what the vendor has: what runs is canceled, and no result that was paid for is lost."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +18,7 @@ from taskhook.vendors import VENDORS
 from taskhook.vendors.runway import RUNWAY
 from tests.rows import each_row
 from tests.unit.test_poll import PollerWorld
-from tests.unit.test_vendors import a_task
+from tests.unit.test_vendors import ID, a_task, told
 from tests.world import (
     START,
     FakeVendor,
@@ -44,6 +45,7 @@ class CancelingVendor(FakeVendor):
     cancels: list[str] = field(default_factory=list)
     status: int = 200
     no_key: bool = False
+    after: PollOutcome | None = None  # what it says of the task once it was asked to cancel it
     meanwhile: Callable[[], Awaitable[object]] | None = None  # what happens while it is asked
 
     async def cancel(self, upstream_task_id: str, *, operation: str | None = None) -> FreeOutcome:
@@ -53,7 +55,11 @@ class CancelingVendor(FakeVendor):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
-        return FreeOutcome(answered=0 < self.status < 500, status=self.status, no_key=self.no_key)
+        if self.after is not None:
+            self.poll_outcomes.append(self.after)
+        return FreeOutcome(
+            answered=0 < self.status < 500 and self.status != 429, status=self.status, no_key=self.no_key
+        )
 
 
 class CancelWorld:
@@ -119,15 +125,31 @@ async def test_what_runs_is_canceled_at_its_vendor(vendor: Vendor) -> None:
 
 
 @EACH
-@pytest.mark.parametrize("then", [PollKind.FAILED, PollKind.MISSING])
-async def test_its_callback_says_that_it_was_canceled(vendor: Vendor, then: PollKind) -> None:
-    """Whether its vendor calls it failed from then on, or does not know it any more, as Runway does."""
+@pytest.mark.parametrize("word", ["canceled", None])
+async def test_its_callback_says_that_it_was_canceled(vendor: Vendor, word: str | None) -> None:
+    """Whether its vendor says so from then on, or does not know it any more, as Runway does."""
     world = CancelWorld(vendor)
     await world.cancel()
-    poller, task = await world.watched(*[then] * 100)
+    poller, task = await world.watched(*[PollKind.MISSING] * 100 if word is None else ())
+    if word is not None:
+        poller.vendor.poll_outcomes.append(vendor.read_poll(told(vendor, word), ID))
     await poller.run(timedelta(minutes=3))
     ended = poller.now_of(task)
     assert (ended.error, ended.callback) == (ErrorCode.CANCELED, CallbackState.DELIVERED)
+
+
+@EACH
+@each_row("status", [200, 503])
+async def test_what_failed_although_its_cancel_was_asked_for_has_failed(vendor: Vendor, status: int) -> None:
+    """Its vendor says so, in a word that is not that of a cancel; whether it took the cancel or not."""
+    world = CancelWorld(vendor)
+    world.api.status = status
+    with contextlib.suppress(RejectedError):
+        await world.cancel()
+    poller, task = await world.watched()
+    poller.vendor.poll_outcomes.append(vendor.read_poll(told(vendor, "FAILED"), ID))
+    await poller.run(timedelta(minutes=3))
+    assert (world.stored.canceled_at is None, poller.now_of(task).error) == (False, ErrorCode.UPSTREAM_FAILED)
 
 
 @each_row("hours", [0, 1])
@@ -192,10 +214,11 @@ async def test_a_process_that_dies_while_it_cancels_leaves_word(vendor: Vendor) 
 
 
 @EACH
-async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor) -> None:
+@each_row("status", [401, 409, 429])
+async def test_a_cancel_that_is_refused_is_forgotten(vendor: Vendor, status: int) -> None:
     """What fails later has failed, and was not canceled; what is lost then is lost."""
     world = CancelWorld(vendor)
-    world.api.status = 409
+    world.api.status = status
     with pytest.raises(RejectedError):
         await world.cancel()
     assert world.stored.canceled_at is None
@@ -220,9 +243,52 @@ async def test_a_cancel_is_asked_again_where_no_answer_came(vendor: Vendor) -> N
         await world.cancel()
     first = world.stored.canceled_at
     world.clock.pass_by(timedelta(seconds=5))
-    world.api.status = 409
+    world.api.status, world.api.after = 409, PollOutcome(kind=PollKind.FAILED, canceled=True)
     assert (await world.cancel()).canceled_at == first
     assert (len(world.api.cancels), world.stored.canceled_at) == (2, first)
+
+
+@EACH
+async def test_a_cancel_that_is_refused_while_the_task_goes_on_is_not_told_as_done(vendor: Vendor) -> None:
+    """No answer came to the first one, which the vendor may as well not have had."""
+    world = CancelWorld(vendor)
+    world.api.status = 503
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    world.clock.pass_by(timedelta(seconds=5))
+    world.api.status = 409
+    with pytest.raises(RejectedError, match="does not cancel the task"):
+        await world.cancel()
+
+
+@EACH
+async def test_a_repeated_cancel_of_what_has_succeeded_is_too_late(vendor: Vendor) -> None:
+    """The vendor refuses it, and is asked why."""
+    world = CancelWorld(vendor)
+    world.api.status = 503
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    world.clock.pass_by(timedelta(seconds=5))
+    world.api.status, world.api.after = 409, a_success(ID)
+    with pytest.raises(RejectedError, match="has ended"):
+        await world.cancel(also_ended=False)
+    assert world.woken.ended == [world.task.task_id]
+
+
+@EACH
+async def test_a_repeated_cancel_that_is_refused_asks_within_the_budget(vendor: Vendor) -> None:
+    """How the task stands is one more request."""
+    world = CancelWorld(vendor)
+    await world.cancel()
+    world.clock.pass_by(timedelta(seconds=5))
+    world.allowance = Allowance(MemoryControl(), vendor.name, requests_per_minute=22)  # two a window
+    asked = 1 + vendor.cancel_removes
+    for _ in range(2 - asked):
+        await world.allowance.require(world.clock.now())
+    world.api.status = 409
+    with pytest.raises(RejectedError, match="no request to the vendor is left") as rejected:
+        await world.cancel()
+    assert rejected.value.status == 503
 
 
 @EACH_THAT_REMOVES
@@ -248,7 +314,7 @@ async def test_the_refusal_of_one_request_forgets_no_cancel_of_another(vendor: V
         return await swap(old, new)
 
     world.tasks.swap = beaten  # type: ignore[method-assign]
-    world.api.status = 409
+    world.api.status, world.api.after = 409, PollOutcome(kind=PollKind.MISSING)
     assert (await world.cancel()).canceled_at == first
     assert world.stored.canceled_at == first
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from taskhook.adapters.aws.telemetry import _metric as metric_of
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import MOST_UNKNOWN, AdmissionState
 from taskhook.core.caller import Caller
 from taskhook.core.errors import RejectedError, StoreUnavailableError
 from taskhook.core.leadership import LeadershipView
@@ -664,6 +664,44 @@ async def test_while_one_task_waits_no_other_overtakes_it(world: SubmitWorld) ->
     assert (len(world.vendor.submits), world.control.admission_writes) == (1, 1)
     lengths = [facts["queued"] for told, facts in world.reported.events if told == "task.accepted"]
     assert lengths == [None, 2, 3]  # of the queue as the task joins it; the first was to be paid
+
+
+def told_of(world: SubmitWorld, event: str) -> list[dict[str, Any]]:
+    """List what was reported of one kind."""
+    return [facts for told, facts in world.reported.events if told == event]
+
+
+async def test_a_pause_that_a_submit_begins_is_told(world: SubmitWorld) -> None:
+    """As the poller's are: the vendor wants it, or three outcomes in a row are not known."""
+    busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(minutes=20))
+    world.vendor.submit_outcomes.append(busy)
+    await world.submit()
+    told = {"vendor": "modellix", "reason": "throttled", "seconds": 1200}
+    assert told_of(world, "vendor.paused") == [told]
+
+
+async def test_a_vendor_in_trouble_is_told_of_when_the_third_outcome_is_unknown(world: SubmitWorld) -> None:
+    """And not before."""
+    for number in range(MOST_UNKNOWN):
+        assert told_of(world, "vendor.paused") == []
+        world.vendor.submit_outcomes.append(outcome(Submission.AMBIGUOUS, 503, "down"))
+        await world.submit(f"key-{number}")
+    told = {"vendor": "modellix", "reason": "no_answer", "seconds": 10}
+    assert told_of(world, "vendor.paused") == [told]
+
+
+async def test_an_answer_that_ends_the_trouble_is_told(world: SubmitWorld) -> None:
+    """Of a submit that was under way when the trouble began."""
+    world.control.the_admission = AdmissionState(unknown=MOST_UNKNOWN - 1)
+    submit_to = world.vendor.submit
+
+    async def meanwhile(*arguments: Any, **more: Any) -> SubmitOutcome:
+        world.control.the_admission = AdmissionState(unknown=MOST_UNKNOWN)
+        return await submit_to(*arguments, **more)
+
+    world.vendor.submit = meanwhile  # type: ignore[method-assign]
+    await world.submit()
+    assert told_of(world, "vendor.resumed") == [{"vendor": "modellix"}]
 
 
 async def test_a_full_queue_is_a_429_and_stores_nothing(world: SubmitWorld) -> None:

@@ -29,6 +29,11 @@ def test_the_same_seed_is_the_same_history() -> None:
     assert first[1] == []
 
 
+def test_a_simulated_vendor_lists_no_task_of_another() -> None:
+    """Or a submit whose outcome is unknown would be taken for a task that another vendor has."""
+    assert played(5879)[1] == []
+
+
 def test_the_swarm_notices_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown outcome that is queued again is paid twice, sooner or later."""
     submitted = Task.submitted

@@ -133,6 +133,15 @@ def test_every_word_for_an_end_is_known_and_any_other_keeps_polling(vendor: Vend
 
 
 @EACH
+def test_a_cancel_is_told_from_a_failure_by_the_vendors_word(vendor: Vendor) -> None:
+    """In any case, where the vendor can cancel."""
+    for word in FAILURE if vendor.cancel("") is not None else ():
+        for spelled in (word, word.upper(), word.title()):
+            said = vendor.read_poll(told(vendor, spelled), ID)
+            assert said.canceled is (word in {"canceled", "cancelled", "aborted"}), spelled
+
+
+@EACH
 def test_what_is_not_about_the_task_says_nothing(vendor: Vendor) -> None:
     """Another id, or a status that is no word."""
     assert vendor.read_poll(told(vendor, "SUCCEEDED"), "another").kind is PollKind.UNAVAILABLE

@@ -60,6 +60,7 @@ class PollOutcome(BaseModel):
     kind: PollKind
     data: Json = {}
     message: str = ""
+    canceled: bool = False  # the vendor's own word for the failure says so
     size: int = 0  # of the answer that tells of an end, in bytes; parsed it takes many times as much
     # For how long the vendor wants to be left alone, whatever it said of the task.
     retry_after: timedelta | None = None
@@ -88,8 +89,8 @@ NOT_THIS_TASK = PollOutcome(kind=PollKind.UNAVAILABLE, message="the answer is no
 
 # Words for the end of a task, of all vendors and in lower case; any other word keeps a task polling.
 SUCCESS = {"success", "succeeded", "succeed", "completed", "complete", "done", "ready", "finished"}
-CANCELED = {"canceled", "cancelled", "aborted"}
-FAILURE = CANCELED | {"failed", "fail", "failure", "error", "expired", "banned", "rejected", "moderated"}
+_CANCELED = {"canceled", "cancelled", "aborted"}
+FAILURE = _CANCELED | {"failed", "fail", "failure", "error", "expired", "banned", "rejected", "moderated"}
 _ENDINGS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".gif"),
     "video": (".mp4", ".mov", ".webm", ".avi"),
@@ -146,6 +147,11 @@ def kind_of(word: str) -> PollKind:
     """Read a vendor's word for where a task stands, in any case."""
     word = word.lower()
     return PollKind.SUCCEEDED if word in SUCCESS else PollKind.FAILED if word in FAILURE else PollKind.PENDING
+
+
+def is_canceled(word: str) -> bool:
+    """Whether a vendor's word for a failed task says that it was canceled."""
+    return word.lower() in _CANCELED
 
 
 def file_kind(url: str, *, otherwise: str) -> str:

@@ -208,9 +208,10 @@ class Polls:
                     await self._pacing.learn_time(task, self._clock.now())
                 return await self._endings.succeeded(task, outcome, ran_until=entry.ran_until)
             case PollKind.FAILED:
+                was_canceled = task.canceled_at is not None and outcome.canceled
                 return await self._endings.failed(
                     task,
-                    ErrorCode.UPSTREAM_FAILED if task.canceled_at is None else ErrorCode.CANCELED,
+                    ErrorCode.CANCELED if was_canceled else ErrorCode.UPSTREAM_FAILED,
                     outcome.message,
                     raw=outcome.data.get("raw"),
                     size=outcome.size,

@@ -253,11 +253,8 @@ class Queue:
 
     def _report_pause(self, reason: str) -> None:
         """Report for how long nothing is submitted."""
-        now = self._clock.now()
-        pause = (self._pacing.admission.paused_until or now) - now
-        self._ports.reporter.report(
-            "vendor.paused", vendor=self._vendor, reason=reason, seconds=round(pause.total_seconds())
-        )
+        seconds = self._pacing.admission.pause_left(self._clock.now())
+        self._ports.reporter.report("vendor.paused", vendor=self._vendor, reason=reason, seconds=seconds)
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"

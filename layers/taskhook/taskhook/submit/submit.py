@@ -117,8 +117,8 @@ async def submit(
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payment.clock):
             if outcome is not None:
-                await _record_answer(task.vendor, admitting, admission, outcome, payment.clock.now())
-            await _follow_up(task, outcome, admitting, payment.clock)
+                await _record_answer(task.vendor, outcome, admission, admitting=admitting, payment=payment)
+            await _follow_up(task, outcome, admitting=admitting, payment=payment)
     return _answer(task)
 
 
@@ -216,15 +216,15 @@ async def _queued(vendor: str, caller: Caller, admitting: AdmissionPorts) -> int
 
 
 async def _follow_up(
-    task: Task, outcome: SubmitOutcome | None, admitting: AdmissionPorts, clock: Clock
+    task: Task, outcome: SubmitOutcome | None, *, admitting: AdmissionPorts, payment: PaymentPorts
 ) -> None:
     """Tell the poller, and later submits, what has become of the task."""
     waits, asked_for = task.state is State.QUEUED, outcome.retry_after if outcome is not None else None
     if waits or asked_for is not None:
-        until = clock.now() + asked_for if asked_for is not None else None
-        await _close_admission(task.vendor, admitting, waits=waits, until=until)
-    if admitting.wake is not None and not task.state.final and not await _is_watched(admitting, clock.now()):
-        await admitting.wake.wake(task.task_id)
+        await _close_admission(task.vendor, admitting, payment, waits=waits, asked_for=asked_for)
+    if admitting.wake is None or task.state.final or await _is_watched(admitting, payment.clock.now()):
+        return
+    await admitting.wake.wake(task.task_id)
 
 
 def _until(moment: datetime, clock: Clock) -> asyncio.Timeout:
@@ -270,7 +270,12 @@ def _is_open(admission: AdmissionState, now: datetime) -> bool:
 
 
 async def _record_answer(
-    vendor: str, admitting: AdmissionPorts, before: AdmissionState, outcome: SubmitOutcome, now: datetime
+    vendor: str,
+    outcome: SubmitOutcome,
+    before: AdmissionState,
+    *,
+    admitting: AdmissionPorts,
+    payment: PaymentPorts,
 ) -> None:
     """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
     unknown = outcome.submission is Submission.AMBIGUOUS
@@ -279,26 +284,41 @@ async def _record_answer(
     ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        admission = await admitting.admission.admission(vendor)
-        await admitting.admission.set_admission(
-            vendor, admission, admission.outcome_unknown(now) if unknown else admission.answered()
-        )
+        now, admission = payment.clock.now(), await admitting.admission.admission(vendor)
+        learnt = admission.outcome_unknown(now) if unknown else admission.answered()
+        await admitting.admission.set_admission(vendor, admission, learnt)
+        if learnt.in_trouble:
+            _tell_pause(vendor, "no_answer", learnt, payment)
+        elif admission.in_trouble:
+            payment.reporter.report("vendor.resumed", vendor=vendor)
+
+
+def _tell_pause(vendor: str, reason: str, admission: AdmissionState, payment: PaymentPorts) -> None:
+    seconds = admission.pause_left(payment.clock.now())
+    payment.reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)
 
 
 async def _close_admission(
-    vendor: str, admitting: AdmissionPorts, *, waits: bool, until: datetime | None
+    vendor: str,
+    admitting: AdmissionPorts,
+    payment: PaymentPorts,
+    *,
+    waits: bool,
+    asked_for: timedelta | None,
 ) -> None:
-    """Let later submits queue behind a task that `waits`, or `until` the pause is over that the vendor wants.
+    """Let later submits queue behind a task that `waits`, or until the pause is over that the vendor wants.
 
     The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
         admission = await admitting.admission.admission(vendor)
         closed = admission.model_copy(update={"waiting": admission.waiting or waits})
-        if until is not None:
-            closed = closed.pause(until)
+        if asked_for is not None:
+            closed = closed.pause(payment.clock.now() + asked_for)
         if closed != admission:
             await admitting.admission.set_admission(vendor, admission, closed)
+        if asked_for is not None:
+            _tell_pause(vendor, "throttled", closed, payment)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:

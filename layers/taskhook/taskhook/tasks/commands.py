@@ -57,7 +57,7 @@ async def cancel(
     api = vendors.get(task.vendor)
     if task.state is State.WATCHED and api is not None and api.vendor.cancel("") is not None:
         asked = await _canceled_at_vendor(
-            task, now, api=api, allowance=allowances[task.vendor], tasks=tasks, wake=wake
+            task, clock=clock, api=api, allowance=allowances[task.vendor], tasks=tasks, wake=wake
         )
         if asked is not None:
             return asked
@@ -86,19 +86,20 @@ async def cancel(
 
 async def _canceled_at_vendor(
     task: Task,
-    now: datetime,
     *,
+    clock: Clock,
     api: TaskApi,
     allowance: Allowance,
     tasks: TaskStore,
     wake: Wake | None,
 ) -> Task | None:
-    """Ask the vendor to cancel a task, within its budget; None where it has ended, and would be removed.
+    """Ask the vendor to cancel a task, within its budget; None where it has ended.
 
     That it is asked is stored before the request, and forgotten only where the vendor refuses: any other task
     may have been canceled, and what became of it polls tell. Raises RejectedError where the vendor refuses,
     does not know the task, or does not answer; StoreUnavailableError before it is asked.
     """
+    now = clock.now()
     await allowance.require(now)
     if api.vendor.cancel_removes:
         await allowance.require(now)
@@ -120,20 +121,39 @@ async def _canceled_at_vendor(
         if wake is not None:
             await wake.wake(task.task_id, ended=True)
         return asked
-    return await _not_taken(asked, said, now, tasks)
+    return await _not_taken(
+        asked, said, now, clock=clock, api=api, allowance=allowance, tasks=tasks, wake=wake
+    )
 
 
-async def _not_taken(asked: Task, said: FreeOutcome, now: datetime, tasks: TaskStore) -> Task:
-    """Forget a cancel that was refused; a repeat, which is refused where the first was taken, is fine.
+async def _not_taken(
+    asked: Task,
+    said: FreeOutcome,
+    now: datetime,
+    *,
+    clock: Clock,
+    api: TaskApi,
+    allowance: Allowance,
+    tasks: TaskStore,
+    wake: Wake | None,
+) -> Task | None:
+    """Forget a cancel that was refused; of a repeat, ask how the task stands; None where it has ended well.
 
-    Raises RejectedError for any other.
+    A repeat is refused as well where the first one was taken, and then it is fine. Raises RejectedError for
+    any other.
     """
-    is_refused = said.no_key or (said.answered and said.status != HTTPStatus.NOT_FOUND)
+    is_answer = said.answered and said.status != HTTPStatus.NOT_FOUND
+    is_refused = said.no_key or is_answer or said.status == HTTPStatus.TOO_MANY_REQUESTS
     if is_refused and asked.canceled_at == now:
-        with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # a failure is called canceled then
+        with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # what is lost is canceled then
             await tasks.swap(asked, asked.cancel_refused())
     elif is_refused and said.answered:
-        return asked
+        await allowance.require(clock.now())
+        match await _kind_of(asked, api, wake):
+            case PollKind.FAILED | PollKind.MISSING:
+                return asked
+            case PollKind.SUCCEEDED:
+                return None
     if not said.answered:
         raise _no_answer()
     why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"

@@ -20,7 +20,6 @@ from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
-    CANCELED,
     IMAGE,
     NOT_THIS_TASK,
     Action,
@@ -32,6 +31,7 @@ from taskhook.core.vendor import (
     PollOutcome,
     Route,
     file_kind,
+    is_canceled,
     kind_of,
     model_named,
     outcome_of,
@@ -224,7 +224,12 @@ class Ark:
         raw = finite(body)
         if kind is PollKind.FAILED:
             why = _words(_error(raw)) or f"the vendor reported {status} without a reason"
-            return PollOutcome(kind=kind, data=kept_data({"raw": raw}), message=why[:MAX_NOTE])
+            return PollOutcome(
+                kind=kind,
+                data=kept_data({"raw": raw}),
+                message=why[:MAX_NOTE],
+                canceled=is_canceled(status),
+            )
         data: Json = {"result": {"resources": list(_files(raw))}, "raw": raw}
         if isinstance(raw.get("usage"), dict):
             data["usage"] = raw["usage"]
@@ -264,10 +269,10 @@ def _content(task: Task) -> Json:
 
 def _status(task: Task) -> str:
     """Say where a task stands in the vendor's words, which tell canceled and expired from failed."""
-    word = str((task.raw or {}).get("status")).lower()
-    if task.error is ErrorCode.CANCELED or (task.state is State.FAILED and word in CANCELED):
+    word = str((task.raw or {}).get("status"))
+    if task.error is ErrorCode.CANCELED or (task.state is State.FAILED and is_canceled(word)):
         return "cancelled"
-    is_late = task.error is ErrorCode.EXPIRED or (task.state is State.FAILED and word == "expired")
+    is_late = task.error is ErrorCode.EXPIRED or (task.state is State.FAILED and word.lower() == "expired")
     return "expired" if is_late else _STATES[task.state]
 
 

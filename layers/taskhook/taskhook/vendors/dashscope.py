@@ -24,7 +24,6 @@ from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome, mi
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
-    CANCELED,
     IMAGE,
     NOT_THIS_TASK,
     VIDEO,
@@ -38,6 +37,7 @@ from taskhook.core.vendor import (
     PollOutcome,
     Route,
     file_kind,
+    is_canceled,
     kind_of,
     model_named,
     outcome_of,
@@ -217,7 +217,7 @@ class DashScope:
         if kind is PollKind.PENDING:
             return PollOutcome(kind=kind)
         message = _failure(output) if kind is PollKind.FAILED else ""
-        return PollOutcome(kind=kind, data=_data(body, output), message=message)
+        return PollOutcome(kind=kind, data=_data(body, output), message=message, canceled=is_canceled(status))
 
 
 def _output(body: Json) -> Json:
@@ -375,9 +375,10 @@ class _DashScopeForm:
 
 def _status(task: Task) -> str:
     """Say where a task stands in the vendor's words; a canceled task is told from a failed one."""
-    told = str(_output(task.raw or {}).get("task_status")).lower()
-    is_canceled = task.error is ErrorCode.CANCELED or (task.state is State.FAILED and told in CANCELED)
-    return "CANCELED" if is_canceled else _STATES[task.state]
+    told = str(_output(task.raw or {}).get("task_status"))
+    if task.error is ErrorCode.CANCELED or (task.state is State.FAILED and is_canceled(told)):
+        return "CANCELED"
+    return _STATES[task.state]
 
 
 def _row(task: Task) -> Json:

@@ -17,7 +17,6 @@ from taskhook.core.record import ErrorCode, State, SubmitOutcome
 from taskhook.core.schedule import typical_minimum
 from taskhook.core.task import Task
 from taskhook.core.vendor import (
-    CANCELED,
     IMAGE,
     NOT_THIS_TASK,
     Action,
@@ -29,6 +28,7 @@ from taskhook.core.vendor import (
     PollOutcome,
     Route,
     file_kind,
+    is_canceled,
     kind_of,
     model_named,
     outcome_of,
@@ -223,7 +223,10 @@ class Runway:
         raw = finite(body)
         if kind is PollKind.FAILED:
             return PollOutcome(
-                kind=PollKind.FAILED, data=kept_data({"raw": raw}), message=_failure(raw, status)
+                kind=PollKind.FAILED,
+                data=kept_data({"raw": raw}),
+                message=_failure(raw, status),
+                canceled=is_canceled(status),
             )
         listed = raw.get("output")
         urls = [entry for entry in listed if isinstance(entry, str)] if isinstance(listed, list) else []
@@ -255,7 +258,7 @@ def _ended(task: Task) -> str:
     if task.state is State.SUCCESS:
         return "SUCCEEDED"
     word: Any = (task.raw or {}).get("status")
-    canceled = task.error is ErrorCode.CANCELED or (isinstance(word, str) and word.lower() in CANCELED)
+    canceled = task.error is ErrorCode.CANCELED or (isinstance(word, str) and is_canceled(word))
     return "CANCELLED" if canceled else "FAILED"
 
 
