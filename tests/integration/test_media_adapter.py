@@ -571,10 +571,17 @@ def is_parser(process: psutil.Process) -> bool:
     return False
 
 
+def is_forked(process: psutil.Process) -> bool:
+    """Tell a parser whose parent is one, too; a process that has ended has no parent."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = process.parent()
+        return parent is not None and is_parser(process) and is_parser(parent)
+    return False
+
+
 def parsers() -> list[psutil.Process]:
     """List the processes that were forked for a file each."""
-    below = [child for child in psutil.Process().children(recursive=True) if is_parser(child)]
-    return [child for child in below if (parent := child.parent()) is not None and is_parser(parent)]
+    return [child for child in psutil.Process().children(recursive=True) if is_forked(child)]
 
 
 async def gone() -> None:
