@@ -30,6 +30,13 @@ def processes_and_folder(process: subprocess.Popen[bytes]) -> tuple[list[psutil.
     pytest.fail(f"the stack has ended with {process.returncode} before the emulated account ran")
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Give its command line; nothing, where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
 def assert_nothing_stays(processes: list[psutil.Process], folder: Path) -> None:
     """Wait until no process lives; the folder and the control groups go with the last of them."""
     _, alive = psutil.wait_procs(processes, timeout=ENDED_WITHIN_S)
@@ -43,7 +50,7 @@ def test_nothing_stays_of_a_ready_stack_after_kill_9() -> None:
     with started() as process:
         ready(process)
         processes, folder = processes_and_folder(process)
-        assert any("_worker.py" in part for member in processes for part in member.cmdline()), (
+        assert any("_worker.py" in part for member in processes for part in command_of(member)), (
             "no worker lives: the test would prove little"
         )
         process.kill()
@@ -69,7 +76,7 @@ def test_nothing_stays_when_the_supervisor_is_killed() -> None:
     """The stack does its supervisor's work when that is what dies, and says that it failed."""
     with started() as process:
         processes, folder = processes_and_folder(process)
-        [supervisor] = [member for member in processes if "tests.local.supervisor" in member.cmdline()]
+        [supervisor] = [member for member in processes if "tests.local.supervisor" in command_of(member)]
         supervisor.kill()
         assert process.ended() == 1
         assert_nothing_stays(processes, folder)
