@@ -108,6 +108,16 @@ class CancelWorld:
         return poller, task
 
 
+async def unanswered(vendor: Vendor) -> CancelWorld:
+    """Give a world in which a cancel met no answer five seconds ago."""
+    world = CancelWorld(vendor)
+    world.api.status = 503
+    with pytest.raises(RejectedError):
+        await world.cancel()
+    world.clock.pass_by(timedelta(seconds=5))
+    return world
+
+
 @EACH
 def test_a_delete_is_called_one_that_removes(vendor: Vendor) -> None:
     """No vendor's file forgets to say so."""
@@ -237,12 +247,8 @@ async def test_a_cancel_for_which_there_was_no_key_is_forgotten(vendor: Vendor) 
 @EACH
 async def test_a_cancel_is_asked_again_where_no_answer_came(vendor: Vendor) -> None:
     """It is not taken for done; that it is refused now may be because the first one was taken."""
-    world = CancelWorld(vendor)
-    world.api.status = 503
-    with pytest.raises(RejectedError):
-        await world.cancel()
+    world = await unanswered(vendor)
     first = world.stored.canceled_at
-    world.clock.pass_by(timedelta(seconds=5))
     world.api.status, world.api.after = 409, PollOutcome(kind=PollKind.FAILED, canceled=True)
     assert (await world.cancel()).canceled_at == first
     assert (len(world.api.cancels), world.stored.canceled_at) == (2, first)
@@ -251,11 +257,7 @@ async def test_a_cancel_is_asked_again_where_no_answer_came(vendor: Vendor) -> N
 @EACH
 async def test_a_cancel_that_is_refused_while_the_task_goes_on_is_not_told_as_done(vendor: Vendor) -> None:
     """No answer came to the first one, which the vendor may as well not have had."""
-    world = CancelWorld(vendor)
-    world.api.status = 503
-    with pytest.raises(RejectedError):
-        await world.cancel()
-    world.clock.pass_by(timedelta(seconds=5))
+    world = await unanswered(vendor)
     world.api.status = 409
     with pytest.raises(RejectedError, match="does not cancel the task"):
         await world.cancel()
@@ -264,11 +266,7 @@ async def test_a_cancel_that_is_refused_while_the_task_goes_on_is_not_told_as_do
 @EACH
 async def test_a_repeated_cancel_of_what_has_succeeded_is_too_late(vendor: Vendor) -> None:
     """The vendor refuses it, and is asked why."""
-    world = CancelWorld(vendor)
-    world.api.status = 503
-    with pytest.raises(RejectedError):
-        await world.cancel()
-    world.clock.pass_by(timedelta(seconds=5))
+    world = await unanswered(vendor)
     world.api.status, world.api.after = 409, a_success(ID)
     with pytest.raises(RejectedError, match="has ended"):
         await world.cancel(also_ended=False)

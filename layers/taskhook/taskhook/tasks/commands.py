@@ -56,9 +56,7 @@ async def cancel(
         return task
     api = vendors.get(task.vendor)
     if task.state is State.WATCHED and api is not None and api.vendor.cancel("") is not None:
-        asked = await _canceled_at_vendor(
-            task, clock=clock, api=api, allowance=allowances[task.vendor], tasks=tasks, wake=wake
-        )
+        asked = await _VendorCancel(api, allowances[task.vendor], tasks, wake, clock).ask(task)
         if asked is not None:
             return asked
         if also_ended:
@@ -84,108 +82,92 @@ async def cancel(
     return canceled
 
 
-async def _canceled_at_vendor(
-    task: Task,
-    *,
-    clock: Clock,
-    api: TaskApi,
-    allowance: Allowance,
-    tasks: TaskStore,
-    wake: Wake | None,
-) -> Task | None:
-    """Ask the vendor to cancel a task, within its budget; None where it has ended.
+@dataclass(frozen=True)
+class _VendorCancel:
+    """How a vendor is asked to cancel a task, within its budget."""
 
-    That it is asked is stored before the request, and forgotten only where the vendor refuses: any other task
-    may have been canceled, and what became of it polls tell. Raises RejectedError where the vendor refuses,
-    does not know the task, or does not answer; StoreUnavailableError before it is asked.
-    """
-    now = clock.now()
-    await allowance.require(now)
-    if api.vendor.cancel_removes:
-        await allowance.require(now)
-        # A task that ends between this answer and the cancel is removed all the same: such a vendor has no
-        # way to cancel only what has not ended. Both requests are in the budget already, so only one write
-        # lies between them.
-        match await _kind_of(task, api, wake):
-            case PollKind.SUCCEEDED | PollKind.FAILED:
-                return None
-            case PollKind.MISSING if task.canceled_at is not None:
-                return task
-            case PollKind.MISSING:
-                raise _not_canceled("it does not know it")
-    asked = await _noted(task, now, tasks)
-    if asked is None:
-        return None
-    said = await api.cancel(task.upstream_task_id or "", operation=task.operation)
-    if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
-        if wake is not None:
-            await wake.wake(task.task_id, ended=True)
-        return asked
-    return await _not_taken(
-        asked, said, now, clock=clock, api=api, allowance=allowance, tasks=tasks, wake=wake
-    )
+    api: TaskApi
+    allowance: Allowance
+    tasks: TaskStore
+    wake: Wake | None
+    clock: Clock
 
+    async def ask(self, task: Task) -> Task | None:
+        """Ask; None where the task has ended.
 
-async def _not_taken(
-    asked: Task,
-    said: FreeOutcome,
-    now: datetime,
-    *,
-    clock: Clock,
-    api: TaskApi,
-    allowance: Allowance,
-    tasks: TaskStore,
-    wake: Wake | None,
-) -> Task | None:
-    """Forget a cancel that was refused; of a repeat, ask how the task stands; None where it has ended well.
+        That the vendor is asked is stored before the request, and forgotten only where it refuses: any other
+        task may have been canceled, and what became of it polls tell. Raises RejectedError where the vendor
+        refuses, does not know the task, or does not answer; StoreUnavailableError before it is asked.
+        """
+        now = self.clock.now()
+        await self.allowance.require(now)
+        if self.api.vendor.cancel_removes:
+            await self.allowance.require(now)
+            # A task that ends between this answer and the cancel is removed all the same: such a vendor has
+            # no way to cancel only what has not ended. Both requests are in the budget already, so only one
+            # write lies between them.
+            match await self._kind_of(task):
+                case PollKind.SUCCEEDED | PollKind.FAILED:
+                    return None
+                case PollKind.MISSING if task.canceled_at is not None:
+                    return task
+                case PollKind.MISSING:
+                    raise _not_canceled("it does not know it")
+        asked = await self._noted(task, now)
+        if asked is None:
+            return None
+        said = await self.api.cancel(task.upstream_task_id or "", operation=task.operation)
+        if HTTPStatus.OK <= said.status < HTTPStatus.MULTIPLE_CHOICES:
+            if self.wake is not None:
+                await self.wake.wake(task.task_id, ended=True)
+            return asked
+        return await self._not_taken(asked, said, now)
 
-    A repeat is refused as well where the first one was taken, and then it is fine. Raises RejectedError for
-    any other.
-    """
-    is_answer = said.answered and said.status != HTTPStatus.NOT_FOUND
-    is_refused = said.no_key or is_answer or said.status == HTTPStatus.TOO_MANY_REQUESTS
-    if is_refused and asked.canceled_at == now:
-        with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # what is lost is canceled then
-            await tasks.swap(asked, asked.cancel_refused())
-    elif is_refused and said.answered:
-        await allowance.require(clock.now())
-        match await _kind_of(asked, api, wake):
-            case PollKind.FAILED | PollKind.MISSING:
-                return asked
-            case PollKind.SUCCEEDED:
-                return None
-    if not said.answered:
+    async def _noted(self, task: Task, now: datetime) -> Task | None:
+        """Store that the vendor is asked, where that is not stored yet; None where the task has ended."""
+        while task.canceled_at is None:
+            try:
+                return await self.tasks.swap(task, task.cancel_asked(now))
+            except StaleTaskError as stale:  # the poller has noted an answer, or the end
+                if stale.current is None or stale.current.state is not State.WATCHED:
+                    return None
+                task = stale.current
+        return task
+
+    async def _not_taken(self, asked: Task, said: FreeOutcome, now: datetime) -> Task | None:
+        """Forget a cancel that was refused; of a repeat, ask how the task stands: None for a success.
+
+        A repeat is refused as well where the first one was taken, and then it is fine. Raises RejectedError
+        for any other.
+        """
+        is_answer = said.answered and said.status != HTTPStatus.NOT_FOUND
+        is_refused = said.no_key or is_answer or said.status == HTTPStatus.TOO_MANY_REQUESTS
+        if is_refused and asked.canceled_at == now:
+            with contextlib.suppress(StaleTaskError, StoreUnavailableError):  # what is lost is canceled then
+                await self.tasks.swap(asked, asked.cancel_refused())
+        elif is_answer:
+            await self.allowance.require(self.clock.now())
+            match await self._kind_of(asked):
+                case PollKind.FAILED | PollKind.MISSING:
+                    return asked
+                case PollKind.SUCCEEDED:
+                    return None
+        if not said.answered:
+            raise _no_answer()
+        why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
+        raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
+
+    async def _kind_of(self, task: Task) -> PollKind:
+        """Ask how a task stands; an end that was not seen yet is handed to the poller at once.
+
+        Raises RejectedError where the vendor does not say.
+        """
+        outcome = await self.api.poll(task.upstream_task_id or "", operation=task.operation)
+        if outcome.kind.ended and self.wake is not None:
+            await self.wake.wake(task.task_id, ended=True, known_outcome=outcome)
+        if outcome.kind.known or outcome.kind is PollKind.MISSING:
+            return outcome.kind
         raise _no_answer()
-    why = said.body.get("message") or said.body.get("error") or f"it answered {said.status}"
-    raise _not_canceled(str(why.get("message", why) if isinstance(why, dict) else why))
-
-
-async def _noted(task: Task, now: datetime, tasks: TaskStore) -> Task | None:
-    """Store that the vendor is asked to cancel a task, where it is not stored yet; None where it has ended.
-
-    Raises StoreUnavailableError.
-    """
-    while task.canceled_at is None:
-        try:
-            return await tasks.swap(task, task.cancel_asked(now))
-        except StaleTaskError as stale:  # the poller has noted an answer, or the end
-            if stale.current is None or stale.current.state is not State.WATCHED:
-                return None
-            task = stale.current
-    return task
-
-
-async def _kind_of(task: Task, api: TaskApi, wake: Wake | None) -> PollKind:
-    """Ask how a task stands; an end that was not seen yet is handed to the poller at once.
-
-    Raises RejectedError where the vendor does not say.
-    """
-    outcome = await api.poll(task.upstream_task_id or "", operation=task.operation)
-    if outcome.kind.ended and wake is not None:
-        await wake.wake(task.task_id, ended=True, known_outcome=outcome)
-    if outcome.kind.known or outcome.kind is PollKind.MISSING:
-        return outcome.kind
-    raise _no_answer()
 
 
 def _not_canceled(why: str) -> RejectedError:
