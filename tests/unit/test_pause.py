@@ -87,6 +87,15 @@ async def test_a_pause_that_the_vendor_asks_for_at_a_submit_is_told(
     assert pauses(poller) == [("throttled", 1200)]
 
 
+async def test_a_refusal_that_asks_for_no_pause_is_not_told_as_one(poller: PollerWorld) -> None:
+    """`Retry-After: 0` of a vendor whose slots are taken: what waits for them is told."""
+    busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(0))
+    poller.vendor.submit_outcomes.append(busy)
+    await poller.add(State.QUEUED)
+    await poller.tick()
+    assert pauses(poller) == []
+
+
 async def test_a_vendor_that_serves_is_not_told_of(poller: PollerWorld) -> None:
     """Neither are slots that are taken: what waits for them is."""
     poller.vendor.slots = 1

@@ -94,10 +94,6 @@ class AdmissionState(BaseModel):
         pause = min(FIRST_PAUSE * 2 ** min(self.unknown + 1 - MOST_UNKNOWN, 10), LONGEST_PAUSE)
         return self.model_copy(update={"unknown": self.unknown + 1}).pause(now + pause)
 
-    def pause_left(self, now: datetime) -> int:
-        """Tell for how many seconds nothing is submitted."""
-        return round(((self.paused_until or now) - now).total_seconds())
-
     def answered(self) -> "AdmissionState":
         """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
         if not self.unknown:

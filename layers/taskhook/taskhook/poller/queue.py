@@ -15,7 +15,7 @@ from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, PollerPorts, Rules
-from taskhook.submit.payment import PaymentPorts, pay
+from taskhook.submit.payment import PaymentPorts, pay, report_pause
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
@@ -253,8 +253,8 @@ class Queue:
 
     def _report_pause(self, reason: str) -> None:
         """Report for how long nothing is submitted."""
-        seconds = self._pacing.admission.pause_left(self._clock.now())
-        self._ports.reporter.report("vendor.paused", vendor=self._vendor, reason=reason, seconds=seconds)
+        admission, reporter = self._pacing.admission, self._ports.reporter
+        report_pause(self._vendor, reason, admission, clock=self._clock, reporter=reporter)
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"

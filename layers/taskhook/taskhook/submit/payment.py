@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.ports import LEAST_POST_TIME, Admit, Clock, Reporter, TaskApi, TaskStore, WebhookUrls
 from taskhook.core.rate_limit import Allowance
@@ -146,3 +147,14 @@ def _unstored(task: Task, outcome: SubmitOutcome, payment: PaymentPorts) -> Task
     if outcome.submission in {Submission.REFUSED, Submission.REFUSED_HERE}:
         return task.submitted(outcome, payment.clock.now(), retention=payment.retention)
     return task.mark_unknown()
+
+
+def report_pause(
+    vendor: str, reason: str, admission: AdmissionState, *, clock: Clock, reporter: Reporter
+) -> None:
+    """Report for how long nothing is submitted to a vendor; nothing where it may be asked at once."""
+    now = clock.now()
+    left = (admission.paused_until or now) - now
+    if left > timedelta(0):
+        seconds = round(left.total_seconds())
+        reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)

@@ -33,7 +33,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
-from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay, report_pause
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.spending import check_model, count
 
@@ -288,14 +288,9 @@ async def _record_answer(
         learnt = admission.outcome_unknown(now) if unknown else admission.answered()
         await admitting.admission.set_admission(vendor, admission, learnt)
         if learnt.in_trouble:
-            _tell_pause(vendor, "no_answer", learnt, payment)
+            report_pause(vendor, "no_answer", learnt, clock=payment.clock, reporter=payment.reporter)
         elif admission.in_trouble:
             payment.reporter.report("vendor.resumed", vendor=vendor)
-
-
-def _tell_pause(vendor: str, reason: str, admission: AdmissionState, payment: PaymentPorts) -> None:
-    seconds = admission.pause_left(payment.clock.now())
-    payment.reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)
 
 
 async def _close_admission(
@@ -318,7 +313,7 @@ async def _close_admission(
         if closed != admission:
             await admitting.admission.set_admission(vendor, admission, closed)
         if asked_for is not None:
-            _tell_pause(vendor, "throttled", closed, payment)
+            report_pause(vendor, "throttled", closed, clock=payment.clock, reporter=payment.reporter)
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
