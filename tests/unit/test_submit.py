@@ -680,6 +680,14 @@ async def test_a_pause_that_a_submit_begins_is_told(world: SubmitWorld) -> None:
     assert told_of(world, "vendor.paused") == [told]
 
 
+async def test_a_refusal_that_asks_for_no_pause_is_not_told_as_one(world: SubmitWorld) -> None:
+    """`Retry-After: 0` of a vendor whose slots are taken."""
+    busy = SubmitOutcome(submission=Submission.BUSY, status=429, retry_after=timedelta(0))
+    world.vendor.submit_outcomes.append(busy)
+    await world.submit()
+    assert told_of(world, "vendor.paused") == []
+
+
 async def test_a_vendor_in_trouble_is_told_of_when_the_third_outcome_is_unknown(world: SubmitWorld) -> None:
     """And not before."""
     for number in range(MOST_UNKNOWN):

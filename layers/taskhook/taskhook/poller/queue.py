@@ -274,7 +274,7 @@ class Queue:
         goes_on = await self._learn_of(outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
             await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
-        if outcome.retry_after is not None:
+        if outcome.retry_after:  # of no time is no pause
             self._report_pause("throttled")
         if was_in_trouble and not self._pacing.admission.in_trouble:
             self._ports.reporter.report("vendor.resumed", vendor=self._vendor)

@@ -152,9 +152,7 @@ def _unstored(task: Task, outcome: SubmitOutcome, payment: PaymentPorts) -> Task
 def report_pause(
     vendor: str, reason: str, admission: AdmissionState, *, clock: Clock, reporter: Reporter
 ) -> None:
-    """Report for how long nothing is submitted to a vendor; nothing where it may be asked at once."""
+    """Report for how long nothing is submitted to a vendor, and why; an alarm rings by the reason."""
     now = clock.now()
-    left = (admission.paused_until or now) - now
-    if left > timedelta(0):
-        seconds = round(left.total_seconds())
-        reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)
+    seconds = round((max(admission.paused_until or now, now) - now).total_seconds())
+    reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)

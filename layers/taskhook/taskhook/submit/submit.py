@@ -312,7 +312,7 @@ async def _close_admission(
             closed = closed.pause(payment.clock.now() + asked_for)
         if closed != admission:
             await admitting.admission.set_admission(vendor, admission, closed)
-        if asked_for is not None:
+        if asked_for:  # of no time is no pause
             report_pause(vendor, "throttled", closed, clock=payment.clock, reporter=payment.reporter)
 
 
