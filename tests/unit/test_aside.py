@@ -99,3 +99,29 @@ async def test_what_is_set_aside_is_read_once_by_a_leader(
     await poller.tick()
     assert len(read) == len(set(read)) == 200
     assert poller.tasks.writes == 200
+
+
+async def test_an_invocation_that_is_over_keeps_no_crowd_in_a_warm_process(
+    poller: PollerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one's crowd takes the memory of this one's; a cycle of references would hold both."""
+    kept: list[aside.SetAside] = []
+    begin = aside.SetAside.__init__
+
+    def noted(self: aside.SetAside, *given: object, **named: object) -> None:
+        kept.append(self)
+        begin(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(aside.SetAside, "__init__", noted)
+    await crowd(poller, monkeypatch)
+    most: list[int] = []
+    add = aside.SetAside.add
+
+    def counted(self: aside.SetAside, task_id: str, *, due: float, accepted: float) -> None:
+        add(self, task_id, due=due, accepted=accepted)
+        most.append(len(self))
+
+    monkeypatch.setattr(aside.SetAside, "add", counted)
+    await poller.tick()
+    assert max(most) >= 150
+    assert [len(one) for one in kept if len(one)] == []

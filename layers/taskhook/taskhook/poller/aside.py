@@ -61,6 +61,11 @@ class SetAside:
         self._later.pop(task_id, None)
         self._overdue.pop(task_id, None)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        for kept in (self._later, self._by_due, self._overdue, self._unread):
+            kept.clear()
+
     def wake(self, now: float) -> None:
         """Let those that are due by now be overdue."""
         while self._by_due and self._by_due[0][0] <= now:

@@ -271,6 +271,8 @@ class _Invocation:
             await self._ports.callbacks.close()  # connections do not outlive a freeze
         finally:
             self._report()
+            for one in self._all:
+                one.watch.forget()
 
     def _closed(self) -> bool:
         """Whether it is too late to begin anything: the next invocation will."""

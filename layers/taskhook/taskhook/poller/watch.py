@@ -152,6 +152,11 @@ class Watch:
         self._entries.pop(task_id, None)
         self._aside.drop(task_id)
 
+    def forget(self) -> None:
+        """Keep nothing: a warm process frees late what refers to itself, and its next event has its own."""
+        self._entries.clear()
+        self._aside.clear()
+
     def knows(self, task_id: str) -> bool:
         """Whether the task is looked after."""
         return task_id in self._entries or task_id in self._aside
