@@ -23,7 +23,9 @@ class Recorder:
         self._numbers = itertools.count()
 
     def write(self, event: history.Event) -> None:
-        """Add an exchange."""
+        """Add an exchange; one that is broken off when the history has ended is none of it."""
+        if self._file.closed:
+            return
         self._file.write(json.dumps(event) + "\n")
 
     def close(self) -> None:
