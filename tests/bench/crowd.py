@@ -21,9 +21,12 @@ import json
 import multiprocessing
 import re
 import sys
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from heapq import merge
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -56,6 +59,8 @@ RETENTION = timedelta(days=7)
 KINDS = ("watched", "ended", "retry", "queued")
 CALLERS = 50
 PAGE = 8000  # rows of an index in 1 MB
+
+type Bounds = list[tuple[str, str]]  # of sort keys: comparisons
 
 
 class SortKeys(Sequence[str]):
@@ -150,45 +155,61 @@ class SortKeys(Sequence[str]):
 
 
 class CrowdedTable(MemoryDynamo):
-    """A table with many rows of one partition; what is written of it is kept as any other item."""
+    """A table with many rows of one partition; what is written of it is kept as any other item.
+
+    Rows are found by their sort keys, in order, for a look at each of the crowd would take hours.
+    """
 
     def __init__(self, keys: SortKeys) -> None:
         super().__init__({TABLE: "task_id"}, time=lambda: self.now)
         self.now = 0.0
         self._sort_keys = keys
+        self._is_written = bytearray(len(keys))
+        # of what was written, by partition, in order; and whose they are
+        self._written: dict[str, list[str]] = defaultdict(list)
+        self._ids: dict[str, str] = {}
 
     def query(self, **request: Any) -> dict[str, Any]:
         """Read a page of rows."""
+        assert request["IndexName"] == "work"
         partition, within = _range(request, "work", "work_at")
-        if partition != self._sort_keys.partition:
-            return super().query(**request)
-        first, end = 0, len(self._sort_keys)
-        start = request.get("ExclusiveStartKey")
-        for comparison, bound in [*within, *([(">", start["work_at"]["S"])] if start else [])]:
-            match comparison:
-                case ">":
-                    first = max(first, bisect_right(self._sort_keys, bound))
-                case ">=":
-                    first = max(first, bisect_left(self._sort_keys, bound))
-                case "<":
-                    end = min(end, bisect_left(self._sort_keys, bound))
-                case "<=":
-                    end = min(end, bisect_right(self._sort_keys, bound))
-        rows: list[Item] = []
+        if start := request.get("ExclusiveStartKey"):
+            within = [*within, (">", start["work_at"]["S"])]
         most = min(request.get("Limit", PAGE), PAGE)
-        while first < end and len(rows) < most:
-            task_id = f"tk_{first:022d}"
-            written = super()._now(TABLE, task_id)
-            if written is None or written.get("work") == {"S": partition}:
-                rows.append(
-                    {
-                        "task_id": {"S": task_id},
-                        "work": {"S": partition},
-                        "work_at": {"S": self._sort_keys.work_at(first)},
-                    }
-                )
+        found = list(
+            islice(merge(self._unwritten(partition, within), self._moved(partition, within)), most + 1)
+        )
+        rows = [
+            {"task_id": {"S": task_id}, "work": {"S": partition}, "work_at": {"S": at}}
+            for at, task_id in found[:most]
+        ]
+        return {"Items": rows, **({"LastEvaluatedKey": rows[-1]} if len(found) > most else {})}
+
+    def _unwritten(self, partition: str, within: Bounds) -> Iterator[tuple[str, str]]:
+        if partition != self._sort_keys.partition:
+            return
+        first, end = _span(self._sort_keys, within)
+        while (first := self._is_written.find(0, first, end)) >= 0:
+            yield self._sort_keys.work_at(first), f"tk_{first:022d}"
             first += 1
-        return {"Items": rows, **({"LastEvaluatedKey": rows[-1]} if rows and first < end else {})}
+
+    def _moved(self, partition: str, within: Bounds) -> Iterator[tuple[str, str]]:
+        keys = self._written[partition]
+        first, end = _span(keys, within)
+        return ((keys[number], self._ids[keys[number]]) for number in range(first, end))
+
+    def _store(self, table: str, key: str, item: Item) -> None:
+        before = super()._now(table, key) or {}
+        super()._store(table, key, item)
+        if not key.startswith("tk_") or "#" in key:
+            return
+        self._is_written[int(key.removeprefix("tk_"))] = True
+        if "work" in before:
+            keys, at = self._written[before["work"]["S"]], before["work_at"]["S"]
+            del keys[bisect_left(keys, at)]
+        if "work" in item:
+            insort(self._written[item["work"]["S"]], item["work_at"]["S"])
+            self._ids[item["work_at"]["S"]] = key
 
     def _now(self, table: str, key: str) -> Item | None:
         return super()._now(table, key) or self._made(key)
@@ -204,6 +225,22 @@ class CrowdedTable(MemoryDynamo):
             made: Item = self._sort_keys.item(int(number))
             return made
         return item({"task_id": key, "request": self._sort_keys.task(int(number)).request})
+
+
+def _span(keys: Sequence[str], within: Bounds) -> tuple[int, int]:
+    """Tell which of the keys, from the first to before the second number, are within bounds."""
+    first, end = 0, len(keys)
+    for comparison, bound in within:
+        match comparison:
+            case ">":
+                first = max(first, bisect_right(keys, bound))
+            case ">=":
+                first = max(first, bisect_left(keys, bound))
+            case "<":
+                end = min(end, bisect_left(keys, bound))
+            case "<=":
+                end = min(end, bisect_right(keys, bound))
+    return first, end
 
 
 def serve(table: CrowdedTable, calls: "Connection[Any, Any]") -> None:
