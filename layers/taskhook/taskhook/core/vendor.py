@@ -367,3 +367,11 @@ class Vendor(Protocol):
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
         """Read a 2xx about a task; what is not about this task, or has no status, says nothing."""
+
+
+def task_age(vendor: Vendor, limit: timedelta) -> timedelta:
+    """Tell how old a task gets where a deployment says `limit`.
+
+    None is given up, for it is paid, that its vendor may still end.
+    """
+    return max(limit, vendor.longest_task)
