@@ -70,9 +70,8 @@ class BreakerState:
 
         Any answer shows that the host is up; what it says of the message is the schedule's matter.
         """
-        if reply.error in _NOT_ATTEMPTED or self.is_open(
-            now
-        ):  # what was under way when the breaker opened is no news
+        # What was under way when the breaker opened is no news.
+        if reply.error in _NOT_ATTEMPTED or self.is_open(now):
             return self
         if reply.status in _THROTTLING:
             wait = min(max(reply.retry_after or MIN_RETRY_AFTER, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
@@ -127,9 +126,8 @@ class Hosts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._hosts: dict[tuple[str, str], _Host] = {}
-        self._idle: dict[
-            tuple[str, str], None
-        ] = {}  # known hosts without attempts or candidates, longest idle first
+        # Known hosts without attempts or candidates, longest idle first.
+        self._idle: dict[tuple[str, str], None] = {}
         self._callers: dict[str, _Caller] = {}  # with attempts or candidates
         self._caller_turns: dict[str, None] = {}  # callers with candidates; the first one is next
         self._waiting: dict[str, Candidate] = {}

@@ -64,15 +64,13 @@ class Delivery:
         self._claimed: dict[str, Task] = {}
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
-        self._misplaced: dict[
-            str, None
-        ] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
+        # Tasks that no attempt can be made for soon, and that do not stand in `retry`.
+        self._misplaced: dict[str, None] = {}
         self._deferring: set[str] = set()
         self._later: list[tuple[datetime, str, Candidate]] = []  # a heap
         self._planned: dict[str, datetime] = {}  # what stands in it, by task
-        self._read_at: dict[
-            str, datetime
-        ] = {}  # tasks read for an attempt; the index may still show their old rows
+        # Tasks read for an attempt; the index may still show their old rows.
+        self._read_at: dict[str, datetime] = {}
         self._looked_until: datetime | None = None
         self._next_row_at: datetime | None = None  # of the first row that was too early to keep
         self._left_out = False  # rows were seen that there was no room for

@@ -30,9 +30,8 @@ class Endings:
         self._hosts = hosts
         self._steps = steps
         self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
-        self.ran_until: dict[
-            str, datetime
-        ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
+        # When the vendor's task is last known to have run; what follows may be lateness.
+        self.ran_until: dict[str, datetime] = {}
         self._waiting: dict[str, int] = {}  # ends that wait for a slot, each with the size of its answer
         self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 

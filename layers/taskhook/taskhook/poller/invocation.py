@@ -111,10 +111,10 @@ class _Invocation:
         scheduler.assign((*queues, *watches, archiving, delivery), closed=self._closed)
 
     @property
-    def _all(self) -> "Iterable[_AtVendor]":
+    def _all(self) -> Iterable[_AtVendor]:
         return self._vendors.values()
 
-    def _of(self, api: TaskApi) -> "_AtVendor":
+    def _of(self, api: TaskApi) -> _AtVendor:
         """Make what is the work of one vendor alone: its trouble is none of the others'."""
         pacing = Pacing(self._rules, self._ports, api, standing=self._standing)
         watch = Watch(
@@ -285,7 +285,7 @@ class _Invocation:
         return self._scheduler.is_busy() or (at is not None and at < self._horizon())
 
     def _report(self) -> None:
-        """Report how much there is to do, as far as this invocation has learnt on its way; else nothing."""
+        """Report of each vendor the polls, those without an answer, and the queue's longest wait, if any."""
         for name, one in self._vendors.items():
             self._report_on(name, one.watch.polls, one.queue.longest_wait)
 

@@ -54,9 +54,8 @@ async def pay(
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
-    elif (
-        end - payment.clock.now() < LEAST_POST_TIME
-    ):  # or thawed too late: another process may be deciding about the task
+    elif end - payment.clock.now() < LEAST_POST_TIME:
+        # Or thawed too late: another process may be deciding about the task.
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         api = payment.vendors[task.vendor]

@@ -98,9 +98,8 @@ async def submit(
                 payment=payment,
                 admitting=admitting,
             )
-    except (
-        TimeoutError
-    ) as error:  # what was being written may be there; then it becomes unknown, and is never paid for
+    except TimeoutError as error:
+        # What was being written may be there; then it becomes unknown, and is never paid for.
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
