@@ -667,21 +667,23 @@ def test_a_body_over_64_kb_is_a_413(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("name", "value", "body"),
     [
-        {"idempotency-key": ""},
-        {"idempotency-key": "k" * 256},
-        {"x-webhook-url": "https://other.example.com/"},
-        {"x-webhook-url": "x"},
+        ("Idempotency-Key", "", {}),
+        ("Idempotency-Key", "k" * 256, {}),
+        ("X-Webhook-URL", "https://other.example.com/", {}),
+        ("X-Webhook-URL", "https://other.example.com/", {"callback_url": []}),
+        ("X-Webhook-URL", "x", {"callback_url": ...}),
+        ("X-Reference", "r" * 201, {"reference": ...}),
     ],
 )
 def test_a_bad_header_is_a_400_that_names_it(
-    ask: Ask, dynamodb: Any, tasks_table: str, headers: Event
+    ask: Ask, dynamodb: Any, tasks_table: str, name: str, value: str, body: Event
 ) -> None:
-    """An over-long key, and a webhook URL that is bad or differs from the body's."""
-    heard = ask(headers=headers)
+    """An over-long key or reference, and a webhook URL that is bad or differs from the body's."""
+    heard = ask(headers={name.lower(): value}, **body)
     assert heard.status == 400
-    assert "'Idempotency-Key'" in heard.body["message"] or "'callback_url'" in heard.body["message"]
+    assert f"header '{name}'" in heard.body["message"]
     assert stored(tasks_table, dynamodb) == 0
 
 

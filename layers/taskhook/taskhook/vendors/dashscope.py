@@ -147,11 +147,8 @@ class DashScope:
                 "Resource not found: no such service; its path is /api/v1/services/{group}/{task}/{function}",
             )
         if headers.get("x-dashscope-async", "").strip().lower() != "enable":
-            raise RejectedError(
-                HTTPStatus.BAD_REQUEST,
-                "Invalid parameters: header 'X-DashScope-Async' must be 'enable': only asynchronous calls "
-                "are taken here",
-            )
+            complaint = "must be 'enable': only asynchronous calls are taken here"
+            raise parameters.wrong_header("X-DashScope-Async", complaint)
         passed = {name: parameters.header(headers, name) for name in _PASSED if headers.get(name.lower())}
         identity = {"path": path, "body": body, "headers": passed}
         sent = parameters.passed_on(body)
