@@ -40,7 +40,7 @@ class Delivery:
         horizon: Callable[[], datetime],
         closed: Callable[[], bool],
         is_running: Callable[[str], bool],
-        has_written: Callable[[Task], bool],
+        wrote_unanswered: Callable[[Task], bool],
     ) -> None:
         self._ports = ports
         self._clock = ports.clock
@@ -50,7 +50,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._has_written = has_written
+        self._wrote_unanswered = wrote_unanswered
         self._delivery_ports = DeliveryPorts(
             tasks=ports.tasks,
             callbacks=ports.callbacks,
@@ -232,7 +232,7 @@ class Delivery:
 
     def _is_anothers(self, task: Task) -> bool:
         """Whether another invocation is at it."""
-        return task.claimed(self._clock.now()) and not self._has_written(task)
+        return task.claimed(self._clock.now()) and not self._wrote_unanswered(task)
 
     async def _defer(self, task_id: str) -> Task | None:
         """Move a first delivery whose process died out of `watch`, which is read whole by each leader."""

@@ -104,7 +104,7 @@ class _Invocation:
             horizon=self._horizon,
             closed=self._closed,
             is_running=scheduler.is_running,
-            has_written=scheduler.has_written,
+            wrote_unanswered=scheduler.wrote_unanswered,
         )
         # What leaves a queue enters the watch of its vendor, so the queues are looked at first.
         queues, watches = ([one.queue for one in self._all], [one.watch for one in self._all])
@@ -127,7 +127,7 @@ class _Invocation:
             is_running=self._scheduler.is_running,
             known=self._scheduler.knows,
             track=self._scheduler.track,
-            has_written=self._scheduler.has_written,
+            wrote_unanswered=self._scheduler.wrote_unanswered,
             started=self._started,
         )
         queue = Queue(
