@@ -251,8 +251,8 @@ class Queue:
 
     def _report_pause(self, reason: str) -> None:
         """Report for how long nothing is submitted."""
-        admission, reporter = self._pacing.admission, self._ports.reporter
-        report_pause(self._vendor, reason, admission, clock=self._clock, reporter=reporter)
+        until, reporter = self._pacing.admission.paused_until, self._ports.reporter
+        report_pause(self._vendor, reason, until, clock=self._clock, reporter=reporter)
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
