@@ -460,6 +460,19 @@ def test_both_models_take_the_same_media() -> None:
     assert {rule.field for rule in MODELS[MIX].media} == {"image_url", "video_url"}
 
 
+@pytest.mark.parametrize("slug", sorted(MODELS))
+def test_the_limits_of_media_are_told_with_their_field(slug: str) -> None:
+    """Each that a file can be refused for, in the words that /docs, the console and the contract show."""
+    for rule in MODELS[slug].media:
+        told = MODELS[slug].request.model_fields[rule.field].description or ""
+        assert f"sides {rule.least_side} to {rule.most_side} px" in told
+        assert f"ratio 1:{rule.most_ratio} to {rule.most_ratio}:1" in told
+        assert f"at most {rule.most_bytes >> 20} MB" in told
+        assert all(kind in told for words in rule.formats.values() for kind in words.split(" or "))
+        if rule.least_seconds is not None:
+            assert f"{rule.least_seconds:g} to {rule.most_seconds:g} s" in told
+
+
 @pytest.mark.parametrize("doubt", ["", "slow host", "too much to read"])
 def test_what_is_certain_is_wrong_whatever_else_is_not_known(doubt: str) -> None:
     """A size, a format, sides, and a video that is too long already."""
