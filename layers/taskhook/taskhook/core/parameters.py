@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -15,18 +14,18 @@ from pydantic import BaseModel, ValidationError
 from taskhook.core.errors import ForbiddenTargetError, RejectedError
 from taskhook.core.message import Json, minified
 from taskhook.core.targets import TargetPolicy
+from taskhook.core.vendor import NO_HEADERS
 
 _MOST_COMPLAINTS = 10
 MOST_OF_A_NAME = 100  # characters: it may be the caller's own
 _MOST_DEPTH = 64  # of what is passed on: some parsers end at about 200
 _MOST_OF_A_HEADER = 200  # characters
 _HEADER = re.compile(rf"[ -~]{{1,{_MOST_OF_A_HEADER}}}")
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _PYDANTICS_WORDS = re.compile(r"^.*?\bshould\b")  # "Input should be …", "String should have …"
 
 
 def read[M: BaseModel](
-    model: type[M], values: Mapping[str, Any], *, what: str, headers: Mapping[str, str] = _NO_HEADERS
+    model: type[M], values: Mapping[str, Any], *, what: str, headers: Mapping[str, str] = NO_HEADERS
 ) -> M:
     """Read what `what` takes; `headers` has, by field, the header that it came in. Raises RejectedError."""
     try:
@@ -36,7 +35,7 @@ def read[M: BaseModel](
 
 
 def rejected(
-    error: ValidationError, *, what: str, known: Iterable[str], headers: Mapping[str, str] = _NO_HEADERS
+    error: ValidationError, *, what: str, known: Iterable[str], headers: Mapping[str, str] = NO_HEADERS
 ) -> RejectedError:
     """Say what is wrong with each field, and for one that is not known which ones `what` takes."""
     complaints = []
@@ -57,7 +56,7 @@ def rejected(
     )
 
 
-def wrong(name: str, complaint: object, *, headers: Mapping[str, str] = _NO_HEADERS) -> RejectedError:
+def wrong(name: str, complaint: object, *, headers: Mapping[str, str] = NO_HEADERS) -> RejectedError:
     """Say what is wrong with one field, under the name of the header that it came in, if it did."""
     what = f"{_as_given(name, headers)} {complaint}"
     return RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {what}")
@@ -73,7 +72,7 @@ def _as_given(name: str, headers: Mapping[str, str]) -> str:
 
 
 def check_callback_url(
-    url: str | None, targets: TargetPolicy, *, headers: Mapping[str, str] = _NO_HEADERS
+    url: str | None, targets: TargetPolicy, *, headers: Mapping[str, str] = NO_HEADERS
 ) -> None:
     """Raise RejectedError where a caller names a URL that may not be called back."""
     if url is not None:

@@ -23,6 +23,8 @@ from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 
 OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
+# How the message of a refusal begins that has the vendor's own code and words.
+VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -26,6 +26,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import (
     IMAGE,
     NOT_THIS_TASK,
+    VENDORS_CODE,
     VIDEO,
     Action,
     Example,
@@ -73,7 +74,6 @@ _STATES = {
     State.SUCCESS: "SUCCEEDED",
     State.FAILED: "FAILED",
 }
-_VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 _CODES = {
     HTTPStatus.UNAUTHORIZED: "InvalidApiKey",
     HTTPStatus.FORBIDDEN: "AccessDenied",
@@ -363,7 +363,7 @@ class _DashScopeForm:
 
     def error(self, status: int, message: str) -> Json:
         """Say why a call has failed."""
-        told = _VENDORS_CODE.match(message)  # in what was refused, the vendor's own
+        told = VENDORS_CODE.match(message)  # in what was refused, the vendor's own
         if told is not None:
             return {"request_id": "", "code": told[1], "message": told[2]}
         code = {int(known): word for known, word in _CODES.items()}.get(status, "InvalidParameter")
