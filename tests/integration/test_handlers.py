@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -657,6 +658,17 @@ def test_a_body_of_other_bytes_is_a_400(ask: Ask) -> None:
     event = sample("submit") | {"body": base64.b64encode(b'{"\xff\xfe"}').decode(), "isBase64Encoded": True}
     assert Heard(submit_handler(event, SubmitContext())).status == 400
     assert Heard(submit_handler(event | {"body": "abc"}, SubmitContext())).status == 400
+
+
+def test_what_is_broken_off_is_not_told_as_begun_or_not(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel whose vendor hangs may have been sent: neither the table is blamed, nor is that denied."""
+    monkeypatch.setitem(App.run.__kwdefaults__ or {}, "limit", timedelta(0))
+    heard = ask("task")
+    assert (heard.status, heard.body["message"]) == (
+        503,
+        "Service unavailable: no answer in time; nothing was paid, try again",
+    )
+    assert heard.headers["retry-after"] == "5"
 
 
 def test_a_body_over_64_kb_is_a_413(ask: Ask) -> None:

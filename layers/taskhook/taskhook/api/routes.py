@@ -391,9 +391,9 @@ def rejected(error: RejectedError) -> Response[str]:
 
 @resolver.exception_handler(StoreUnavailableError)
 def unavailable(error: StoreUnavailableError) -> Response[str]:
-    """Say that nothing was begun."""
+    """Say that nothing was paid: of a submit nothing was sent, and any other request to a vendor is free."""
     _app().logger.error("store.unavailable", extra={"error": str(error)})
-    message = f"Service unavailable: {error.what}; nothing was sent to the vendor, try again"
+    message = f"Service unavailable: {error.what}; nothing was paid, try again"
     return _error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=5)
 
 
