@@ -452,7 +452,7 @@ def test_reserved_words_are_no_providers(ask: Ask, provider: str) -> None:
     event = sample("submit")
     event["rawPath"] = event["requestContext"]["http"]["path"] = f"/api/v1/{provider}/model"
     heard = Heard(submit_handler(event, SubmitContext()))
-    assert (heard.status, "no such path" in heard.body["message"]) == (404, True)
+    assert (heard.status, "no such path with this method" in heard.body["message"]) == (404, True)
 
 
 BAD = [

@@ -33,7 +33,7 @@ from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
 
-NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
+NO_SUCH_PATH = "Resource not found: no such path with this method; /openapi.json lists what there is"
 CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
 
 resolver = APIGatewayHttpResolver()
