@@ -211,11 +211,6 @@ class Hosts:
         self._changed(caller, host)
         return known.state.open_until - now if opened and known.state.open_until is not None else None
 
-    def open_until(self, caller: str, host: str) -> datetime | None:
-        """Tell until when nothing is sent to this caller's host; None where something may be."""
-        until = self._known(caller, host).state.open_until
-        return until if until is not None and self._clock.now() < until else None
-
     # --- candidates -------------------------------------------------------------------------------
 
     def has_room(self, candidate: Candidate) -> bool:
