@@ -7,7 +7,7 @@ where make puts what it was given. With STACK and VENDOR_KEY_FILE nothing is ask
 this. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
 """
 
-from layers.interruption import PROGRAM, at_once, orderly
+from layers.interruption import INTERRUPTED, PROGRAM, at_once, orderly
 
 if __name__ in PROGRAM:
     at_once()
@@ -39,7 +39,7 @@ from taskhook.vendors.modellix import MODELLIX
 ROOT = Path(__file__).parents[1]
 SAM: tuple[str | Path, ...] = (ROOT / ".tools/sam/bin/sam",)
 WORK = ROOT / ".aws-sam"
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE = 1, 2
 AMPLE = 1000  # invocations at once, which AWS gives an account that asks; a new one has 10
 _QUOTA = "L-B99A9384"  # Lambda's concurrent executions
 _LEFT_AFTER_S = 86_400

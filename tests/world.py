@@ -32,6 +32,7 @@ from taskhook.core.reply import Reply
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.core.vendor import FreeOutcome, ListOutcome, PollKind, PollOutcome, Vendor
+from taskhook.delivery.hosts import Hosts
 from taskhook.settings import CallbackLatency, CallbackTargets, FirstPoll, MediaChecks, Settings, Switch
 from taskhook.submit.request import SubmitRequest
 from taskhook.vendors.modellix import MODELLIX
@@ -41,6 +42,12 @@ GOOD_IMAGE = MediaFacts(size=100_000, format="JPEG", tracks=("Image",), width=60
 GOOD_VIDEO = MediaFacts(
     size=1_000_000, format="MPEG-4", tracks=("Video",), width=640, height=480, seconds=(5.0,)
 )
+
+
+def open_until(hosts: Hosts, caller: str, host: str) -> datetime | None:
+    """Tell until when nothing is sent to a caller's host; None where something may be."""
+    state = hosts._known(caller, host).state
+    return state.open_until if state.is_open(hosts._clock.now()) else None
 
 
 class VirtualClock:

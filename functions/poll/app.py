@@ -24,7 +24,7 @@ gc.enable()
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Serve a tick of the schedule, or a wake.
 
-    `{"accepted": [ids]}` or `{"ended": {id: what the vendor said}}`.
+    A wake is `{"accepted": [ids]}`, `{"ended": [ids]}`, or `{"ended": {id: what the vendor said}}`.
     """
     remaining = timedelta(milliseconds=context.get_remaining_time_in_millis())
     accepted, ended = event.get("accepted", []), ends_of(event)

@@ -155,6 +155,12 @@ def test_the_examples_are_good(command: Command, level: list[str]) -> None:
         assert (code, "credentials" in complaint) == (1, True), f"{words}: {complaint}"
 
 
+def test_an_update_promises_no_default(command: Command) -> None:
+    """What it does not name stays, which for a new caller is the default."""
+    defaults = [command("callers", area, "--help")[1].count("(default") for area in ("add", "update")]
+    assert defaults == [2, 1]  # and `--stack` has one in both
+
+
 def test_people_get_a_table_and_programs_json(admin: Command) -> None:
     """The same facts, once as columns under headings, once as values of their own types."""
     code, shown, note = admin("list")
@@ -349,12 +355,13 @@ def test_wrong_usage_exits_2_and_names_the_help(command: Command, arguments: lis
     ("environment", "advice"),
     [
         ({**ACCOUNT, "AWS_DEFAULT_REGION": ""}, "set AWS_DEFAULT_REGION"),
+        ({**ACCOUNT, "AWS_DEFAULT_REGION": "us east"}, "format; set AWS_DEFAULT_REGION"),
         ({**ACCOUNT, "AWS_ENDPOINT_URL": "nowhere"}, "AWS_ENDPOINT_URL must be"),
         ({"AWS_DEFAULT_REGION": "us-east-1"}, "set AWS_PROFILE, or AWS_ACCESS_KEY_ID"),
         ({**ACCOUNT, "AWS_PROFILE": "mallory"}, "`aws configure list-profiles`"),
         ({**ACCOUNT, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "check the network"),
     ],
-    ids=["region", "endpoint", "credentials", "profile", "network"],
+    ids=["region", "no region's name", "endpoint", "credentials", "profile", "network"],
 )
 def test_trouble_with_aws_says_what_to_do(command: Command, environment: dict[str, str], advice: str) -> None:
     """Instead of a trace."""

@@ -42,7 +42,7 @@ from tests.listener import (
 )
 from tests.rows import each_row
 from tests.vectors import naming
-from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller
+from tests.world import MemoryCallers, MemoryTasks, RecordingReporter, a_caller, open_until
 
 HEADERS = {"content-type": "application/json", "webhook-id": "msg_1", "webhook-signature": "v1,abc v1,def"}
 BODY = b'{"type":"prediction.task.succeeded"}'
@@ -1165,8 +1165,8 @@ def check(task: Task, hosts: Hosts, expected: Next) -> None:
         assert task.next_attempt_at is not None
         assert expected.wait * 0.9 <= task.next_attempt_at - START <= expected.wait * 1.1
         assert (task.attempts_this_round, task.answered_gone) == (int(expected.counted), expected.log == 410)
-    open_until = hosts.open_until(task.caller, task.host)
-    assert (open_until and open_until - START) == expected.rests
+    until = open_until(hosts, task.caller, task.host)
+    assert (until and until - START) == expected.rests
 
 
 @each_row(("script", "expected"), [row[1:] for row in BEHAVIOURS], ids=[row[0] for row in BEHAVIOURS])

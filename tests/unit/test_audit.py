@@ -17,7 +17,7 @@ from tests.world import START
 
 RETENTION = timedelta(days=30)
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
-LIMITS = Limits(max_task_age=DAY, max_queue_age=DAY, longest_tasks={"ark": 3 * DAY, "runway": HOUR})
+LIMITS = Limits(max_queue_age=DAY, max_task_age=DAY, task_ages={"ark": 3 * DAY, "runway": DAY})
 TAKEN = SubmitOutcome(submission=Submission.TAKEN, upstream_task_id="up", status=200)
 UNKNOWN = SubmitOutcome(submission=Submission.AMBIGUOUS)
 

@@ -14,7 +14,7 @@ from taskhook.core.reply import Reply
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.delivery.hosts import HOST_SLOTS
-from taskhook.poller.endings import BEAT, MOST_WAITING_SIZE, PATIENCE
+from taskhook.poller.endings import MOST_WAITING_SIZE, PATIENCE, SLOT_LOOK_GAP
 from tests.unit.test_poll import PollerWorld
 
 TOGETHER = 5 * HOST_SLOTS
@@ -118,6 +118,6 @@ async def test_large_ends_do_not_wait_for_a_slot_in_crowds(
     poller.vendor.poll_outcomes.extend([large] * TOGETHER)
     began = poller.clock.now()
     await poller.tick(ended=tuple(task.task_id for task in tasks))
-    waited = [at for at in stored_at(poller, tasks) if at >= began + timedelta(seconds=2) + BEAT]
+    waited = [at for at in stored_at(poller, tasks) if at >= began + timedelta(seconds=2) + SLOT_LOOK_GAP]
     assert len(stored_at(poller, tasks)) == TOGETHER
     assert len(waited) <= MOST_WAITING_SIZE // 200_000

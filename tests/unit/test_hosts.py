@@ -30,7 +30,7 @@ from taskhook.delivery.hosts import (
     Order,
 )
 from tests.rows import each_row
-from tests.world import START, VirtualClock
+from tests.world import START, VirtualClock, open_until
 
 UP, DOWN = Reply(status=200), Reply(error="timeout")
 callers, hosts = st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(["x", "y", "z"])
@@ -325,12 +325,12 @@ def test_those_that_wait_for_a_host_whose_breaker_opens_are_dropped(deliveries: 
     assert (deliveries.hosts.dropped(), deliveries.hosts.waiting()) == ([], 5 - FIRST_SLOTS)
     assert deliveries.offer("alice", "dead") == 0
     assert not deliveries.hosts.enter("alice", "dead")
-    assert deliveries.hosts.open_until("alice", "dead") == START + OPEN_TIME
+    assert open_until(deliveries.hosts, "alice", "dead") == START + OPEN_TIME
     for candidate in list(deliveries.running):
         deliveries.end(candidate)
     deliveries.start()
     deliveries.clock.pass_by(OPEN_TIME)
-    assert deliveries.hosts.open_until("alice", "dead") is None
+    assert open_until(deliveries.hosts, "alice", "dead") is None
     assert deliveries.offer("alice", "dead", 3) == 3
     assert [candidate.host for candidate in deliveries.start()] == ["dead"]
     deliveries.hosts.record("alice", "dead", UP)
@@ -346,8 +346,8 @@ def test_what_a_caller_meets_at_a_shared_host_says_nothing_to_another(
     deliveries.offer("alice", "shared", 10)
     for _ in range(FAILURES):
         deliveries.hosts.record("mallory", "shared", reply)
-    assert deliveries.hosts.open_until("mallory", "shared") is not None
-    assert deliveries.hosts.open_until("alice", "shared") is None
+    assert open_until(deliveries.hosts, "mallory", "shared") is not None
+    assert open_until(deliveries.hosts, "alice", "shared") is None
     assert [candidate.caller for candidate in deliveries.start()] == ["alice"] * FIRST_SLOTS
 
 
@@ -448,7 +448,7 @@ class AnyOrder(RuleBasedStateMachine):
         candidate = self.hosts.next()
         if candidate is not None:
             self.waiting.remove(candidate.task_id)
-            assert self.hosts.open_until(candidate.caller, candidate.host) is None
+            assert open_until(self.hosts, candidate.caller, candidate.host) is None
             self.held[candidate.caller, candidate.host] += 1
         return candidate is not None
 

@@ -256,7 +256,7 @@ def test_forbidden_callback_url_is_named() -> None:
     for row in FORBIDDEN:
         with naming(row):
             refused(400, "callback_url", fields={"callback_url": row[1]})
-            refused(400, "callback_url", webhook_url=row[1])
+            refused(400, "X-Webhook-URL", webhook_url=row[1])
 
 
 @each_row(
@@ -276,7 +276,7 @@ def test_forbidden_callback_url_is_named() -> None:
 def test_bad_callback_url_is_named(url: str) -> None:
     """Userinfo, fragment, a bad scheme, an over-long URL, and the deployment's own endpoint are refused."""
     refused(400, "callback_url", fields={"callback_url": url})
-    refused(400, "callback_url", webhook_url=url)
+    refused(400, "X-Webhook-URL", webhook_url=url)
 
 
 def test_allowed_callback_url_is_kept_unchanged() -> None:
@@ -291,6 +291,12 @@ def test_conflicting_callback_urls_are_refused() -> None:
     """Body and header may say the same; if they differ there is no telling which was meant."""
     refused(400, "callback_url", "X-Webhook-URL", fields={"callback_url": HOOK}, webhook_url=HOOK + "/")
     assert read({"callback_url": HOOK}, webhook_url=HOOK).callback_url == HOOK
+
+
+@each_row("value", WRONG_TYPES[1:])
+def test_a_callback_url_of_a_wrong_type_beside_the_header_is_refused(value: object) -> None:
+    """Whatever JSON may hold, the two differ."""
+    refused(400, "callback_url", "X-Webhook-URL", fields={"callback_url": value}, webhook_url=HOOK)
 
 
 @each_row(
@@ -452,6 +458,19 @@ def test_both_models_take_the_same_media() -> None:
     """The vendor's two pages have the same limits."""
     assert MODELS[MIX].media == MODELS[MOVE].media
     assert {rule.field for rule in MODELS[MIX].media} == {"image_url", "video_url"}
+
+
+@pytest.mark.parametrize("slug", sorted(MODELS))
+def test_the_limits_of_media_are_told_with_their_field(slug: str) -> None:
+    """Each that a file can be refused for, in the words that /docs, the console and the contract show."""
+    for rule in MODELS[slug].media:
+        told = MODELS[slug].request.model_fields[rule.field].description or ""
+        assert f"sides {rule.least_side} to {rule.most_side} px" in told
+        assert f"ratio 1:{rule.most_ratio} to {rule.most_ratio}:1" in told
+        assert f"at most {rule.most_bytes >> 20} MB" in told
+        assert all(kind in told for words in rule.formats.values() for kind in words.split(" or "))
+        if rule.least_seconds is not None:
+            assert f"{rule.least_seconds:g} to {rule.most_seconds:g} s" in told
 
 
 @pytest.mark.parametrize("doubt", ["", "slow host", "too much to read"])

@@ -2558,7 +2558,7 @@ async def test_a_poll_that_is_not_begun_takes_no_slot(
         is_running=running.__contains__,
         known=running.__contains__,
         track=lambda _: None,
-        has_written=lambda _: False,
+        wrote_unanswered=lambda _: False,
         started=now,
     )
     kind.keep(task)

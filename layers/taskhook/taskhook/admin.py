@@ -103,7 +103,8 @@ def client(service: Any) -> Any:
     try:
         return boto3.client(service, config=_TIME_OUTS)
     except ValueError as error:  # an address that is none
-        raise AdminError(f"{error}; {_REGION}; AWS_ENDPOINT_URL must be a URL, or not set") from error
+        what = str(error).rstrip(".")
+        raise AdminError(f"{what}; {_REGION}; AWS_ENDPOINT_URL must be a URL, or not set") from error
 
 
 def resource(stack: str, name: str) -> str:

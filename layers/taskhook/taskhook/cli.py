@@ -20,6 +20,7 @@ from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.admin import EXPECTED, AdminError, checked_key, client, explain, parameters, resource
 from taskhook.core import callers
 from taskhook.core.caller import Caller
+from taskhook.core.vendor import task_age
 from taskhook.grammar import parser
 from taskhook.tasks.audit import Audit, Limits, StoredTask
 from taskhook.vendors import VENDORS
@@ -173,10 +174,11 @@ async def _remove(options: argparse.Namespace, admin: DynamoCallers) -> None:
 async def _audit(options: argparse.Namespace) -> bool:
     """Print counts and findings; tell whether there are any."""
     table, given = resource(options.stack, "Tasks"), parameters(options.stack)
+    max_task_age = timedelta(hours=int(given.get("MaxTaskHours", "24")))
     limits = Limits(
-        max_task_age=timedelta(hours=int(given.get("MaxTaskHours", "24"))),
         max_queue_age=timedelta(hours=int(given.get("MaxQueueHours", "24"))),
-        longest_tasks={name: vendor.longest_task for name, vendor in VENDORS.items()},
+        max_task_age=max_task_age,
+        task_ages={name: task_age(vendor, max_task_age) for name, vendor in VENDORS.items()},
     )
     audit, began = Audit(), datetime.now(UTC)
     async for task_id, task, values in stored_tasks(client("dynamodb"), table):

@@ -120,7 +120,7 @@ def _add_callers(areas: Any, common: argparse.ArgumentParser) -> None:
   taskhook callers add shop --callback-url https://shop.example.com/hook
   taskhook callers add shop --stack taskhook-test --json > shop.json""",
     )
-    _add_limits(add)
+    _add_limits(add, models="without it all that the deployment is open to", per_day=" (default)")
     add.add_argument(
         "--callback-url",
         metavar="URL",
@@ -140,19 +140,19 @@ def _add_callers(areas: Any, common: argparse.ArgumentParser) -> None:
     _add_changes(commands, [named, common])
 
 
-def _add_limits(command: argparse.ArgumentParser) -> None:
+def _add_limits(command: argparse.ArgumentParser, *, models: str, per_day: str) -> None:
     command.add_argument(
         "--models",
         metavar="PATTERN",
         nargs="+",
         type=_pattern,
-        help="which models it may use, such as 'alibaba/*' (default: all that the deployment is open to)",
+        help=f"which models it may use, such as 'alibaba/*'; {models}",
     )
     command.add_argument(
         "--per-day",
         metavar="N",
         type=_count,
-        help="how many tasks it may submit a day, counted from midnight UTC; 0: any number (default)",
+        help=f"how many tasks it may submit a day, counted from midnight UTC; 0: any number{per_day}",
     )
 
 
@@ -184,14 +184,15 @@ def _add_changes(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         "update",
         parents=parents,
         help="change where results go by default, and what may be spent",
-        description="Change where results go when a submit names no callback URL, and what may be spent.",
+        description="Change where results go when a submit names no callback URL, and what may be spent.\n"
+        "What is not named stays as it is.",
         examples="""\
   taskhook callers update shop --callback-url https://shop.example.com/hook
   taskhook callers update shop --no-callback-url
   taskhook callers update shop --models 'alibaba/*' 'runway/*' --per-day 100
   taskhook callers update shop --models '*' --per-day 0     any model, any number""",
     )
-    _add_limits(update)
+    _add_limits(update, models="'*': all that the deployment is open to", per_day="")
     where = update.add_mutually_exclusive_group()
     where.add_argument("--callback-url", metavar="URL", type=_callback_url, help="the new default")
     where.add_argument(

@@ -31,7 +31,7 @@ from taskhook.adapters.http.originals import AiohttpOriginals
 from taskhook.adapters.http.vendor import HttpTaskApi
 from taskhook.adapters.http.vendor_wire import trust
 from taskhook.archive.copy import ArchivePorts
-from taskhook.core.errors import StoreUnavailableError
+from taskhook.core.errors import OutOfTimeError
 from taskhook.core.ports import (
     ATTEMPT_TIME,
     ApiKey,
@@ -105,7 +105,7 @@ class App:
         return kept
 
     def run[T](self, coroutine: Coroutine[Any, Any, T], *, limit: timedelta | None = API_TIME) -> T:
-        """Run a use case to its end, or for `limit`. Raises StoreUnavailableError where that is over."""
+        """Run a use case to its end, or for `limit`. Raises OutOfTimeError where that is over."""
 
         async def limited() -> T:
             async with asyncio.timeout(limit.total_seconds() if limit is not None else None):
@@ -114,7 +114,7 @@ class App:
         try:
             return self.runner.run(limited())
         except TimeoutError as error:
-            raise StoreUnavailableError("no answer in time") from error
+            raise OutOfTimeError("no answer in time") from error
 
     # --- time, log, metrics -----------------------------------------------------------------------
 

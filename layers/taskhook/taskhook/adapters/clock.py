@@ -12,5 +12,5 @@ class SystemClock:
         return datetime.now(UTC)
 
     async def sleep(self, duration: timedelta) -> None:
-        """Wait."""
+        """Let other coroutines run for so long."""
         await asyncio.sleep(duration.total_seconds())

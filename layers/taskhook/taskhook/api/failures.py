@@ -122,7 +122,7 @@ _FAILURES = (
         "503",
         "Task table, secret or vendor did not answer, or the vendor has no key here. Nothing was paid.",
         "Repeat after `Retry-After` with the same key; without that header tell the operator.",
-        "Service unavailable: the task table did not answer; nothing was sent to the vendor, try again",
+        "Service unavailable: the task table did not answer; nothing was paid, try again",
     ),
 )
 # What API Gateway says by itself: no operation describes it.

@@ -293,8 +293,8 @@ def _one_task() -> Json:
             "post": _operation(
                 "cancelTask",
                 "Tasks",
-                "Take back a task that is still queued here. It was never paid; its callback says "
-                "`canceled`.",
+                "Take back a task that is queued here, which is never paid then, or ask the vendor that has "
+                "it, where it can cancel; else 409. Its callback says `canceled`.",
                 _done(answers.task_answer(examples.canceled())) | failures(401, 404, 409, 503),
                 parameters=_in_path(task_id=_TASK_ID),
             )

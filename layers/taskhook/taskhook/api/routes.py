@@ -33,7 +33,7 @@ from taskhook.vendors import VENDORS
 from taskhook.vendors.modellix import MODELS
 from taskhook.wiring import App
 
-NO_SUCH_PATH = "Resource not found: no such path; /openapi.json lists what there is"
+NO_SUCH_PATH = "Resource not found: no such path with this method; /openapi.json lists what there is"
 CLAIM_MARGIN = timedelta(seconds=15)  # past the function's own end
 
 resolver = APIGatewayHttpResolver()
@@ -391,9 +391,9 @@ def rejected(error: RejectedError) -> Response[str]:
 
 @resolver.exception_handler(StoreUnavailableError)
 def unavailable(error: StoreUnavailableError) -> Response[str]:
-    """Say that nothing was begun."""
+    """Say that nothing was paid: of a submit nothing was sent, and any other request to a vendor is free."""
     _app().logger.error("store.unavailable", extra={"error": str(error)})
-    message = f"Service unavailable: {error.what}; nothing was sent to the vendor, try again"
+    message = f"Service unavailable: {error.what}; nothing was paid, try again"
     return _error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=5)
 
 

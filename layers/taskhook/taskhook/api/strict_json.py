@@ -8,6 +8,7 @@ from typing import Any
 from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_BODY
 from taskhook.core.message import Json
+from taskhook.core.parameters import MOST_OF_A_NAME
 
 
 def read(raw: str, *, is_base64: bool = False) -> Json:
@@ -41,11 +42,13 @@ def read(raw: str, *, is_base64: bool = False) -> Json:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Json:
-    read = dict(pairs)
-    if len(read) != len(pairs):
-        raise ValueError("a key is given twice")
-    if not all(map(_is_text, read)):
-        raise ValueError("a key is no text")
+    read: Json = {}
+    for name, value in pairs:
+        if not _is_text(name):
+            raise ValueError("a key is no text")
+        if name in read:
+            raise ValueError(f"the key '{name[:MOST_OF_A_NAME]}' is given twice")
+        read[name] = value
     return read
 
 

@@ -5,7 +5,8 @@ TaskhookError
 ├── RejectedError            the request is not acceptable; nothing was stored
 ├── UnavailableError         asked again later, it may work
 │   ├── StoreUnavailableError    a write may or may not have happened
-│   │   └── SecretUnavailableError   without the deployment's own key
+│   │   ├── SecretUnavailableError   without the deployment's own key
+│   │   └── OutOfTimeError           a use case was broken off: a request to a vendor may have been sent
 │   ├── ArchiveUnavailableError  what was put there may be there or not
 │   ├── SourceUnavailableError
 │   └── KeyUnavailableError
@@ -59,6 +60,12 @@ class SecretUnavailableError(StoreUnavailableError):
     """What the table holds cannot be read without the deployment's own key, and that was not to be had."""
 
     what = "the stack's secret could not be read"
+
+
+class OutOfTimeError(StoreUnavailableError):
+    """A use case was broken off when its time was over, whatever hung; a paid POST is never part of one."""
+
+    what = "no answer in time"
 
 
 class ArchiveUnavailableError(UnavailableError):

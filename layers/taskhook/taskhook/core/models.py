@@ -117,9 +117,8 @@ class MediaRule:
         allowed = f"it must be {self.least_seconds:g} to {self.most_seconds:g} s"
         if min(facts.seconds) > self.most_seconds:
             return f"{measured} {min(facts.seconds):.3f} s long; {allowed}"
-        if (
-            max(facts.seconds) < self.least_seconds and not facts.doubt
-        ):  # more of it may lie where was not looked
+        # With a doubt, more of it may lie where was not looked.
+        if max(facts.seconds) < self.least_seconds and not facts.doubt:
             return f"{measured} {max(facts.seconds):.3f} s long; {allowed}"
         return None
 

@@ -164,7 +164,7 @@ class AdmissionStore(Protocol):
     """
 
     async def admission(self, vendor: str) -> AdmissionState:
-        """Read it."""
+        """Read what is known of the way to a vendor; of one that was never stored, an open way."""
 
     async def set_admission(self, vendor: str, old: AdmissionState, new: AdmissionState) -> AdmissionState:
         """Store `new` if `old` still stands; give what stands then. A change that is lost does no harm."""
@@ -426,7 +426,7 @@ class Clock(Protocol):
         """Tell the time, in UTC."""
 
     async def sleep(self, duration: timedelta) -> None:
-        """Wait."""
+        """Let other coroutines run for so long, in this clock's time."""
 
 
 class Reporter(Protocol):

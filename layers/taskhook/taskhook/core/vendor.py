@@ -23,6 +23,8 @@ from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 
 OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
+# How the message of a refusal begins that has the vendor's own code and words.
+VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -367,3 +369,11 @@ class Vendor(Protocol):
 
     def read_poll(self, body: Json, upstream_task_id: str) -> PollOutcome:
         """Read a 2xx about a task; what is not about this task, or has no status, says nothing."""
+
+
+def task_age(vendor: Vendor, limit: timedelta) -> timedelta:
+    """Tell how old a task gets where a deployment says `limit`.
+
+    None is given up, for it is paid, that its vendor may still end.
+    """
+    return max(limit, vendor.longest_task)

@@ -70,9 +70,8 @@ class BreakerState:
 
         Any answer shows that the host is up; what it says of the message is the schedule's matter.
         """
-        if reply.error in _NOT_ATTEMPTED or self.is_open(
-            now
-        ):  # what was under way when the breaker opened is no news
+        # What was under way when the breaker opened is no news.
+        if reply.error in _NOT_ATTEMPTED or self.is_open(now):
             return self
         if reply.status in _THROTTLING:
             wait = min(max(reply.retry_after or MIN_RETRY_AFTER, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
@@ -127,9 +126,8 @@ class Hosts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._hosts: dict[tuple[str, str], _Host] = {}
-        self._idle: dict[
-            tuple[str, str], None
-        ] = {}  # known hosts without attempts or candidates, longest idle first
+        # Known hosts without attempts or candidates, longest idle first.
+        self._idle: dict[tuple[str, str], None] = {}
         self._callers: dict[str, _Caller] = {}  # with attempts or candidates
         self._caller_turns: dict[str, None] = {}  # callers with candidates; the first one is next
         self._waiting: dict[str, Candidate] = {}
@@ -212,11 +210,6 @@ class Hosts:
         self._hosts[caller, host] = known
         self._changed(caller, host)
         return known.state.open_until - now if opened and known.state.open_until is not None else None
-
-    def open_until(self, caller: str, host: str) -> datetime | None:
-        """Tell until when nothing is sent to this caller's host; None where something may be."""
-        until = self._known(caller, host).state.open_until
-        return until if until is not None and self._clock.now() < until else None
 
     # --- candidates -------------------------------------------------------------------------------
 

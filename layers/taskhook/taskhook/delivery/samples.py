@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
-from taskhook.core.errors import ForbiddenTargetError, RejectedError
+from taskhook.core.errors import RejectedError
 from taskhook.core.message import Json
 from taskhook.core.ports import CallbackSender, Clock, DeliveryRate, Reporter
 from taskhook.core.record import CallbackState, ErrorCode, State
@@ -91,10 +91,7 @@ def _receiver(body: Json, caller: Caller, targets: TargetPolicy) -> str:
     url = parameters.read(ReceiverTest, body, what="a test").callback_url or caller.callback_url
     if url is None:
         raise parameters.wrong("callback_url", "must be a URL, for there is no default")
-    try:
-        targets.check_url(url)
-    except ForbiddenTargetError as error:
-        raise parameters.wrong("callback_url", error) from error
+    parameters.check_callback_url(url, targets)
     return url
 
 

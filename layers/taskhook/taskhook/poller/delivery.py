@@ -40,7 +40,7 @@ class Delivery:
         horizon: Callable[[], datetime],
         closed: Callable[[], bool],
         is_running: Callable[[str], bool],
-        has_written: Callable[[Task], bool],
+        wrote_unanswered: Callable[[Task], bool],
     ) -> None:
         self._ports = ports
         self._clock = ports.clock
@@ -50,7 +50,7 @@ class Delivery:
         self._horizon = horizon
         self._closed = closed
         self._is_running = is_running
-        self._has_written = has_written
+        self._wrote_unanswered = wrote_unanswered
         self._delivery_ports = DeliveryPorts(
             tasks=ports.tasks,
             callbacks=ports.callbacks,
@@ -64,15 +64,13 @@ class Delivery:
         self._claimed: dict[str, Task] = {}
         self._slots: dict[str, Candidate] = {}  # of steps that were admitted
         self._failed: dict[str, Candidate] = {}  # of steps that have just broken off
-        self._misplaced: dict[
-            str, None
-        ] = {}  # tasks that no attempt can be made for soon, and that do not stand in `retry`
+        # Tasks that no attempt can be made for soon, and that do not stand in `retry`.
+        self._misplaced: dict[str, None] = {}
         self._deferring: set[str] = set()
         self._later: list[tuple[datetime, str, Candidate]] = []  # a heap
         self._planned: dict[str, datetime] = {}  # what stands in it, by task
-        self._read_at: dict[
-            str, datetime
-        ] = {}  # tasks read for an attempt; the index may still show their old rows
+        # Tasks read for an attempt; the index may still show their old rows.
+        self._read_at: dict[str, datetime] = {}
         self._looked_until: datetime | None = None
         self._next_row_at: datetime | None = None  # of the first row that was too early to keep
         self._left_out = False  # rows were seen that there was no room for
@@ -234,7 +232,7 @@ class Delivery:
 
     def _is_anothers(self, task: Task) -> bool:
         """Whether another invocation is at it."""
-        return task.claimed(self._clock.now()) and not self._has_written(task)
+        return task.claimed(self._clock.now()) and not self._wrote_unanswered(task)
 
     async def _defer(self, task_id: str) -> Task | None:
         """Move a first delivery whose process died out of `watch`, which is read whole by each leader."""

@@ -15,7 +15,7 @@ from taskhook.delivery.hosts import Hosts
 from taskhook.poller.work import PollerPorts, Rules
 
 PATIENCE = timedelta(seconds=5)  # of an end, for a slot that is in use; a first delivery without costs twice
-BEAT = timedelta(seconds=0.05)  # between looks whether one is free
+SLOT_LOOK_GAP = timedelta(seconds=0.05)  # between looks whether one is free
 MOST_WAITING = 100  # ends
 # Bytes of the vendor's answers to them. Each is in memory, where parsed it takes twenty times as much.
 MOST_WAITING_SIZE = 1024 * 1024
@@ -30,9 +30,8 @@ class Endings:
         self._hosts = hosts
         self._steps = steps
         self.reserved: set[str] = set()  # tasks whose first delivery is claimed, with a slot taken
-        self.ran_until: dict[
-            str, datetime
-        ] = {}  # when the vendor's task is last known to have run; what follows may be lateness
+        # When the vendor's task is last known to have run; what follows may be lateness.
+        self.ran_until: dict[str, datetime] = {}
         self._waiting: dict[str, int] = {}  # ends that wait for a slot, each with the size of its answer
         self._lines: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -135,7 +134,7 @@ class Endings:
                 while not (entered := self._hosts.enter(caller, host)):
                     if self._ports.clock.now() >= now + PATIENCE or not self._hosts.frees_soon(caller, host):
                         break
-                    await self._ports.clock.sleep(BEAT)
+                    await self._ports.clock.sleep(SLOT_LOOK_GAP)
                 return entered
         finally:
             del self._waiting[task.task_id]

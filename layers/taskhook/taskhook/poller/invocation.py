@@ -104,17 +104,17 @@ class _Invocation:
             horizon=self._horizon,
             closed=self._closed,
             is_running=scheduler.is_running,
-            has_written=scheduler.has_written,
+            wrote_unanswered=scheduler.wrote_unanswered,
         )
         # What leaves a queue enters the watch of its vendor, so the queues are looked at first.
         queues, watches = ([one.queue for one in self._all], [one.watch for one in self._all])
         scheduler.assign((*queues, *watches, archiving, delivery), closed=self._closed)
 
     @property
-    def _all(self) -> "Iterable[_AtVendor]":
+    def _all(self) -> Iterable[_AtVendor]:
         return self._vendors.values()
 
-    def _of(self, api: TaskApi) -> "_AtVendor":
+    def _of(self, api: TaskApi) -> _AtVendor:
         """Make what is the work of one vendor alone: its trouble is none of the others'."""
         pacing = Pacing(self._rules, self._ports, api, standing=self._standing)
         watch = Watch(
@@ -127,7 +127,7 @@ class _Invocation:
             is_running=self._scheduler.is_running,
             known=self._scheduler.knows,
             track=self._scheduler.track,
-            has_written=self._scheduler.has_written,
+            wrote_unanswered=self._scheduler.wrote_unanswered,
             started=self._started,
         )
         queue = Queue(
@@ -287,7 +287,7 @@ class _Invocation:
         return self._scheduler.is_busy() or (at is not None and at < self._horizon())
 
     def _report(self) -> None:
-        """Report how much there is to do, as far as this invocation has learnt on its way; else nothing."""
+        """Report of each vendor the polls, those without an answer, and the queue's longest wait, if any."""
         for name, one in self._vendors.items():
             self._report_on(name, one.watch.polls, one.queue.longest_wait)
 

@@ -58,9 +58,8 @@ class Leadership:
         self._standing.view = await self._ports.leadership.view()
         if self._standing.view.leader != self._name:
             return False
-        if (
-            self._standing.view.held_models != self._mine().held_models
-        ):  # found out meanwhile; then webhooks are not waited for, or are
+        # Found out meanwhile; then webhooks are not waited for, or are.
+        if self._standing.view.held_models != self._mine().held_models:
             await self._ports.leadership.acquire(self._standing.view, self._mine(), takeover=False)
         return True
 

@@ -18,6 +18,7 @@ from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
 from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
+from taskhook.submit.payment import report_pause
 
 PROBES = 2  # requests after a pause, until one is answered without another: as many as a look takes
 PROBED_FOR = timedelta(minutes=2)  # after a pause
@@ -237,9 +238,7 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             return
         reason = "key_refused" if key_refused else "throttled"
-        self._ports.reporter.report(
-            "vendor.paused", vendor=self.vendor.name, reason=reason, seconds=pause.total_seconds()
-        )
+        report_pause(self.vendor.name, reason, now + pause, clock=self._clock, reporter=self._ports.reporter)
         await self.store(self.admission.pause_polls(now + pause))
 
     async def read_admission(self) -> None:

@@ -59,7 +59,7 @@ class Polls:
         endings: Endings,
         steps: Counter[str],
         replan_pending: Callable[[], None],
-        has_written: Callable[[Task], bool],
+        wrote_unanswered: Callable[[Task], bool],
         started: datetime,
     ) -> None:
         self._rules = rules
@@ -71,7 +71,7 @@ class Polls:
         self._endings = endings
         self._steps = steps
         self._replan_pending = replan_pending
-        self._has_written = has_written
+        self._wrote_unanswered = wrote_unanswered
         self._started = started
         self.asked = 0  # polls, and of them those that said nothing, with the last one's reason
         self.unanswered = 0
@@ -244,7 +244,7 @@ class Polls:
 
     def _is_unpaid(self, task: Task) -> bool:
         """Whether this invocation has claimed a task to pay for it, and has not, for it did not learn so."""
-        return task.state is State.SUBMITTING and self._has_written(task)
+        return task.state is State.SUBMITTING and self._wrote_unanswered(task)
 
     async def _requeue(self, task: Task) -> Task:
         """Give a task back to the queue."""

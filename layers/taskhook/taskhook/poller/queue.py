@@ -56,9 +56,8 @@ class Queue:
         self._budget_until = started  # no request is left before
         # The vendor has answered what is free: the next request may be a task's.
         self._answered_until = started
-        self._named: dict[
-            str, None
-        ] = {}  # tasks that a wake or a step has named; the index may show them late
+        # Tasks that a wake or a step has named; the index may show them late.
+        self._named: dict[str, None] = {}
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
@@ -160,9 +159,8 @@ class Queue:
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
             return None
-        if not found and await self._ports.work.queue_waits(
-            self._vendor
-        ):  # it cannot be read: the next tick looks again
+        # It cannot be read: the next tick looks again.
+        if not found and await self._ports.work.queue_waits(self._vendor):
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
@@ -253,8 +251,8 @@ class Queue:
 
     def _report_pause(self, reason: str) -> None:
         """Report for how long nothing is submitted."""
-        admission, reporter = self._pacing.admission, self._ports.reporter
-        report_pause(self._vendor, reason, admission, clock=self._clock, reporter=reporter)
+        until, reporter = self._pacing.admission.paused_until, self._ports.reporter
+        report_pause(self._vendor, reason, until, clock=self._clock, reporter=reporter)
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"

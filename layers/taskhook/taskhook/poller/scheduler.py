@@ -45,8 +45,8 @@ class Scheduler:
         """Whether a step of the task is under way."""
         return task_id in self._running
 
-    def has_written(self, task: Task) -> bool:
-        """Whether a task stands as a write of this invocation has left it that was never answered.
+    def wrote_unanswered(self, task: Task) -> bool:
+        """Whether a task stands as a write of this invocation has left it, whose answer never came.
 
         Its claim is this invocation's own, and no step goes on under it.
         """

@@ -43,7 +43,7 @@ class Watch:
         is_running: Callable[[str], bool],
         known: Callable[[str], bool],
         track: Callable[[Task], None],
-        has_written: Callable[[Task], bool],
+        wrote_unanswered: Callable[[Task], bool],
         started: datetime,
     ) -> None:
         self._ports = ports
@@ -69,7 +69,7 @@ class Watch:
             endings=endings,
             steps=steps,
             replan_pending=self.replan_pending,
-            has_written=has_written,
+            wrote_unanswered=wrote_unanswered,
             started=started,
         )
 

@@ -22,7 +22,7 @@ from taskhook.core.ports import (
 )
 from taskhook.core.record import FIRST_VENDOR
 from taskhook.core.task import Task
-from taskhook.core.vendor import Vendor
+from taskhook.core.vendor import Vendor, task_age
 from taskhook.poller.long_poll import LongPollSupport
 
 TICK = timedelta(seconds=60)
@@ -49,8 +49,8 @@ class Rules:
     origin: str | None = None  # of links to archived results; None: results are not archived
 
     def task_age_at(self, vendor: Vendor) -> timedelta:
-        """Tell how old a task gets: none is given up, for it is paid, that its vendor may still end."""
-        return max(self.max_task_age, vendor.longest_task)
+        """Tell how old a task of this vendor's gets."""
+        return task_age(vendor, self.max_task_age)
 
     def requests_to(self, vendor: Vendor) -> int:
         """Tell how many requests a minute a vendor gets at most."""

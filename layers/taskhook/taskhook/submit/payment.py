@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.ports import LEAST_POST_TIME, Admit, Clock, Reporter, TaskApi, TaskStore, WebhookUrls
 from taskhook.core.rate_limit import Allowance
@@ -54,9 +53,8 @@ async def pay(
     end = min(deadline, task.claimed_until or deadline)
     if task.request is None:
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="the request was not read")
-    elif (
-        end - payment.clock.now() < LEAST_POST_TIME
-    ):  # or thawed too late: another process may be deciding about the task
+    elif end - payment.clock.now() < LEAST_POST_TIME:
+        # Or thawed too late: another process may be deciding about the task.
         outcome = SubmitOutcome(submission=Submission.NOT_SENT, message="no time was left")
     else:
         api = payment.vendors[task.vendor]
@@ -150,9 +148,9 @@ def _unstored(task: Task, outcome: SubmitOutcome, payment: PaymentPorts) -> Task
 
 
 def report_pause(
-    vendor: str, reason: str, admission: AdmissionState, *, clock: Clock, reporter: Reporter
+    vendor: str, reason: str, until: datetime | None, *, clock: Clock, reporter: Reporter
 ) -> None:
-    """Report for how long nothing is submitted to a vendor, and why; an alarm rings by the reason."""
+    """Report for how long a vendor gets no submits, or no polls, and why; an alarm rings by the reason."""
     now = clock.now()
-    seconds = round((max(admission.paused_until or now, now) - now).total_seconds())
+    seconds = round((max(until or now, now) - now).total_seconds())
     reporter.report("vendor.paused", vendor=vendor, reason=reason, seconds=seconds)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from taskhook.core import parameters
 from taskhook.core.caller import Caller
-from taskhook.core.errors import ForbiddenTargetError, RejectedError
+from taskhook.core.errors import RejectedError
 from taskhook.core.limits import MAX_IDEMPOTENCY_KEY, MAX_REFERENCE
 from taskhook.core.message import Json
 from taskhook.core.record import FIRST_VENDOR, CallbackState, State
@@ -67,11 +67,11 @@ class SubmitRequest:
         """Validate a submit to a path of the vendor's; header names are lower-case. Raises RejectedError."""
         key = headers.get("idempotency-key")
         _check_key(key)
-        own = _own(vendor, body, headers)
+        own, by_header = _own(vendor, body, headers)
         paid = vendor.paid_request(
             path, headers, {name: value for name, value in body.items() if name not in _own_names(vendor)}
         )
-        check_callback_url(own.callback_url, targets)
+        parameters.check_callback_url(own.callback_url, targets, headers=by_header)
         counted = re.fullmatch(RETRY_COUNT, headers.get("x-stainless-retry-count", ""))
         identity = [paid.model, paid.identity, own.callback_url, own.reference]
         if vendor.name != FIRST_VENDOR:  # whose requests were there before there were others
@@ -114,33 +114,30 @@ class SubmitRequest:
         )
 
 
-def check_callback_url(url: str | None, targets: TargetPolicy) -> None:
-    """Raise RejectedError where a submit names a URL that may not be called back."""
-    if url is not None:
-        try:
-            targets.check_url(url)
-        except ForbiddenTargetError as error:
-            raise parameters.wrong("callback_url", error) from error
-
-
 def _own_names(vendor: Vendor) -> Collection[str]:
     """List the fields of a body that are not the vendor's: a form of another vendor has none."""
     return OwnFields.model_fields if vendor.form is None else ()
 
 
-def _own(vendor: Vendor, body: Json, headers: Mapping[str, str]) -> OwnFields:
-    """Read what is not the vendor's, out of body and headers. Raises RejectedError."""
-    given = {name: body[name] for name in _own_names(vendor) if name in body}
+def _own(vendor: Vendor, body: Json, headers: Mapping[str, str]) -> tuple[OwnFields, dict[str, str]]:
+    """Read what is not the vendor's, out of body and headers; and say which fields came in which header.
+
+    Raises RejectedError.
+    """
+    given = {name: body[name] for name in _own_names(vendor) if body.get(name) is not None}
+    by_header = {}
     for name, header in (("callback_url", "X-Webhook-URL"), ("reference", "X-Reference")):
         value = headers.get(header.lower())
-        if value is not None and given.setdefault(name, value) not in {value, None}:
+        if value is None:
+            continue
+        if name not in given:
+            given[name], by_header[name] = value, header
+        elif given[name] != value:
             raise RejectedError(
                 HTTPStatus.BAD_REQUEST,
                 f"Invalid parameters: parameter '{name}' and header '{header}' differ; give one",
             )
-        if value is not None:
-            given[name] = value
-    return parameters.read(OwnFields, given, what="a submit")
+    return parameters.read(OwnFields, given, what="a submit", headers=by_header), by_header
 
 
 def _check_key(idempotency_key: str | None) -> None:
@@ -149,8 +146,8 @@ def _check_key(idempotency_key: str | None) -> None:
         return
     if 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable():
         return
-    message = f"header 'Idempotency-Key' must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
-    raise RejectedError(HTTPStatus.BAD_REQUEST, f"Invalid parameters: {message}")
+    complaint = f"must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters"
+    raise parameters.wrong_header("Idempotency-Key", complaint)
 
 
 def _task_id(caller: str, idempotency_key: str | None) -> str:

@@ -98,9 +98,8 @@ async def submit(
                 payment=payment,
                 admitting=admitting,
             )
-    except (
-        TimeoutError
-    ) as error:  # what was being written may be there; then it becomes unknown, and is never paid for
+    except TimeoutError as error:
+        # What was being written may be there; then it becomes unknown, and is never paid for.
         raise StoreUnavailableError("no answer in time") from error
     if isinstance(begun, SubmitResult):
         return begun
@@ -288,7 +287,9 @@ async def _record_answer(
         learnt = admission.outcome_unknown(now) if unknown else admission.answered()
         await admitting.admission.set_admission(vendor, admission, learnt)
         if learnt.in_trouble:
-            report_pause(vendor, "no_answer", learnt, clock=payment.clock, reporter=payment.reporter)
+            report_pause(
+                vendor, "no_answer", learnt.paused_until, clock=payment.clock, reporter=payment.reporter
+            )
         elif admission.in_trouble:
             payment.reporter.report("vendor.resumed", vendor=vendor)
 
@@ -313,7 +314,9 @@ async def _close_admission(
         if closed != admission:
             await admitting.admission.set_admission(vendor, admission, closed)
         if asked_for:  # of no time is no pause
-            report_pause(vendor, "throttled", closed, clock=payment.clock, reporter=payment.reporter)
+            report_pause(
+                vendor, "throttled", closed.paused_until, clock=payment.clock, reporter=payment.reporter
+            )
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:

@@ -16,7 +16,7 @@ from taskhook.core.record import CallbackState, State
 from taskhook.core.targets import TargetPolicy
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
-from taskhook.submit.request import OwnFields, check_callback_url, derived_id
+from taskhook.submit.request import OwnFields, derived_id
 
 
 class Takeover(OwnFields):
@@ -59,7 +59,7 @@ async def take_over(
     api = vendors.get(wanted.vendor)
     if api is None:
         raise parameters.wrong("vendor", f"must be one of {', '.join(sorted(vendors))}")
-    check_callback_url(wanted.callback_url, targets)
+    parameters.check_callback_url(wanted.callback_url, targets)
     # The same task meets the first one; no idempotency key can be spelled like this.
     task_id = derived_id(caller.caller, "watch", wanted.vendor, wanted.task_id)
     first = await tasks.get(task_id)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import NamedTuple
 
 from taskhook.core.record import CallbackState, ErrorCode, State
@@ -33,9 +32,9 @@ class StoredTask(NamedTuple):
 class Limits:
     """What the deployment's parameters allow."""
 
-    max_task_age: timedelta
     max_queue_age: timedelta
-    longest_tasks: Mapping[str, timedelta] = MappingProxyType({})  # by vendor, where that may be longer
+    max_task_age: timedelta  # of a vendor that this version does not know
+    task_ages: Mapping[str, timedelta]  # by vendor
 
 
 class Finding(NamedTuple):
@@ -101,7 +100,7 @@ def _of_course(task: Task, now: datetime, limits: Limits) -> Iterator[_Words]:
     """List what is wrong with a task that has not ended."""
     if task.state is State.SUBMITTING and _over(task.claimed_until, now):
         yield f"was claimed for its submit until {_at(task.claimed_until)}, and nothing came of it", _POLLER
-    task_age = max(limits.max_task_age, limits.longest_tasks.get(task.vendor, timedelta(0)))
+    task_age = limits.task_ages.get(task.vendor, limits.max_task_age)
     deadlines = {
         State.QUEUED: (task.accepted_at + limits.max_queue_age, "MaxQueueHours"),
         State.UNKNOWN: (

@@ -22,6 +22,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import (
     IMAGE,
     NOT_THIS_TASK,
+    VENDORS_CODE,
     Action,
     Example,
     HttpRequest,
@@ -53,7 +54,6 @@ _STATES = {
     State.SUCCESS: "succeeded",
     State.FAILED: "failed",
 }
-_VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 _ERRORS = {  # code and type
     HTTPStatus.UNAUTHORIZED: ("AuthenticationError", "Unauthorized"),
     HTTPStatus.FORBIDDEN: ("AccessDenied", "Forbidden"),
@@ -104,7 +104,7 @@ class ArkForm:
         """Say why a call has failed."""
         known = {int(one): words for one, words in _ERRORS.items()}
         code, kind = known.get(status, ("InvalidParameter", "BadRequest"))
-        told = _VENDORS_CODE.match(message)  # in what was refused, the vendor's own
+        told = VENDORS_CODE.match(message)  # in what was refused, the vendor's own
         code, words = (told[1], told[2]) if told is not None else (code, message)
         return {"error": {"code": code, "message": words, "param": "", "type": kind}}
 

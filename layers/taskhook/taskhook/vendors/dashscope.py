@@ -26,6 +26,7 @@ from taskhook.core.task import Task
 from taskhook.core.vendor import (
     IMAGE,
     NOT_THIS_TASK,
+    VENDORS_CODE,
     VIDEO,
     Action,
     Example,
@@ -73,7 +74,6 @@ _STATES = {
     State.SUCCESS: "SUCCEEDED",
     State.FAILED: "FAILED",
 }
-_VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 _CODES = {
     HTTPStatus.UNAUTHORIZED: "InvalidApiKey",
     HTTPStatus.FORBIDDEN: "AccessDenied",
@@ -147,11 +147,8 @@ class DashScope:
                 "Resource not found: no such service; its path is /api/v1/services/{group}/{task}/{function}",
             )
         if headers.get("x-dashscope-async", "").strip().lower() != "enable":
-            raise RejectedError(
-                HTTPStatus.BAD_REQUEST,
-                "Invalid parameters: header 'X-DashScope-Async' must be 'enable': only asynchronous calls "
-                "are taken here",
-            )
+            complaint = "must be 'enable': only asynchronous calls are taken here"
+            raise parameters.wrong_header("X-DashScope-Async", complaint)
         passed = {name: parameters.header(headers, name) for name in _PASSED if headers.get(name.lower())}
         identity = {"path": path, "body": body, "headers": passed}
         sent = parameters.passed_on(body)
@@ -366,7 +363,7 @@ class _DashScopeForm:
 
     def error(self, status: int, message: str) -> Json:
         """Say why a call has failed."""
-        told = _VENDORS_CODE.match(message)  # in what was refused, the vendor's own
+        told = VENDORS_CODE.match(message)  # in what was refused, the vendor's own
         if told is not None:
             return {"request_id": "", "code": told[1], "message": told[2]}
         code = {int(known): word for known, word in _CODES.items()}.get(status, "InvalidParameter")

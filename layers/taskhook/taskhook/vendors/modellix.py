@@ -62,11 +62,13 @@ class AnimateRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_url: MediaUrl = Field(
-        description="Character image: JPG/JPEG/PNG/BMP/WEBP, sides 200 to 4096 px, at most 5 MB.",
+        description="Character image: JPG/JPEG/PNG/BMP/WEBP, sides 200 to 4096 px, ratio 1:3 to 3:1, at most "
+        "5 MB.",
         examples=["https://example.com/new_actor.jpg"],
     )
     video_url: MediaUrl = Field(
-        description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, at most 200 MB.",
+        description="Reference video: MP4/AVI/MOV, 2 to 30 s, sides 200 to 2048 px, ratio 1:3 to 3:1, at "
+        "most 200 MB.",
         examples=["https://example.com/original_scene.mp4"],
     )
     mode: Mode = Field(

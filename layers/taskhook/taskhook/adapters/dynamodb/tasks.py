@@ -132,9 +132,7 @@ class DynamoTasks:
             return task_id
         prolong = "SET overtaken = :overtaken, kept_until = :until, expires_at = :end"
         values = {":id": found["reserved"], ":overtaken": repeat and found["overtaken"], **end}
-        with contextlib.suppress(
-            ConditionFailedError
-        ):  # another request has reserved an id of its own meanwhile
+        with contextlib.suppress(ConditionFailedError):  # another request has reserved its own meanwhile
             await self._write(self.table.update, key, prolong, values, condition="reserved = :id")
         return str(found["reserved"])
 

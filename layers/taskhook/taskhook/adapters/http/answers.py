@@ -168,9 +168,8 @@ class BoundedAnswers(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read on, be it the head or the body."""
-        if (
-            self._parser is None
-        ):  # nothing was asked: aiohttp holds a bounded piece of it, and uses the connection no more
+        if self._parser is None:
+            # Nothing was asked: aiohttp holds a bounded piece of it, and uses the connection no more.
             super().data_received(data)
             return
         if self._head is not None:

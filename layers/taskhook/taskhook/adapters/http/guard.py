@@ -230,9 +230,8 @@ def _word(error: BaseException) -> DeliveryError | None:
             return DeliveryError.FORBIDDEN_TARGET
         case ssl.SSLCertVerificationError():
             return _CERTIFICATE.get(getattr(error, "verify_code", 0))  # aiohttp's own has none
-        case ssl.SSLError() if "no application protocol" in str(
-            error
-        ):  # an alert for which Python has no reason
+        # An alert for which Python has no reason.
+        case ssl.SSLError() if "no application protocol" in str(error):
             return DeliveryError.HTTP2_ONLY
         case ssl.SSLError():
             return _HANDSHAKE.get(getattr(error, "reason", None) or "")

@@ -222,9 +222,8 @@ class _RangeReader:
             self._whole.close()
 
     def _name(self, head: bytes) -> None:
-        if magic.is_page(
-            head
-        ):  # a challenge to robots, perhaps, or a page to sign in, which the vendor may not see
+        if magic.is_page(head):
+            # A challenge to robots, perhaps, or a page to sign in, which the vendor may not see.
             self.size = None
             raise _DoubtError("host answers with a page")
         self.text = magic.is_text(head)

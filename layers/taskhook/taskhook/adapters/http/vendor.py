@@ -388,9 +388,8 @@ def _decoder(response: httpx.Response) -> Callable[[bytes, int], bytes] | None:
     match response.headers.get("content-encoding", "identity").strip().lower():
         case "identity" | "":
             return None
-        case (
-            "gzip" | "x-gzip" | "deflate"
-        ):  # not asked for, but sent all the same: a paid task's id may be in it
+        # Not asked for, but sent all the same: a paid task's id may be in it.
+        case "gzip" | "x-gzip" | "deflate":
             return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress  # 32: either of the two headers
     raise _NoAnswerError
 

@@ -97,7 +97,7 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the connection, whatever is under way on it."""
         await self._inner.aclose()
 
     async def start_tls(
