@@ -22,6 +22,7 @@ from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, St
 PROBES = 2  # requests after a pause, until one is answered without another: as many as a look takes
 PROBED_FOR = timedelta(minutes=2)  # after a pause
 LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
+PAUSE_TRIES = 3  # to store a pause beside the writes of others
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
 
@@ -46,6 +47,8 @@ class Pacing:
         self._plain: set[str] = set()  # polls under way that are not held, by task
         # Polls that the vendor was asked to hold, by task, with the model, and since when.
         self.held: dict[str, tuple[str, datetime]] = {}
+        self._submits_paused_until: datetime | None = None  # pauses that this invocation has learnt of
+        self._polls_paused_until: datetime | None = None
         self._pause_over: datetime | None = None  # the end of a pause that an answer has shown to be the last
 
     # --- when a task is polled next ---------------------------------------------------------------
@@ -244,22 +247,45 @@ class Pacing:
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.admission = self._merged(await self._ports.admission.admission(self.vendor.name))
+        self.admission = await self._ports.admission.admission(self.vendor.name)
+        await self._tell_own_pauses()
 
     async def store(self, admission: AdmissionState) -> None:
         """Store what was learnt of the way to the vendor, where it is news; obey it even if that fails."""
         if admission == self.admission:
             return
-        old, self.admission = self.admission, admission
-        with contextlib.suppress(StoreUnavailableError):
-            self.admission = self._merged(
-                await self._ports.admission.set_admission(self.vendor.name, old, admission)
-            )
+        if admission.paused_until != self.admission.paused_until:
+            self._submits_paused_until = admission.paused_until
+        if admission.polls_paused_until != self.admission.polls_paused_until:
+            self._polls_paused_until = admission.polls_paused_until
+        await self._write(admission)
+        await self._tell_own_pauses()
 
-    def _merged(self, stored: AdmissionState) -> AdmissionState:
-        """Keep a pause of our own that another invocation's write has passed over."""
-        mine = self.admission.polls_paused_until
-        return stored if mine is None else stored.pause_polls(mine)
+    async def _tell_own_pauses(self) -> None:
+        """Keep the pauses that this invocation has learnt; store them where another's write came first."""
+        for _ in range(PAUSE_TRIES):
+            if (paused := self._with_own_pauses()) == self.admission:
+                return
+            if not await self._write(paused):
+                break  # it is obeyed here, and stored with the next look
+        self.admission = self._with_own_pauses()
+
+    def _with_own_pauses(self) -> AdmissionState:
+        now, admission = self._clock.now(), self.admission
+        if self._submits_paused_until is not None and self._submits_paused_until > now:
+            admission = admission.pause(self._submits_paused_until)
+        if self._polls_paused_until is not None and self._polls_paused_until > now:
+            admission = admission.pause_polls(self._polls_paused_until)
+        return admission
+
+    async def _write(self, admission: AdmissionState) -> bool:
+        """Write it in place of what was read last; False where the table does not answer."""
+        old, self.admission = self.admission, admission
+        try:
+            self.admission = await self._ports.admission.set_admission(self.vendor.name, old, admission)
+        except StoreUnavailableError:
+            return False
+        return True
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -42,6 +42,7 @@ ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever han
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
 # How long after a request without a key its client may say that it repeats it.
 REPEATED_WITHIN = timedelta(minutes=2)
+LEARN_TRIES = 3  # to store what an answer says of the vendor, beside the writes of others
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
@@ -284,9 +285,10 @@ async def _record_answer(
     ):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        now, admission = payment.clock.now(), await admitting.admission.admission(vendor)
-        learnt = admission.outcome_unknown(now) if unknown else admission.answered()
-        await admitting.admission.set_admission(vendor, admission, learnt)
+        now = payment.clock.now()
+        admission, learnt = await _learn(
+            vendor, lambda known: known.outcome_unknown(now) if unknown else known.answered(), admitting
+        )
         if learnt.in_trouble:
             report_pause(vendor, "no_answer", learnt, clock=payment.clock, reporter=payment.reporter)
         elif admission.in_trouble:
@@ -306,14 +308,33 @@ async def _close_admission(
     The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        admission = await admitting.admission.admission(vendor)
-        closed = admission.model_copy(update={"waiting": admission.waiting or waits})
-        if asked_for is not None:
-            closed = closed.pause(payment.clock.now() + asked_for)
-        if closed != admission:
-            await admitting.admission.set_admission(vendor, admission, closed)
+        until = payment.clock.now() + asked_for if asked_for is not None else None
+
+        def close(known: AdmissionState) -> AdmissionState:
+            closed = known.model_copy(update={"waiting": known.waiting or waits})
+            return closed if until is None else closed.pause(until)
+
+        _, closed = await _learn(vendor, close, admitting)
         if asked_for:  # of no time is no pause
             report_pause(vendor, "throttled", closed, clock=payment.clock, reporter=payment.reporter)
+
+
+async def _learn(
+    vendor: str, change: Callable[[AdmissionState], AdmissionState], admitting: AdmissionPorts
+) -> tuple[AdmissionState, AdmissionState]:
+    """Store what an answer has changed, also where another invocation's write comes first.
+
+    Give what stood before, and what was made of it. Raises StoreUnavailableError.
+    """
+    for _ in range(LEARN_TRIES):
+        known = await admitting.admission.admission(vendor)
+        learnt = change(known)
+        if learnt == known:
+            break
+        stored = await admitting.admission.set_admission(vendor, known, learnt)
+        if stored.model_copy(update={"nonce": learnt.nonce}) == learnt:
+            break
+    return known, learnt
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
