@@ -14,7 +14,7 @@ PROBE = timedelta(seconds=75)
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
 NEWS = 10  # a change of less than a tenth is none
-MOST_MODELS = 50  # of which is remembered how long their tasks took
+MOST_MODELS = 50  # of which something is remembered
 LONGEST_PAUSE = timedelta(minutes=5)
 
 
@@ -36,6 +36,11 @@ class AdmissionState(BaseModel):
     served: str = ""  # the caller whose turn was last, where more than one waits
     # By model that is not described: how soon its tasks have ended lately, in seconds.
     took: dict[str, int] = {}
+    refused_model: str = ""  # of the task that the vendor refused for now, if that was its last answer
+    unknown_of: dict[str, int] = {}  # by model: submits in a row whose outcome is not known
+    # By model: until when none of its tasks is submitted, for the vendor refuses or loses them, while it
+    # takes others.
+    rests_until: dict[str, Moment] = {}
     nonce: str = ""
 
     @property
@@ -47,10 +52,18 @@ class AdmissionState(BaseModel):
         """Whether nothing at all should be submitted."""
         return now < self._paused_until(now)
 
+    def rests(self, model: str, now: datetime) -> bool:
+        """Whether no task of this model should be submitted."""
+        return model in self.rests_until and now < self.rests_until[model]
+
+    def is_full(self, running: int) -> bool:
+        """Whether a task that is submitted while so many run only tries for one slot more."""
+        return self.slots is not None and running >= self.slots
+
     def next_try(self, running: int, now: datetime) -> datetime:
         """Tell when one more task may be submitted while `running` are: now, or at the next probe."""
         soonest = self._paused_until(now)
-        if self.slots is None or running < self.slots or self.probed_at is None:
+        if not self.is_full(running) or self.probed_at is None:
             return soonest
         return max(soonest, self.probed_at + PROBE)
 
@@ -58,32 +71,51 @@ class AdmissionState(BaseModel):
         return max(now, self.paused_until or now, self.polls_paused_until or now)
 
     def refused(
-        self, running: int, now: datetime, *, retry_after: timedelta | None = None
+        self, running: int, now: datetime, *, model: str = "", retry_after: timedelta | None = None
     ) -> "AdmissionState":
-        """Learn from a refusal: the vendor has as many slots as were filled.
+        """Learn from a refusal: the vendor has as many slots as were filled, at least for this model.
 
         `retry_after` only makes the wait longer.
         """
-        known = self.answered().model_copy(update={"waiting": True, "slots": running, "probed_at": now})
+        news = {"waiting": True, "slots": running, "probed_at": now, "refused_model": model}
+        known = self.answered(model).model_copy(update=news)
         return known if retry_after is None else known.pause(now + retry_after)
 
-    def taken(self, running: int, *, served: str) -> "AdmissionState":
+    def taken(self, running: int, now: datetime, *, model: str = "", served: str) -> "AdmissionState":
         """Learn from an acceptance while `running` others ran.
 
-        Where these fill more slots than were known, how many there are is not known any more.
+        Where these fill more slots than were known, how many there are is not known any more. If a task of
+        another model was refused then, the slots that were lacking were that model's own: it rests.
         """
-        slots = self.slots if self.slots is None or running < self.slots else None
-        return self.answered().model_copy(update={"slots": slots, "served": served})
+        known = self.answered(model).model_copy(update={"served": served})
+        if not self.is_full(running):
+            return known
+        rests = known.rests_until
+        if self.refused_model not in {"", model}:
+            rests = _with(rests, self.refused_model, now + PROBE)
+        return known.model_copy(update={"slots": None, "refused_model": "", "rests_until": rests})
 
-    def outcome_unknown(self, now: datetime, *, served: str | None = None) -> "AdmissionState":
+    def outcome_unknown(
+        self, now: datetime, *, model: str = "", served: str | None = None
+    ) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
+
+        From a model's third in a row on it rests by itself, for the vendor may serve the others.
 
         Where that submit was a probe, a task was spent although the vendor had answered a free request: the
         next probe waits as long as any. `served` is the caller whose turn it was, so that the next probe is
         another caller's; None: no turn was taken.
         """
+        count, rests = self.unknown_of.get(model, 0) + 1, self.rests_until
+        if count >= MOST_UNKNOWN:
+            rests = _with(rests, model, now + (FIRST_PAUSE if count == MOST_UNKNOWN else LONGEST_PAUSE))
         admission = self.model_copy(
-            update={"unknown": self.unknown + 1, "served": self.served if served is None else served}
+            update={
+                "unknown": self.unknown + 1,
+                "unknown_of": _with(self.unknown_of, model, count),
+                "rests_until": rests,
+                "served": self.served if served is None else served,
+            }
         )
         if self.in_trouble:
             return admission.pause(now + LONGEST_PAUSE)
@@ -94,11 +126,15 @@ class AdmissionState(BaseModel):
         pause = min(FIRST_PAUSE * 2 ** min(self.unknown + 1 - MOST_UNKNOWN, 10), LONGEST_PAUSE)
         return self.model_copy(update={"unknown": self.unknown + 1}).pause(now + pause)
 
-    def answered(self) -> "AdmissionState":
-        """Learn from an answer whose meaning is clear: the vendor's trouble is over."""
+    def answered(self, model: str = "") -> "AdmissionState":
+        """Learn from an answer whose meaning is clear: the vendor's trouble is over, and this model's."""
+        known = self
+        if model in self.unknown_of or model in self.rests_until:
+            news = {"unknown_of": _without(self.unknown_of, model)}
+            known = self.model_copy(update=news | {"rests_until": _without(self.rests_until, model)})
         if not self.unknown:
-            return self
-        return self.model_copy(
+            return known
+        return known.model_copy(
             update={"unknown": 0, "paused_until": None if self.in_trouble else self.paused_until}
         )
 
@@ -108,13 +144,19 @@ class AdmissionState(BaseModel):
         lately = seconds if known is None or seconds < known else known + (seconds - known) // 4
         if known is not None and abs(lately - known) <= known // NEWS:
             return self
-        others = {name: value for name, value in self.took.items() if name != model}
-        kept = dict(list(others.items())[-(MOST_MODELS - 1) :])
-        return self.model_copy(update={"took": kept | {model: lately}})
+        return self.model_copy(update={"took": _with(self.took, model, lately)})
 
-    def in_turn(self, heads: Iterable[Task]) -> list[Task]:
-        """Order the callers' oldest tasks by name, beginning after the caller that was served last."""
-        return sorted(heads, key=lambda task: (task.caller <= self.served, task.caller))
+    def in_turn(self, heads: Iterable[Task], running: int, now: datetime) -> list[Task]:
+        """Order the callers' oldest tasks by name, beginning after the caller that was served last.
+
+        Without those whose model rests. Where only one slot more is tried for, another model than the refused
+        one comes first, which tells whether the slots are that model's own.
+        """
+        refused = self.refused_model if self.is_full(running) else None
+        return sorted(
+            (task for task in heads if not self.rests(task.model, now)),
+            key=lambda task: (task.model == refused, task.caller <= self.served, task.caller),
+        )
 
     def pause(self, until: datetime) -> "AdmissionState":
         """Submit nothing before `until`; a longer pause stays."""
@@ -123,3 +165,12 @@ class AdmissionState(BaseModel):
     def pause_polls(self, until: datetime) -> "AdmissionState":
         """Ask the vendor nothing before `until`; a longer pause stays."""
         return self.model_copy(update={"polls_paused_until": max(until, self.polls_paused_until or until)})
+
+
+def _without[T](of: dict[str, T], model: str) -> dict[str, T]:
+    return {name: value for name, value in of.items() if name != model}
+
+
+def _with[T](of: dict[str, T], model: str, value: T) -> dict[str, T]:
+    """Remember something of a model, and of the MOST_MODELS learnt of last."""
+    return dict(list(_without(of, model).items())[-(MOST_MODELS - 1) :]) | {model: value}

@@ -59,6 +59,7 @@ class Queue:
         self._named: dict[
             str, None
         ] = {}  # tasks that a wake or a step has named; the index may show them late
+        self._refused_now = ""  # the model that the vendor has refused in this step
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
@@ -132,7 +133,7 @@ class Queue:
         await self._pacing.read_admission()
         is_paused = self._due(self._clock.now()) > self._clock.now()
         self._only_skipped_until = self._started
-        found = False
+        self._refused_now, found = "", False
         while heads := await self._heads():
             found, served = True, False
             # They end whatever the vendor says to the others.
@@ -143,6 +144,8 @@ class Queue:
                         self._note_wait(heads)
                         return None
                     served = True
+                    if self._refused_now:  # others may go before the rest of these
+                        break
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
                 except StoreUnavailableError:
@@ -156,10 +159,15 @@ class Queue:
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
                 return None
+        await self._look_once_more(found=found)
+        return None
+
+    async def _look_once_more(self, *, found: bool) -> None:
+        """Let later submits ask the vendor themselves, if nothing is queued any more."""
         if self._skipped:  # what others queue meanwhile is found at the next look
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
-            return None
+            return
         if not found and await self._ports.work.queue_waits(
             self._vendor
         ):  # it cannot be read: the next tick looks again
@@ -167,14 +175,14 @@ class Queue:
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
         self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
-        return None
 
     def _in_turn(self, heads: list[Task], *, is_paused: bool) -> list[Task]:
-        """Order the callers' oldest tasks; while nothing may be submitted none has its turn, and all wait."""
-        if not is_paused:
-            return self._pacing.admission.in_turn(heads)
-        self._note_wait(heads)
-        return []
+        """Order the callers' oldest tasks; those that may not be submitted have no turn, and wait."""
+        admission, running = self._pacing.admission, self._watch.running()
+        ready = [] if is_paused else admission.in_turn(heads, running, self._clock.now())
+        if not ready:
+            self._note_wait(heads)
+        return ready
 
     def _note_wait(self, heads: list[Task]) -> None:
         """Note since when the oldest of the callers' oldest tasks waits."""
@@ -205,7 +213,9 @@ class Queue:
             raise StaleTaskError(task)
         if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
-        if self._due(now) > now:
+        if self._pacing.admission.rests(task.model, now):  # since another caller's turn of just now
+            return True
+        if self._due(now) > now and not self._tells_apart(task, now):
             return False
         task = await self._ports.tasks.with_request(task)
         if task.request is None:
@@ -218,7 +228,12 @@ class Queue:
         paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payment=self._payment)
         self._steps["submitted"] += 1
         self._track(paid)
-        return await self._learn(outcome, running, served="" if alone else task.caller)
+        return await self._learn(outcome, running, model=task.model, served="" if alone else task.caller)
+
+    def _tells_apart(self, task: Task, now: datetime) -> bool:
+        """Whether a task finds out if only those of the model are refused that was refused just now."""
+        is_other = self._refused_now not in {"", task.model}
+        return is_other and self._blocked_until <= now and not self._pacing.admission.paused(now)
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
@@ -268,10 +283,10 @@ class Queue:
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
 
-    async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+    async def _learn(self, outcome: SubmitOutcome, running: int, *, model: str, served: str) -> bool:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
         was_in_trouble = self._pacing.admission.in_trouble
-        goes_on = await self._learn_of(outcome, running, served=served)
+        goes_on = await self._learn_of(outcome, running, model=model, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
             await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
         if outcome.retry_after:  # of no time is no pause
@@ -280,24 +295,29 @@ class Queue:
             self._ports.reporter.report("vendor.resumed", vendor=self._vendor)
         return goes_on
 
-    async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+    async def _learn_of(self, outcome: SubmitOutcome, running: int, *, model: str, served: str) -> bool:
         now, admission = self._clock.now(), self._pacing.admission
+        was_refused, self._refused_now = self._refused_now, ""
         match outcome.submission:
             case Submission.BUSY:
-                await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
+                await self._pacing.store(
+                    admission.refused(running, now, model=model, retry_after=outcome.retry_after)
+                )
+                self._refused_now = "" if was_refused else model
+                return not was_refused
             case Submission.REFUSED_HERE:
-                await self._pause_for_key(admission.answered())
+                await self._pause_for_key(admission.answered(model))
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(admission.outcome_unknown(now, served=served))
+                await self._pacing.store(admission.outcome_unknown(now, model=model, served=served))
                 if self._pacing.admission.in_trouble:
                     self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, served=served))
+                await self._pacing.store(admission.taken(running, now, model=model, served=served))
                 return True
             case Submission.REFUSED:
-                await self._pacing.store(admission.answered())
+                await self._pacing.store(admission.answered(model))
                 return True
         return False

@@ -118,7 +118,7 @@ async def submit(
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payment.clock):
             if outcome is not None:
-                await _record_answer(task.vendor, outcome, admission, admitting=admitting, payment=payment)
+                await _record_answer(task, outcome, admission, admitting=admitting, payment=payment)
             await _follow_up(task, outcome, admitting=admitting, payment=payment)
     return _answer(task)
 
@@ -154,7 +154,7 @@ async def _begin(
         admission = await admitting.admission.admission(request.vendor)
         paying = (
             now + LEAST_POST_TIME <= deadline
-            and _is_open(admission, now)
+            and _is_open(admission, request.paid.model, now)
             and await admitting.allowances[request.vendor].take(now)
         )
         waiting = 0 if paying else await _queued(request.vendor, caller, admitting)
@@ -262,16 +262,17 @@ async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
         return False
 
 
-def _is_open(admission: AdmissionState, now: datetime) -> bool:
+def _is_open(admission: AdmissionState, model: str, now: datetime) -> bool:
     """Tell whether a submit may ask the vendor: it overtakes no task that waits, and there is no trouble.
 
     While there is, only the poller submits, one task at a time.
     """
-    return not admission.waiting and not admission.paused(now) and not admission.in_trouble
+    is_held_up = admission.paused(now) or admission.in_trouble or admission.rests(model, now)
+    return not admission.waiting and not is_held_up
 
 
 async def _record_answer(
-    vendor: str,
+    task: Task,
     outcome: SubmitOutcome,
     before: AdmissionState,
     *,
@@ -279,16 +280,17 @@ async def _record_answer(
     payment: PaymentPorts,
 ) -> None:
     """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
-    unknown = outcome.submission is Submission.AMBIGUOUS
-    if not unknown and (
-        before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
-    ):
+    unknown, vendor, model = outcome.submission is Submission.AMBIGUOUS, task.vendor, task.model
+    is_clear = outcome.submission in {Submission.TAKEN, Submission.REFUSED}
+    if not unknown and not (is_clear and before.answered(model) != before):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
         now = payment.clock.now()
-        admission, learnt = await _learn(
-            vendor, lambda known: known.outcome_unknown(now) if unknown else known.answered(), admitting
-        )
+
+        def learn(known: AdmissionState) -> AdmissionState:
+            return known.outcome_unknown(now, model=model) if unknown else known.answered(model)
+
+        admission, learnt = await _learn(vendor, learn, admitting)
         if learnt.in_trouble:
             report_pause(vendor, "no_answer", learnt, clock=payment.clock, reporter=payment.reporter)
         elif admission.in_trouble:
