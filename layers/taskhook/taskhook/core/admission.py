@@ -14,6 +14,7 @@ PROBE = timedelta(seconds=75)
 MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
 NEWS = 10  # a change of less than a tenth is none
+MOST_REFUSED_POLLS = 100  # tasks of which it is remembered
 MOST_MODELS = 50  # of which something is remembered
 LONGEST_PAUSE = timedelta(minutes=5)
 
@@ -41,6 +42,9 @@ class AdmissionState(BaseModel):
     # By model: until when none of its tasks is submitted, for the vendor refuses or loses them, while it
     # takes others.
     rests_until: dict[str, Moment] = {}
+    # Tasks whose poll made the vendor ask for a pause; whether it has answered about others after it, so that
+    # this is the trouble of that task alone.
+    refused_polls: dict[str, bool] = {}
     nonce: str = ""
 
     @property
@@ -166,11 +170,23 @@ class AdmissionState(BaseModel):
         """Ask the vendor nothing before `until`; a longer pause stays."""
         return self.model_copy(update={"polls_paused_until": max(until, self.polls_paused_until or until)})
 
+    def poll_refused(self, task_id: str, until: datetime) -> "AdmissionState":
+        """Learn that a poll was answered with a pause: the vendor is asked nothing before `until`."""
+        refused = _with(self.refused_polls, task_id, value=False, most=MOST_REFUSED_POLLS)
+        return self.pause_polls(until).model_copy(update={"refused_polls": refused})
 
-def _without[T](of: dict[str, T], model: str) -> dict[str, T]:
-    return {name: value for name, value in of.items() if name != model}
+    def poll_answered(self, task_id: str, asked_at: datetime) -> "AdmissionState":
+        """Learn that a poll was answered without: what others were refused before is their own trouble."""
+        if not self.refused_polls or asked_at < (self.polls_paused_until or asked_at):
+            return self
+        own = dict.fromkeys(_without(self.refused_polls, task_id), True)
+        return self if own == self.refused_polls else self.model_copy(update={"refused_polls": own})
 
 
-def _with[T](of: dict[str, T], model: str, value: T) -> dict[str, T]:
-    """Remember something of a model, and of the MOST_MODELS learnt of last."""
-    return dict(list(_without(of, model).items())[-(MOST_MODELS - 1) :]) | {model: value}
+def _without[T](of: dict[str, T], key: str) -> dict[str, T]:
+    return {name: value for name, value in of.items() if name != key}
+
+
+def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_MODELS) -> dict[str, T]:
+    """Remember something of a model or task, and of as many as may be that were learnt of last."""
+    return dict(list(_without(of, key).items())[-(most - 1) :]) | {key: value}

@@ -223,27 +223,37 @@ class Pacing:
         end = self.admission.polls_paused_until
         return end is not None and end != self._pause_over and end <= now < end + PROBED_FOR
 
-    async def obey(self, outcome: PollOutcome) -> None:
-        """Leave the vendor alone for as long as it asks, also in the invocations that follow."""
+    async def obey(self, task_id: str, outcome: PollOutcome, asked_at: datetime) -> timedelta | None:
+        """Leave the vendor alone for as long as it asks, also in the invocations that follow.
+
+        Where it answers about other tasks after such a pause, and refuses this one alone again, only this one
+        is left alone: give for how long.
+        """
         now = self._clock.now()
         key_refused = outcome.kind is PollKind.KEY_REFUSED
         if key_refused:
             pause = max(PAUSE_LONG, outcome.retry_after or PAUSE_LONG)
-        elif outcome.retry_after is not None:
+        elif outcome.retry_after:
             pause = outcome.retry_after
         elif outcome.kind is PollKind.THROTTLED:
             pause = PAUSE_SHORT
         else:
             if self.is_probing(now):
                 self._pause_over = self.admission.polls_paused_until
-            return
+            await self.store(self.admission.poll_answered(task_id, asked_at))
+            return None
+        if self.admission.refused_polls.get(task_id):
+            return pause
+        refused = self.admission.poll_refused(task_id, now + pause)
         if now + pause <= self.paused_until(now):
-            return
+            await self.store(refused)  # the vendor is left alone for as long already
+            return None
         reason = "key_refused" if key_refused else "throttled"
         self._ports.reporter.report(
             "vendor.paused", vendor=self.vendor.name, reason=reason, seconds=pause.total_seconds()
         )
-        await self.store(self.admission.pause_polls(now + pause))
+        await self.store(refused)
+        return None
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""

@@ -271,7 +271,10 @@ class Watch:
         if room == 0:
             return []
         polls += looks if room >= LOOK_REQUESTS else []
-        waiting = chain((_waiting(self._entries[task_id]) for task_id in polls), self._aside.overdue())
+        waiting = [*(_waiting(self._entries[task_id]) for task_id in polls), *self._aside.overdue()]
+        if self._pacing.is_probing(now):  # one that was refused before says nothing of the others
+            refused = self._pacing.admission.refused_polls
+            waiting = [place for place in waiting if place[1] not in refused] or waiting
         chosen = [task_id for _, task_id, _ in most_urgent(waiting, room, now.timestamp())]
         await self._aside.load(task_id for task_id in chosen if task_id in self._aside)
         started = []
