@@ -652,13 +652,17 @@ async def test_the_admission_state_keeps_what_was_learnt_first(control: Control)
 async def test_the_admission_state_keeps_what_was_learnt_of_models(control: Control) -> None:
     """Whatever their names hold."""
     fresh, model = await control.admission("modellix"), "a.b/c-d:e_f"
-    learnt = fresh.task_took(model, timedelta(seconds=7)).refused(2, START, model="x/y")
+    learnt = fresh.task_took(model, timedelta(seconds=7)).refused(2, START, kinds=("x/y", "me x/y"))
     for _ in range(MOST_UNKNOWN):
-        learnt = learnt.outcome_unknown(START, model=model)
+        learnt = learnt.outcome_unknown(START, kinds=(model,))
     stored = await control.set_admission("modellix", fresh, learnt)
     assert await control.admission("modellix") == stored
-    assert (stored.refused_model, stored.unknown_of[model], stored.took[model]) == ("x/y", MOST_UNKNOWN, 7)
-    assert stored.rests(model, START)
+    assert (stored.refused_kinds, stored.unknown_of[model], stored.took[model]) == (
+        ("x/y", "me x/y"),
+        MOST_UNKNOWN,
+        7,
+    )
+    assert stored.rests((model,), START)
 
 
 async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:

@@ -50,8 +50,8 @@ def test_nothing_is_known_before_the_first_refusal() -> None:
 def test_a_probe_that_is_taken_shows_that_the_limit_is_not_known() -> None:
     """The next one may be tried at once, until the vendor refuses again; a free slot shows nothing."""
     state = AdmissionState().refused(2, NOW)
-    assert state.taken(2, NOW, served="").next_try(3, NOW) == NOW
-    assert state.taken(1, NOW, served="").next_try(2, NOW) == NOW + admission.PROBE
+    assert state.taken(2, served="").next_try(3, NOW) == NOW
+    assert state.taken(1, served="").next_try(2, NOW) == NOW + admission.PROBE
 
 
 @pytest.mark.parametrize("running", [0, 1, 3])
@@ -60,7 +60,7 @@ def test_a_refusal_that_was_not_for_want_of_slots_is_soon_forgotten(running: int
     state = AdmissionState().refused(running, NOW)
     later = NOW + admission.PROBE
     assert state.next_try(running, later) == later
-    assert state.taken(running, NOW, served="").next_try(running + 50, later) == later
+    assert state.taken(running, served="").next_try(running + 50, later) == later
 
 
 def test_a_refusal_with_nothing_running_waits_too() -> None:
@@ -103,7 +103,7 @@ def test_unknown_outcomes_between_clear_ones_pause_nothing() -> None:
     """Only a row of them speaks of an outage."""
     state = AdmissionState()
     for _ in range(5):
-        state = state.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, NOW, served="")
+        state = state.outcome_unknown(NOW).outcome_unknown(NOW).taken(0, served="")
     assert not state.in_trouble
 
 
@@ -114,7 +114,7 @@ def test_a_clear_answer_ends_the_pause_of_a_trouble_and_no_other(unknown: int) -
     state = AdmissionState(unknown=unknown).pause(until)
     assert state.answered().unknown == 0
     assert state.answered().next_try(0, NOW) == (NOW if state.in_trouble else until)
-    assert state.taken(0, NOW, served="").next_try(0, NOW) == (NOW if state.in_trouble else until)
+    assert state.taken(0, served="").next_try(0, NOW) == (NOW if state.in_trouble else until)
 
 
 def test_a_pause_of_every_request_holds_for_submits_too() -> None:

@@ -15,8 +15,10 @@ MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
 NEWS = 10  # a change of less than a tenth is none
 MOST_REFUSED_POLLS = 100  # tasks of which it is remembered
-MOST_MODELS = 50  # of which something is remembered
+MOST_MODELS = 100  # and kinds of tasks, of which something is remembered
 LONGEST_PAUSE = timedelta(minutes=5)
+
+type Kinds = tuple[str, ...]
 
 
 class AdmissionState(BaseModel):
@@ -37,10 +39,11 @@ class AdmissionState(BaseModel):
     served: str = ""  # the caller whose turn was last, where more than one waits
     # By model that is not described: how soon its tasks have ended lately, in seconds.
     took: dict[str, int] = {}
-    refused_model: str = ""  # of the task that the vendor refused for now, if that was its last answer
-    unknown_of: dict[str, int] = {}  # by model: submits in a row whose outcome is not known
-    # By model: until when none of its tasks is submitted, for the vendor refuses or loses them, while it
-    # takes others.
+    refused_kinds: tuple[str, ...] = ()  # the kinds of the task that the vendor refused last for now
+    suspect: str = ""  # the kind of one that was refused, where another was taken then
+    unknown_of: dict[str, int] = {}  # by kind: submits in a row whose outcome is not known
+    # By kind: until when none of its tasks is submitted, for the vendor refuses or loses them, while it takes
+    # others.
     rests_until: dict[str, Moment] = {}
     # Tasks whose poll made the vendor ask for a pause; whether it has answered about others after it, so that
     # this is the trouble of that task alone.
@@ -56,9 +59,9 @@ class AdmissionState(BaseModel):
         """Whether nothing at all should be submitted."""
         return now < self._paused_until(now)
 
-    def rests(self, model: str, now: datetime) -> bool:
-        """Whether no task of this model should be submitted."""
-        return model in self.rests_until and now < self.rests_until[model]
+    def rests(self, kinds: Iterable[str], now: datetime) -> bool:
+        """Whether no task of these kinds should be submitted."""
+        return any(now < self.rests_until.get(kind, now) for kind in kinds)
 
     def is_full(self, running: int) -> bool:
         """Whether a task that is submitted while so many run only tries for one slot more."""
@@ -75,48 +78,57 @@ class AdmissionState(BaseModel):
         return max(now, self.paused_until or now, self.polls_paused_until or now)
 
     def refused(
-        self, running: int, now: datetime, *, model: str = "", retry_after: timedelta | None = None
+        self, running: int, now: datetime, *, kinds: Kinds = (), retry_after: timedelta | None = None
     ) -> "AdmissionState":
-        """Learn from a refusal: the vendor has as many slots as were filled, at least for this model.
+        """Learn from a refusal: the vendor has as many slots as were filled.
 
+        Where a suspect kind is refused again, the slots that are lacking are that kind's own: it rests.
         `retry_after` only makes the wait longer.
         """
-        news = {"waiting": True, "slots": running, "probed_at": now, "refused_model": model}
-        known = self.answered(model).model_copy(update=news)
+        known = self.answered((*kinds, self.suspect))
+        if self.suspect in kinds:
+            rests = _with(known.rests_until, self.suspect, now + PROBE)
+            known = known.model_copy(update={"waiting": True, "rests_until": rests})
+        else:
+            news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds}
+            known = known.model_copy(update=news | {"suspect": ""})
         return known if retry_after is None else known.pause(now + retry_after)
 
-    def taken(self, running: int, now: datetime, *, model: str = "", served: str) -> "AdmissionState":
+    def taken(self, running: int, *, kinds: Kinds = (), served: str) -> "AdmissionState":
         """Learn from an acceptance while `running` others ran.
 
         Where these fill more slots than were known, how many there are is not known any more. If a task of
-        another model was refused then, the slots that were lacking were that model's own: it rests.
+        another kind was refused then, that kind is suspect.
         """
-        known = self.answered(model).model_copy(update={"served": served})
+        suspect = "" if self.suspect in kinds else self.suspect
+        known = self.answered(kinds).model_copy(update={"served": served, "suspect": suspect})
         if not self.is_full(running):
             return known
-        rests = known.rests_until
-        if self.refused_model not in {"", model}:
-            rests = _with(rests, self.refused_model, now + PROBE)
-        return known.model_copy(update={"slots": None, "refused_model": "", "rests_until": rests})
+        others = (*(kind for kind in self.refused_kinds if kind not in kinds), suspect)
+        return known.model_copy(update={"slots": None, "refused_kinds": (), "suspect": others[0]})
 
     def outcome_unknown(
-        self, now: datetime, *, model: str = "", served: str | None = None
+        self, now: datetime, *, kinds: Kinds = (), served: str | None = None
     ) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
-        From a model's third in a row on it rests by itself, for the vendor may serve the others.
+        From a kind's third in a row on it rests by itself, for the vendor may serve the others.
 
         Where that submit was a probe, a task was spent although the vendor had answered a free request: the
         next probe waits as long as any. `served` is the caller whose turn it was, so that the next probe is
         another caller's; None: no turn was taken.
         """
-        count, rests = self.unknown_of.get(model, 0) + 1, self.rests_until
-        if count >= MOST_UNKNOWN:
-            rests = _with(rests, model, now + (FIRST_PAUSE if count == MOST_UNKNOWN else LONGEST_PAUSE))
+        counts, rests = self.unknown_of, self.rests_until
+        for kind in kinds:
+            count = counts.get(kind, 0) + 1
+            counts = _with(counts, kind, count)
+            if count >= MOST_UNKNOWN:
+                pause = FIRST_PAUSE if count == MOST_UNKNOWN else LONGEST_PAUSE
+                rests = _with(rests, kind, now + pause)
         admission = self.model_copy(
             update={
                 "unknown": self.unknown + 1,
-                "unknown_of": _with(self.unknown_of, model, count),
+                "unknown_of": counts,
                 "rests_until": rests,
                 "served": self.served if served is None else served,
             }
@@ -130,12 +142,12 @@ class AdmissionState(BaseModel):
         pause = min(FIRST_PAUSE * 2 ** min(self.unknown + 1 - MOST_UNKNOWN, 10), LONGEST_PAUSE)
         return self.model_copy(update={"unknown": self.unknown + 1}).pause(now + pause)
 
-    def answered(self, model: str = "") -> "AdmissionState":
-        """Learn from an answer whose meaning is clear: the vendor's trouble is over, and this model's."""
+    def answered(self, kinds: Kinds = ()) -> "AdmissionState":
+        """Learn from an answer whose meaning is clear: the vendor's trouble is over, and these kinds'."""
         known = self
-        if model in self.unknown_of or model in self.rests_until:
-            news = {"unknown_of": _without(self.unknown_of, model)}
-            known = self.model_copy(update=news | {"rests_until": _without(self.rests_until, model)})
+        if any(kind in self.unknown_of or kind in self.rests_until for kind in kinds):
+            news = {"unknown_of": _without(self.unknown_of, *kinds)}
+            known = self.model_copy(update=news | {"rests_until": _without(self.rests_until, *kinds)})
         if not self.unknown:
             return known
         return known.model_copy(
@@ -153,14 +165,20 @@ class AdmissionState(BaseModel):
     def in_turn(self, heads: Iterable[Task], running: int, now: datetime) -> list[Task]:
         """Order the callers' oldest tasks by name, beginning after the caller that was served last.
 
-        Without those whose model rests. Where only one slot more is tried for, another model than the refused
-        one comes first, which tells whether the slots are that model's own.
+        Without those of a kind that rests. Where only one slot more is tried for, what has least in common
+        with the task that was refused comes first, which tells whether the slots are its kind's own.
         """
-        refused = self.refused_model if self.is_full(running) else None
-        return sorted(
-            (task for task in heads if not self.rests(task.model, now)),
-            key=lambda task: (task.model == refused, task.caller <= self.served, task.caller),
+        refused = self.refused_kinds if self.is_full(running) else ()
+        ready = [(task, kinds_of(task.caller, task.model)) for task in heads]
+        ready = [(task, kinds) for task, kinds in ready if not self.rests(kinds, now)]
+        ready.sort(
+            key=lambda each: (
+                sum(kind in refused for kind in each[1]),
+                each[0].caller <= self.served,
+                each[0].caller,
+            )
         )
+        return [task for task, _ in ready]
 
     def pause(self, until: datetime) -> "AdmissionState":
         """Submit nothing before `until`; a longer pause stays."""
@@ -183,10 +201,15 @@ class AdmissionState(BaseModel):
         return self if own == self.refused_polls else self.model_copy(update={"refused_polls": own})
 
 
-def _without[T](of: dict[str, T], key: str) -> dict[str, T]:
-    return {name: value for name, value in of.items() if name != key}
+def kinds_of(caller: str, model: str) -> Kinds:
+    """Name the kinds of a task that the vendor's trouble may be with: its model, and its caller's of it."""
+    return model, f"{caller} {model}"
+
+
+def _without[T](of: dict[str, T], *keys: str) -> dict[str, T]:
+    return {name: value for name, value in of.items() if name not in keys}
 
 
 def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_MODELS) -> dict[str, T]:
-    """Remember something of a model or task, and of as many as may be that were learnt of last."""
+    """Remember something of a model, kind or task, and of as many as may be that were learnt of last."""
     return dict(list(_without(of, key).items())[-(most - 1) :]) | {key: value}

@@ -297,6 +297,16 @@ class Pacing:
             return False
         return True
 
+    def most_urgent(self, waiting: Iterable[Place], count: int, now: datetime) -> list[Place]:
+        """Choose up to `count` tasks whose poll is due.
+
+        After a pause, one that was refused before comes after the others: it says nothing of them.
+        """
+        if self.is_probing(now) and (refused := self.admission.refused_polls):
+            due = list(waiting)
+            waiting = [place for place in due if place[1] not in refused] or due
+        return most_urgent(waiting, count, now.timestamp())
+
     # --- requests ---------------------------------------------------------------------------------
 
     async def room(self, wanted: int, *, expected: int) -> int:

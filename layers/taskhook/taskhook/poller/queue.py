@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import AdmissionState, kinds_of
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -23,7 +23,10 @@ KEY = "the queue of "  # and its vendor: of the one entry, for tasks are submitt
 
 
 class Queue:
-    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any."""
+    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any.
+
+    Over 300 lines, for what an answer means stands beside what may be sent next.
+    """
 
     eager = False
 
@@ -54,12 +57,10 @@ class Queue:
         self._has_looked = False  # once also while nothing may be submitted: what waited too long ends
         self._blocked_until = started
         self._budget_until = started  # no request is left before
-        # The vendor has answered what is free: the next request may be a task's.
-        self._answered_until = started
-        self._named: dict[
-            str, None
-        ] = {}  # tasks that a wake or a step has named; the index may show them late
-        self._refused_now = ""  # the model that the vendor has refused in this step
+        self._answered_until = started  # it has answered what is free: the next request may be a task's
+        # Tasks that a wake or a step has named; the index may show them late.
+        self._named: dict[str, None] = {}
+        self._refused_now = ""  # the kind of which the vendor has just refused a task
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
@@ -168,9 +169,8 @@ class Queue:
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
             return
-        if not found and await self._ports.work.queue_waits(
-            self._vendor
-        ):  # it cannot be read: the next tick looks again
+        # It cannot be read: the next tick looks again.
+        if not found and await self._ports.work.queue_waits(self._vendor):
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
@@ -213,7 +213,9 @@ class Queue:
             raise StaleTaskError(task)
         if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
-        if self._pacing.admission.rests(task.model, now):  # since another caller's turn of just now
+        if self._pacing.admission.rests(
+            kinds_of(task.caller, task.model), now
+        ):  # since another caller's turn of just now
             return True
         if self._due(now) > now and not self._tells_apart(task, now):
             return False
@@ -228,11 +230,11 @@ class Queue:
         paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payment=self._payment)
         self._steps["submitted"] += 1
         self._track(paid)
-        return await self._learn(outcome, running, model=task.model, served="" if alone else task.caller)
+        return await self._learn(task, outcome, running, served="" if alone else task.caller)
 
     def _tells_apart(self, task: Task, now: datetime) -> bool:
-        """Whether a task finds out if only those of the model are refused that was refused just now."""
-        is_other = self._refused_now not in {"", task.model}
+        """Whether a task finds out if only those of the kind are refused that was refused just now."""
+        is_other = self._refused_now not in {"", *kinds_of(task.caller, task.model)}
         return is_other and self._blocked_until <= now and not self._pacing.admission.paused(now)
 
     async def _request_is_left(self) -> bool:
@@ -250,7 +252,7 @@ class Queue:
         if not await self._request_is_left():
             return False
         said = await self._pacing.api.balance()
-        if said.answered:
+        if said.answered or await self._poll_is_answered():
             # Where a window has one request, it is the next one's.
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
@@ -260,6 +262,14 @@ class Queue:
             await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
             self._report_pause("no_answer")
         return False
+
+    async def _poll_is_answered(self) -> bool:
+        """Ask about a task that runs: what else is free may be in a trouble of its own, for long."""
+        running = self._watch.a_running_task()
+        if running is None or not await self._request_is_left():
+            return False
+        said = await self._pacing.api.poll(running.upstream_task_id or "", operation=running.operation)
+        return said.kind.known
 
     async def _pause_for_key(self, admission: AdmissionState) -> None:
         """Leave the vendor alone for a while, and let its alarm ring."""
@@ -283,10 +293,10 @@ class Queue:
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
 
-    async def _learn(self, outcome: SubmitOutcome, running: int, *, model: str, served: str) -> bool:
+    async def _learn(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
         was_in_trouble = self._pacing.admission.in_trouble
-        goes_on = await self._learn_of(outcome, running, model=model, served=served)
+        goes_on = await self._learn_of(task, outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
             await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
         if outcome.retry_after:  # of no time is no pause
@@ -295,29 +305,31 @@ class Queue:
             self._ports.reporter.report("vendor.resumed", vendor=self._vendor)
         return goes_on
 
-    async def _learn_of(self, outcome: SubmitOutcome, running: int, *, model: str, served: str) -> bool:
-        now, admission = self._clock.now(), self._pacing.admission
+    async def _learn_of(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+        now, admission, kinds = self._clock.now(), self._pacing.admission, kinds_of(task.caller, task.model)
         was_refused, self._refused_now = self._refused_now, ""
         match outcome.submission:
             case Submission.BUSY:
                 await self._pacing.store(
-                    admission.refused(running, now, model=model, retry_after=outcome.retry_after)
+                    admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
                 )
-                self._refused_now = "" if was_refused else model
-                return not was_refused
+                rests = self._pacing.admission.rests(kinds, now)
+                if not (was_refused or rests):  # where a slot was to be had, by caller too
+                    self._refused_now = kinds[admission.slots is not None and not admission.is_full(running)]
+                return rests or not was_refused
             case Submission.REFUSED_HERE:
-                await self._pause_for_key(admission.answered(model))
+                await self._pause_for_key(admission.answered(kinds))
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(admission.outcome_unknown(now, model=model, served=served))
+                await self._pacing.store(admission.outcome_unknown(now, kinds=kinds, served=served))
                 if self._pacing.admission.in_trouble:
                     self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, now, model=model, served=served))
+                await self._pacing.store(admission.taken(running, kinds=kinds, served=served))
                 return True
             case Submission.REFUSED:
-                await self._pacing.store(admission.answered(model))
+                await self._pacing.store(admission.answered(kinds))
                 return True
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import AdmissionState, Kinds, kinds_of
 from taskhook.core.caller import Caller
 from taskhook.core.errors import (
     KeyMissingError,
@@ -154,7 +154,7 @@ async def _begin(
         admission = await admitting.admission.admission(request.vendor)
         paying = (
             now + LEAST_POST_TIME <= deadline
-            and _is_open(admission, request.paid.model, now)
+            and _is_open(admission, kinds_of(caller.caller, request.paid.model), now)
             and await admitting.allowances[request.vendor].take(now)
         )
         waiting = 0 if paying else await _queued(request.vendor, caller, admitting)
@@ -262,12 +262,12 @@ async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
         return False
 
 
-def _is_open(admission: AdmissionState, model: str, now: datetime) -> bool:
+def _is_open(admission: AdmissionState, kinds: Kinds, now: datetime) -> bool:
     """Tell whether a submit may ask the vendor: it overtakes no task that waits, and there is no trouble.
 
     While there is, only the poller submits, one task at a time.
     """
-    is_held_up = admission.paused(now) or admission.in_trouble or admission.rests(model, now)
+    is_held_up = admission.paused(now) or admission.in_trouble or admission.rests(kinds, now)
     return not admission.waiting and not is_held_up
 
 
@@ -280,15 +280,16 @@ async def _record_answer(
     payment: PaymentPorts,
 ) -> None:
     """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
-    unknown, vendor, model = outcome.submission is Submission.AMBIGUOUS, task.vendor, task.model
+    unknown, vendor = outcome.submission is Submission.AMBIGUOUS, task.vendor
+    kinds = kinds_of(task.caller, task.model)
     is_clear = outcome.submission in {Submission.TAKEN, Submission.REFUSED}
-    if not unknown and not (is_clear and before.answered(model) != before):
+    if not unknown and not (is_clear and before.answered(kinds) != before):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
         now = payment.clock.now()
 
         def learn(known: AdmissionState) -> AdmissionState:
-            return known.outcome_unknown(now, model=model) if unknown else known.answered(model)
+            return known.outcome_unknown(now, kinds=kinds) if unknown else known.answered(kinds)
 
         admission, learnt = await _learn(vendor, learn, admitting)
         if learnt.in_trouble:
