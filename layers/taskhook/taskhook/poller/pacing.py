@@ -17,7 +17,7 @@ from taskhook.core.task import LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
+from taskhook.poller.work import PollerPorts, Rules, Standing
 
 PROBES = 2  # requests after a pause, until one is answered without another: as many as a look takes
 PROBED_FOR = timedelta(minutes=2)  # after a pause
@@ -229,15 +229,8 @@ class Pacing:
         Where it answers about other tasks after such a pause, and refuses this one alone again, only this one
         is left alone: give for how long.
         """
-        now = self._clock.now()
-        key_refused = outcome.kind is PollKind.KEY_REFUSED
-        if key_refused:
-            pause = max(PAUSE_LONG, outcome.retry_after or PAUSE_LONG)
-        elif outcome.retry_after:
-            pause = outcome.retry_after
-        elif outcome.kind is PollKind.THROTTLED:
-            pause = PAUSE_SHORT
-        else:
+        now, pause = self._clock.now(), outcome.pause
+        if pause is None:
             if self.is_probing(now):
                 self._pause_over = self.admission.polls_paused_until
             await self.store(self.admission.poll_answered(task_id, asked_at))
@@ -248,7 +241,7 @@ class Pacing:
         if now + pause <= self.paused_until(now):
             await self.store(refused)  # the vendor is left alone for as long already
             return None
-        reason = "key_refused" if key_refused else "throttled"
+        reason = "key_refused" if outcome.kind is PollKind.KEY_REFUSED else "throttled"
         self._ports.reporter.report(
             "vendor.paused", vendor=self.vendor.name, reason=reason, seconds=pause.total_seconds()
         )

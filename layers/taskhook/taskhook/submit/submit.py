@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -33,7 +33,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
-from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay, report_pause
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, learn, pay, report_pause
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.spending import check_model, count
 
@@ -42,7 +42,6 @@ ANSWER_DUE = timedelta(seconds=13.8)  # by then there is an answer, whatever han
 REPEAT_WAIT = timedelta(seconds=8)  # how long a repeat waits for the first answer
 # How long after a request without a key its client may say that it repeats it.
 REPEATED_WITHIN = timedelta(minutes=2)
-LEARN_TRIES = 3  # to store what an answer says of the vendor, beside the writes of others
 _REPEAT_STEP = timedelta(seconds=0.25)
 _STORE_TIME = timedelta(seconds=0.5)  # for what lies between the probes and the POST
 
@@ -288,10 +287,10 @@ async def _record_answer(
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
         now = payment.clock.now()
 
-        def learn(known: AdmissionState) -> AdmissionState:
+        def answer(known: AdmissionState) -> AdmissionState:
             return known.outcome_unknown(now, kinds=kinds) if unknown else known.answered(kinds)
 
-        admission, learnt = await _learn(vendor, learn, admitting)
+        admission, learnt = await learn(vendor, answer, admitting.admission)
         if learnt.in_trouble:
             report_pause(vendor, "no_answer", learnt, clock=payment.clock, reporter=payment.reporter)
         elif admission.in_trouble:
@@ -317,27 +316,9 @@ async def _close_admission(
             closed = known.model_copy(update={"waiting": known.waiting or waits})
             return closed if until is None else closed.pause(until)
 
-        _, closed = await _learn(vendor, close, admitting)
+        _, closed = await learn(vendor, close, admitting.admission)
         if asked_for:  # of no time is no pause
             report_pause(vendor, "throttled", closed, clock=payment.clock, reporter=payment.reporter)
-
-
-async def _learn(
-    vendor: str, change: Callable[[AdmissionState], AdmissionState], admitting: AdmissionPorts
-) -> tuple[AdmissionState, AdmissionState]:
-    """Store what an answer has changed, also where another invocation's write comes first.
-
-    Give what stood before, and what was made of it. Raises StoreUnavailableError.
-    """
-    for _ in range(LEARN_TRIES):
-        known = await admitting.admission.admission(vendor)
-        learnt = change(known)
-        if learnt == known:
-            break
-        stored = await admitting.admission.set_admission(vendor, known, learnt)
-        if stored.model_copy(update={"nonce": learnt.nonce}) == learnt:
-            break
-    return known, learnt
 
 
 async def _accept(wanted: Task, *, tasks: TaskStore) -> tuple[Task, bool]:
