@@ -567,6 +567,8 @@ async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
         a_task().request
     }
     assert await store.queue_waits("modellix")
+    assert [task.task_id[-1] for task in await store.queue_of("modellix", "alice")] == ["1", "2"]
+    assert await store.queue_of("modellix", "a") == []
 
 
 async def test_history_is_the_callers_own_newest_first(store: Store) -> None:

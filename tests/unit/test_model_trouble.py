@@ -76,6 +76,25 @@ async def test_it_keeps_no_others_waiting_and_is_not_spent_on(
     assert not poller.control.the_admission.waiting
 
 
+@pytest.mark.parametrize("trouble", [BUSY, BUSY_LONG, LOST])
+async def test_it_keeps_no_other_model_of_the_same_caller_waiting(trouble: SubmitOutcome) -> None:
+    """Tasks of models that are well pass by those that have waited for longer."""
+    poller = PollerWorld()
+    vendor = poller.vendor = OneIll(poller.clock, task_time=timedelta(seconds=20))
+    poller.ports.vendors["modellix"] = vendor  # type: ignore[index]  # a dict
+    vendor.trouble = trouble
+    ill = await queued(poller, 50, "alice", ILL)
+    poller.clock.pass_by(MINUTE)
+    well = [await poller.add(State.QUEUED, f"w{number:03}", "alice") for number in range(20)]
+    await poller.run(15 * MINUTE)
+    assert states(poller, well) == {State.SUCCESS: len(well)}
+    lost = len(ill) - states(poller, ill)[State.QUEUED]
+    vendor.trouble = None
+    await poller.run(HOUR)
+    assert states(poller, ill)[State.SUCCESS] == len(ill) - lost
+    assert lost <= (0 if trouble.submission is Submission.BUSY else MOST_UNKNOWN + 4)
+
+
 @pytest.mark.parametrize("model", [ILL, MODEL])
 @pytest.mark.parametrize(("slots", "seconds"), [(1, 120), (1, 50), (3, 100)])
 async def test_a_vendor_without_a_free_slot_serves_both_callers_alike(

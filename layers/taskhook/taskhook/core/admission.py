@@ -67,6 +67,16 @@ class AdmissionState(BaseModel):
         """Whether a task that is submitted while so many run only tries for one slot more."""
         return self.slots is not None and running >= self.slots
 
+    def doubts(self, kinds: Kinds, running: int) -> int:
+        """Tell how far others should be tried first, which tells whether the trouble is these kinds' own.
+
+        Where only one slot more is tried for, of the kinds of the task that was refused; in trouble, of those
+        that were lost three times in a row.
+        """
+        refused = self.refused_kinds if self.is_full(running) else ()
+        lost = [kind for kind in kinds if self.in_trouble and self.unknown_of.get(kind, 0) >= MOST_UNKNOWN]
+        return sum(kind in refused for kind in kinds) + len(lost)
+
     def next_try(self, running: int, now: datetime) -> datetime:
         """Tell when one more task may be submitted while `running` are: now, or at the next probe."""
         soonest = self._paused_until(now)
@@ -165,15 +175,13 @@ class AdmissionState(BaseModel):
     def in_turn(self, heads: Iterable[Task], running: int, now: datetime) -> list[Task]:
         """Order the callers' oldest tasks by name, beginning after the caller that was served last.
 
-        Without those of a kind that rests. Where only one slot more is tried for, what has least in common
-        with the task that was refused comes first, which tells whether the slots are its kind's own.
+        Without those of a kind that rests; those of a doubtful one come last.
         """
-        refused = self.refused_kinds if self.is_full(running) else ()
         ready = [(task, kinds_of(task.caller, task.model)) for task in heads]
         ready = [(task, kinds) for task, kinds in ready if not self.rests(kinds, now)]
         ready.sort(
             key=lambda each: (
-                sum(kind in refused for kind in each[1]),
+                self.doubts(each[1], running),
                 each[0].caller <= self.served,
                 each[0].caller,
             )

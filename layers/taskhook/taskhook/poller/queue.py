@@ -198,7 +198,23 @@ class Queue:
             heads = [task for task in read if task is not None and task.state is State.QUEUED]
         now = self._clock.now()
         self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
-        return [head for head in heads if head.task_id not in self._skipped]
+        return [await self._passing(head) for head in heads if head.task_id not in self._skipped]
+
+    async def _passing(self, head: Task) -> Task:
+        """Give a caller's oldest task, or one of another model behind it, where its kind is held up."""
+        if not self._is_held_up(head):
+            return head
+        for task in await self._ports.work.queue_of(self._vendor, head.caller):
+            is_other = task.state is State.QUEUED and task.task_id not in self._skipped
+            if is_other and not self._is_held_up(task):
+                return task
+        return head
+
+    def _is_held_up(self, task: Task) -> bool:
+        """Whether a task's kind rests, or is doubtful, so that another model's is tried before it."""
+        kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
+        is_doubtful = admission.doubts(kinds[:1], self._watch.running()) or self._refused_now == task.model
+        return bool(is_doubtful) or admission.rests(kinds, self._clock.now())
 
     def _is_over_age(self, task: Task) -> bool:
         return self._clock.now() >= task.accepted_at + self._rules.max_queue_age
