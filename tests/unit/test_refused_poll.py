@@ -88,6 +88,19 @@ async def test_a_vendor_that_refuses_all_polls_is_left_alone_each_time(
     assert {poller.now_of(task).state for task in tasks} == {State.SUCCESS}
 
 
+async def test_no_answer_about_others_says_nothing_of_it(poller: PollerWorld) -> None:
+    """The vendor is left alone as before: the key may be refused for all."""
+    assert isinstance(poller.vendor, SomeIll)
+    poller.vendor.trouble = REFUSALS[0]
+    ill = await poller.add(State.WATCHED, "ill")
+    await poller.run(MINUTE)
+    await poller.add(State.WATCHED, "other")
+    poller.vendor.poll_outcomes.extend([PollOutcome(kind=PollKind.UNAVAILABLE)] * 1000)
+    await poller.run(3 * MINUTE)
+    assert len(poller.vendor.poll_outcomes) < 1000
+    assert poller.control.the_admission.refused_polls == {ill.task_id: False}
+
+
 async def test_a_refusal_that_names_no_time_pauses_all_the_same(poller: PollerWorld) -> None:
     """`Retry-After: 0`, or a date that is over by our clock."""
     for number in range(30):

@@ -233,7 +233,8 @@ class Pacing:
         if pause is None:
             if self.is_probing(now):
                 self._pause_over = self.admission.polls_paused_until
-            await self.store(self.admission.poll_answered(task_id, asked_at))
+            if outcome.kind is not PollKind.UNAVAILABLE:  # which says nothing, of this task or others
+                await self.store(self.admission.poll_answered(task_id, asked_at))
             return None
         if self.admission.refused_polls.get(task_id):
             return pause
