@@ -67,7 +67,7 @@ async def test_it_keeps_no_others_waiting_and_is_not_spent_on(
     await poller.run(10 * MINUTE)
     assert states(poller, well) == {State.SUCCESS: len(well)}
     await poller.run(HOUR - 10 * MINUTE)
-    assert vendor.asked_in_vain <= 80
+    assert vendor.asked_in_vain <= 60
     lost = len(ill) - states(poller, ill)[State.QUEUED]
     assert lost <= (0 if trouble.submission is Submission.BUSY else MOST_UNKNOWN + HOUR / LONGEST_PAUSE + 1)
     vendor.trouble = None
@@ -107,7 +107,7 @@ async def test_a_vendor_without_a_free_slot_serves_both_callers_alike(
     await poller.run(40 * MINUTE)
     one, other = (states(poller, tasks)[State.SUCCESS] for tasks in both)
     assert one + other >= 0.85 * slots * 40 * 60 / (seconds + 5)
-    assert abs(one - other) <= slots + 1
+    assert abs(one - other) <= slots + 0.1 * (one + other)
     assert poller.vendor.refused <= 40 * (1 + (model == ILL))
 
 
@@ -143,7 +143,7 @@ async def test_a_free_request_that_alone_is_in_trouble_keeps_no_queue_waiting() 
 
 
 def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
-    """Until the next probe, its own acceptance, or another refusal, which says that no slot is free."""
+    """Until the next probe, or its own acceptance; that no slot is free at all makes no kind suspect."""
     ill, well = kinds_of("alice", ILL), kinds_of("alice", MODEL)
     refused = AdmissionState().refused(3, START, kinds=ill)
     assert refused.refused(3, START, kinds=well).suspect == ""
@@ -155,7 +155,8 @@ def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
     assert resting.next_try(9, START) == START
     assert not resting.taken(9, kinds=ill, served="").rests(ill, START)
     full = resting.refused(9, START, kinds=well)
-    assert (full.suspect, full.slots, full.rests(ill, START)) == ("", 9, False)
+    assert (full.suspect, full.slots) == ("", 9)
+    assert full.refused(9, START + PROBE, kinds=ill).rests_until == {}
 
 
 def test_what_is_known_of_models_is_bounded() -> None:

@@ -95,7 +95,7 @@ class AdmissionState(BaseModel):
         Where a suspect kind is refused again, the slots that are lacking are that kind's own: it rests.
         `retry_after` only makes the wait longer.
         """
-        known = self.answered((*kinds, self.suspect))
+        known = self.answered(kinds)
         if self.suspect in kinds:
             rests = _with(known.rests_until, self.suspect, now + PROBE)
             known = known.model_copy(update={"waiting": True, "rests_until": rests})
