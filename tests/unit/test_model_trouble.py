@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskhook.core.admission import LONGEST_PAUSE, MOST_MODELS, MOST_UNKNOWN, PROBE, AdmissionState, kinds_of
+from taskhook.core.admission import LONGEST_PAUSE, MOST_KINDS, MOST_UNKNOWN, PROBE, AdmissionState, kinds_of
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
@@ -162,7 +162,7 @@ def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
 def test_what_is_known_of_models_is_bounded() -> None:
     """A caller may name any number of them."""
     state = AdmissionState()
-    for number in range(2 * MOST_MODELS):
+    for number in range(2 * MOST_KINDS):
         for _ in range(MOST_UNKNOWN):
             state = state.outcome_unknown(START, kinds=kinds_of("alice", f"m{number}"))
-    assert len(state.unknown_of) == len(state.rests_until) == MOST_MODELS
+    assert len(state.unknown_of) == len(state.rests_until) == MOST_KINDS

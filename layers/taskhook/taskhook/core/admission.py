@@ -15,7 +15,8 @@ MOST_UNKNOWN = 3  # outcomes in a row that are not known, until submits pause
 FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each probe that fails
 NEWS = 10  # a change of less than a tenth is none
 MOST_REFUSED_POLLS = 100  # tasks of which it is remembered
-MOST_MODELS = 100  # and kinds of tasks, of which something is remembered
+MOST_MODELS = 50  # of which is remembered how long their tasks took
+MOST_KINDS = 100  # of tasks, of which trouble is remembered
 LONGEST_PAUSE = timedelta(minutes=5)
 
 type Kinds = tuple[str, ...]
@@ -170,7 +171,7 @@ class AdmissionState(BaseModel):
         lately = seconds if known is None or seconds < known else known + (seconds - known) // 4
         if known is not None and abs(lately - known) <= known // NEWS:
             return self
-        return self.model_copy(update={"took": _with(self.took, model, lately)})
+        return self.model_copy(update={"took": _with(self.took, model, lately, most=MOST_MODELS)})
 
     def in_turn(self, heads: Iterable[Task], running: int, now: datetime) -> list[Task]:
         """Order the callers' oldest tasks by name, beginning after the caller that was served last.
@@ -218,6 +219,6 @@ def _without[T](of: dict[str, T], *keys: str) -> dict[str, T]:
     return {name: value for name, value in of.items() if name not in keys}
 
 
-def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_MODELS) -> dict[str, T]:
+def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_KINDS) -> dict[str, T]:
     """Remember something of a model, kind or task, and of as many as may be that were learnt of last."""
     return dict(list(_without(of, key).items())[-(most - 1) :]) | {key: value}
