@@ -198,6 +198,11 @@ class MemoryTasks:
             heads.setdefault(task.caller, task)
         return [heads[caller] for caller in sorted(heads)]
 
+    async def queue_of(self, vendor: str, caller: str) -> list[Task]:
+        """List the oldest of a caller's queued tasks."""
+        queued = [task for _, task in self._rows(partition("queue", vendor)) if task.caller == caller]
+        return queued[:100]
+
     async def page(self, caller: str, *, after: str, until: str, limit: int) -> TaskPage:
         """Read a page of a caller's tasks, newest first."""
         found = [

@@ -16,7 +16,7 @@ from taskhook.adapters.clock import SystemClock
 from taskhook.adapters.dynamodb.callers import DynamoCallers
 from taskhook.adapters.dynamodb.control import DynamoControl
 from taskhook.adapters.dynamodb.tasks import DynamoTasks, request_key
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import MOST_UNKNOWN, AdmissionState
 from taskhook.core.caller import Credential
 from taskhook.core.encryption import encrypt
 from taskhook.core.errors import (
@@ -567,6 +567,8 @@ async def test_the_queue_gives_each_callers_oldest(store: Store) -> None:
         a_task().request
     }
     assert await store.queue_waits("modellix")
+    assert [task.task_id[-1] for task in await store.queue_of("modellix", "alice")] == ["1", "2"]
+    assert await store.queue_of("modellix", "a") == []
 
 
 async def test_history_is_the_callers_own_newest_first(store: Store) -> None:
@@ -647,6 +649,22 @@ async def test_the_admission_state_keeps_what_was_learnt_first(control: Control)
     opened = await control.set_admission("modellix", refused, AdmissionState(nonce=refused.nonce))
     assert await control.admission("modellix") == opened
     assert (opened.waiting, opened.slots, opened.probed_at) == (False, None, None)
+
+
+async def test_the_admission_state_keeps_what_was_learnt_of_models(control: Control) -> None:
+    """Whatever their names hold."""
+    fresh, model = await control.admission("modellix"), "a.b/c-d:e_f"
+    learnt = fresh.task_took(model, timedelta(seconds=7)).refused(2, START, kinds=("x/y", "me x/y"))
+    for _ in range(MOST_UNKNOWN):
+        learnt = learnt.outcome_unknown(START, kinds=(model,))
+    stored = await control.set_admission("modellix", fresh, learnt)
+    assert await control.admission("modellix") == stored
+    assert (stored.refused_kinds, stored.unknown_of[model], stored.took[model]) == (
+        ("x/y", "me x/y"),
+        MOST_UNKNOWN,
+        7,
+    )
+    assert stored.rests((model,), START)
 
 
 async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:

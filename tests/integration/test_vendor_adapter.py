@@ -969,6 +969,22 @@ async def test_status_of_a_poll(status: int, kind: PollKind) -> None:
         assert (await api.poll(task_id)).kind is PollKind.PENDING  # the refusal leaves nothing behind
 
 
+@each_row(
+    ("status", "word", "kind"),
+    [
+        (201, "success", PollKind.SUCCEEDED),
+        (202, "processing", PollKind.PENDING),
+        (203, "failed", PollKind.FAILED),
+        (302, "success", PollKind.UNAVAILABLE),
+    ],
+)
+async def test_what_a_success_of_any_number_says_of_the_task_counts(
+    status: int, word: str, kind: PollKind
+) -> None:
+    """202 of a task that runs, 203 of a proxy: else a paid result would never be seen."""
+    assert (await poll(answering(answer(status, task_body(word))))).kind is kind
+
+
 @each_row("fault", ["drop_before", "drop_after", "not_json", "code_nonzero", "wrong_id"])
 async def test_faulty_poll_says_nothing_about_the_task(fault: str) -> None:
     """A poll that goes wrong is no news, and the next one is."""

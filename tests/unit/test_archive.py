@@ -11,6 +11,7 @@ from taskhook.archive.copy import CLAIM, ArchivePorts, archive, link
 from taskhook.core.errors import (
     ArchiveUnavailableError,
     RejectedError,
+    SourceChangedError,
     SourceGoneError,
     SourceUnavailableError,
 )
@@ -318,6 +319,17 @@ async def test_a_file_that_changes_is_copied_anew(archiver: ArchiveWorld) -> Non
     assert await copying == {"archived": 1}
     assert list(archiver.archive.files.values()) == [b"y" * 45]
     assert archiver.archive.uploads == {}
+
+
+async def test_a_file_that_changes_each_time_is_given_up(archiver: ArchiveWorld) -> None:
+    """Whatever was copied of it in between; its callback goes out with the vendor's link, and soon."""
+    archiver.originals.errors.extend([None, SourceChangedError()] * 1000)
+    task = await archiver.succeed()
+    assert await archiver.copy(task) == {"given_up": 1}
+    assert len(archiver.originals.reads) == 2 * archive_module.CHANGES
+    assert archiver.archive.uploads == {}
+    await archiver.tick(task.task_id)
+    assert archiver.resources(task) == [{"url": URL, "type": "video", "archived": False}]
 
 
 async def test_three_failures_in_a_row_are_left_to_the_tick(archiver: ArchiveWorld) -> None:

@@ -77,7 +77,7 @@ class PollerWorld:
             vendors={"modellix": self.vendor},
             webhook_urls=FixedWebhookUrls(),
             callbacks=self.receivers,
-            callers=MemoryCallers(a_caller("alice"), a_caller("bob")),
+            callers=MemoryCallers(a_caller("alice"), a_caller("bob"), a_caller("carol")),
             clock=self.clock,
             reporter=self.reported,
         ).poller

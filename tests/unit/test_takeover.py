@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import RejectedError
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import CallbackState, State
@@ -29,7 +30,7 @@ class TakeoverWorld(PollerWorld):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.vendor.taken[UPSTREAM] = self.clock.now()
-        self.allowance = Allowance(self.control, "modellix", requests_per_minute=1000)
+        self.allowance = Allowance(self.control, "modellix", requests_per_minute=1000, admission=self.control)
 
     async def watch(self, *, caller: str = "alice", **changes: Any) -> Task:
         """Take the task over."""
@@ -142,3 +143,15 @@ async def test_it_is_asked_for_within_the_vendors_budget(world: TakeoverWorld) -
     with pytest.raises(RejectedError) as rejected:
         await world.watch()
     assert (rejected.value.status, rejected.value.retry_after, world.vendor.polls) == (503, 6, [])
+
+
+async def test_a_vendor_that_wants_to_be_left_alone_is_not_asked(world: TakeoverWorld) -> None:
+    """The caller is told when to try again."""
+    until = world.clock.now() + timedelta(minutes=30)
+    world.control.the_admission = AdmissionState(polls_paused_until=until)
+    with pytest.raises(RejectedError) as rejected:
+        await world.watch()
+    assert (rejected.value.status, rejected.value.retry_after) == (503, 1800)
+    assert world.vendor.polls == []
+    world.clock.pass_by(timedelta(minutes=30))
+    assert (await world.watch()).state is State.WATCHED

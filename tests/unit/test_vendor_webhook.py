@@ -203,3 +203,32 @@ async def test_a_webhook_that_cannot_be_checked_is_asked_to_come_again(world: We
     with pytest.raises(RejectedError) as rejected:
         await world.webhook(task)
     assert rejected.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (PollOutcome(kind=PollKind.THROTTLED, retry_after=timedelta(minutes=30)), "throttled"),
+        (PollOutcome(kind=PollKind.UNAVAILABLE, retry_after=timedelta(minutes=30)), "throttled"),
+        (PollOutcome(kind=PollKind.KEY_REFUSED), "key_refused"),
+    ],
+)
+async def test_a_pause_that_the_vendor_asks_for_holds_for_its_webhooks_too(
+    world: WebhookWorld, outcome: PollOutcome, reason: str
+) -> None:
+    """However many come, it is asked once; the poller obeys as well, and finds the ends when it is over."""
+    tasks = [await world.add(State.WATCHED, f"w{number}") for number in range(20)]
+    world.clock.pass_by(world.vendor.task_time)
+    world.vendor.poll_outcomes.append(outcome)
+    for number, task in enumerate(tasks):
+        with pytest.raises(RejectedError) as rejected:
+            await world.webhook(task, f"task-w{number}")
+        assert (rejected.value.status, bool(rejected.value.retry_after)) == (503, True)
+    assert len(world.vendor.polls) == 1
+    assert [told["reason"] for told in world.facts("vendor.paused")] == [reason]
+    assert world.control.the_admission.paused(world.clock.now())
+    if outcome.retry_after:  # longer than an invocation
+        await world.tick()
+        assert len(world.vendor.polls) == 1
+    await world.run(timedelta(minutes=35))
+    assert {world.now_of(task).state for task in tasks} == {State.SUCCESS}

@@ -211,7 +211,7 @@ class App:
     def allowances(self) -> Mapping[str, Allowance]:
         """How many requests to each vendor this process has leave for."""
         return {
-            name: Allowance(self.control, name, self.rules.requests_to(api.vendor))
+            name: Allowance(self.control, name, self.rules.requests_to(api.vendor), admission=self.control)
             for name, api in self.vendors.items()
         }
 
@@ -355,6 +355,7 @@ class App:
             vendors=self.vendors,
             leadership=self.control,
             allowances=self.allowances,
+            admission=self.control,
             wake=self.wake,
             clock=self.clock,
             reporter=self.reporter,

@@ -36,6 +36,7 @@ FIRST_HEARTBEAT = timedelta(seconds=2)  # what is copied sooner costs no note
 RESERVE = timedelta(seconds=35)  # before the function's own end, for the note of how far it has come
 PART = 8 * 1024 * 1024  # bytes in memory; S3 takes no less than 5 MB
 MOST = 2 * 1024**3  # bytes of a file: 256 parts
+CHANGES = 5  # of a file, each of which is another version, or another server's, that begins anew
 TRIES = 3  # in a row without progress; the tick comes back for more
 PAUSE = timedelta(seconds=1)  # before the second of them, longer each time
 _KEY = re.compile(rf"{TASK_ID}/[0-9]{{1,6}}/[0-9a-f]{{32}}")
@@ -168,8 +169,8 @@ class _Copying:
                 await self._copy_with_retries(index)
 
     async def _copy_with_retries(self, index: int) -> None:
-        """Copy a file, from where it broke off when it breaks off."""
-        self.failures = 0
+        """Copy a file, from where it broke off when it breaks off; one that changes each time is given up."""
+        self.failures = changes = 0
         while True:
             try:
                 await self._copy(index)
@@ -177,7 +178,12 @@ class _Copying:
                 self._save(index, given_up=str(error))
                 self._report("archive.failed", index, reason=str(error))
             except SourceChangedError:
+                changes += 1
                 await self._restart(index)
+                if changes == CHANGES:
+                    self._save(index, given_up="changes")
+                    self._report("archive.failed", index, reason="changes")
+                    return
                 await self._back_off("changed", index)
             except (SourceUnavailableError, ArchiveUnavailableError) as error:
                 await self._back_off(str(error), index)

@@ -112,6 +112,9 @@ class WorkIndex(Protocol):
     async def queue_heads(self, vendor: str) -> list[Task]:
         """List each caller's oldest task that is queued for the vendor."""
 
+    async def queue_of(self, vendor: str, caller: str) -> list[Task]:
+        """List the oldest of a caller's tasks that are queued for the vendor, up to a hundred."""
+
 
 class TaskPage(BaseModel):
     """A page of a caller's tasks, newest first, without their requests; `cursor` is None on the last."""

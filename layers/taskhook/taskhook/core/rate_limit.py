@@ -3,12 +3,13 @@
 Windows of a shared budget, and the blocks that a process takes out of them.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from taskhook.core.errors import RejectedError
-from taskhook.core.ports import Budget
+from taskhook.core.ports import AdmissionStore, Budget
 
 WINDOW = timedelta(seconds=6)
 
@@ -41,13 +42,15 @@ class Allowance:
 
     It is kept while the process stays warm. The first block of a window is what the window before used, so
     that a busy process pays for one write a window, not for one a request; at most an eighth of all, for what
-    is not used lapses. `reserve` of each window is left to others.
+    is not used lapses. `reserve` of each window is left to others. `admission` tells of the pauses that the
+    vendor has asked for.
     """
 
     tokens: Budget
     vendor: str
     requests_per_minute: int
     reserve: int = 0
+    admission: AdmissionStore | None = None
     window: int = -1
     left: int = 0
     used: int = 0
@@ -77,7 +80,17 @@ class Allowance:
         self.used += 1
 
     async def require(self, now: datetime) -> None:
-        """Count one request that a caller waits for. Raises RejectedError where none is left."""
+        """Count one request that a caller waits for, or the vendor itself.
+
+        Raises RejectedError where none is left, or the vendor has asked for a pause; StoreUnavailableError.
+        """
+        known = await self.admission.admission(self.vendor) if self.admission is not None else None
+        if known is not None and known.polls_paused_until is not None and now < known.polls_paused_until:
+            raise RejectedError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Service unavailable: the vendor wants to be left alone for now",
+                retry_after=math.ceil((known.polls_paused_until - now).total_seconds()),
+            )
         if not await self.take(now):
             raise RejectedError(
                 HTTPStatus.SERVICE_UNAVAILABLE,

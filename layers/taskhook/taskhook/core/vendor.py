@@ -23,6 +23,8 @@ from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 
 OWN_FIELDS = ("callback_url", "reference")  # of a submit in the deployment's own form, beside the model's
+KEY_PAUSE = timedelta(seconds=60)  # where it refuses the key
+THROTTLED_PAUSE = timedelta(seconds=5)  # where it names no time
 # How the message of a refusal begins that has the vendor's own code and words.
 VENDORS_CODE = re.compile(r"([A-Z][a-z]+[A-Z.][A-Za-z.]*): (.+)", re.DOTALL)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -66,6 +68,21 @@ class PollOutcome(BaseModel):
     size: int = 0  # of the answer that tells of an end, in bytes; parsed it takes many times as much
     # For how long the vendor wants to be left alone, whatever it said of the task.
     retry_after: timedelta | None = None
+
+    @property
+    def pause(self) -> timedelta | None:
+        """For how long the vendor is to be left alone; None where it may be asked on.
+
+        `Retry-After` of no time, or a date that is over by our clock, names none.
+        """
+        if self.kind is PollKind.KEY_REFUSED:
+            return max(KEY_PAUSE, self.retry_after or KEY_PAUSE)
+        return self.retry_after or (THROTTLED_PAUSE if self.kind is PollKind.THROTTLED else None)
+
+    @property
+    def pause_reason(self) -> str:
+        """Say why, as `vendor.paused` does."""
+        return "key_refused" if self.kind is PollKind.KEY_REFUSED else "throttled"
 
 
 class FreeOutcome(BaseModel):

@@ -55,7 +55,7 @@ async def found(
     api: TaskApi,
     tasks: TaskStore,
     work: WorkIndex,
-    obey: Callable[[PollOutcome], Awaitable[None]],
+    obey: Callable[[PollOutcome], Awaitable[object]],
 ) -> str | None:
     """Give the vendor's id of a task whose submit is unknown; None where that is not certain.
 

@@ -17,12 +17,13 @@ from taskhook.core.task import LOST_CONFIRMATION, Task
 from taskhook.core.vendor import PollKind, PollOutcome
 from taskhook.poller.aside import Place
 from taskhook.poller.long_poll import HELD_PROOF, HELD_SIGN
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts, Rules, Standing
+from taskhook.poller.work import PollerPorts, Rules, Standing
 from taskhook.submit.payment import report_pause
 
 PROBES = 2  # requests after a pause, until one is answered without another: as many as a look takes
 PROBED_FOR = timedelta(minutes=2)  # after a pause
 LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
+PAUSE_TRIES = 3  # to store a pause beside the writes of others
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
 
@@ -47,6 +48,8 @@ class Pacing:
         self._plain: set[str] = set()  # polls under way that are not held, by task
         # Polls that the vendor was asked to hold, by task, with the model, and since when.
         self.held: dict[str, tuple[str, datetime]] = {}
+        self._submits_paused_until: datetime | None = None  # pauses that this invocation has learnt of
+        self._polls_paused_until: datetime | None = None
         self._pause_over: datetime | None = None  # the end of a pause that an answer has shown to be the last
 
     # --- when a task is polled next ---------------------------------------------------------------
@@ -221,44 +224,81 @@ class Pacing:
         end = self.admission.polls_paused_until
         return end is not None and end != self._pause_over and end <= now < end + PROBED_FOR
 
-    async def obey(self, outcome: PollOutcome) -> None:
-        """Leave the vendor alone for as long as it asks, also in the invocations that follow."""
-        now = self._clock.now()
-        key_refused = outcome.kind is PollKind.KEY_REFUSED
-        if key_refused:
-            pause = max(PAUSE_LONG, outcome.retry_after or PAUSE_LONG)
-        elif outcome.retry_after is not None:
-            pause = outcome.retry_after
-        elif outcome.kind is PollKind.THROTTLED:
-            pause = PAUSE_SHORT
-        else:
+    async def obey(self, task_id: str, outcome: PollOutcome, asked_at: datetime) -> timedelta | None:
+        """Leave the vendor alone for as long as it asks, also in the invocations that follow.
+
+        Where it answers about other tasks after such a pause, and refuses this one alone again, only this one
+        is left alone: give for how long.
+        """
+        now, pause = self._clock.now(), outcome.pause
+        if pause is None:
             if self.is_probing(now):
                 self._pause_over = self.admission.polls_paused_until
-            return
+            if outcome.kind is not PollKind.UNAVAILABLE:  # which says nothing, of this task or others
+                await self.store(self.admission.poll_answered(task_id, asked_at))
+            return None
+        if self.admission.refused_polls.get(task_id):
+            return pause
+        refused = self.admission.poll_refused(task_id, now + pause)
         if now + pause <= self.paused_until(now):
-            return
-        reason = "key_refused" if key_refused else "throttled"
-        report_pause(self.vendor.name, reason, now + pause, clock=self._clock, reporter=self._ports.reporter)
-        await self.store(self.admission.pause_polls(now + pause))
+            await self.store(refused)  # the vendor is left alone for as long already
+            return None
+        reason, reporter = outcome.pause_reason, self._ports.reporter
+        report_pause(self.vendor.name, reason, now + pause, clock=self._clock, reporter=reporter)
+        await self.store(refused)
+        return None
 
     async def read_admission(self) -> None:
         """Read what is known of the way to the vendor. Raises StoreUnavailableError."""
-        self.admission = self._merged(await self._ports.admission.admission(self.vendor.name))
+        self.admission = await self._ports.admission.admission(self.vendor.name)
+        await self._tell_own_pauses()
 
     async def store(self, admission: AdmissionState) -> None:
         """Store what was learnt of the way to the vendor, where it is news; obey it even if that fails."""
         if admission == self.admission:
             return
-        old, self.admission = self.admission, admission
-        with contextlib.suppress(StoreUnavailableError):
-            self.admission = self._merged(
-                await self._ports.admission.set_admission(self.vendor.name, old, admission)
-            )
+        if admission.paused_until != self.admission.paused_until:
+            self._submits_paused_until = admission.paused_until
+        if admission.polls_paused_until != self.admission.polls_paused_until:
+            self._polls_paused_until = admission.polls_paused_until
+        await self._write(admission)
+        await self._tell_own_pauses()
 
-    def _merged(self, stored: AdmissionState) -> AdmissionState:
-        """Keep a pause of our own that another invocation's write has passed over."""
-        mine = self.admission.polls_paused_until
-        return stored if mine is None else stored.pause_polls(mine)
+    async def _tell_own_pauses(self) -> None:
+        """Keep the pauses that this invocation has learnt; store them where another's write came first."""
+        for _ in range(PAUSE_TRIES):
+            if (paused := self._with_own_pauses()) == self.admission:
+                return
+            if not await self._write(paused):
+                break  # it is obeyed here, and stored with the next look
+        self.admission = self._with_own_pauses()
+
+    def _with_own_pauses(self) -> AdmissionState:
+        now, admission = self._clock.now(), self.admission
+        if self._submits_paused_until is not None and self._submits_paused_until > now:
+            admission = admission.pause(self._submits_paused_until)
+        if self._polls_paused_until is not None and self._polls_paused_until > now:
+            admission = admission.pause_polls(self._polls_paused_until)
+        return admission
+
+    async def _write(self, admission: AdmissionState) -> bool:
+        """Write it in place of what was read last; False where the table does not answer."""
+        old, self.admission = self.admission, admission
+        try:
+            self.admission = await self._ports.admission.set_admission(self.vendor.name, old, admission)
+        except StoreUnavailableError:
+            return False
+        return True
+
+    def most_urgent(self, waiting: Iterable[Place], count: int, now: datetime) -> list[Place]:
+        """Choose up to `count` tasks whose poll is due.
+
+        After a pause, one that was refused before comes after the others: it says nothing of them.
+        """
+        if self.is_probing(now) and (refused := self.admission.refused_polls):
+            due = list(waiting)
+            waiting = [place for place in due if place[1] not in refused] or due
+        return most_urgent(waiting, count, now.timestamp())
 
     # --- requests ---------------------------------------------------------------------------------
 

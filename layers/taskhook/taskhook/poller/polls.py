@@ -163,7 +163,7 @@ class Polls:
         # That a held poll's key is refused the plain poll, which follows, confirms or not.
         is_unconfirmed = entry.hold and outcome.kind is PollKind.KEY_REFUSED
         if not is_unconfirmed:
-            await self._pacing.obey(outcome)
+            await self._obey(entry, outcome, began)
         self._pacing.end(task, hold=entry.hold)  # what follows may wait for the task's receiver
         now = self._clock.now()
         if not entry.hold:
@@ -186,6 +186,13 @@ class Polls:
             return outcome
         entry.plain_next, entry.not_before = True, None
         return PollOutcome(kind=PollKind.UNAVAILABLE, message="the poll was not held")
+
+    async def _obey(self, entry: Entry, outcome: PollOutcome, asked_at: datetime) -> None:
+        pause = await self._pacing.obey(entry.task.task_id, outcome, asked_at)
+        if pause is not None:
+            entry.not_before = self._clock.now() + pause
+            self.unanswered += 1
+            self.complaint = f"the vendor refuses to tell of task {entry.task.task_id}: {outcome.kind}"
 
     def _measure(self, entry: Entry, outcome: PollOutcome, asked_at: datetime) -> None:
         """Note how far the task is from its deadline, and until when it is known to have run at the vendor.
@@ -295,12 +302,13 @@ class Polls:
     async def _look_for(self, task: Task) -> Task:
         """Look for a submit whose outcome is unknown in the vendor's list, and adopt what it made."""
         self._steps["looked_for"] += 1
+        asked_at = self._clock.now()
         upstream_task_id = await adoption.found(
             task,
             api=self._pacing.api,
             tasks=self._ports.tasks,
             work=self._ports.work,
-            obey=self._pacing.obey,
+            obey=lambda said: self._pacing.obey(task.task_id, said, asked_at),
         )
         if upstream_task_id is None:
             return task

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import AdmissionState, kinds_of
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
 from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -23,7 +23,10 @@ KEY = "the queue of "  # and its vendor: of the one entry, for tasks are submitt
 
 
 class Queue:
-    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any."""
+    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any.
+
+    Over 300 lines, for what an answer means stands beside what may be sent next.
+    """
 
     eager = False
 
@@ -54,10 +57,10 @@ class Queue:
         self._has_looked = False  # once also while nothing may be submitted: what waited too long ends
         self._blocked_until = started
         self._budget_until = started  # no request is left before
-        # The vendor has answered what is free: the next request may be a task's.
-        self._answered_until = started
+        self._answered_until = started  # it has answered what is free: the next request may be a task's
         # Tasks that a wake or a step has named; the index may show them late.
         self._named: dict[str, None] = {}
+        self._refused_now = ""  # the kind of which the vendor has just refused a task
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
@@ -131,7 +134,7 @@ class Queue:
         await self._pacing.read_admission()
         is_paused = self._due(self._clock.now()) > self._clock.now()
         self._only_skipped_until = self._started
-        found = False
+        self._refused_now, found = "", False
         while heads := await self._heads():
             found, served = True, False
             # They end whatever the vendor says to the others.
@@ -142,6 +145,8 @@ class Queue:
                         self._note_wait(heads)
                         return None
                     served = True
+                    if self._refused_now:  # others may go before the rest of these
+                        break
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
                 except StoreUnavailableError:
@@ -155,24 +160,29 @@ class Queue:
             if not served:
                 self._blocked_until = self._clock.now() + SCAN
                 return None
+        await self._look_once_more(found=found)
+        return None
+
+    async def _look_once_more(self, *, found: bool) -> None:
+        """Let later submits ask the vendor themselves, if nothing is queued any more."""
         if self._skipped:  # what others queue meanwhile is found at the next look
             self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
-            return None
+            return
         # It cannot be read: the next tick looks again.
         if not found and await self._ports.work.queue_waits(self._vendor):
             self._blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
         self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
-        return None
 
     def _in_turn(self, heads: list[Task], *, is_paused: bool) -> list[Task]:
-        """Order the callers' oldest tasks; while nothing may be submitted none has its turn, and all wait."""
-        if not is_paused:
-            return self._pacing.admission.in_turn(heads)
-        self._note_wait(heads)
-        return []
+        """Order the callers' oldest tasks; those that may not be submitted have no turn, and wait."""
+        admission, running = self._pacing.admission, self._watch.running()
+        ready = [] if is_paused else admission.in_turn(heads, running, self._clock.now())
+        if not ready:
+            self._note_wait(heads)
+        return ready
 
     def _note_wait(self, heads: list[Task]) -> None:
         """Note since when the oldest of the callers' oldest tasks waits."""
@@ -188,7 +198,23 @@ class Queue:
             heads = [task for task in read if task is not None and task.state is State.QUEUED]
         now = self._clock.now()
         self._skipped = {task_id: until for task_id, until in self._skipped.items() if now < until}
-        return [head for head in heads if head.task_id not in self._skipped]
+        return [await self._passing(head) for head in heads if head.task_id not in self._skipped]
+
+    async def _passing(self, head: Task) -> Task:
+        """Give a caller's oldest task, or one of another model behind it, where its kind is held up."""
+        if not self._is_held_up(head):
+            return head
+        for task in await self._ports.work.queue_of(self._vendor, head.caller):
+            is_other = task.state is State.QUEUED and task.task_id not in self._skipped
+            if is_other and not self._is_held_up(task):
+                return task
+        return head
+
+    def _is_held_up(self, task: Task) -> bool:
+        """Whether a task's kind rests, or is doubtful, so that another model's is tried before it."""
+        kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
+        is_doubtful = admission.doubts(kinds[:1], self._watch.running()) or self._refused_now == task.model
+        return bool(is_doubtful) or admission.rests(kinds, self._clock.now())
 
     def _is_over_age(self, task: Task) -> bool:
         return self._clock.now() >= task.accepted_at + self._rules.max_queue_age
@@ -203,7 +229,11 @@ class Queue:
             raise StaleTaskError(task)
         if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
-        if self._due(now) > now:
+        if self._pacing.admission.rests(
+            kinds_of(task.caller, task.model), now
+        ):  # since another caller's turn of just now
+            return True
+        if self._due(now) > now and not self._tells_apart(task, now):
             return False
         task = await self._ports.tasks.with_request(task)
         if task.request is None:
@@ -216,7 +246,12 @@ class Queue:
         paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payment=self._payment)
         self._steps["submitted"] += 1
         self._track(paid)
-        return await self._learn(outcome, running, served="" if alone else task.caller)
+        return await self._learn(task, outcome, running, served="" if alone else task.caller)
+
+    def _tells_apart(self, task: Task, now: datetime) -> bool:
+        """Whether a task finds out if only those of the kind are refused that was refused just now."""
+        is_other = self._refused_now not in {"", *kinds_of(task.caller, task.model)}
+        return is_other and self._blocked_until <= now and not self._pacing.admission.paused(now)
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
@@ -233,7 +268,7 @@ class Queue:
         if not await self._request_is_left():
             return False
         said = await self._pacing.api.balance()
-        if said.answered:
+        if said.answered or await self._poll_is_answered():
             # Where a window has one request, it is the next one's.
             self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
             return True
@@ -243,6 +278,14 @@ class Queue:
             await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
             self._report_pause("no_answer")
         return False
+
+    async def _poll_is_answered(self) -> bool:
+        """Ask about a task that runs: what else is free may be in a trouble of its own, for long."""
+        running = self._watch.a_running_task()
+        if running is None or not await self._request_is_left():
+            return False
+        said = await self._pacing.api.poll(running.upstream_task_id or "", operation=running.operation)
+        return said.kind.known
 
     async def _pause_for_key(self, admission: AdmissionState) -> None:
         """Leave the vendor alone for a while, and let its alarm ring."""
@@ -266,10 +309,10 @@ class Queue:
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
 
-    async def _learn(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+    async def _learn(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
         """Remember what the answer says of the vendor; False where the queue has to wait."""
         was_in_trouble = self._pacing.admission.in_trouble
-        goes_on = await self._learn_of(outcome, running, served=served)
+        goes_on = await self._learn_of(task, outcome, running, served=served)
         if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
             await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
         if outcome.retry_after:  # of no time is no pause
@@ -278,24 +321,31 @@ class Queue:
             self._ports.reporter.report("vendor.resumed", vendor=self._vendor)
         return goes_on
 
-    async def _learn_of(self, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
-        now, admission = self._clock.now(), self._pacing.admission
+    async def _learn_of(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
+        now, admission, kinds = self._clock.now(), self._pacing.admission, kinds_of(task.caller, task.model)
+        was_refused, self._refused_now = self._refused_now, ""
         match outcome.submission:
             case Submission.BUSY:
-                await self._pacing.store(admission.refused(running, now, retry_after=outcome.retry_after))
+                await self._pacing.store(
+                    admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
+                )
+                rests = self._pacing.admission.rests(kinds, now)
+                if not (was_refused or rests):  # where a slot was to be had, by caller too
+                    self._refused_now = kinds[admission.slots is not None and not admission.is_full(running)]
+                return rests or not was_refused
             case Submission.REFUSED_HERE:
-                await self._pause_for_key(admission.answered())
+                await self._pause_for_key(admission.answered(kinds))
             case Submission.NOT_SENT:
                 self._blocked_until = now + PAUSE_SHORT
             case Submission.AMBIGUOUS:
-                await self._pacing.store(admission.outcome_unknown(now, served=served))
+                await self._pacing.store(admission.outcome_unknown(now, kinds=kinds, served=served))
                 if self._pacing.admission.in_trouble:
                     self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, served=served))
+                await self._pacing.store(admission.taken(running, kinds=kinds, served=served))
                 return True
             case Submission.REFUSED:
-                await self._pacing.store(admission.answered())
+                await self._pacing.store(admission.answered(kinds))
                 return True
         return False

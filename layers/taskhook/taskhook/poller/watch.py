@@ -172,6 +172,10 @@ class Watch:
         """Count the tasks that fill a slot at the vendor, as far as is known."""
         return len(self._entries) + len(self._aside) - (besides in self._entries)
 
+    def a_running_task(self) -> Task | None:
+        """Give any task that the vendor has, as far as is known; None where none is kept whole."""
+        return next((one.task for one in self._entries.values() if one.task.state is State.WATCHED), None)
+
     # --- when -------------------------------------------------------------------------------------
 
     def next_at(self) -> datetime | None:
@@ -277,7 +281,7 @@ class Watch:
             return []
         polls += looks if room >= LOOK_REQUESTS else []
         waiting = chain((_waiting(self._entries[task_id]) for task_id in polls), self._aside.overdue())
-        chosen = [task_id for _, task_id, _ in most_urgent(waiting, room, now.timestamp())]
+        chosen = [task_id for _, task_id, _ in self._pacing.most_urgent(waiting, room, now)]
         await self._aside.load(task_id for task_id in chosen if task_id in self._aside)
         started = []
         for task_id in chosen:

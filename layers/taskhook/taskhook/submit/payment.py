@@ -1,13 +1,23 @@
 """The one code path that pays for a task."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from taskhook.core import rate_limit
+from taskhook.core.admission import AdmissionState
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.ports import LEAST_POST_TIME, Admit, Clock, Reporter, TaskApi, TaskStore, WebhookUrls
+from taskhook.core.ports import (
+    LEAST_POST_TIME,
+    AdmissionStore,
+    Admit,
+    Clock,
+    Reporter,
+    TaskApi,
+    TaskStore,
+    WebhookUrls,
+)
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
@@ -18,6 +28,8 @@ SETTLE_TIME = timedelta(seconds=8)
 STORE_TRY = timedelta(seconds=2.5)  # for storing an outcome once
 
 STORE_TRY_LEAST = timedelta(seconds=0.5)  # where time is over already
+
+LEARN_TRIES = 3  # to store what an answer says of the vendor, beside the writes of others
 
 _STORE_STEP = timedelta(seconds=0.5)
 
@@ -145,6 +157,24 @@ def _unstored(task: Task, outcome: SubmitOutcome, payment: PaymentPorts) -> Task
     if outcome.submission in {Submission.REFUSED, Submission.REFUSED_HERE}:
         return task.submitted(outcome, payment.clock.now(), retention=payment.retention)
     return task.mark_unknown()
+
+
+async def learn(
+    vendor: str, change: Callable[[AdmissionState], AdmissionState], store: AdmissionStore
+) -> tuple[AdmissionState, AdmissionState]:
+    """Store what an answer has changed, also where another invocation's write comes first.
+
+    Give what stood before, and what was made of it. Raises StoreUnavailableError.
+    """
+    for _ in range(LEARN_TRIES):
+        known = await store.admission(vendor)
+        learnt = change(known)
+        if learnt == known:
+            break
+        stored = await store.set_admission(vendor, known, learnt)
+        if stored.model_copy(update={"nonce": learnt.nonce}) == learnt:
+            break
+    return known, learnt
 
 
 def report_pause(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from taskhook.core.admission import AdmissionState
+from taskhook.core.admission import AdmissionState, Kinds, kinds_of
 from taskhook.core.caller import Caller
 from taskhook.core.errors import (
     KeyMissingError,
@@ -33,7 +33,7 @@ from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.submit.media import MediaInspection, inspect
-from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, pay, report_pause
+from taskhook.submit.payment import STORE_TRY_LEAST, PaymentPorts, learn, pay, report_pause
 from taskhook.submit.request import SubmitRequest
 from taskhook.submit.spending import check_model, count
 
@@ -116,7 +116,7 @@ async def submit(
     with contextlib.suppress(TimeoutError):  # what is left undone, the poller does without being asked
         async with _until(answer_by, payment.clock):
             if outcome is not None:
-                await _record_answer(task.vendor, outcome, admission, admitting=admitting, payment=payment)
+                await _record_answer(task, outcome, admission, admitting=admitting, payment=payment)
             await _follow_up(task, outcome, admitting=admitting, payment=payment)
     return _answer(task)
 
@@ -152,7 +152,7 @@ async def _begin(
         admission = await admitting.admission.admission(request.vendor)
         paying = (
             now + LEAST_POST_TIME <= deadline
-            and _is_open(admission, now)
+            and _is_open(admission, kinds_of(caller.caller, request.paid.model), now)
             and await admitting.allowances[request.vendor].take(now)
         )
         waiting = 0 if paying else await _queued(request.vendor, caller, admitting)
@@ -260,16 +260,17 @@ async def _is_watched(admitting: AdmissionPorts, now: datetime) -> bool:
         return False
 
 
-def _is_open(admission: AdmissionState, now: datetime) -> bool:
+def _is_open(admission: AdmissionState, kinds: Kinds, now: datetime) -> bool:
     """Tell whether a submit may ask the vendor: it overtakes no task that waits, and there is no trouble.
 
     While there is, only the poller submits, one task at a time.
     """
-    return not admission.waiting and not admission.paused(now) and not admission.in_trouble
+    is_held_up = admission.paused(now) or admission.in_trouble or admission.rests(kinds, now)
+    return not admission.waiting and not is_held_up
 
 
 async def _record_answer(
-    vendor: str,
+    task: Task,
     outcome: SubmitOutcome,
     before: AdmissionState,
     *,
@@ -277,15 +278,18 @@ async def _record_answer(
     payment: PaymentPorts,
 ) -> None:
     """Count unknown outcomes in a row, so that a vendor in trouble is not sent one task after the other."""
-    unknown = outcome.submission is Submission.AMBIGUOUS
-    if not unknown and (
-        before.unknown == 0 or outcome.submission not in {Submission.TAKEN, Submission.REFUSED}
-    ):
+    unknown, vendor = outcome.submission is Submission.AMBIGUOUS, task.vendor
+    kinds = kinds_of(task.caller, task.model)
+    is_clear = outcome.submission in {Submission.TAKEN, Submission.REFUSED}
+    if not unknown and not (is_clear and before.answered(kinds) != before):
         return
     with contextlib.suppress(Exception):  # what was paid for is answered; the next one counts
-        now, admission = payment.clock.now(), await admitting.admission.admission(vendor)
-        learnt = admission.outcome_unknown(now) if unknown else admission.answered()
-        await admitting.admission.set_admission(vendor, admission, learnt)
+        now = payment.clock.now()
+
+        def answer(known: AdmissionState) -> AdmissionState:
+            return known.outcome_unknown(now, kinds=kinds) if unknown else known.answered(kinds)
+
+        admission, learnt = await learn(vendor, answer, admitting.admission)
         if learnt.in_trouble:
             report_pause(
                 vendor, "no_answer", learnt.paused_until, clock=payment.clock, reporter=payment.reporter
@@ -307,12 +311,13 @@ async def _close_admission(
     The poller opens the admission when no task waits any more.
     """
     with contextlib.suppress(Exception):  # it keeps the order fair, and the vendor says no again
-        admission = await admitting.admission.admission(vendor)
-        closed = admission.model_copy(update={"waiting": admission.waiting or waits})
-        if asked_for is not None:
-            closed = closed.pause(payment.clock.now() + asked_for)
-        if closed != admission:
-            await admitting.admission.set_admission(vendor, admission, closed)
+        until = payment.clock.now() + asked_for if asked_for is not None else None
+
+        def close(known: AdmissionState) -> AdmissionState:
+            closed = known.model_copy(update={"waiting": known.waiting or waits})
+            return closed if until is None else closed.pause(until)
+
+        _, closed = await learn(vendor, close, admitting.admission)
         if asked_for:  # of no time is no pause
             report_pause(
                 vendor, "throttled", closed.paused_until, clock=payment.clock, reporter=payment.reporter

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from taskhook.core.errors import RejectedError, StaleTaskError
+from taskhook.core.errors import RejectedError, StaleTaskError, StoreUnavailableError
 from taskhook.core.leadership import LeadershipView
-from taskhook.core.ports import Clock, LeadershipStore, Reporter, TaskApi, TaskStore, Wake, WebhookUrls
+from taskhook.core.ports import (
+    AdmissionStore,
+    Clock,
+    LeadershipStore,
+    Reporter,
+    TaskApi,
+    TaskStore,
+    Wake,
+    WebhookUrls,
+)
 from taskhook.core.rate_limit import Allowance
 from taskhook.core.record import State
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
+from taskhook.submit.payment import learn, report_pause
 
 LEAST_GAP = timedelta(seconds=1)  # between two looks at the same task
 _REMEMBERED = 1000  # tasks whose last look this process remembers
@@ -28,6 +38,7 @@ class WebhookPorts:
     vendors: Mapping[str, TaskApi]
     leadership: LeadershipStore
     allowances: Mapping[str, Allowance]  # by vendor
+    admission: AdmissionStore
     wake: Wake
     clock: Clock
     reporter: Reporter
@@ -83,7 +94,7 @@ async def check_webhook(task_id: str, token: str, upstream_task_id: str, *, port
 
 
 async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookPorts) -> PollOutcome:
-    """Ask the vendor within its budget, at most once a second about a task, and tell it.
+    """Ask the vendor within its budget, at most once a second about a task, and obey it.
 
     Raises RejectedError (503).
     """
@@ -99,6 +110,11 @@ async def _ask(task: Task, upstream_task_id: str, now: datetime, ports: WebhookP
         task.upstream_task_id or upstream_task_id, operation=task.operation
     )
     ports.reporter.report("vendor.polled", task_id=task.task_id, vendor=task.vendor, kind=outcome.kind)
+    if (pause := outcome.pause) is not None:
+        until = now + pause
+        with contextlib.suppress(StoreUnavailableError):
+            await learn(task.vendor, lambda known: known.poll_refused(task.task_id, until), ports.admission)
+        report_pause(task.vendor, outcome.pause_reason, until, clock=ports.clock, reporter=ports.reporter)
     if outcome.kind is PollKind.UNAVAILABLE:
         ports.reporter.report(
             "vendor.unavailable", task_id=task.task_id, vendor=task.vendor, error=outcome.message

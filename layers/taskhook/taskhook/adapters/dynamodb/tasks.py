@@ -210,6 +210,13 @@ class DynamoTasks:
             after = found[0].at.partition("#")[0] + "$"  # the first string after every `name#…`
         return await self._tasks(heads)
 
+    async def queue_of(self, vendor: str, caller: str) -> list[Task]:
+        """List the oldest of a caller's tasks that are queued for the vendor, up to a hundred."""
+        values = {":from": f"{caller}#", ":to": f"{caller}$"}
+        queue, condition = partition("queue", vendor), "work_at BETWEEN :from AND :to"
+        rows = (await self._rows(queue, condition, values, limit=_GET_MANY)).rows
+        return await self._tasks([row.task_id for row in rows])
+
     async def _rows(
         self,
         partition: str,

@@ -192,7 +192,7 @@ class HttpTaskApi:
     async def _read_poll(self, response: httpx.Response, upstream_task_id: str) -> PollOutcome:
         if response.status_code in _REFUSALS:
             return PollOutcome(kind=_REFUSALS[response.status_code])
-        if response.status_code != HTTPStatus.OK:
+        if not response.is_success:  # 202 of a task that runs, 203 of a proxy: what it says is what counts
             message = f"the vendor answered {response.status_code}"
             return PollOutcome(kind=PollKind.UNAVAILABLE, message=message)
         try:
