@@ -52,6 +52,7 @@ SOURCES = (
     "poller/leadership.py",
     "poller/polls.py",
     "poller/queue.py",
+    "poller/submit_answers.py",
     "poller/watch.py",
     "poller/watch_index.py",
     "submit/payment.py",
@@ -91,6 +92,9 @@ UNIT = (
     "endings",
     "lost_key",
     "pause",
+    "lasting_pause",
+    "model_trouble",
+    "refused_poll",
 )
 OWN_TEST = {  # of a file whose folder does not name it
     "core/callers.py": "callers",
@@ -111,6 +115,7 @@ OWN_TEST = {  # of a file whose folder does not name it
             "leadership",
             "polls",
             "queue",
+            "submit_answers",
             "watch",
             "watch_index",
         )

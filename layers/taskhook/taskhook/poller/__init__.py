@@ -7,7 +7,7 @@ work         what a kind of work is asked, and what all of them share
 leadership   which invocation stays until the next tick, and what it leaves to its successor
 
 the kinds, in the order of a task's way; each keeps its own tasks
-queue        waits for the vendor to take it
+queue        waits for the vendor to take it; submit_answers: what an answer means for the next submit
 watch        from its submit to its end: polls (one step), watch_index (what is new), aside (what is not kept
              whole), adoption (a submit whose outcome is unknown)
 archiving    waits for its results to be copied

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
-from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState, kinds_of
+from taskhook.core.admission import kinds_of
 from taskhook.core.errors import StaleTaskError, StoreUnavailableError
-from taskhook.core.record import ErrorCode, State, Submission, SubmitOutcome
+from taskhook.core.record import ErrorCode, State
 from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
+from taskhook.poller.submit_answers import SubmitAnswers
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, SCAN, PollerPorts, Rules
-from taskhook.submit.payment import PaymentPorts, pay, report_pause
+from taskhook.poller.work import PAUSE_LONG, SCAN, PollerPorts, Rules
+from taskhook.submit.payment import PaymentPorts, pay
 
 PAY_CLAIM = timedelta(seconds=60)
 PAY_TIME = timedelta(seconds=13)
@@ -23,10 +23,7 @@ KEY = "the queue of "  # and its vendor: of the one entry, for tasks are submitt
 
 
 class Queue:
-    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any.
-
-    Over 300 lines, for what an answer means stands beside what may be sent next.
-    """
+    """The kind of work of a vendor's queued tasks; of them nothing is kept but whether there are any."""
 
     eager = False
 
@@ -55,12 +52,9 @@ class Queue:
         self._waits = False  # tasks are queued
         self._started = started
         self._has_looked = False  # once also while nothing may be submitted: what waited too long ends
-        self._blocked_until = started
-        self._budget_until = started  # no request is left before
-        self._answered_until = started  # it has answered what is free: the next request may be a task's
+        self._answers = SubmitAnswers(ports, pacing, watch, started=started)
         # Tasks that a wake or a step has named; the index may show them late.
         self._named: dict[str, None] = {}
-        self._refused_now = ""  # the kind of which the vendor has just refused a task
         self._skipped: dict[str, datetime] = {}  # heads that broke their step, until when
         self._only_skipped_until = started  # as far as is known, nothing else is queued
         self._payment = PaymentPorts(
@@ -99,7 +93,7 @@ class Queue:
 
     def postpone(self, _task_id: str, pause: timedelta) -> None:
         """Try again after a pause."""
-        self._blocked_until = self._clock.now() + pause
+        self._answers.blocked_until = self._clock.now() + pause
 
     def leave_to_leader(self) -> None:
         """Leave the queue to the leader."""
@@ -115,12 +109,12 @@ class Queue:
         return due if due > now else self._started
 
     def _due(self, now: datetime) -> datetime:
-        return max(self._blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
+        return max(self._answers.blocked_until, self._pacing.admission.next_try(self._watch.running(), now))
 
     async def admit(self, due_by: datetime) -> Iterable[str]:
         """Start when there is a way to the vendor, and once whether there is one or not."""
         now = self._clock.now()
-        is_due = max(self._due(now), self._budget_until) <= max(now, due_by) or not self._has_looked
+        is_due = max(self._due(now), self._answers.budget_until) <= max(now, due_by) or not self._has_looked
         if not (self._waits and is_due):
             return []
         self._has_looked = True
@@ -134,7 +128,7 @@ class Queue:
         await self._pacing.read_admission()
         is_paused = self._due(self._clock.now()) > self._clock.now()
         self._only_skipped_until = self._started
-        self._refused_now, found = "", False
+        self._answers.refused_now, found = "", False
         while heads := await self._heads():
             found, served = True, False
             # They end whatever the vendor says to the others.
@@ -145,7 +139,7 @@ class Queue:
                         self._note_wait(heads)
                         return None
                     served = True
-                    if self._refused_now:  # others may go before the rest of these
+                    if self._answers.refused_now:  # others may go before the rest of these
                         break
                 except StaleTaskError:  # another invocation has it, or the index shows it late
                     continue
@@ -158,7 +152,7 @@ class Queue:
                     )
                     self._skipped[head.task_id] = self._clock.now() + PAUSE_LONG
             if not served:
-                self._blocked_until = self._clock.now() + SCAN
+                self._answers.blocked_until = self._clock.now() + SCAN
                 return None
         await self._look_once_more(found=found)
         return None
@@ -166,12 +160,12 @@ class Queue:
     async def _look_once_more(self, *, found: bool) -> None:
         """Let later submits ask the vendor themselves, if nothing is queued any more."""
         if self._skipped:  # what others queue meanwhile is found at the next look
-            self._blocked_until = max(self._blocked_until, self._clock.now() + SCAN)
+            self._answers.blocked_until = max(self._answers.blocked_until, self._clock.now() + SCAN)
             self._only_skipped_until = min(self._skipped.values())
             return
         # It cannot be read: the next tick looks again.
         if not found and await self._ports.work.queue_waits(self._vendor):
-            self._blocked_until = self._clock.now() + PAUSE_LONG
+            self._answers.blocked_until = self._clock.now() + PAUSE_LONG
         await self._pacing.read_admission()  # a submit may have set `waiting` since
         await self._pacing.store(self._pacing.admission.model_copy(update={"waiting": False}))
         self._waits = self._pacing.admission.waiting  # set again in this very moment: look again
@@ -213,7 +207,9 @@ class Queue:
     def _is_held_up(self, task: Task) -> bool:
         """Whether a task's kind rests, or is doubtful, so that another model's is tried before it."""
         kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
-        is_doubtful = admission.doubts(kinds[:1], self._watch.running()) or self._refused_now == task.model
+        is_doubtful = (
+            admission.doubts(kinds[:1], self._watch.running()) or self._answers.refused_now == task.model
+        )
         return bool(is_doubtful) or admission.rests(kinds, self._clock.now())
 
     def _is_over_age(self, task: Task) -> bool:
@@ -229,16 +225,15 @@ class Queue:
             raise StaleTaskError(task)
         if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
-        if self._pacing.admission.rests(
-            kinds_of(task.caller, task.model), now
-        ):  # since another caller's turn of just now
+        # Since another caller's turn of just now.
+        if self._pacing.admission.rests(kinds_of(task.caller, task.model), now):
             return True
         if self._due(now) > now and not self._tells_apart(task, now):
             return False
         task = await self._ports.tasks.with_request(task)
         if task.request is None:
             return await self._expire(task, "was kept without a request that can be read")
-        if not await self._vendor_answers() or not await self._request_is_left():
+        if not await self._answers.may_submit():
             return False
         now = self._clock.now()
         claimed = await self._ports.tasks.swap(task, task.claim_submit(now, until=now + PAY_CLAIM))
@@ -246,56 +241,12 @@ class Queue:
         paid, outcome = await pay(claimed, deadline=now + PAY_TIME, payment=self._payment)
         self._steps["submitted"] += 1
         self._track(paid)
-        return await self._learn(task, outcome, running, served="" if alone else task.caller)
+        return await self._answers.learn(task, outcome, running, served="" if alone else task.caller)
 
     def _tells_apart(self, task: Task, now: datetime) -> bool:
         """Whether a task finds out if only those of the kind are refused that was refused just now."""
-        is_other = self._refused_now not in {"", *kinds_of(task.caller, task.model)}
-        return is_other and self._blocked_until <= now and not self._pacing.admission.paused(now)
-
-    async def _request_is_left(self) -> bool:
-        now = self._clock.now()
-        limit = rate_limit.window_limit(self._pacing.requests_per_minute)
-        if await self._ports.budget.take_tokens(self._vendor, 1, window=rate_limit.window(now), limit=limit):
-            return True
-        self._budget_until = rate_limit.window_end(now)
-        return False
-
-    async def _vendor_answers(self) -> bool:
-        """Make sure, after trouble, that the vendor answers a free request before a task is risked."""
-        if not self._pacing.admission.in_trouble or self._clock.now() < self._answered_until:
-            return True
-        if not await self._request_is_left():
-            return False
-        said = await self._pacing.api.balance()
-        if said.answered or await self._poll_is_answered():
-            # Where a window has one request, it is the next one's.
-            self._answered_until = self._clock.now() + 2 * rate_limit.WINDOW
-            return True
-        if said.no_key:
-            await self._pause_for_key(self._pacing.admission)
-        else:
-            await self._pacing.store(self._pacing.admission.unanswered(self._clock.now()))
-            self._report_pause("no_answer")
-        return False
-
-    async def _poll_is_answered(self) -> bool:
-        """Ask about a task that runs: what else is free may be in a trouble of its own, for long."""
-        running = self._watch.a_running_task()
-        if running is None or not await self._request_is_left():
-            return False
-        said = await self._pacing.api.poll(running.upstream_task_id or "", operation=running.operation)
-        return said.kind.known
-
-    async def _pause_for_key(self, admission: AdmissionState) -> None:
-        """Leave the vendor alone for a while, and let its alarm ring."""
-        await self._pacing.store(admission.pause(self._clock.now() + PAUSE_LONG))
-        self._report_pause("key_refused")
-
-    def _report_pause(self, reason: str) -> None:
-        """Report for how long nothing is submitted."""
-        until, reporter = self._pacing.admission.paused_until, self._ports.reporter
-        report_pause(self._vendor, reason, until, clock=self._clock, reporter=reporter)
+        is_other = self._answers.refused_now not in {"", *kinds_of(task.caller, task.model)}
+        return is_other and self._answers.blocked_until <= now and not self._pacing.admission.paused(now)
 
     async def _expire(self, task: Task, why: str) -> bool:
         message = f"the task {why}; it was never paid"
@@ -308,44 +259,3 @@ class Queue:
         )
         self._track(stored)  # its delivery keeps no other task in the queue waiting
         return True
-
-    async def _learn(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
-        """Remember what the answer says of the vendor; False where the queue has to wait."""
-        was_in_trouble = self._pacing.admission.in_trouble
-        goes_on = await self._learn_of(task, outcome, running, served=served)
-        if outcome.submission is not Submission.BUSY and outcome.retry_after is not None:
-            await self._pacing.store(self._pacing.admission.pause(self._clock.now() + outcome.retry_after))
-        if outcome.retry_after:  # of no time is no pause
-            self._report_pause("throttled")
-        if was_in_trouble and not self._pacing.admission.in_trouble:
-            self._ports.reporter.report("vendor.resumed", vendor=self._vendor)
-        return goes_on
-
-    async def _learn_of(self, task: Task, outcome: SubmitOutcome, running: int, *, served: str) -> bool:
-        now, admission, kinds = self._clock.now(), self._pacing.admission, kinds_of(task.caller, task.model)
-        was_refused, self._refused_now = self._refused_now, ""
-        match outcome.submission:
-            case Submission.BUSY:
-                await self._pacing.store(
-                    admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
-                )
-                rests = self._pacing.admission.rests(kinds, now)
-                if not (was_refused or rests):  # where a slot was to be had, by caller too
-                    self._refused_now = kinds[admission.slots is not None and not admission.is_full(running)]
-                return rests or not was_refused
-            case Submission.REFUSED_HERE:
-                await self._pause_for_key(admission.answered(kinds))
-            case Submission.NOT_SENT:
-                self._blocked_until = now + PAUSE_SHORT
-            case Submission.AMBIGUOUS:
-                await self._pacing.store(admission.outcome_unknown(now, kinds=kinds, served=served))
-                if self._pacing.admission.in_trouble:
-                    self._report_pause("no_answer")
-                return not self._pacing.admission.in_trouble
-            case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, kinds=kinds, served=served))
-                return True
-            case Submission.REFUSED:
-                await self._pacing.store(admission.answered(kinds))
-                return True
-        return False

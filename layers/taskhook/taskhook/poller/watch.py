@@ -130,10 +130,7 @@ class Watch:
         return False
 
     def keep_ended(self, task: Task, outcome: PollOutcome | None) -> None:
-        """Look after a task of which a vendor webhook has said that it has ended.
-
-        `outcome` is what the vendor said, if known.
-        """
+        """Look after a task of which a vendor webhook tells the end; `outcome`: what the vendor said of it."""
         self._track(task)
         entry = self._entries.get(task.task_id)
         if entry is not None:
@@ -206,9 +203,8 @@ class Watch:
         now = self._clock.now()
         for entry in self._idle():
             if entry.due > now:
-                due = self._pacing.next_poll(
-                    entry.task, after=now, answered=entry.answered, plain=entry.is_plain(now)
-                )
+                task, plain = entry.task, entry.is_plain(now)
+                due = self._pacing.next_poll(task, after=now, answered=entry.answered, plain=plain)
                 entry.due = max(due, entry.not_before or now)
 
     def _idle(self) -> list[Entry]:
