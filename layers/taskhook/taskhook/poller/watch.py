@@ -130,7 +130,7 @@ class Watch:
         return False
 
     def keep_ended(self, task: Task, outcome: PollOutcome | None) -> None:
-        """Look after a task of which a vendor webhook tells the end; `outcome`: what the vendor said of it."""
+        """Look after a task of which a vendor webhook tells the end; `outcome`: what the vendor said."""
         self._track(task)
         entry = self._entries.get(task.task_id)
         if entry is not None:
