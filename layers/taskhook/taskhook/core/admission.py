@@ -93,16 +93,14 @@ class AdmissionState(BaseModel):
     ) -> "AdmissionState":
         """Learn from a refusal: the vendor has as many slots as were filled.
 
-        Where a suspect kind is refused again, the slots that are lacking are that kind's own: it rests.
-        `retry_after` only makes the wait longer.
+        `retry_after` only makes the wait longer. Where the vendor asks for one, no other kind can be tried at
+        once: a suspect kind that is refused again rests, for the slots that are lacking are its own.
         """
         known = self.answered(kinds)
-        if self.suspect in kinds:
-            rests = _with(known.rests_until, self.suspect, now + PROBE)
-            known = known.model_copy(update={"waiting": True, "rests_until": rests})
-        else:
-            news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds}
-            known = known.model_copy(update=news | {"suspect": ""})
+        if retry_after and self.suspect in kinds:
+            return known.resting(self.suspect, now).pause(now + retry_after)
+        news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds, "suspect": ""}
+        known = known.model_copy(update=news)
         return known if retry_after is None else known.pause(now + retry_after)
 
     def taken(self, running: int, *, kinds: Kinds = (), served: str) -> "AdmissionState":
@@ -117,6 +115,12 @@ class AdmissionState(BaseModel):
             return known
         others = (*(kind for kind in self.refused_kinds if kind not in kinds), suspect)
         return known.model_copy(update={"slots": None, "refused_kinds": (), "suspect": others[0]})
+
+    def resting(self, kind: str, now: datetime) -> "AdmissionState":
+        """Submit no task of this kind until the next probe: the vendor refuses it, and takes others."""
+        return self.model_copy(
+            update={"waiting": True, "rests_until": _with(self.rests_until, kind, now + PROBE)}
+        )
 
     def outcome_unknown(
         self, now: datetime, *, kinds: Kinds = (), served: str | None = None

@@ -50,12 +50,11 @@ class SubmitAnswers:
                 await self._pacing.store(
                     admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
                 )
-                rests = self._pacing.admission.rests(kinds, now)
-                if not (was_refused or rests):
-                    has_slot = admission.slots is not None and not admission.is_full(running)
+                # One that only tried for one slot more was likely refused for want of any.
+                if not (was_refused or admission.is_full(running)):
                     by_model, by_caller = kinds
-                    self.refused_now = by_caller if has_slot else by_model
-                return rests or not was_refused
+                    self.refused_now = by_model if admission.slots is None else by_caller
+                return self.refused_now != ""
             case Submission.REFUSED_HERE:
                 await self._pause_for_key(admission.answered(kinds))
             case Submission.NOT_SENT:
@@ -66,7 +65,10 @@ class SubmitAnswers:
                     self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, kinds=kinds, served=served))
+                known = admission.taken(running, kinds=kinds, served=served)
+                if was_refused and known.suspect:  # right before
+                    known = known.resting(known.suspect, now)
+                await self._pacing.store(known)
                 return True
             case Submission.REFUSED:
                 await self._pacing.store(admission.answered(kinds))
