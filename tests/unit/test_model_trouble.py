@@ -1,7 +1,7 @@
 """A vendor in lasting trouble with one kind of tasks: it costs these time, and the others next to nothing."""
 
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -111,6 +111,35 @@ async def test_a_vendor_without_a_free_slot_serves_both_callers_alike(
     assert poller.vendor.refused <= 1.4 * 40  # as with one model
 
 
+class Limited(FakeVendor):
+    """Takes two tasks in any second, of whatever kind."""
+
+    began: list[datetime]
+
+    async def submit(self, model: str, request: bytes, **more: Any) -> SubmitOutcome:
+        """Take the task, if two of this second were not taken before it."""
+        now = self.clock.now()
+        if len(self.began) < 2 or self.began[-2] <= now - timedelta(seconds=1):
+            self.began.append(now)
+            return await super().submit(model, request, **more)
+        self.refused += 1
+        await self.clock.sleep(timedelta(milliseconds=400))
+        return BUSY
+
+
+async def test_a_limit_of_all_submits_is_not_met_again_and_again() -> None:
+    """That one of another model is taken right after it shows no trouble of the first one's."""
+    poller = PollerWorld()
+    vendor = poller.vendor = Limited(poller.clock, task_time=timedelta(seconds=30))
+    vendor.began = []
+    poller.ports.vendors["modellix"] = vendor  # type: ignore[index]  # a dict
+    for number in range(100):
+        task = await poller.add(State.QUEUED, f"t{number:03}")
+        await poller.tasks.swap(task, task.model_copy(update={"model": (ILL, MODEL)[number % 2]}))
+    await poller.run(2 * MINUTE)
+    assert vendor.refused <= 2 * 3
+
+
 async def test_a_direct_submit_of_a_model_that_rests_is_queued_and_others_are_not() -> None:
     """Its trouble is learnt of by direct submits as well; an answer that is clear ends it."""
     world = SubmitWorld()
@@ -160,6 +189,8 @@ def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
     assert resting.next_try(9, START) == START + pause
     assert not resting.taken(9, kinds=ill, served="").rests(ill, START)
     full = resting.refused(9, START, kinds=well)
+    assert (full.suspect, full.slots) == (ILL, 9)  # of which was not asked
+    full = resting.refused(9, START + PROBE, kinds=well)
     assert (full.suspect, full.slots) == ("", 9)
     assert full.refused(9, START + PROBE, kinds=ill).rests_until == {}
 

@@ -99,8 +99,9 @@ class AdmissionState(BaseModel):
         known = self.answered(kinds)
         if retry_after and self.suspect in kinds:
             return known.resting(self.suspect, now).pause(now + retry_after)
-        news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds, "suspect": ""}
-        known = known.model_copy(update=news)
+        suspect = self.suspect if self.suspect in kinds or self.rests((self.suspect,), now) else ""
+        news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds}
+        known = known.model_copy(update=news | {"suspect": suspect})
         return known if retry_after is None else known.pause(now + retry_after)
 
     def taken(self, running: int, *, kinds: Kinds = (), served: str) -> "AdmissionState":

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState, kinds_of
+from taskhook.core.admission import PROBE, AdmissionState, Kinds, kinds_of
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
@@ -50,8 +50,7 @@ class SubmitAnswers:
                 await self._pacing.store(
                     admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
                 )
-                # One that only tried for one slot more was likely refused for want of any.
-                if not (was_refused or admission.is_full(running)):
+                if not was_refused and self._tells_kinds_apart(admission, kinds, running):
                     by_model, by_caller = kinds
                     self.refused_now = by_model if admission.slots is None else by_caller
                 return self.refused_now != ""
@@ -66,7 +65,7 @@ class SubmitAnswers:
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
                 known = admission.taken(running, kinds=kinds, served=served)
-                if was_refused and known.suspect:  # right before
+                if was_refused and admission.suspect and known.suspect == admission.suspect:
                     known = known.resting(known.suspect, now)
                 await self._pacing.store(known)
                 return True
@@ -74,6 +73,17 @@ class SubmitAnswers:
                 await self._pacing.store(admission.answered(kinds))
                 return True
         return False
+
+    def _tells_kinds_apart(self, admission: AdmissionState, kinds: Kinds, running: int) -> bool:
+        """Whether a task of another kind is tried right after one of these kinds was refused.
+
+        Not where only one slot more was tried for: the next such try, of another kind, tells as much. Else
+        once a probe's time, and again where this kind is suspect, which one that was taken may have made it.
+        """
+        if admission.is_full(running):
+            return False
+        was_long_ago = admission.probed_at is None or self._clock.now() >= admission.probed_at + PROBE
+        return was_long_ago or admission.suspect in kinds
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
