@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from taskhook.core.admission import LONGEST_PAUSE, MOST_KINDS, MOST_UNKNOWN, PROBE, AdmissionState, kinds_of
+from taskhook.core.admission import (
+    LONGEST_PAUSE,
+    MOST_KINDS,
+    MOST_REFUSED_POLLS,
+    MOST_UNKNOWN,
+    PROBE,
+    AdmissionState,
+    kinds_of,
+)
+from taskhook.core.limits import MAX_MODEL
 from taskhook.core.record import State, Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.core.vendor import PollKind, PollOutcome
@@ -195,10 +204,17 @@ def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
     assert full.refused(9, START + PROBE, kinds=ill).rests_until == {}
 
 
-def test_what_is_known_of_models_is_bounded() -> None:
-    """A caller may name any number of them."""
+@pytest.mark.parametrize(("length", "kinds"), [(8, MOST_KINDS), (2 * MAX_MODEL, 9)])
+def test_what_is_known_of_models_is_bounded(length: int, kinds: int) -> None:
+    """A caller may name any number of them, and at length: all is read with each submit."""
     state = AdmissionState()
-    for number in range(2 * MOST_KINDS):
+    for number in range(2 * MOST_REFUSED_POLLS):
+        of = kinds_of("a" * 32, f"{number:0{length}}")
+        state = (
+            state.refused(1, START, kinds=of).task_took(of[0], MINUTE).poll_refused(f"tk_{number:022}", START)
+        )
         for _ in range(MOST_UNKNOWN):
-            state = state.outcome_unknown(START, kinds=kinds_of("alice", f"m{number}"))
-    assert len(state.unknown_of) == len(state.rests_until) == MOST_KINDS
+            state = state.outcome_unknown(START, kinds=of)
+    assert len(state.unknown_of) == len(state.rests_until) == kinds
+    assert list(state.rests_until)[-2:] == list(of)
+    assert len(state.model_dump_json()) < 16_000

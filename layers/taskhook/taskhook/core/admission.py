@@ -16,7 +16,8 @@ FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each pro
 NEWS = 10  # a change of less than a tenth is none
 MOST_REFUSED_POLLS = 100  # tasks of which it is remembered
 MOST_MODELS = 50  # of which is remembered how long their tasks took
-MOST_KINDS = 100  # of tasks, of which trouble is remembered
+MOST_KINDS = 50  # of tasks, of which trouble is remembered
+MOST_OF_NAMES = 2500  # characters of their names, for what is known is read with each submit
 LONGEST_PAUSE = timedelta(minutes=5)
 
 type Kinds = tuple[str, ...]
@@ -225,5 +226,11 @@ def _without[T](of: dict[str, T], *keys: str) -> dict[str, T]:
 
 
 def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_KINDS) -> dict[str, T]:
-    """Remember something of a model, kind or task, and of as many as may be that were learnt of last."""
-    return dict(list(_without(of, key).items())[-(most - 1) :]) | {key: value}
+    """Remember something of a model, kind or task, and of those learnt of last for which there is room."""
+    kept, room = [(key, value)], MOST_OF_NAMES - len(key)
+    for name, known in reversed(_without(of, key).items()):
+        room -= len(name)
+        if room < 0 or len(kept) == most:
+            break
+        kept.append((name, known))
+    return dict(reversed(kept))
