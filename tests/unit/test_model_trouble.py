@@ -104,6 +104,24 @@ async def test_it_keeps_no_other_model_of_the_same_caller_waiting(trouble: Submi
     assert lost <= (0 if trouble.submission is Submission.BUSY else MOST_UNKNOWN + 4)
 
 
+async def test_it_takes_no_turns_of_a_vendor_with_few_slots() -> None:
+    """A task that is refused where a slot was free, and another taken right after, tells of its kind."""
+    poller = PollerWorld()
+    vendor = poller.vendor = OneIll(poller.clock, slots=2, task_time=timedelta(seconds=20))
+    poller.ports.vendors["modellix"] = vendor  # type: ignore[index]  # a dict
+    vendor.trouble, well = BUSY, []
+    for number in range(40):
+        for caller in ("alice", "carol"):
+            task = await poller.add(State.QUEUED, f"{caller[0]}{number:03}", caller)
+            if number % 2:
+                well.append(task)
+            else:
+                await poller.tasks.swap(task, task.model_copy(update={"model": ILL}))
+    await poller.run(10 * MINUTE)
+    assert states(poller, well) == {State.SUCCESS: len(well)}
+    assert vendor.refused + vendor.asked_in_vain <= 30
+
+
 @pytest.mark.parametrize("model", [ILL, MODEL])
 @pytest.mark.parametrize(("slots", "seconds"), [(1, 120), (1, 50), (3, 100)])
 async def test_a_vendor_without_a_free_slot_serves_both_callers_alike(

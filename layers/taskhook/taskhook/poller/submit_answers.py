@@ -25,6 +25,7 @@ class SubmitAnswers:
         self.budget_until = started  # no request is left before
         self._answered_until = started  # it has answered what is free: the next request may be a task's
         self.refused_now = ""  # the kind of which the vendor has just refused a task
+        self._slot_was_free = False  # for that task, as far as was known
 
     async def may_submit(self) -> bool:
         """Tell whether a request is left for a task, and after trouble that the vendor answers at all."""
@@ -52,7 +53,8 @@ class SubmitAnswers:
                 )
                 if not was_refused and self._tells_kinds_apart(admission, kinds, running):
                     by_model, by_caller = kinds
-                    self.refused_now = by_model if admission.slots is None else by_caller
+                    self._slot_was_free = admission.slots is not None
+                    self.refused_now = by_caller if self._slot_was_free else by_model
                 return self.refused_now != ""
             case Submission.REFUSED_HERE:
                 await self._pause_for_key(admission.answered(kinds))
@@ -65,7 +67,8 @@ class SubmitAnswers:
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
                 known = admission.taken(running, kinds=kinds, served=served)
-                if was_refused and admission.suspect and known.suspect == admission.suspect:
+                is_suspect_again = known.suspect == admission.suspect or self._slot_was_free
+                if was_refused and known.suspect and is_suspect_again:
                     known = known.resting(known.suspect, now)
                 await self._pacing.store(known)
                 return True
@@ -77,11 +80,12 @@ class SubmitAnswers:
     def _tells_kinds_apart(self, admission: AdmissionState, kinds: Kinds, running: int) -> bool:
         """Whether a task of another kind is tried right after one of these kinds was refused.
 
-        Not where only one slot more was tried for: the next such try, of another kind, tells as much. Else
-        once a probe's time, and again where this kind is suspect, which one that was taken may have made it.
+        Not where only one slot more was tried for: the next such try, of another kind, tells as much. Always
+        where a slot should have been free; else once a probe's time, and again where this kind is suspect,
+        which one that was taken may have made it.
         """
-        if admission.is_full(running):
-            return False
+        if admission.slots is not None:
+            return not admission.is_full(running)
         was_long_ago = admission.probed_at is None or self._clock.now() >= admission.probed_at + PROBE
         return was_long_ago or admission.suspect in kinds
 
