@@ -122,6 +122,20 @@ async def test_it_takes_no_turns_of_a_vendor_with_few_slots() -> None:
     assert vendor.refused + vendor.asked_in_vain <= 30
 
 
+async def test_two_kinds_in_trouble_do_not_take_turns_for_ever() -> None:
+    """Those that were refused longest ago are tried first, and those that were not before all others."""
+    poller = PollerWorld()
+    vendor = poller.vendor = OneIll(poller.clock, task_time=timedelta(seconds=20))
+    poller.ports.vendors["modellix"] = vendor  # type: ignore[index]  # a dict
+    vendor.trouble = BUSY
+    await queued(poller, 9, "alice", ILL)
+    await queued(poller, 9, "bob", "alibaba/other")
+    well = await queued(poller, 9, "carol", MODEL)
+    await poller.run(10 * MINUTE)
+    assert states(poller, well) == {State.SUCCESS: len(well)}
+    assert vendor.asked_in_vain <= 2 * 10
+
+
 @pytest.mark.parametrize("model", [ILL, MODEL])
 @pytest.mark.parametrize(("slots", "seconds"), [(1, 120), (1, 50), (3, 100)])
 async def test_a_vendor_without_a_free_slot_serves_both_callers_alike(
