@@ -1,6 +1,7 @@
 """A poll that makes the vendor ask for a pause, each time, while it answers about all other tasks."""
 
-from datetime import timedelta
+from collections import deque
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -113,6 +114,35 @@ async def test_a_refusal_that_names_no_time_pauses_all_the_same(poller: PollerWo
     poller.vendor.trouble = PollOutcome(kind=PollKind.THROTTLED, retry_after=timedelta(0))
     await poller.run(10 * MINUTE)
     assert len(poller.vendor.polls) - without <= 1.5 * without
+
+
+class Limited(FakeVendor):
+    """Answers so many polls in any minute, whatever tasks they are of."""
+
+    answered_at: deque[datetime]
+    in_vain = 0
+
+    async def poll(self, upstream_task_id: str, *, hold: bool = False, **more: Any) -> PollOutcome:
+        """Say how far the task is, if the minute has had fewer than 20 answers."""
+        now = self.clock.now()
+        lately = [at for at in self.answered_at if at > now - MINUTE]
+        if len(lately) < 20:
+            self.answered_at.append(now)
+            return await super().poll(upstream_task_id, hold=hold, **more)
+        self.in_vain += 1
+        await self.clock.sleep(self.answer_time)
+        return PollOutcome(kind=PollKind.THROTTLED, retry_after=MINUTE / 2)
+
+
+async def test_a_limit_of_all_polls_is_no_trouble_of_those_that_meet_it(poller: PollerWorld) -> None:
+    """It is chance which tasks are refused: each pause is kept by all, and is met by few."""
+    poller.vendor = vendor = Limited(poller.clock, task_time=10 * MINUTE)
+    vendor.answered_at = deque(maxlen=20)
+    poller.ports.vendors["modellix"] = vendor  # type: ignore[index]  # a dict
+    tasks = [await poller.add(State.WATCHED, f"t{number}") for number in range(100)]
+    await poller.run(20 * MINUTE)
+    assert {poller.now_of(task).state for task in tasks} == {State.SUCCESS}
+    assert vendor.in_vain <= 2.5 * 20 * 2
 
 
 def test_what_is_known_of_refused_polls_is_bounded() -> None:

@@ -16,7 +16,9 @@ FIRST_PAUSE = timedelta(seconds=10)  # of such a pause; it doubles with each pro
 NEWS = 10  # a change of less than a tenth is none
 MOST_REFUSED_POLLS = 100  # tasks of which it is remembered
 MOST_MODELS = 50  # of which is remembered how long their tasks took
-MOST_KINDS = 100  # of tasks, of which trouble is remembered
+MOST_KINDS = 50  # of tasks, of which trouble is remembered
+MOST_REFUSED_KINDS = 10  # that are tried after all others
+MOST_OF_NAMES = 2500  # characters of their names, for what is known is read with each submit
 LONGEST_PAUSE = timedelta(minutes=5)
 
 type Kinds = tuple[str, ...]
@@ -40,7 +42,8 @@ class AdmissionState(BaseModel):
     served: str = ""  # the caller whose turn was last, where more than one waits
     # By model that is not described: how soon its tasks have ended lately, in seconds.
     took: dict[str, int] = {}
-    refused_kinds: tuple[str, ...] = ()  # the kinds of the task that the vendor refused last for now
+    # Of the tasks that the vendor refused since it took more than it was known to, newest first.
+    refused_kinds: tuple[str, ...] = ()
     suspect: str = ""  # the kind of one that was refused, where another was taken then
     unknown_of: dict[str, int] = {}  # by kind: submits in a row whose outcome is not known
     # By kind: until when none of its tasks is submitted, for the vendor refuses or loses them, while it takes
@@ -71,12 +74,12 @@ class AdmissionState(BaseModel):
     def doubts(self, kinds: Kinds, running: int) -> int:
         """Tell how far others should be tried first, which tells whether the trouble is these kinds' own.
 
-        Where only one slot more is tried for, of the kinds of the task that was refused; in trouble, of those
-        that were lost three times in a row.
+        Where only one slot more is tried for, of the kinds that were refused, most of the last one;
+        in trouble, of those that were lost three times in a row.
         """
         refused = self.refused_kinds if self.is_full(running) else ()
         lost = [kind for kind in kinds if self.in_trouble and self.unknown_of.get(kind, 0) >= MOST_UNKNOWN]
-        return sum(kind in refused for kind in kinds) + len(lost)
+        return sum(len(refused) - refused.index(kind) for kind in kinds if kind in refused) + len(lost)
 
     def next_try(self, running: int, now: datetime) -> datetime:
         """Tell when one more task may be submitted while `running` are: now, or at the next probe."""
@@ -93,16 +96,16 @@ class AdmissionState(BaseModel):
     ) -> "AdmissionState":
         """Learn from a refusal: the vendor has as many slots as were filled.
 
-        Where a suspect kind is refused again, the slots that are lacking are that kind's own: it rests.
-        `retry_after` only makes the wait longer.
+        `retry_after` only makes the wait longer. Where the vendor asks for one, no other kind can be tried at
+        once: a suspect kind that is refused again rests, for the slots that are lacking are its own.
         """
         known = self.answered(kinds)
-        if self.suspect in kinds:
-            rests = _with(known.rests_until, self.suspect, now + PROBE)
-            known = known.model_copy(update={"waiting": True, "rests_until": rests})
-        else:
-            news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": kinds}
-            known = known.model_copy(update=news | {"suspect": ""})
+        if retry_after and self.suspect in kinds:
+            return known.resting(self.suspect, now).pause(now + retry_after)
+        suspect = self.suspect if self.suspect in kinds or self.rests((self.suspect,), now) else ""
+        refused = (*kinds, *(kind for kind in self.refused_kinds if kind not in kinds))[:MOST_REFUSED_KINDS]
+        news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": refused}
+        known = known.model_copy(update=news | {"suspect": suspect})
         return known if retry_after is None else known.pause(now + retry_after)
 
     def taken(self, running: int, *, kinds: Kinds = (), served: str) -> "AdmissionState":
@@ -117,6 +120,12 @@ class AdmissionState(BaseModel):
             return known
         others = (*(kind for kind in self.refused_kinds if kind not in kinds), suspect)
         return known.model_copy(update={"slots": None, "refused_kinds": (), "suspect": others[0]})
+
+    def resting(self, kind: str, now: datetime) -> "AdmissionState":
+        """Submit no task of this kind until the next probe: the vendor refuses it, and takes others."""
+        return self.model_copy(
+            update={"waiting": True, "rests_until": _with(self.rests_until, kind, now + PROBE)}
+        )
 
     def outcome_unknown(
         self, now: datetime, *, kinds: Kinds = (), served: str | None = None
@@ -220,5 +229,11 @@ def _without[T](of: dict[str, T], *keys: str) -> dict[str, T]:
 
 
 def _with[T](of: dict[str, T], key: str, value: T, *, most: int = MOST_KINDS) -> dict[str, T]:
-    """Remember something of a model, kind or task, and of as many as may be that were learnt of last."""
-    return dict(list(_without(of, key).items())[-(most - 1) :]) | {key: value}
+    """Remember something of a model, kind or task, and of those learnt of last for which there is room."""
+    kept, room = [(key, value)], MOST_OF_NAMES - len(key)
+    for name, known in reversed(_without(of, key).items()):
+        room -= len(name)
+        if room < 0 or len(kept) == most:
+            break
+        kept.append((name, known))
+    return dict(reversed(kept))

@@ -24,6 +24,7 @@ PROBES = 2  # requests after a pause, until one is answered without another: as 
 PROBED_FOR = timedelta(minutes=2)  # after a pause
 LEARNT_SHARE = 0.8  # of what tasks of a model took lately: by then one is polled first
 PAUSE_TRIES = 3  # to store a pause beside the writes of others
+MOST_ALONE = 3  # tasks in a row whose polls are refused, for it to be the trouble of each of them alone
 LATE_GAPS = 4  # of its own; a task that has waited longer goes before all that have not
 
 
@@ -51,6 +52,7 @@ class Pacing:
         self._submits_paused_until: datetime | None = None  # pauses that this invocation has learnt of
         self._polls_paused_until: datetime | None = None
         self._pause_over: datetime | None = None  # the end of a pause that an answer has shown to be the last
+        self._refused_in_a_row = 0  # polls
 
     # --- when a task is polled next ---------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Pacing:
 
     def free_slots(self) -> int:
         """Tell how many polls may start beside those under way."""
-        if self.is_probing(self._clock.now()):
+        if self._refused_in_a_row or self.is_probing(self._clock.now()):
             return max(PROBES - len(self._plain), 0)
         holds = HOLDS_AT_ONCE - len(self.held) if self._holds_polls() else 0
         return holds + POLLS_AT_ONCE - len(self._plain)
@@ -228,16 +230,19 @@ class Pacing:
         """Leave the vendor alone for as long as it asks, also in the invocations that follow.
 
         Where it answers about other tasks after such a pause, and refuses this one alone again, only this one
-        is left alone: give for how long.
+        is left alone: give for how long. Where it refuses more in a row, it is left alone as a whole: it has
+        had more requests than it wants, and it is chance which tasks are refused.
         """
         now, pause = self._clock.now(), outcome.pause
         if pause is None:
             if self.is_probing(now):
                 self._pause_over = self.admission.polls_paused_until
+            self._refused_in_a_row = 0
             if outcome.kind is not PollKind.UNAVAILABLE:  # which says nothing, of this task or others
                 await self.store(self.admission.poll_answered(task_id, asked_at))
             return None
-        if self.admission.refused_polls.get(task_id):
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row <= MOST_ALONE and self.admission.refused_polls.get(task_id):
             return pause
         refused = self.admission.poll_refused(task_id, now + pause)
         if now + pause <= self.paused_until(now):

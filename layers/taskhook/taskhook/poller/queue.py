@@ -195,22 +195,18 @@ class Queue:
         return [await self._passing(head) for head in heads if head.task_id not in self._skipped]
 
     async def _passing(self, head: Task) -> Task:
-        """Give a caller's oldest task, or one of another model behind it, where its kind is held up."""
-        if not self._is_held_up(head):
+        """Give a caller's oldest task, or one behind it of the model that is held up least."""
+        if self._held_up(head) == (False, 0):
             return head
-        for task in await self._ports.work.queue_of(self._vendor, head.caller):
-            is_other = task.state is State.QUEUED and task.task_id not in self._skipped
-            if is_other and not self._is_held_up(task):
-                return task
-        return head
+        queued = await self._ports.work.queue_of(self._vendor, head.caller)
+        others = [task for task in queued if task.state is State.QUEUED and task.task_id not in self._skipped]
+        return min([head, *others], key=self._held_up)
 
-    def _is_held_up(self, task: Task) -> bool:
-        """Whether a task's kind rests, or is doubtful, so that another model's is tried before it."""
+    def _held_up(self, task: Task) -> tuple[bool, int]:
+        """Tell whether a task's kind rests or was just refused, and how far others are tried before it."""
         kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
-        is_doubtful = (
-            admission.doubts(kinds[:1], self._watch.running()) or self._answers.refused_now == task.model
-        )
-        return bool(is_doubtful) or admission.rests(kinds, self._clock.now())
+        rests = admission.rests(kinds, self._clock.now()) or self._answers.refused_now == task.model
+        return rests, admission.doubts(kinds[:1], self._watch.running())
 
     def _is_over_age(self, task: Task) -> bool:
         return self._clock.now() >= task.accepted_at + self._rules.max_queue_age

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from taskhook.core import rate_limit
-from taskhook.core.admission import AdmissionState, kinds_of
+from taskhook.core.admission import PROBE, AdmissionState, Kinds, kinds_of
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
 from taskhook.poller.pacing import Pacing
@@ -25,6 +25,7 @@ class SubmitAnswers:
         self.budget_until = started  # no request is left before
         self._answered_until = started  # it has answered what is free: the next request may be a task's
         self.refused_now = ""  # the kind of which the vendor has just refused a task
+        self._slot_was_free = False  # for that task, as far as was known
 
     async def may_submit(self) -> bool:
         """Tell whether a request is left for a task, and after trouble that the vendor answers at all."""
@@ -50,12 +51,11 @@ class SubmitAnswers:
                 await self._pacing.store(
                     admission.refused(running, now, kinds=kinds, retry_after=outcome.retry_after)
                 )
-                rests = self._pacing.admission.rests(kinds, now)
-                if not (was_refused or rests):
-                    has_slot = admission.slots is not None and not admission.is_full(running)
+                if not was_refused and self._tells_kinds_apart(admission, kinds, running):
                     by_model, by_caller = kinds
-                    self.refused_now = by_caller if has_slot else by_model
-                return rests or not was_refused
+                    self._slot_was_free = admission.slots is not None
+                    self.refused_now = by_caller if self._slot_was_free else by_model
+                return self.refused_now != ""
             case Submission.REFUSED_HERE:
                 await self._pause_for_key(admission.answered(kinds))
             case Submission.NOT_SENT:
@@ -66,12 +66,28 @@ class SubmitAnswers:
                     self._report_pause("no_answer")
                 return not self._pacing.admission.in_trouble
             case Submission.TAKEN:
-                await self._pacing.store(admission.taken(running, kinds=kinds, served=served))
+                known = admission.taken(running, kinds=kinds, served=served)
+                is_suspect_again = known.suspect == admission.suspect or self._slot_was_free
+                if was_refused and known.suspect and is_suspect_again:
+                    known = known.resting(known.suspect, now)
+                await self._pacing.store(known)
                 return True
             case Submission.REFUSED:
                 await self._pacing.store(admission.answered(kinds))
                 return True
         return False
+
+    def _tells_kinds_apart(self, admission: AdmissionState, kinds: Kinds, running: int) -> bool:
+        """Whether a task of another kind is tried right after one of these kinds was refused.
+
+        Not where only one slot more was tried for: the next such try, of another kind, tells as much. Always
+        where a slot should have been free; else once a probe's time, and again where this kind is suspect,
+        which one that was taken may have made it.
+        """
+        if admission.slots is not None:
+            return not admission.is_full(running)
+        was_long_ago = admission.probed_at is None or self._clock.now() >= admission.probed_at + PROBE
+        return was_long_ago or admission.suspect in kinds
 
     async def _request_is_left(self) -> bool:
         now = self._clock.now()
