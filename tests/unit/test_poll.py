@@ -489,6 +489,17 @@ async def test_queued_tasks_are_paid_once_callers_in_turn(poller: PollerWorld) -
     assert {task.state for task in poller.tasks.items.values()} <= {State.WATCHED, State.SUCCESS}
 
 
+async def test_a_submit_whose_outcome_is_unknown_was_its_callers_turn(poller: PollerWorld) -> None:
+    """The one after the pause is the other's, whose tasks wait behind no trouble of the first."""
+    for name, caller in [(f"{caller[0]}{number}", caller) for caller in ("alice", "bob") for number in "123"]:
+        await poller.add(State.QUEUED, name, caller)
+        poller.clock.pass_by(timedelta(milliseconds=1))
+    poller.vendor.submit_outcomes.extend([SubmitOutcome(submission=Submission.AMBIGUOUS, status=503)] * 3)
+    await poller.run(timedelta(minutes=5))
+    tried = [url.split("/")[-1].removesuffix(".jpg") for url in poller.vendor.submits]
+    assert tried[:4] == ["a1", "b1", "a2", "b2"]
+
+
 async def test_a_queued_task_waits_while_the_vendor_is_busy(poller: PollerWorld) -> None:
     """A refusal for now keeps it queued; when a slot is free it is paid, once."""
     task = await poller.add(State.QUEUED)
@@ -2102,7 +2113,7 @@ async def test_a_message_asked_for_again_is_found_behind_its_old_row(poller: Pol
     assert timedelta(seconds=10) <= second - first <= timedelta(seconds=13)
 
 
-async def test_an_unknown_outcome_was_its_callers_turn(poller: PollerWorld) -> None:
+async def test_a_caller_whose_requests_break_the_vendor_keeps_no_other_waiting(poller: PollerWorld) -> None:
     """Where one caller's requests break the vendor, the next probe is another caller's, and is taken."""
     submit = poller.vendor.submit
 
