@@ -66,7 +66,7 @@ def test_a_system_without_control_groups_is_told_apart(tmp_path: Path) -> None:
             None,
             None,
             "lambda",
-            "functions get Lambda's share of a processor: submit 256 MB 0.145, poll 256 MB 0.145",
+            "functions get Lambda's share of a processor: submit 224 MB 0.127, poll 256 MB 0.145",
         ),
         (None, "full", "full", "functions get a whole processor, as was asked for"),
         ("no right", None, "full", "functions get a whole processor, more than Lambda gives them: no right"),
