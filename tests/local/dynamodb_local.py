@@ -1,6 +1,7 @@
 """AWS's own DynamoDB Local, where there are Java and Maven: it pages and counts units as DynamoDB does."""
 
 import contextlib
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -49,10 +50,16 @@ def dynamodb_local() -> Iterator[str]:
 
 
 def _fetch() -> None:
-    """Let Maven bring the jars, once per version."""
-    done = JARS / f"{POM.stat().st_mtime_ns}.done"
-    if done.exists():
-        return
+    """Let Maven bring the jars, once per version; of several processes one does, and the others wait."""
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with JARS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = JARS / f"{POM.stat().st_mtime_ns}.done"
+        if not done.exists():
+            _bring_jars(done)
+
+
+def _bring_jars(done: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise NotHereError("there is no Maven on this machine")
