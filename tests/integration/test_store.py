@@ -664,7 +664,7 @@ async def test_the_admission_state_keeps_what_was_learnt_of_models(control: Cont
         MOST_UNKNOWN,
         7,
     )
-    assert stored.rests((model,), START)
+    assert stored.is_paused_for((model,), START)
 
 
 async def test_a_window_gives_no_more_than_its_limit(control: Control) -> None:

@@ -188,9 +188,9 @@ async def test_a_direct_submit_of_a_model_that_rests_is_queued_and_others_are_no
         world.vendor.submit_outcomes.append(LOST)
         await world.submit(reference=f"lost {number}")
         world.control.the_admission = world.control.the_admission.answered()  # by another model's task
-    assert world.control.the_admission.rests((MODEL,), world.clock.now())
-    resting = await world.submit(reference="resting")
-    assert (resting.task.state, len(world.vendor.submits)) == (State.QUEUED, MOST_UNKNOWN)
+    assert world.control.the_admission.is_paused_for((MODEL,), world.clock.now())
+    late = await world.submit(reference="late")
+    assert (late.task.state, len(world.vendor.submits)) == (State.QUEUED, MOST_UNKNOWN)
     world.clock.pass_by(MINUTE)
     world.control.the_admission = world.control.the_admission.model_copy(update={"waiting": False})
     assert (await world.submit(reference="well")).task.state is State.WATCHED
@@ -224,16 +224,16 @@ def test_a_kind_rests_if_it_is_refused_again_where_another_was_taken() -> None:
     assert refused.taken(2, kinds=well, served="").suspect == ""  # a slot was free
     suspect = refused.taken(3, kinds=well, served="")
     assert (suspect.suspect, suspect.taken(4, kinds=ill, served="").suspect) == (ILL, "")
-    assert suspect.refused(4, START, kinds=ill).rests_until == {}
-    resting = suspect.refused(4, START, kinds=ill, retry_after=pause)
-    assert (resting.rests(ill, START), resting.rests(ill, START + PROBE)) == (True, False)
-    assert resting.next_try(9, START) == START + pause
-    assert not resting.taken(9, kinds=ill, served="").rests(ill, START)
-    full = resting.refused(9, START, kinds=well)
+    assert suspect.refused(4, START, kinds=ill).kinds_paused_until == {}
+    paused = suspect.refused(4, START, kinds=ill, retry_after=pause)
+    assert (paused.is_paused_for(ill, START), paused.is_paused_for(ill, START + PROBE)) == (True, False)
+    assert paused.next_try(9, START) == START + pause
+    assert not paused.taken(9, kinds=ill, served="").is_paused_for(ill, START)
+    full = paused.refused(9, START, kinds=well)
     assert (full.suspect, full.slots) == (ILL, 9)  # of which was not asked
-    full = resting.refused(9, START + PROBE, kinds=well)
+    full = paused.refused(9, START + PROBE, kinds=well)
     assert (full.suspect, full.slots) == ("", 9)
-    assert full.refused(9, START + PROBE, kinds=ill).rests_until == {}
+    assert full.refused(9, START + PROBE, kinds=ill).kinds_paused_until == {}
 
 
 @pytest.mark.parametrize(("length", "kinds"), [(8, MOST_KINDS), (2 * MAX_MODEL, 9)])
@@ -247,6 +247,6 @@ def test_what_is_known_of_models_is_bounded(length: int, kinds: int) -> None:
         )
         for _ in range(MOST_UNKNOWN):
             state = state.outcome_unknown(START, kinds=of)
-    assert len(state.unknown_of) == len(state.rests_until) == kinds
-    assert list(state.rests_until)[-2:] == list(of)
+    assert len(state.unknown_of) == len(state.kinds_paused_until) == kinds
+    assert list(state.kinds_paused_until)[-2:] == list(of)
     assert len(state.model_dump_json()) < 16_000

@@ -48,7 +48,7 @@ class AdmissionState(BaseModel):
     unknown_of: dict[str, int] = {}  # by kind: submits in a row whose outcome is not known
     # By kind: until when none of its tasks is submitted, for the vendor refuses or loses them, while it takes
     # others.
-    rests_until: dict[str, Moment] = {}
+    kinds_paused_until: dict[str, Moment] = {}
     # Tasks whose poll made the vendor ask for a pause; whether it has answered about others after it, so that
     # this is the trouble of that task alone.
     refused_polls: dict[str, bool] = {}
@@ -63,9 +63,9 @@ class AdmissionState(BaseModel):
         """Whether nothing at all should be submitted."""
         return now < self._paused_until(now)
 
-    def rests(self, kinds: Iterable[str], now: datetime) -> bool:
+    def is_paused_for(self, kinds: Iterable[str], now: datetime) -> bool:
         """Whether no task of these kinds should be submitted."""
-        return any(now < self.rests_until.get(kind, now) for kind in kinds)
+        return any(now < self.kinds_paused_until.get(kind, now) for kind in kinds)
 
     def is_full(self, running: int) -> bool:
         """Whether a task that is submitted while so many run only tries for one slot more."""
@@ -97,12 +97,12 @@ class AdmissionState(BaseModel):
         """Learn from a refusal: the vendor has as many slots as were filled.
 
         `retry_after` only makes the wait longer. Where the vendor asks for one, no other kind can be tried at
-        once: a suspect kind that is refused again rests, for the slots that are lacking are its own.
+        once: a suspect kind that is refused again is paused, for the slots that are lacking are its own.
         """
         known = self.answered(kinds)
         if retry_after and self.suspect in kinds:
-            return known.resting(self.suspect, now).pause(now + retry_after)
-        suspect = self.suspect if self.suspect in kinds or self.rests((self.suspect,), now) else ""
+            return known.pause_kind(self.suspect, now).pause(now + retry_after)
+        suspect = self.suspect if self.suspect in kinds or self.is_paused_for((self.suspect,), now) else ""
         refused = (*kinds, *(kind for kind in self.refused_kinds if kind not in kinds))[:MOST_REFUSED_KINDS]
         news = {"waiting": True, "slots": running, "probed_at": now, "refused_kinds": refused}
         known = known.model_copy(update=news | {"suspect": suspect})
@@ -121,10 +121,10 @@ class AdmissionState(BaseModel):
         others = (*(kind for kind in self.refused_kinds if kind not in kinds), suspect)
         return known.model_copy(update={"slots": None, "refused_kinds": (), "suspect": others[0]})
 
-    def resting(self, kind: str, now: datetime) -> "AdmissionState":
+    def pause_kind(self, kind: str, now: datetime) -> "AdmissionState":
         """Submit no task of this kind until the next probe: the vendor refuses it, and takes others."""
         return self.model_copy(
-            update={"waiting": True, "rests_until": _with(self.rests_until, kind, now + PROBE)}
+            update={"waiting": True, "kinds_paused_until": _with(self.kinds_paused_until, kind, now + PROBE)}
         )
 
     def outcome_unknown(
@@ -132,24 +132,24 @@ class AdmissionState(BaseModel):
     ) -> "AdmissionState":
         """Learn from a submit whose outcome is not known: from the third in a row on, pause.
 
-        From a kind's third in a row on it rests by itself, for the vendor may serve the others.
+        From a kind's third in a row on it is paused by itself, for the vendor may serve the others.
 
         Where that submit was a probe, a task was spent although the vendor had answered a free request: the
         next probe waits as long as any. `served` is the caller whose turn it was, so that the next probe is
         another caller's; None: no turn was taken.
         """
-        counts, rests = self.unknown_of, self.rests_until
+        counts, paused = self.unknown_of, self.kinds_paused_until
         for kind in kinds:
             count = counts.get(kind, 0) + 1
             counts = _with(counts, kind, count)
             if count >= MOST_UNKNOWN:
                 pause = FIRST_PAUSE if count == MOST_UNKNOWN else LONGEST_PAUSE
-                rests = _with(rests, kind, now + pause)
+                paused = _with(paused, kind, now + pause)
         admission = self.model_copy(
             update={
                 "unknown": self.unknown + 1,
                 "unknown_of": counts,
-                "rests_until": rests,
+                "kinds_paused_until": paused,
                 "served": self.served if served is None else served,
             }
         )
@@ -165,9 +165,11 @@ class AdmissionState(BaseModel):
     def answered(self, kinds: Kinds = ()) -> "AdmissionState":
         """Learn from an answer whose meaning is clear: the vendor's trouble is over, and these kinds'."""
         known = self
-        if any(kind in self.unknown_of or kind in self.rests_until for kind in kinds):
+        if any(kind in self.unknown_of or kind in self.kinds_paused_until for kind in kinds):
             news = {"unknown_of": _without(self.unknown_of, *kinds)}
-            known = self.model_copy(update=news | {"rests_until": _without(self.rests_until, *kinds)})
+            known = self.model_copy(
+                update=news | {"kinds_paused_until": _without(self.kinds_paused_until, *kinds)}
+            )
         if not self.unknown:
             return known
         return known.model_copy(
@@ -185,10 +187,10 @@ class AdmissionState(BaseModel):
     def in_turn(self, heads: Iterable[Task], running: int, now: datetime) -> list[Task]:
         """Order the callers' oldest tasks by name, beginning after the caller that was served last.
 
-        Without those of a kind that rests; those of a doubtful one come last.
+        Without those of a kind that is paused; those of a doubtful one come last.
         """
         ready = [(task, kinds_of(task.caller, task.model)) for task in heads]
-        ready = [(task, kinds) for task, kinds in ready if not self.rests(kinds, now)]
+        ready = [(task, kinds) for task, kinds in ready if not self.is_paused_for(kinds, now)]
         ready.sort(
             key=lambda each: (
                 self.doubts(each[1], running),

@@ -203,10 +203,11 @@ class Queue:
         return min([head, *others], key=self._held_up)
 
     def _held_up(self, task: Task) -> tuple[bool, int]:
-        """Tell whether a task's kind rests or was just refused, and how far others are tried before it."""
+        """Tell whether a task's kind is paused or was just refused, and how far others are tried before it."""
         kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
-        rests = admission.rests(kinds, self._clock.now()) or self._answers.refused_now == task.model
-        return rests, admission.doubts(kinds[:1], self._watch.running())
+        is_paused = admission.is_paused_for(kinds, self._clock.now())
+        is_paused = is_paused or self._answers.refused_now == task.model
+        return is_paused, admission.doubts(kinds[:1], self._watch.running())
 
     def _is_over_age(self, task: Task) -> bool:
         return self._clock.now() >= task.accepted_at + self._rules.max_queue_age
@@ -222,7 +223,7 @@ class Queue:
         if self._is_over_age(task):
             return await self._expire(task, "waited too long for a free slot at the vendor")
         # Since another caller's turn of just now.
-        if self._pacing.admission.rests(kinds_of(task.caller, task.model), now):
+        if self._pacing.admission.is_paused_for(kinds_of(task.caller, task.model), now):
             return True
         if self._due(now) > now and not self._tells_apart(task, now):
             return False

@@ -6,9 +6,10 @@ from taskhook.core import rate_limit
 from taskhook.core.admission import PROBE, AdmissionState, Kinds, kinds_of
 from taskhook.core.record import Submission, SubmitOutcome
 from taskhook.core.task import Task
+from taskhook.core.vendor import KEY_PAUSE
 from taskhook.poller.pacing import Pacing
 from taskhook.poller.watch import Watch
-from taskhook.poller.work import PAUSE_LONG, PAUSE_SHORT, PollerPorts
+from taskhook.poller.work import PAUSE_SHORT, PollerPorts
 from taskhook.submit.payment import report_pause
 
 
@@ -69,7 +70,7 @@ class SubmitAnswers:
                 known = admission.taken(running, kinds=kinds, served=served)
                 is_suspect_again = known.suspect == admission.suspect or self._slot_was_free
                 if was_refused and known.suspect and is_suspect_again:
-                    known = known.resting(known.suspect, now)
+                    known = known.pause_kind(known.suspect, now)
                 await self._pacing.store(known)
                 return True
             case Submission.REFUSED:
@@ -125,7 +126,7 @@ class SubmitAnswers:
 
     async def _pause_for_key(self, admission: AdmissionState) -> None:
         """Leave the vendor alone for a while, and let its alarm ring."""
-        await self._pacing.store(admission.pause(self._clock.now() + PAUSE_LONG))
+        await self._pacing.store(admission.pause(self._clock.now() + KEY_PAUSE))
         self._report_pause("key_refused")
 
     def _report_pause(self, reason: str) -> None:

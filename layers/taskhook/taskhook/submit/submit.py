@@ -265,7 +265,7 @@ def _is_open(admission: AdmissionState, kinds: Kinds, now: datetime) -> bool:
 
     While there is, only the poller submits, one task at a time.
     """
-    is_held_up = admission.paused(now) or admission.in_trouble or admission.rests(kinds, now)
+    is_held_up = admission.paused(now) or admission.in_trouble or admission.is_paused_for(kinds, now)
     return not admission.waiting and not is_held_up
 
 
