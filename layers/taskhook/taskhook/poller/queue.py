@@ -203,7 +203,7 @@ class Queue:
         return min([head, *others], key=self._held_up)
 
     def _held_up(self, task: Task) -> tuple[bool, int]:
-        """Tell whether a task's kind is paused or was just refused, and how far others are tried before it."""
+        """Tell whether a task's kind is paused or was just refused, and how far others go before it."""
         kinds, admission = kinds_of(task.caller, task.model), self._pacing.admission
         is_paused = admission.is_paused_for(kinds, self._clock.now())
         is_paused = is_paused or self._answers.refused_now == task.model
